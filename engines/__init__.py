@@ -1,0 +1,1 @@
+"""Engines turn a plan into audio frames, and nothing else."""

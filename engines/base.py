@@ -1,0 +1,132 @@
+"""The engine wall: what goes into an engine (`Plan`) and what comes out (`Speech`).
+
+A `Plan` holds all chunks of one request and can be pickled, so an engine may run the chunks of many
+jobs side by side or live in another process. A `Speech` is iterated once, by one thread. It yields
+each chunk's `Frame`s in order, then that chunk's `End`; different chunks may interleave. Ordering,
+repeating and joining them is the inference layer's work.
+
+An engine knows nothing of requests, markup, loudness, formats or delivery.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+"""Mono audio, shape (n,), full scale at 1.0."""
+
+SAMPLE_RATE = 24_000
+"""Hz. VibeVoice's native rate and so the rate of every frame on this side of the wall."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one speaker says without a break. `speaker` is an index into `Plan.voices`."""
+
+    speaker: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedChunk:
+    """Turns that are generated together, and the seed that they are generated with."""
+
+    turns: tuple[Turn, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Voice:
+    """A voice by name, with the recording to clone it from.
+
+    `samples` is mono at `SAMPLE_RATE`, or None where the engine brings the voice itself;
+    `sha256` is the hex digest of the samples' bytes ("" without samples).
+    """
+
+    name: str
+    samples: Samples | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to generate. An engine without a knob ignores its value."""
+
+    cfg_scale: float = 1.3
+    steps: int = 10
+    disable_prefill: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All chunks of a request with the voices that their turns point to."""
+
+    chunks: tuple[PlannedChunk, ...]
+    voices: tuple[Voice, ...]
+    options: Options = field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        speakers = {turn.speaker for chunk in self.chunks for turn in chunk.turns}
+        if not self.chunks or not all(chunk.turns for chunk in self.chunks):
+            raise ValueError("a plan has chunks, and every chunk has turns")
+        if not speakers <= set(range(len(self.voices))):
+            raise ValueError(f"speakers {sorted(speakers)} need as many voices")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """The next samples of a chunk, at `SAMPLE_RATE`."""
+
+    chunk: int
+    samples: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last event of a chunk: it ended by itself (`eos`), hit its length limit (`cap`) or has
+    no audio at all (`empty`)."""
+
+    chunk: int
+    reason: Literal["eos", "cap", "empty"]
+    seed: int
+
+
+class Speech(Protocol):
+    """The audio of a plan while it is made.
+
+    Iteration raises `speech.errors.EngineError` when the engine fails and
+    `speech.errors.Cancelled` after `cancel()`, which any thread may call, any number of times.
+    Buffers are bounded, then spill to disk: a slow reader never stalls another job.
+    """
+
+    def __iter__(self) -> Iterator[Frame | End]: ...
+
+    def cancel(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do. `voices` are those that it brings itself, the default first."""
+
+    name: str
+    cloning: bool
+    voices: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """A voice model behind the wall. `load` is idempotent and may be called from any thread."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def ready(self) -> bool: ...
+
+    def load(self) -> None: ...
+
+    def start(self, plan: Plan) -> Speech: ...
+
+    def close(self) -> None: ...
