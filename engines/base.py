@@ -12,22 +12,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from speech.chunks import Turn
+from speech.pcm import SAMPLE_RATE, Samples
 
-Samples = NDArray[np.float32]
-"""Mono audio, shape (n,), full scale at 1.0."""
-
-SAMPLE_RATE = 24_000
-"""Hz. VibeVoice's native rate and so the rate of every frame on this side of the wall."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one speaker says without a break. `speaker` is an index into `Plan.voices`."""
-
-    speaker: int
-    text: str
+__all__ = [
+    "SAMPLE_RATE",
+    "Capabilities",
+    "End",
+    "Engine",
+    "Frame",
+    "Options",
+    "Plan",
+    "PlannedChunk",
+    "Samples",
+    "Speech",
+    "Turn",
+    "Voice",
+]
 
 
 @dataclass(frozen=True, slots=True)
