@@ -31,12 +31,16 @@ class Resampler:
             self._stream = soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32")
 
     def feed(self, samples: Samples) -> Samples:
-        return samples if self._stream is None else self._stream.resample_chunk(samples)
+        if self._stream is None:
+            return samples
+        converted: Samples = self._stream.resample_chunk(samples)
+        return converted
 
     def flush(self) -> Samples:
         if self._stream is None:
             return silence(0)
-        return self._stream.resample_chunk(silence(0), last=True)
+        rest: Samples = self._stream.resample_chunk(silence(0), last=True)
+        return rest
 
 
 def resample(samples: Samples, rate_in: int, rate_out: int) -> Samples:
