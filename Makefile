@@ -1,0 +1,66 @@
+# Everything runs from one virtual environment; `make` alone lists the targets.
+VENV ?= .venv
+PORT ?= 8000
+PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
+	"$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	2>/dev/null && echo "$$name" && break; done)
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check
+
+export TEXT VOICE FORMAT ENGINE MODEL_PATH
+
+.PHONY: help demo setup test soak lint serve bench lock clean
+
+help:
+	@echo "make demo    speech from a fresh machine  (TEXT=... VOICE=... FORMAT=... ENGINE=...)"
+	@echo "make serve   the local RunPod API on port $(PORT)  (PORT=...)"
+	@echo "make test    every test                   make soak   the long ones"
+	@echo "make lint    ruff and mypy                make bench  the measurements"
+	@echo "make setup   installs what they need      make clean  removes what they made"
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 with venv is needed" \
+	"(Debian: apt-get install python3-venv)"; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.created requirements-demo.txt
+	$(PIP) -r requirements-demo.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(PY) tools/demo.py
+
+serve: $(VENV)/.demo
+	$(PY) handler.py --rp_serve_api --rp_api_host 127.0.0.1 --rp_api_port $(PORT)
+
+setup: $(VENV)/.dev
+
+test: setup
+	$(PY) -m pytest -m "not soak"
+
+soak: setup
+	$(PY) -m pytest -m soak
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: setup
+	$(PY) -m bench
+
+lock:
+	uv pip compile pyproject.toml -q --universal --python-version 3.11 --no-annotate --no-header \
+		-o requirements-demo.txt
+	uv pip compile pyproject.toml -q --universal --python-version 3.11 --no-annotate --no-header \
+		--extra dev -c requirements-demo.txt -o requirements-dev.txt
+
+clean:
+	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,133 @@
+"""Every setting, read once from the environment and checked before anything starts.
+
+`Settings.from_env()` either gives a whole, valid set or raises `ConfigError` with every problem at
+once. An empty variable counts as unset. Secrets are `SecretStr`: they print as asterisks.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+ROOT = Path(__file__).resolve().parent
+
+_RUNPOD_MARKS = ("RUNPOD_POD_ID", "RUNPOD_ENDPOINT_ID", "RUNPOD_WEBHOOK_GET_JOB")
+
+
+class ConfigError(Exception):
+    """The environment holds settings that cannot be used; one line each."""
+
+
+def on_runpod(env: Mapping[str, str] | None = None) -> bool:
+    """Whether this process runs as a RunPod worker, by the variables that the platform sets."""
+    return any((os.environ if env is None else env).get(name) for name in _RUNPOD_MARKS)
+
+
+def _absolute(value: Any) -> Any:
+    return Path(value).expanduser().absolute() if isinstance(value, str) else value
+
+
+Folder = Annotated[Path, BeforeValidator(_absolute)]
+
+
+class Settings(BaseModel):
+    """One field a setting; the variable has the field's name in capitals."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vibevoice_volume: Folder = Field(
+        default_factory=lambda: (
+            Path("/runpod-volume/vibevoice") if on_runpod() else ROOT / "volume"
+        ),
+        description="Folder that outlives the worker: voices, outputs, models",
+    )
+    model_path: str = Field("vibevoice/VibeVoice-7B", description="Hub id or folder of the model")
+    hf_token: SecretStr | None = Field(None, description="Hugging Face token, for private models")
+    hf_home: Folder | None = Field(None, description="Hugging Face home")
+    hf_hub_cache: Folder | None = Field(None, description="Hugging Face download cache")
+
+    engine: Literal["auto", "vibevoice", "espeak"] = Field(
+        "auto",
+        description="`auto` takes VibeVoice where it can run; never the preview voice on RunPod",
+    )
+    default_speaker: str = Field("Alice", min_length=1, description="Voice of jobs that name none")
+    strict_voices: bool = Field(
+        False, description="An unknown voice is an error, not a warning and the first voice"
+    )
+    default_cfg_scale: float = Field(
+        1.3, gt=0, le=10, description="Guidance of jobs that name none"
+    )
+
+    max_text_length: int = Field(
+        4096, ge=1, le=1_000_000, description="Longest accepted text, in characters"
+    )
+    max_chunk_chars: int = Field(
+        1000, ge=100, le=10_000, description="Longest text that is generated in one go"
+    )
+    min_last_chunk_chars: int = Field(
+        150, ge=0, le=5_000, description="Shorter last chunks are balanced with the one before"
+    )
+    chunk_silence_ms: int = Field(40, ge=0, le=10_000, description="Silence between chunks")
+    paragraph_silence_ms: int = Field(
+        600, ge=0, le=10_000, description="Silence between chunks where a paragraph ends"
+    )
+
+    default_sample_rate: int = Field(
+        24_000, ge=8_000, le=48_000, description="Sample rate of the answer, in Hz"
+    )
+    target_lufs: float = Field(
+        -16, ge=-40, le=-6, description="Loudness of jobs that name none, in LUFS"
+    )
+
+    save_output: bool = Field(True, description="Keep a copy of every answer in `output/`")
+    output_retention_days: float = Field(
+        2, gt=0, le=3650, description="Age at which a copy is removed"
+    )
+    s3_endpoint_url: str | None = Field(None, description="S3 endpoint")
+    s3_access_key_id: str | None = Field(None, description="S3 access key")
+    s3_secret_access_key: SecretStr | None = Field(None, description="S3 secret key")
+    s3_bucket_name: str | None = Field(None, description="S3 bucket")
+    s3_region: str | None = Field(None, description="S3 region")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
+        """Reads the settings from `env` (default: the process's). Raises `ConfigError`."""
+        env = os.environ if env is None else env
+        given = {
+            name: env[name.upper()].strip()
+            for name in cls.model_fields
+            if env.get(name.upper(), "").strip()
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(map(str, item['loc'])).upper() or 'settings'}: {item['msg']}"
+                for item in error.errors(include_url=False, include_input=False)
+            ]
+            raise ConfigError("\n".join(problems)) from None
+
+    @model_validator(mode="after")
+    def _chunks_can_be_balanced(self) -> Self:
+        if self.min_last_chunk_chars * 2 > self.max_chunk_chars:
+            raise ValueError("MIN_LAST_CHUNK_CHARS must be at most half of MAX_CHUNK_CHARS")
+        return self
+
+    @property
+    def audio_prompts_dir(self) -> Path:
+        """Where the voices' recordings lie."""
+        return self.vibevoice_volume / "demo" / "voices"
+
+    @property
+    def output_dir(self) -> Path:
+        return self.vibevoice_volume / "output"

@@ -1,0 +1,108 @@
+"""How a finished answer reaches its caller: inline, with a copy on the volume.
+
+A finished result is never lost: what is too large to be sent stays in the output folder, and the
+error says under which name. Messages name files relative to the volume, never by a full path.
+"""
+
+import base64
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from speech.errors import DeliveryError
+
+INLINE_LIMIT = 7 * 1024 * 1024
+"""Bytes of audio that fit into an answer: RunPod refuses a result of /run above 10 MB, a worker
+cannot see how a job came, and base64 adds a third."""
+
+_OURS = re.compile(r"[A-Za-z0-9._-]{1,64}_[0-9a-f]{32}\.[a-z0-9]{2,5}(?:\.part)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The folder that keeps copies, and for how long."""
+
+    folder: Path
+    save: bool = True
+    retention_days: float = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What the answer says about its audio, and what went wrong on the way."""
+
+    fields: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+def deliver(audio: Path, owner: str, outputs: Outputs) -> Delivered:
+    """Hands over the file at `audio`. `owner` is the session or job that the copy is named after.
+
+    Raises `DeliveryError` when the audio is larger than an answer can be.
+    """
+    size = audio.stat().st_size
+    fits = size <= INLINE_LIMIT
+    warnings = []
+    kept = ""
+    if outputs.save or not fits:
+        try:
+            kept = f"{outputs.folder.name}/{keep(audio, owner, outputs.folder)} on the volume"
+        except OSError as error:
+            warnings.append(f"no copy was kept on the volume: {error.strerror}")
+            if not fits:
+                spare = Path(tempfile.gettempdir()) / "vibevoice-output"
+                kept = f"{spare.name}/{keep(audio, owner, spare)} in the worker's temporary folder"
+    if not fits:
+        raise DeliveryError(
+            f"the audio has {size / 1e6:.1f} MB, and an answer carries at most "
+            f"{INLINE_LIMIT / 1e6:.1f} MB; with S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, "
+            f"S3_SECRET_ACCESS_KEY and S3_BUCKET_NAME set the answer is a link instead, and a "
+            f"compressed output_format is smaller. It is kept as {kept}"
+        )
+    audio_base64 = base64.b64encode(audio.read_bytes()).decode("ascii")
+    return Delivered({"audio_base64": audio_base64}, tuple(warnings))
+
+
+def keep(audio: Path, owner: str, folder: Path) -> str:
+    """Copies a file into the folder, whole or not at all. Gives the copy's name.
+
+    Raises OSError when the folder cannot take it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", owner)[:64] or "job"
+    name = f"{stem}_{uuid.uuid4().hex}{audio.suffix}"
+    part = folder / f"{name}.part"
+    try:
+        shutil.copyfile(audio, part)
+        part.replace(folder / name)
+    finally:
+        part.unlink(missing_ok=True)
+    return name
+
+
+def cleanup_old_files(outputs: Outputs, now: float | None = None) -> int:
+    """Removes copies of ours that are past their retention. Gives their number.
+
+    Only files with the names that `keep` makes are touched; a file that another worker removed
+    first is no error.
+    """
+    oldest = (time.time() if now is None else now) - outputs.retention_days * 86_400
+    removed = 0
+    if not outputs.folder.is_dir():
+        return removed
+    with os.scandir(outputs.folder) as entries:
+        for entry in entries:
+            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            try:
+                if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                    Path(entry.path).unlink()
+                    removed += 1
+            except FileNotFoundError:
+                continue
+    return removed

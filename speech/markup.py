@@ -1,0 +1,186 @@
+"""What is written but not spoken: pause tags, HTML, Markdown, links, citations.
+
+Every function takes and gives a `Traced` text. Line ends are still line ends here; the marks for
+pauses and paragraphs are private-use characters, which `speech.text` has removed from the source.
+Quantifiers are bounded, so no text makes a pattern slow.
+"""
+
+import html
+import re
+
+from speech.traced import Pieces, Traced
+
+PAUSE = "\ue000"
+PARAGRAPH = "\ue001"
+MAX_PAUSE_MS = 10_000
+DEFAULT_PAUSE_MS = 1_000
+
+_STRENGTHS_MS = {
+    "none": 0,
+    "x-weak": 100,
+    "weak": 250,
+    "medium": 500,
+    "strong": 750,
+    "x-strong": 1_000,
+}
+_DURATION = r"(?P<number>\d{1,6}(?:\.\d{0,6})?|\.\d{1,6}) ?(?P<unit>ms|msec|s|sec|secs|seconds?)?"
+_PAUSE = re.compile(rf"\[ ?pause ?[:= ]? ?(?:{_DURATION})? ?\]", re.I)
+_BREAK = re.compile(r"<break\b(?P<attributes>[^<>]{0,200})>(?: ?</break>)?", re.I)
+_TIME = re.compile(rf"""\btime ?= ?["']? ?{_DURATION}""", re.I)
+_STRENGTH = re.compile(r"""\bstrength ?= ?["']? ?([a-z-]{1,10})""", re.I)
+
+
+def _milliseconds(match: re.Match[str]) -> int:
+    number, unit = float(match["number"]), (match["unit"] or "").lower()
+    # Both units are in use for a bare number: [pause:1.5] is seconds, [pause:1500] cannot be.
+    bare_seconds = not unit and number * 1000 <= MAX_PAUSE_MS
+    milliseconds = number * 1000 if bare_seconds or unit.startswith("s") else number
+    return min(round(milliseconds), MAX_PAUSE_MS)
+
+
+def take_pauses(text: Traced) -> tuple[Traced, dict[int, int]]:
+    """Puts `PAUSE` in the place of each pause tag; also gives the lengths in ms, by origin."""
+    lengths: dict[int, int] = {}
+
+    def pause(match: re.Match[str]) -> Pieces:
+        lengths[text.at[match.start()]] = (
+            _milliseconds(match) if match["number"] else DEFAULT_PAUSE_MS
+        )
+        return (PAUSE,)
+
+    def ssml_break(match: re.Match[str]) -> Pieces:
+        time = _TIME.search(match["attributes"])
+        strength = _STRENGTH.search(match["attributes"])
+        if time:
+            length = _milliseconds(time)
+        else:
+            length = _STRENGTHS_MS.get(strength[1].lower() if strength else "medium", 500)
+        lengths[text.at[match.start()]] = length
+        return (PAUSE,)
+
+    text = text.sub(_PAUSE, pause)
+    text = text.sub(_BREAK, ssml_break)
+    return text, lengths
+
+
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
+_COMMENT = re.compile(r"<!--.{0,5000}?-->", re.S)
+_UNSPOKEN_ELEMENT = re.compile(r"<(script|style)\b[^<>]{0,2000}>.{0,5000}?</\1 ?>", re.I | re.S)
+_BLOCKS = "p|div|li|ul|ol|h[1-6]|blockquote|pre|table|tr|hr|section|article|header|footer|main|nav"
+_INLINES = (
+    "a|abbr|b|big|body|center|cite|code|del|em|font|head|html|i|img|ins|kbd|mark|q|s|small|span|"
+    "strike|strong|sub|sup|td|th|thead|tbody|title|tt|u|var|"
+    "speak|voice|prosody|emphasis|say-as|phoneme|sentence|paragraph|audio|"
+    "tool_call|tool_response|think"
+)
+_BLOCK_TAG = re.compile(rf"</?(?:{_BLOCKS})(?:[\s/][^<>]{{0,2000}})?>", re.I)
+_LINE_BREAK_TAG = re.compile(r"<br ?/?>", re.I)
+_INLINE_TAG = re.compile(rf"</?(?:{_INLINES})(?:[\s/][^<>]{{0,2000}})?>", re.I)
+
+
+def unescape(text: Traced) -> Traced:
+    """Resolves HTML entities."""
+    return text.sub(_ENTITY, lambda match: (html.unescape(match[0]),))
+
+
+def strip_html(text: Traced) -> Traced:
+    """Removes comments, scripts and known tags; block tags end a paragraph. `a < b` stays."""
+    for pattern, piece in (
+        (_COMMENT, ""),
+        (_UNSPOKEN_ELEMENT, " "),
+        (_LINE_BREAK_TAG, "\n"),
+        (_BLOCK_TAG, "\n\n"),
+        (_INLINE_TAG, ""),
+    ):
+        text = text.sub(pattern, (piece,))
+    return text
+
+
+_FENCE = re.compile(
+    r"^ {0,3}(```|~~~)[^\n]{0,200}\n.{0,20000}?(?:^ {0,3}\1[`~]* *$|\Z)", re.S | re.M
+)
+_IMAGE = re.compile(
+    r"!\[([^\[\]\n]{0,500})\]\([^()\n]{0,2000}(?:\([^()\n]{0,500}\))?[^()\n]{0,500}\)"
+)
+_LINK = re.compile(
+    r"\[([^\[\]\n]{1,500})\]\([^()\n]{0,2000}(?:\([^()\n]{0,500}\))?[^()\n]{0,500}\)"
+)
+_REFERENCE_LINK = re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,100}\]")
+_REFERENCE = re.compile(r"^ {0,3}\[[^\[\]\n]{1,100}\]: ?\S{1,2000}[^\n]{0,300}$", re.M)
+_CITATION = re.compile(r" ?\[\^?\d{1,4}(?:[,-] ?\d{1,4}){0,10}\]")
+_RULE = re.compile(r"^ {0,3}(?:(?:- ?){3,80}|(?:\* ?){3,80}|(?:_ ?){3,80}|={3,80}) *$", re.M)
+_TABLE_RULE = re.compile(r"^ {0,3}\|?(?: ?:?-{3,100}:? ?\|){1,50}(?: ?:?-{3,100}:? ?)?$\n?", re.M)
+_TABLE_ROW = re.compile(r"^ {0,3}\|([^\n]{1,5000})\| *$", re.M)
+_CELL = re.compile(r"[^|\s](?:[^|\n]{0,2000}[^|\s])?")
+_HEADING = re.compile(r"^ {0,3}#{1,6} +([^\n]{1,2000}?)(?: +#{1,6})? *$", re.M)
+_BULLET = re.compile(r"^ {0,12}[-*+•◦▪‣·] +([^\n]{1,5000}?) *$", re.M)
+_QUOTE = re.compile(r"^ {0,3}(?:> ?){1,10}", re.M)
+_CODE = re.compile(r"(`{1,3})([^`\n]{1,500})\1")
+_EMPHASIS = (
+    re.compile(r"(?<![\w*])\*{1,3}(?=[^\s*])([^*\n]{1,2000}?)(?<=[^\s*])\*{1,3}(?![\w*])"),
+    re.compile(r"(?<![\w_])_{1,3}(?=[^\s_])([^\n]{1,2000}?)(?<=[^\s_])_{1,3}(?![\w_])"),
+    re.compile(r"~~(?=\S)([^~\n]{1,2000}?)(?<=\S)~~"),
+)
+# Bold may begin or end inside a word (**un**likely), single marks may not (2*3*4).
+_BOLD = re.compile(r"\*\*(?=[^\s*])([^*\n]{1,2000}?)(?<=[^\s*])\*\*")
+
+
+def _as_line(match: re.Match[str]) -> Pieces:
+    """A heading or list item is a sentence of its own, also where its mark was all that said so."""
+    body = match[1].rstrip()
+    return (1, "." if body and body[-1].isalnum() else "")
+
+
+def _as_sentence(match: re.Match[str]) -> Pieces:
+    """A table's row reads as its cells, one after the other."""
+    pieces: list[str | slice] = []
+    for cell in _CELL.finditer(match.string, *match.span(1)):
+        pieces += [", " if pieces else "", slice(*cell.span())]
+    return [*pieces, "."]
+
+
+def strip_markdown(text: Traced) -> tuple[Traced, list[str]]:
+    """Removes Markdown's marks and keeps its words; fenced code is left out, with a warning."""
+    warnings = []
+    if _FENCE.search(text.text):
+        text = text.sub(_FENCE, ("\n\n",))
+        warnings.append("text: fenced code is not read aloud and was left out")
+    for pattern in (_IMAGE, _LINK, _REFERENCE_LINK):
+        text = text.sub(pattern, (1,))
+    text = text.sub(_REFERENCE, ())
+    text = text.sub(_CITATION, ())
+    text = text.sub(_TABLE_RULE, ())
+    text = text.sub(_TABLE_ROW, _as_sentence)
+    text = text.sub(_RULE, ("\n",))
+    text = text.sub(_QUOTE, ())
+    text = text.sub(_HEADING, lambda match: ("\n", *_as_line(match), "\n"))
+    text = text.sub(_BULLET, _as_line)
+    text = text.sub(_CODE, (2,))
+    for pattern in (_BOLD, *_EMPHASIS):
+        text = text.sub(pattern, (1,))
+    return text, warnings
+
+
+_EMAIL = re.compile(
+    r"(?<![\w.@])([\w.+-]{1,64})@((?:[\w-]{1,63}\.){1,8}[a-z]{2,24})(?![\w@])", re.I
+)
+_URL = re.compile(
+    r"<?\b(?:https?://|www\.)(?:[^\s/@:<>]{1,100}@)?((?:[\w-]{1,63}\.){0,8}[\w-]{1,63})"
+    r"(?::\d{1,5})?(?:[/?#][^\s<>\"'\u3002\uff0c]{0,2000}?)?(?=[.,;:!?)\]'\"]{0,5}(?:[\s<>]|$))>?",
+    re.I,
+)
+_LONG_HEX = re.compile(r"\b(?=[0-9a-f]{0,63}\d)(?=[0-9a-f]{0,63}[a-f])[0-9a-f]{32,128}\b", re.I)
+
+
+def speak_links(text: Traced) -> Traced:
+    """`https://www.example.com/a?b` is read as `example dot com`; hashes are not read at all."""
+
+    def domain(match: re.Match[str]) -> Pieces:
+        return (match[1].removeprefix("www.").removeprefix("WWW.").replace(".", " dot "),)
+
+    def address(match: re.Match[str]) -> Pieces:
+        return (f"{match[1].replace('.', ' dot ')} at {match[2].replace('.', ' dot ')}",)
+
+    text = text.sub(_URL, domain)
+    text = text.sub(_EMAIL, address)
+    return text.sub(_LONG_HEX, ())

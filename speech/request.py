@@ -1,0 +1,250 @@
+"""What a caller may ask for, checked once.
+
+`parse_request` either gives a whole `SpeechRequest` or raises `RequestError` with a sentence that
+names every bad field, what is wrong with it and what is allowed. Fields that nobody knows never
+fail a request: they come back as warnings.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from speech.errors import RequestError
+from speech.text import MAX_SPEAKERS
+
+ALIASES = {
+    "input": "text",
+    "voice": "speaker_name",
+    "response_format": "output_format",
+}
+"""OpenAI's names for fields of ours."""
+
+MAX_PRONUNCIATIONS = 500
+
+Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """The settings that fill what a request leaves open; see `config.Settings`."""
+
+    max_text_length: int = 4096
+    cfg_scale: float = 1.3
+    loudness: float = -16.0
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("is not a number")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _voice(value: Any) -> Any:
+    """OpenAI also writes a voice as `{"id": "name"}`."""
+    if isinstance(value, dict) and set(value) == {"id"}:
+        return value["id"]
+    return _plain(value)
+
+
+def _whole_characters(value: Any) -> Any:
+    """JSON can carry half a surrogate pair, which no encoder takes; it counts as one character."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else value
+
+
+def _pronunciations(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"is {_kind(value)}")
+    if len(value) > MAX_PRONUNCIATIONS:
+        raise ValueError(f"has {len(value)} words")
+    for word, respelling in value.items():
+        if not isinstance(respelling, str) or not 1 <= len(respelling.strip()) <= 200:
+            raise ValueError(f"{_shown(word)} has no usable respelling")
+        if not 1 <= len(word.strip()) <= 100:
+            raise ValueError(f"{_shown(word)} is no usable word")
+    return {_whole_characters(word): _whole_characters(said) for word, said in value.items()}
+
+
+def _speakers(value: Any) -> Any:
+    if not isinstance(value, dict | list):
+        raise ValueError(f"is {_kind(value)}")
+    if not 1 <= len(value) <= MAX_SPEAKERS:
+        raise ValueError(f"has {len(value)} entries")
+    named = value.items() if isinstance(value, dict) else enumerate(value)
+    names = {key: _whole_characters(_voice(name)) for key, name in named}
+    for key, name in names.items():
+        if isinstance(key, str) and not re.fullmatch(r"[0-9]{1,3}", key):
+            raise ValueError(f"{_shown(key)} is no speaker's number")
+        if not isinstance(name, str) or not 1 <= len(name) <= 200:
+            raise ValueError(f"names no voice for {_shown(key)}")
+    if isinstance(value, list):
+        return tuple(names.values())
+    return {int(key): name for key, name in names.items()}
+
+
+Number = BeforeValidator(_number)
+Name = Annotated[
+    str, BeforeValidator(_voice), BeforeValidator(_whole_characters), Field(max_length=200)
+]
+
+
+class SpeechRequest(BaseModel):
+    """A request that can be served. Each description says what is allowed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: Annotated[str, BeforeValidator(_whole_characters)] = Field(
+        description="text of 1 to {max_text_length} characters"
+    )
+    speaker_name: Name | None = Field(None, description="a voice's name of up to 200 characters")
+    speakers: Annotated[dict[int, str] | tuple[str, ...] | None, BeforeValidator(_speakers)] = (
+        Field(
+            None,
+            description='up to 4 voices as {"1": "Alice", "2": "Frank"} or as a list in order of '
+            "appearance",
+        )
+    )
+    cfg_scale: Annotated[float, Number] = Field(
+        gt=0, le=10, allow_inf_nan=False, description="a number above 0, up to 10"
+    )
+    disable_prefill: bool = Field(False, description="true or false")
+    seed: Annotated[int | None, Number] = Field(
+        None, ge=0, le=2**32 - 1, description="a whole number from 0 to 4294967295"
+    )
+    steps: Annotated[int, Number] = Field(
+        10, ge=1, le=100, description="a whole number from 1 to 100"
+    )
+    speed: Annotated[float, Number] = Field(
+        1.0, ge=0.25, le=4, allow_inf_nan=False, description="a number from 0.25 to 4"
+    )
+    output_format: Format = Field("mp3", description="mp3, opus, aac, flac, wav, pcm")
+    loudness: Annotated[float | None, Number] = Field(
+        ge=-40, le=-6, allow_inf_nan=False, description="a LUFS value from -40 to -6, or null"
+    )
+    pronunciations: Annotated[dict[str, str], BeforeValidator(_pronunciations)] = Field(
+        default_factory=dict,
+        description="up to 500 words of up to 100 characters with respellings of up to 200, as "
+        '{"word": "respelling"}',
+    )
+    session_id: Annotated[str | None, BeforeValidator(_plain)] = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="1 to 64 letters, digits, dots, dashes and underscores, "
+        "the first a letter or digit",
+    )
+    request_id: Annotated[str | None, BeforeValidator(_plain)] = Field(
+        None,
+        pattern=r"^[!-~]{1,128}$",
+        description="1 to 128 printable ASCII characters without spaces",
+    )
+    stream: bool = Field(False, description="true or false")
+
+
+def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[str]]:
+    """Checks a job's input. Gives the request and the warnings that its answer must carry."""
+    if not isinstance(raw, Mapping):
+        raise RequestError(f"input: is {_kind(raw)} (allowed: an object with a field `text`)")
+    fields, names, warnings = _known_fields(raw)
+    problems = []
+    text = fields.get("text")
+    if isinstance(text, str) and not 1 <= len(text) <= defaults.max_text_length:
+        problems.append(("text", f"has {len(text)} characters"))
+        fields["text"] = "-"
+    elif isinstance(text, str) and not text.strip():
+        problems.append(("text", "is empty"))
+    fields.setdefault("cfg_scale", defaults.cfg_scale)
+    fields.setdefault("loudness", defaults.loudness)
+    try:
+        request = SpeechRequest.model_validate(fields)
+    except ValidationError as error:
+        found = {str(item["loc"][0]): item for item in reversed(error.errors(include_url=False))}
+        problems += [(name, _problem(item)) for name, item in reversed(found.items())]
+    if problems:
+        raise RequestError(
+            "; ".join(
+                f"{names.get(name, name)}: {problem} (allowed: {_allowed(name, defaults)})"
+                for name, problem in problems
+            )
+        )
+    return request, warnings
+
+
+def _known_fields(raw: Mapping[Any, Any]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """The request's own fields, the names that the caller gave them, and warnings on the rest."""
+    fields: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    warnings: list[str] = []
+    for given, value in raw.items():
+        name = ALIASES.get(given, given)
+        if name not in SpeechRequest.model_fields:
+            warnings.append(f"{_shown(given)}: unknown field, ignored")
+        elif value is None and name != "loudness":
+            continue
+        elif name in fields:
+            first, second = (names[name], given) if names[name] == name else (given, names[name])
+            if fields[name] != value:
+                warnings.append(f"{second}: ignored, since {first} is given too")
+            if given == name:
+                fields[name], names[name] = value, given
+        else:
+            fields[name], names[name] = value, given
+    if len(warnings) > 20:
+        warnings[20:] = [f"and {len(warnings) - 20} more unknown fields, ignored"]
+    return fields, names, warnings
+
+
+_PROBLEMS = {
+    "missing": "is missing",
+    "float_parsing": "is not a number",
+    "int_parsing": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "int_parsing_size": "is out of range",
+    "bool_parsing": "is not true or false",
+    "bool_type": "is not true or false",
+    "finite_number": "is not finite",
+    "literal_error": "is unknown",
+    "string_pattern_mismatch": "cannot be used",
+    "string_too_long": "is too long",
+    "too_long": "is too long",
+}
+
+
+def _problem(item: Any) -> str:
+    kind, value = item["type"], item["input"]
+    if kind == "missing":
+        return _PROBLEMS[kind]
+    if kind == "value_error":
+        return str(item["ctx"]["error"])
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return f"{_shown(value)} {_PROBLEMS.get(kind, 'is out of range')}"
+    return f"is {_kind(value)}"
+
+
+def _allowed(name: str, defaults: Defaults) -> str:
+    description = SpeechRequest.model_fields[name].description or ""
+    return description.replace("{max_text_length}", str(defaults.max_text_length))
+
+
+def _shown(value: object) -> str:
+    """A caller's value, short and on one line."""
+    text = ascii(value[:50] if isinstance(value, str) else value)
+    return text if len(text) <= 40 else f"{text[:36]}...{text[-1]}"
+
+
+def _kind(value: object) -> str:
+    kinds = {
+        type(None): "null",
+        bool: "a boolean",
+        list: "a list",
+        dict: "an object",
+        str: "a string",
+        int: "a number",
+        float: "a number",
+    }
+    return kinds.get(type(value), f"a {type(value).__name__}")

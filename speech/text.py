@@ -1,0 +1,213 @@
+"""From what a caller wrote to what is spoken.
+
+`read` cleans a text (spaces, tags, markup, symbols, pronunciations) and cuts it where silence or a
+speaker change must fall. The result is a list of `Passage`s whose characters remember their origin.
+It knows nothing of chunk sizes. The order of the steps matters: each may rely on those before.
+
+Limits: link and e-mail readings ("dot", "at") and money are English; numbers are left to the voice.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from speech.errors import RequestError
+from speech.markup import (
+    MAX_PAUSE_MS,
+    PARAGRAPH,
+    PAUSE,
+    speak_links,
+    strip_html,
+    strip_markdown,
+    take_pauses,
+    unescape,
+)
+from speech.symbols import neutralise, normalise, plain_symbols
+from speech.traced import Pieces, Traced
+
+MAX_SPEAKERS = 4
+_SPEAKER = "\ue002"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Passage:
+    """Text without a forced break inside.
+
+    `speaker` is an index into `Reading.speakers`. `pause_ms` is the silence asked for after it
+    (None: none asked for); `ends_paragraph` says that a paragraph ends here. `start` is the offset
+    in the source where it begins, its speaker's label included.
+    """
+
+    text: Traced
+    speaker: int
+    start: int
+    pause_ms: int | None = None
+    ends_paragraph: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is to be read: `speakers` are a script's own numbers, in order of appearance (empty
+    for a text that is no script); `lead_ms` is the silence asked for before the first word."""
+
+    passages: tuple[Passage, ...]
+    speakers: tuple[int, ...]
+    lead_ms: int
+    warnings: tuple[str, ...]
+
+
+def read(source: str, pronunciations: Mapping[str, str] | None = None) -> Reading:
+    """Cleans `source` and cuts it into passages.
+
+    Raises `RequestError` when nothing in it can be spoken or a script has too many speakers.
+    """
+    text, pauses, warnings = _clean(source)
+    text, labels = _take_labels(text)
+    text = _join_lines(text)
+    text = _pronounce(text, pronunciations or {})
+    text = neutralise(text)
+    return _cut(text, pauses, labels, warnings)
+
+
+def _clean(source: str) -> tuple[Traced, dict[int, int], list[str]]:
+    text = unescape(Traced(source))
+    text = normalise(text)
+    text, pauses = take_pauses(text)
+    text = strip_html(text)
+    text, warnings = strip_markdown(text)
+    text = speak_links(text)
+    text = plain_symbols(text)
+    return neutralise(text), pauses, warnings
+
+
+_LABEL = re.compile(r"^ *speaker ?(\d{1,3}) ?: ?", re.I | re.M)
+
+
+def _take_labels(text: Traced) -> tuple[Traced, dict[int, int]]:
+    """Puts `_SPEAKER` in the place of each `Speaker N:`; also gives the numbers, by origin."""
+    labels: dict[int, int] = {}
+
+    def label(match: re.Match[str]) -> Pieces:
+        labels[text.at[match.start()]] = int(match[1])
+        return (_SPEAKER,)
+
+    return text.sub(_LABEL, label), labels
+
+
+_BREAK = re.compile(r" *\n[ \n]*")
+_SHORT_LINE = 60
+_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+def _join_lines(text: Traced) -> Traced:
+    """An empty line ends a paragraph. A line end is a space, or a full stop after a line that is
+    short and unpunctuated, since that is a heading or a line of a list."""
+
+    def line_break(match: re.Match[str]) -> Pieces:
+        if match[0].count("\n") > 1:
+            return (PARAGRAPH,)
+        whole, (start, end) = match.string, match.span()
+        before, after = whole[start - 1 : start], whole[end : end + 1]
+        line = whole[whole.rfind("\n", 0, start) + 1 : start]
+        if _WIDE.match(before) and _WIDE.match(after):
+            return ()
+        heading = before.isalnum() and len(line) <= _SHORT_LINE and not after.islower()
+        return (". ",) if heading else (" ",)
+
+    return text.sub(_BREAK, line_break)
+
+
+def _pronounce(text: Traced, pronunciations: Mapping[str, str]) -> Traced:
+    """Whole words, longest first. A word in lower case is found in any case, others as written."""
+    spoken = {word: respelling for word, respelling in pronunciations.items() if word.strip()}
+    if not spoken:
+        return text
+    exact = {normalise(Traced(word)).text.strip(): _as_spoken(spoken[word]) for word in spoken}
+    words = sorted(filter(None, exact), key=len, reverse=True)
+    if not words:
+        return text
+    patterns = [
+        (rf"(?i:{re.escape(word)})" if word == word.lower() else re.escape(word)) for word in words
+    ]
+    finder = re.compile("|".join(rf"(?<!\w)({pattern})(?!\w)" for pattern in patterns))
+    return text.sub(finder, lambda match: (exact[words[(match.lastindex or 1) - 1]],))
+
+
+def _as_spoken(respelling: str) -> str:
+    return neutralise(normalise(Traced(respelling))).text.replace("\n", " ").strip()
+
+
+_MARKS = re.compile(f"[{PAUSE}{PARAGRAPH}{_SPEAKER}]")
+
+
+def speakable(text: str) -> bool:
+    return any(char.isalnum() for char in text)
+
+
+def _cut(
+    text: Traced, pauses: dict[int, int], labels: dict[int, int], warnings: list[str]
+) -> Reading:
+    cutter = _Cutter(text, next(iter(labels.values()), 0))
+    begin = 0
+    for mark in _MARKS.finditer(text.text):
+        cutter.add(begin, mark.start())
+        begin = mark.end()
+        origin = text.at[mark.start()]
+        if mark[0] == _SPEAKER:
+            cutter.change_speaker(labels[origin], origin)
+        elif mark[0] == PAUSE:
+            cutter.pause(pauses[origin])
+        else:
+            cutter.end_paragraph()
+    cutter.add(begin, len(text))
+    if not cutter.passages:
+        raise RequestError("text: holds nothing that can be spoken (allowed: words or numbers)")
+    if len(cutter.numbers) > MAX_SPEAKERS:
+        raise RequestError(
+            f"text: has lines of {len(cutter.numbers)} speakers (allowed: at most {MAX_SPEAKERS})"
+        )
+    speakers = tuple(cutter.numbers) if labels else ()
+    return Reading(tuple(cutter.passages), speakers, cutter.lead_ms, tuple(warnings))
+
+
+class _Cutter:
+    """Collects passages while the marks go by."""
+
+    def __init__(self, text: Traced, number: int) -> None:
+        self.text = text
+        self.number = number
+        self.numbers: list[int] = []
+        self.passages: list[Passage] = []
+        self.lead_ms = 0
+        self.label_start: int | None = None
+
+    def add(self, first: int, last: int) -> None:
+        words = self.text.text[first:last]
+        if not speakable(words):
+            return
+        first += len(words) - len(words.lstrip(" "))
+        last -= len(words) - len(words.rstrip(" "))
+        if self.number not in self.numbers:
+            self.numbers.append(self.number)
+        start = self.text.at[first] if self.label_start is None else self.label_start
+        speaker = self.numbers.index(self.number)
+        self.passages.append(Passage(self.text[first:last], speaker, start))
+        self.label_start = None
+
+    def change_speaker(self, number: int, label_start: int) -> None:
+        self.number, self.label_start = number, label_start
+        if self.passages:
+            # Scripts set turns apart by empty lines; only a speech itself has paragraphs.
+            self.passages[-1] = replace(self.passages[-1], ends_paragraph=False)
+
+    def pause(self, length_ms: int) -> None:
+        if not self.passages:
+            self.lead_ms = min(self.lead_ms + length_ms, MAX_PAUSE_MS)
+            return
+        last = self.passages[-1]
+        length_ms = min((last.pause_ms or 0) + length_ms, MAX_PAUSE_MS)
+        self.passages[-1] = replace(last, pause_ms=length_ms)
+
+    def end_paragraph(self) -> None:
+        if self.passages:
+            self.passages[-1] = replace(self.passages[-1], ends_paragraph=True)
