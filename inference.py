@@ -155,11 +155,7 @@ class _Job:
             joiner = _Joiner(text, rate, request.speed, spool)
             self._speak(plan, joiner)
             self._mark("spoken")
-            gain_db = None
-            if request.loudness is not None:
-                gain_db = gain_to(request.loudness, joiner.meter.integrated())
-                if gain_db is None:
-                    warnings.append("loudness: could not be measured, so the level is left as is")
+            gain_db = self._gain(joiner.meter, warnings)
             path = self._encode(spool, joiner.count, rate, gain_db)
         self._mark("encoded")
 
@@ -185,25 +181,25 @@ class _Job:
         request, mapper = self.request, self.inference.voices
         numbers = text.speakers or (0,)
         named: dict[int, str] = {}
-        warnings = []
+        warnings: list[str] = []
         if request.speakers and not text.speakers:
             warnings.append("speakers: ignored, since the text has no `Speaker N:` lines")
         elif isinstance(request.speakers, dict):
             named = request.speakers
-            unknown = sorted(set(named) - set(numbers))
-            warnings += [f"speakers: the text has no Speaker {number}" for number in unknown]
+            missing = sorted(set(named) - set(numbers))
+            warnings += [f"speakers: the text has no lines of Speaker {n}" for n in missing]
         elif request.speakers:
             named = dict(zip(numbers, request.speakers, strict=False))
         voices: list[Voice] = []
-        for index, number in enumerate(numbers):
-            name, where = named.get(number), f"speakers.{number}"
-            if name is None:
-                name, where = request.speaker_name, "speaker_name"
-            if name is None or (index > 0 and number not in named):
-                name = self._unused(voices) if index > 0 else None
-            voice, noted = mapper.resolve(name, where)
+        for number in numbers:
+            if number in named:
+                voice, notes = mapper.resolve(named[number], f"speakers.{number}")
+            elif voices:
+                voice, notes = mapper.resolve(self._unused(voices))
+            else:
+                voice, notes = mapper.resolve(request.speaker_name)
             voices.append(voice)
-            warnings += noted
+            warnings += notes
         return tuple(voices), list(dict.fromkeys(warnings))
 
     def _unused(self, voices: list[Voice]) -> str | None:
@@ -225,6 +221,18 @@ class _Job:
     def _check(self) -> None:
         if self._cancelled.is_set():
             raise Cancelled
+
+    def _gain(self, meter: LoudnessMeter, warnings: list[str]) -> float | None:
+        if self.request.loudness is None:
+            return None
+        measured = meter.integrated()
+        if measured is None:
+            warnings.append("loudness: could not be measured, so the level is left as is")
+            return None
+        gain_db = gain_to(self.request.loudness, measured)
+        if abs(measured + gain_db - self.request.loudness) > 0.01:
+            warnings.append(f"loudness: reached {measured + gain_db:.1f} LUFS, no further")
+        return gain_db
 
     def _encode(self, spool: IO[bytes], count: int, rate: int, gain_db: float | None) -> Path:
         entry = FORMATS[self.request.output_format]
@@ -349,14 +357,14 @@ class _Waiting:
     """Audio of a chunk whose turn has not come."""
 
     def __init__(self, folder: Path) -> None:
-        self._audio = tempfile.SpooledTemporaryFile(max_size=1 << 20, dir=folder)
+        self._audio = tempfile.SpooledTemporaryFile(max_size=1 << 20, dir=str(folder))  # noqa: SIM115
         self._end: End | None = None
 
     def add(self, event: Frame | End) -> None:
         if isinstance(event, End):
             self._end = event
         else:
-            self._audio.write(event.samples.astype(np.float32, copy=False).tobytes())
+            self._audio.write(event.samples.tobytes())
 
     def events(self, chunk: int) -> Iterator[Frame | End]:
         with self._audio:

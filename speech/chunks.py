@@ -159,15 +159,13 @@ def _unevenness(pieces: _Group, cut: int) -> tuple[bool, int]:
 
 
 def _cut_finer(pieces: _Group, limits: Limits) -> _Group:
-    finer: _Group = []
-    for piece in pieces:
-        parts: list[Span] = split_long(
-            piece.passage.text.text,
-            (piece.start, piece.end),
-            max(limits.min_last_chunk_chars, limits.max_chunk_chars // 4),
+    return [
+        _Piece(piece.passage, start, end)
+        for piece in pieces
+        for start, end in split_long(
+            piece.passage.text.text, (piece.start, piece.end), limits.max_chunk_chars // 4
         )
-        finer += [_Piece(piece.passage, start, end) for start, end in parts]
-    return finer
+    ]
 
 
 def _turns(group: _Group) -> tuple[Turn, ...]:

@@ -210,6 +210,7 @@ _PROBLEMS = {
     "finite_number": "is not finite",
     "literal_error": "is unknown",
     "string_pattern_mismatch": "cannot be used",
+    "string_type": "is no text",
     "string_too_long": "is too long",
     "too_long": "is too long",
 }

@@ -33,7 +33,7 @@ class Traced:
     ) -> Self:
         """Replaces each match by `pieces`; a function may answer None to leave its match alone.
 
-        New text counts as coming from the start of its match.
+        New text counts as coming from what it follows in the match, at first from its start.
         """
         text: list[str] = []
         at: array[int] = array("L")
@@ -47,14 +47,16 @@ class Traced:
             start = match.start()
             text.append(self.text[end:start])
             at.extend(self.at[end:start])
+            origin = self.at[start] if start < len(self.at) else start
             for piece in made:
                 if isinstance(piece, str):
                     text.append(piece)
-                    at.extend([self.at[start]] * len(piece))
+                    at.extend([origin] * len(piece))
                     continue
                 kept = piece if isinstance(piece, slice) else slice(*match.span(piece))
                 text.append(self.text[kept])
                 at.extend(self.at[kept])
+                origin = max(origin, at[-1] if at else 0)
             end = match.end()
         if not changed:
             return self

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that some tests need. Run as root; without them those tests skip.
+set -euo pipefail
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y --no-install-recommends curl faad

@@ -1,0 +1,64 @@
+"""Settings come from the environment, whole and checked, or not at all."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from config import ROOT, ConfigError, Settings, on_runpod
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    settings = Settings.from_env({})
+    assert settings.vibevoice_volume == ROOT / "volume"
+    assert settings.audio_prompts_dir == ROOT / "volume" / "demo" / "voices"
+    assert settings.output_dir == ROOT / "volume" / "output"
+    assert (settings.max_text_length, settings.default_sample_rate) == (4096, 24000)
+    assert (settings.max_chunk_chars, settings.min_last_chunk_chars) == (1000, 150)
+    assert (settings.chunk_silence_ms, settings.paragraph_silence_ms) == (40, 600)
+    assert (settings.default_speaker, settings.default_cfg_scale) == ("Alice", 1.3)
+    assert (settings.engine, settings.target_lufs) == ("auto", -16)
+    assert (settings.save_output, settings.output_retention_days) == (True, 2)
+    assert settings.model_path == "vibevoice/VibeVoice-7B"
+
+
+def test_variables_are_read_and_empty_ones_are_unset() -> None:
+    settings = Settings.from_env(
+        {"MAX_TEXT_LENGTH": "99", "SAVE_OUTPUT": "false", "ENGINE": " ", "VIBEVOICE_VOLUME": "/v"}
+    )
+    assert (settings.max_text_length, settings.save_output, settings.engine) == (99, False, "auto")
+    assert settings.output_dir == Path("/v/output")
+
+
+def test_every_problem_is_listed_at_once_without_the_secret() -> None:
+    env = {"MAX_TEXT_LENGTH": "many", "ENGINE": "sox", "TARGET_LUFS": "5", "S3_SECRET_ACCESS_KEY": "hush"}
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(env)
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["ENGINE", "MAX_TEXT_LENGTH", "TARGET_LUFS"]
+    assert "hush" not in str(caught.value)
+    assert "hush" not in repr(Settings.from_env({"S3_SECRET_ACCESS_KEY": "hush"}))
+
+
+def test_a_minimum_that_no_chunk_can_meet_is_refused() -> None:
+    with pytest.raises(ConfigError, match="MIN_LAST_CHUNK_CHARS must be at most half"):
+        Settings.from_env({"MAX_CHUNK_CHARS": "200", "MIN_LAST_CHUNK_CHARS": "101"})
+
+
+def test_on_runpod_the_volume_is_the_network_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNPOD_POD_ID", "pod")
+    assert on_runpod()
+    assert Settings.from_env({}).vibevoice_volume == Path("/runpod-volume/vibevoice")
+
+
+def test_the_readme_lists_every_setting_with_its_default() -> None:
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (.*?) \| .* \|$", (ROOT / "README.md").read_text(), re.M)
+    documented = {name: default.strip("`") for name, default in rows}
+    settings = Settings.from_env({})
+    expected = {}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        expected[name.upper()] = "" if value is None else shown.removesuffix(".0")
+    expected["VIBEVOICE_VOLUME"] = "/runpod-volume/vibevoice"
+    assert documented == expected

@@ -1,0 +1,119 @@
+"""A finished result reaches its caller, or the caller learns where it is kept."""
+
+import base64
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from speech import delivery
+from speech.delivery import INLINE_LIMIT, Outputs, cleanup_old_files, deliver, keep
+from speech.errors import DeliveryError
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    path = tmp_path / "speech.mp3"
+    path.write_bytes(b"audio")
+    return path
+
+
+def copies(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_small_audio_is_inline_and_a_copy_is_kept(audio: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "output"
+    delivered = deliver(audio, "session-1", Outputs(folder))
+    assert base64.b64decode(delivered.fields["audio_base64"]) == b"audio"
+    assert delivered.warnings == ()
+    (name,) = copies(folder)
+    assert re.fullmatch(r"session-1_[0-9a-f]{32}\.mp3", name)
+    assert (folder / name).read_bytes() == b"audio"
+
+
+def test_no_copy_is_kept_where_none_is_wanted(audio: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "output"
+    deliver(audio, "s", Outputs(folder, save=False))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("save", [True, False])
+def test_audio_above_the_limit_is_an_error_that_names_the_kept_file(
+    tmp_path: Path, save: bool
+) -> None:
+    audio = tmp_path / "speech.wav"
+    audio.write_bytes(bytes(INLINE_LIMIT + 1))
+    folder = tmp_path / "output"
+    with pytest.raises(DeliveryError) as caught:
+        deliver(audio, "long", Outputs(folder, save=save))
+    (name,) = copies(folder)
+    message = str(caught.value)
+    assert "7.3 MB, and an answer carries at most 7.3 MB" in message
+    assert "S3_ENDPOINT_URL" in message
+    assert message.endswith(f"It is kept as output/{name} on the volume")
+    assert str(tmp_path) not in message
+    assert (folder / name).stat().st_size == INLINE_LIMIT + 1
+
+
+def test_audio_at_the_limit_is_inline(tmp_path: Path) -> None:
+    audio = tmp_path / "speech.wav"
+    audio.write_bytes(bytes(INLINE_LIMIT))
+    assert len(deliver(audio, "s", Outputs(tmp_path / "o")).fields["audio_base64"]) < 10_000_000
+
+
+def test_a_volume_that_takes_no_copy_is_a_warning(audio: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "output"
+    folder.write_text("a file is in the way")
+    delivered = deliver(audio, "s", Outputs(folder))
+    assert base64.b64decode(delivered.fields["audio_base64"]) == b"audio"
+    assert delivered.warnings == ("no copy was kept on the volume: File exists",)
+
+
+def test_what_fits_nowhere_else_is_kept_on_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = tmp_path / "speech.wav"
+    audio.write_bytes(bytes(INLINE_LIMIT + 1))
+    (tmp_path / "output").write_text("a file is in the way")
+    monkeypatch.setattr(delivery.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    with pytest.raises(DeliveryError, match="in the worker's temporary folder"):
+        deliver(audio, "s", Outputs(tmp_path / "output"))
+    assert len(copies(tmp_path / "tmp" / "vibevoice-output")) == 1
+
+
+@pytest.mark.parametrize("owner", ["../../up", "/etc/passwd", "a/b", "", "..", "\0", "x" * 500, "ü"])
+def test_no_owner_leads_outside_the_folder(audio: Path, tmp_path: Path, owner: str) -> None:
+    folder = tmp_path / "output"
+    name = keep(audio, owner, folder)
+    assert copies(folder) == [name]
+    assert copies(tmp_path) == ["output", "speech.mp3"]
+
+
+def test_a_copy_that_breaks_off_leaves_nothing(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(delivery.shutil, "copyfile", full)
+    folder = tmp_path / "output"
+    with pytest.raises(OSError, match="No space"):
+        keep(audio, "s", folder)
+    assert copies(folder) == []
+
+
+def test_cleanup_takes_old_copies_of_ours_and_nothing_else(audio: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "output"
+    old, young = keep(audio, "old", folder), keep(audio, "young", folder)
+    for name in ("notes.txt", "song.mp3", f"{old}.part", "link"):
+        (folder / name).write_text("x")
+    three_days_ago = time.time() - 3 * 86_400
+    for name in (old, "notes.txt", "song.mp3", f"{old}.part"):
+        os.utime(folder / name, (three_days_ago, three_days_ago))
+    assert cleanup_old_files(Outputs(folder, retention_days=2)) == 2
+    assert copies(folder) == sorted([young, "notes.txt", "song.mp3", "link"])
+    assert cleanup_old_files(Outputs(tmp_path / "nowhere")) == 0

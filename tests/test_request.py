@@ -1,0 +1,185 @@
+"""What a caller may ask for, and the words in which the rest is refused."""
+
+import json
+import time
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speech.codecs import FORMATS
+from speech.errors import RequestError
+from speech.request import ALIASES, Defaults, Format, SpeechRequest, parse_request
+
+DEFAULTS = Defaults()
+
+
+def accepted(**fields: Any) -> SpeechRequest:
+    request, warnings = parse_request({"text": "Hi.", **fields}, DEFAULTS)
+    assert warnings == []
+    return request
+
+
+def refused(raw: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        parse_request(raw, DEFAULTS)
+    return str(caught.value)
+
+
+def test_text_alone_is_enough_and_settings_fill_the_rest() -> None:
+    request, warnings = parse_request({"text": "Hi."}, Defaults(10, 2.5, -20))
+    assert warnings == []
+    assert request == SpeechRequest(text="Hi.", cfg_scale=2.5, loudness=-20)
+    assert (request.output_format, request.steps, request.speed, request.seed) == (
+        "mp3",
+        10,
+        1.0,
+        None,
+    )
+
+
+def test_openai_names_are_aliases() -> None:
+    request, warnings = parse_request(
+        {"input": "Hi.", "voice": {"id": "Bob"}, "response_format": "wav"}, DEFAULTS
+    )
+    assert (request.text, request.speaker_name, request.output_format) == ("Hi.", "Bob", "wav")
+    assert warnings == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_our_name_wins_over_an_alias_with_a_warning(order: int) -> None:
+    fields = dict([("text", "ours"), ("input", "theirs")][::order])
+    request, warnings = parse_request(fields, DEFAULTS)
+    assert request.text == "ours"
+    assert warnings == ["input: ignored, since text is given too"]
+
+
+def test_numbers_and_booleans_given_as_strings_are_read() -> None:
+    request = accepted(cfg_scale="2.5", seed="7", steps="20", speed="0.5", disable_prefill="true")
+    assert (request.cfg_scale, request.seed, request.steps, request.speed) == (2.5, 7, 20, 0.5)
+    assert request.disable_prefill is True
+
+
+def test_null_is_as_good_as_absent_but_for_loudness() -> None:
+    request = accepted(seed=None, speed=None, loudness=None, speaker_name=None)
+    assert (request.seed, request.speed, request.loudness) == (None, 1.0, None)
+
+
+def test_unknown_fields_do_not_fail_but_are_named() -> None:
+    fields = {f"field{index}": index for index in range(30)}
+    _, warnings = parse_request({"text": "Hi.", **fields}, DEFAULTS)
+    assert warnings[0] == "'field0': unknown field, ignored"
+    assert warnings[-1] == "and 10 more unknown fields, ignored"
+    assert len(warnings) == 21
+
+
+@pytest.mark.parametrize(
+    ("given_", "kept"),
+    [
+        ({"1": "Alice", "3": {"id": "Frank"}}, {1: "Alice", 3: "Frank"}),
+        (["Alice", "Frank"], ("Alice", "Frank")),
+    ],
+)
+def test_speakers_come_as_an_object_or_a_list(given_: Any, kept: Any) -> None:
+    assert accepted(speakers=given_).speakers == kept
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"text": ""}, "text: has 0 characters (allowed: text of 1 to 4096 characters)"),
+        ({"text": " \n"}, "text: is empty (allowed: text of 1 to 4096 characters)"),
+        ({"text": "x" * 4097}, "text: has 4097 characters (allowed: text of 1 to 4096 characters)"),
+        ({"text": ["x"]}, "text: is a list (allowed: text of 1 to 4096 characters)"),
+        ({"text": None}, "text: is missing (allowed: text of 1 to 4096 characters)"),
+        ({"text": 5}, "text: 5 is no text (allowed: text of 1 to 4096 characters)"),
+        ({"cfg_scale": "abc"}, "cfg_scale: 'abc' is not a number (allowed: a number above 0, up to 10)"),
+        ({"cfg_scale": 0}, "cfg_scale: 0 is out of range (allowed: a number above 0, up to 10)"),
+        ({"cfg_scale": "nan"}, "cfg_scale: 'nan' is not finite (allowed: a number above 0, up to 10)"),
+        ({"speed": 99}, "speed: 99 is out of range (allowed: a number from 0.25 to 4)"),
+        ({"speed": True}, "speed: is not a number (allowed: a number from 0.25 to 4)"),
+        ({"seed": 1.5}, "seed: 1.5 is not a whole number (allowed: a whole number from 0 to 4294967295)"),
+        ({"seed": 2**32}, "seed: 4294967296 is out of range (allowed: a whole number from 0 to 4294967295)"),
+        ({"steps": 0}, "steps: 0 is out of range (allowed: a whole number from 1 to 100)"),
+        ({"steps": {}}, "steps: is an object (allowed: a whole number from 1 to 100)"),
+        ({"output_format": "ogg"}, "output_format: 'ogg' is unknown (allowed: mp3, opus, aac, flac, wav, pcm)"),
+        ({"response_format": "MP3"}, "response_format: 'MP3' is unknown (allowed: mp3, opus, aac, flac, wav, pcm)"),
+        ({"loudness": 0}, "loudness: 0 is out of range (allowed: a LUFS value from -40 to -6, or null)"),
+        ({"disable_prefill": "maybe"}, "disable_prefill: 'maybe' is not true or false (allowed: true or false)"),
+        ({"voice": "a" * 201}, f"voice: '{'a' * 35}...' is too long (allowed: a voice's name of up to 200 characters)"),
+        ({"voice": ["x"]}, "voice: is a list (allowed: a voice's name of up to 200 characters)"),
+        ({"session_id": "../up"}, "session_id: '../up' cannot be used (allowed: 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit)"),
+        ({"request_id": "a b"}, "request_id: 'a b' cannot be used (allowed: 1 to 128 printable ASCII characters without spaces)"),
+        ({"speakers": {"one": "A"}}, "speakers: 'one' is no speaker's number (allowed: up to 4 voices as {\"1\": \"Alice\", \"2\": \"Frank\"} or as a list in order of appearance)"),
+        ({"speakers": list("ABCDE")}, "speakers: has 5 entries (allowed: up to 4 voices as {\"1\": \"Alice\", \"2\": \"Frank\"} or as a list in order of appearance)"),
+        ({"pronunciations": {"a": ""}}, "pronunciations: 'a' has no usable respelling (allowed: up to 500 words of up to 100 characters with respellings of up to 200, as {\"word\": \"respelling\"})"),
+    ],
+)  # fmt: skip
+def test_each_bad_value_is_named_with_what_is_allowed(
+    fields: dict[str, Any], sentence: str
+) -> None:
+    assert refused({"text": "Hi.", **fields}) == sentence
+
+
+def test_all_problems_are_named_at_once() -> None:
+    message = refused({"text": "", "cfg_scale": "abc", "speed": 99, "steps": "x", "nobody": 1})
+    assert [part.split(":")[0] for part in message.split("; ")] == [
+        "text",
+        "cfg_scale",
+        "steps",
+        "speed",
+    ]
+
+
+@pytest.mark.parametrize("raw", [None, [], "text", 5])
+def test_an_input_that_is_no_object_is_refused(raw: Any) -> None:
+    assert refused(raw).startswith("input: is ")
+
+
+def test_a_megabyte_of_emoji_is_refused_at_once() -> None:
+    text = "\U0001f600" * 262_144
+    start = time.perf_counter()
+    assert refused({"text": text}).startswith("text: has 262144 characters")
+    assert time.perf_counter() - start < 0.1
+
+
+def test_half_a_surrogate_pair_is_no_error() -> None:
+    request = accepted(text="a\ud800b", pronunciations={"x\udfff": "y\ud800"}, voice="A\udc00")
+    request.model_dump_json()
+    assert (len(request.text), request.speaker_name) == (3, "A\ufffd")
+
+
+def test_every_format_that_may_be_asked_for_has_a_codec() -> None:
+    assert set(get_args(Format)) == set(FORMATS)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=[]), max_size=30)
+    | st.sampled_from(["1", "-1", "1e999", "nan", "true", "mp3", "9" * 400, "../x"]),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
+    max_leaves=8,
+)  # fmt: skip
+NAMES = st.sampled_from([*SpeechRequest.model_fields, *ALIASES, "other"])
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.dictionaries(NAMES, JSON, max_size=8) | JSON)
+def test_any_input_is_accepted_or_refused_in_one_line_that_json_can_carry(raw: Any) -> None:
+    try:
+        request, warnings = parse_request(raw, DEFAULTS)
+    except RequestError as error:
+        message = str(error)
+        assert message.encode("utf-8")
+        assert "\n" not in message
+        assert "allowed: " in message
+        assert len(message) < 4000
+    else:
+        request.model_dump_json()
+        json.dumps(warnings).encode("utf-8")
+        assert 0.25 <= request.speed <= 4
+        assert 0 < request.cfg_scale <= 10
