@@ -1,7 +1,7 @@
 """Runs every measurement in a process of its own, after a line about the machine.
 
-    python -m bench                all of them
-    python -m bench text_plan job  some of them
+python -m bench                all of them
+python -m bench text_plan job  some of them
 """
 
 import os
@@ -17,7 +17,8 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
-    return f"{model or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    python = platform.python_version()
+    return f"{model or platform.machine()}, {os.cpu_count()} cores, Python {python}"
 
 
 def main() -> None:

@@ -31,7 +31,8 @@ def short_job() -> None:
     answer = speak(4000)
     elapsed = time.perf_counter() - start
     seconds = answer["duration_sec"]
-    print(f"{seconds:.0f} s of mp3 in {elapsed:.2f} s: {seconds / elapsed:.0f} x real time (goal: 50 x)")
+    speed = seconds / elapsed
+    print(f"{seconds:.0f} s of mp3 in {elapsed:.2f} s: {speed:.0f} x real time (goal: 50 x)")
 
 
 def long_job() -> None:

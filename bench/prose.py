@@ -2,11 +2,11 @@
 
 import random
 
-_WORDS = (
+_WORDS = (  # noqa: SIM905 - a list of forty strings reads worse
     "time machine the of and traveller for so it will be convenient to speak him was expounding "
     "a recondite matter us his pale grey eyes shone twinkled usually face flushed animated fire"
 ).split()
-_ENDS = (".", ".", ".", "?", "!", ', said Mr. Filby.', "; that is all.", " (etc.).")
+_ENDS = (".", ".", ".", "?", "!", ", said Mr. Filby.", "; that is all.", " (etc.).")
 
 
 def prose(characters: int) -> str:

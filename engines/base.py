@@ -8,12 +8,13 @@ repeating and joining them is the inference layer's work.
 An engine knows nothing of requests, markup, loudness, formats or delivery.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from speech.chunks import Turn
 from speech.pcm import SAMPLE_RATE, Samples
+from speech.voices import Voice
 
 __all__ = [
     "SAMPLE_RATE",
@@ -33,32 +34,30 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class PlannedChunk:
-    """Turns that are generated together, and the seed that they are generated with."""
+    """Turns that are generated together, and the seed that they are generated with.
+
+    Seed and attempt decide the samples. A second `attempt` differs from the first in how the words
+    come out, never in the voice that says them.
+    """
 
     turns: tuple[Turn, ...]
     seed: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Voice:
-    """A voice by name, with the recording to clone it from.
-
-    `samples` is mono at `SAMPLE_RATE`, or None where the engine brings the voice itself;
-    `sha256` is the hex digest of the samples' bytes ("" without samples).
-    """
-
-    name: str
-    samples: Samples | None = None
-    sha256: str = ""
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to generate. An engine without a knob ignores its value."""
+    """How to generate. An engine without a knob ignores its value.
+
+    A chunk may take max(`min_frames`, `frames_per_token` * its text's tokens) frames of 3200
+    samples; what is longer ends as `cap`.
+    """
 
     cfg_scale: float = 1.3
     steps: int = 10
     disable_prefill: bool = False
+    frames_per_token: float = 4.0
+    min_frames: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +109,13 @@ class Speech(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can do. `voices` are those that it brings itself, the default first."""
+    """What an engine can do. `voices` are those that it brings itself, the default first;
+    `details` say what an answer was made with (which model, on what), as far as it is loaded."""
 
     name: str
     cloning: bool
     voices: tuple[str, ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 class Engine(Protocol):

@@ -21,6 +21,10 @@ class EngineError(SpeechError):
     """The engine could not load or could not finish what it began."""
 
 
+class EngineLost(EngineError):
+    """The engine cannot work again in this process: the worker has to be replaced."""
+
+
 class DeliveryError(SpeechError):
     """The audio is made but cannot be handed over; the message says where it is kept."""
 

@@ -15,7 +15,7 @@ def audio_of(answer: dict[str, Any]) -> tuple[Samples, int]:
     assert "error" not in answer, answer["error"]
     data = base64.b64decode(answer["audio_base64"])
     if answer["format"] == "pcm":
-        pcm = np.frombuffer(data, "<i2").astype(np.float32) / 32768
-        return pcm, answer["sample_rate"]
+        pcm = np.frombuffer(data, "<i2").astype(np.float32)
+        return pcm / np.float32(32768), answer["sample_rate"]
     samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
-    return samples, rate
+    return np.asarray(samples, np.float32), rate

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from speech import delivery
 from speech.delivery import INLINE_LIMIT, Outputs, cleanup_old_files, deliver, keep
 from speech.errors import DeliveryError
 
@@ -78,13 +77,15 @@ def test_what_fits_nowhere_else_is_kept_on_the_worker(
     audio = tmp_path / "speech.wav"
     audio.write_bytes(bytes(INLINE_LIMIT + 1))
     (tmp_path / "output").write_text("a file is in the way")
-    monkeypatch.setattr(delivery.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr("speech.delivery.tempfile.gettempdir", lambda: str(tmp_path / "tmp"))
     with pytest.raises(DeliveryError, match="in the worker's temporary folder"):
         deliver(audio, "s", Outputs(tmp_path / "output"))
     assert len(copies(tmp_path / "tmp" / "vibevoice-output")) == 1
 
 
-@pytest.mark.parametrize("owner", ["../../up", "/etc/passwd", "a/b", "", "..", "\0", "x" * 500, "ü"])
+@pytest.mark.parametrize(
+    "owner", ["../../up", "/etc/passwd", "a/b", "", "..", "\0", "x" * 500, "ü"]
+)
 def test_no_owner_leads_outside_the_folder(audio: Path, tmp_path: Path, owner: str) -> None:
     folder = tmp_path / "output"
     name = keep(audio, owner, folder)
@@ -99,7 +100,7 @@ def test_a_copy_that_breaks_off_leaves_nothing(
         target.write_bytes(source.read_bytes()[:2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(delivery.shutil, "copyfile", full)
+    monkeypatch.setattr("speech.delivery.shutil.copyfile", full)
     folder = tmp_path / "output"
     with pytest.raises(OSError, match="No space"):
         keep(audio, "s", folder)

@@ -31,14 +31,17 @@ def test_the_first_example_is_the_one_that_make_demo_speaks() -> None:
 def test_make_demo_speaks_into_a_file(tmp_path: Path) -> None:
     require_program("make", "make")
     run = subprocess.run(
-        ["make", "-s", "demo", f"VENV={sys.prefix}", "TEXT=Good morning.", "VOICE=Frank", "FORMAT=wav"],
+        [
+            *("make", "-s", "demo", f"VENV={sys.prefix}"),
+            *("TEXT=Good morning.", "VOICE=Frank", "FORMAT=wav"),
+        ],
         cwd=ROOT,
         env=os.environ | {"VIBEVOICE_VOLUME": str(tmp_path), "ENGINE": "espeak"},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-    )  # fmt: skip
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     audio = soundfile.info(ROOT / "out" / "demo.wav")
     assert f"out/demo.wav: {audio.duration:.2f} s of speech" in run.stdout

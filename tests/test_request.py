@@ -161,9 +161,11 @@ JSON = st.recursive(
     | st.floats()
     | st.text(st.characters(exclude_categories=[]), max_size=30)
     | st.sampled_from(["1", "-1", "1e999", "nan", "true", "mp3", "9" * 400, "../x"]),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5)
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 NAMES = st.sampled_from([*SpeechRequest.model_fields, *ALIASES, "other"])
 
 

@@ -1,0 +1,172 @@
+"""What a job's caller and the worker's log get to see, and what neither does."""
+
+import asyncio
+import base64
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import handler
+from config import Settings
+from inference import VibeVoiceInference
+from speech import delivery
+from tests.fake_engine import FakeEngine
+
+SECRET = "the-callers-secret-words"
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(audio=lambda _: np.full(24_000, 0.5, np.float32))
+
+
+@pytest.fixture(autouse=True)
+def worker(
+    tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[VibeVoiceInference]:
+    settings = Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path)})
+    inference = VibeVoiceInference(settings, engine)
+    monkeypatch.setattr(handler, "settings", lambda: settings)
+    monkeypatch.setattr(handler, "inference", lambda: inference)
+    yield inference
+    inference.close()
+
+
+def run(**fields: Any) -> dict[str, Any]:
+    return asyncio.run(handler.handler({"id": "job-1", "input": {"text": SECRET, **fields}}))
+
+
+def test_an_answer_carries_audio_and_the_facts_about_it(tmp_path: Path) -> None:
+    answer = run(output_format="pcm", loudness=None, seed=3)
+    samples = np.frombuffer(base64.b64decode(answer.pop("audio_base64")), "<i2")
+    assert len(samples) == 24_000
+    timings = answer.pop("timings")
+    assert all(isinstance(seconds, float) for seconds in timings.values())
+    assert answer == {
+        "status": "success",
+        "sample_rate": 24000,
+        "duration_sec": 1.0,
+        "format": "pcm",
+        "content_type": "audio/pcm",
+        "engine": "fake",
+        "voice": "Alice",
+        "seed": 3,
+        "gain_db": None,
+        "chunks": [
+            {
+                "index": 0,
+                "text_start": 0,
+                "text_end": len(SECRET),
+                "start_sec": 0.0,
+                "end_sec": 1.0,
+                "attempts": 1,
+            }
+        ],
+        "warnings": [],
+    }
+    (copy,) = (tmp_path / "output").iterdir()
+    assert copy.name.startswith("job-1_")
+
+
+def test_warnings_of_every_layer_come_back() -> None:
+    warnings = run(nobody=1, stream=True, speakers=["A"])["warnings"]
+    assert [warning.split(":")[0] for warning in warnings] == ["'nobody'", "stream", "speakers"]
+
+
+@pytest.mark.parametrize("job", [{"id": "x"}, {"id": "x", "input": None}, {"input": []}, {}])
+def test_a_job_without_an_input_is_refused(job: dict[str, Any]) -> None:
+    assert asyncio.run(handler.handler(job))["error"].startswith("input: is ")
+
+
+def test_an_engine_failure_is_told_in_its_words(engine: FakeEngine) -> None:
+    engine.fail_at = 0
+    assert run() == {"error": "the fake engine failed as it was told to"}
+
+
+def test_an_unforeseen_failure_tells_its_kind_and_nothing_else(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = "/secret" + "/path"
+
+    def broken(plan: Any) -> Any:
+        raise RuntimeError(f"{path} {plan.chunks}")
+
+    monkeypatch.setattr(engine, "start", broken)
+    assert run() == {"error": "internal error (RuntimeError); see the worker's log"}
+    log = capfd.readouterr().out
+    assert "RuntimeError" in log
+    assert "job-1" in log
+    assert SECRET not in log
+    assert path not in log
+
+
+def test_a_full_disk_is_named(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Any) -> Any:
+        raise OSError(28, "No space left on device", "/somewhere/secret")
+
+    monkeypatch.setattr(engine, "start", full)
+    assert run() == {
+        "error": "internal error (OSError: No space left on device); see the worker's log"
+    }
+
+
+def test_no_text_and_no_voice_file_reaches_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    run(request_id="trace-7", pronunciations={"hush": SECRET}, speed=99)
+    run(request_id="trace-7", speaker_name=SECRET)
+    log = capfd.readouterr().out
+    assert "trace-7" in log
+    assert SECRET not in log
+
+
+def test_audio_that_does_not_fit_fails_and_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "INLINE_LIMIT", 1000)
+    error = run(output_format="wav", session_id="big")["error"]
+    (copy,) = (tmp_path / "output").iterdir()
+    assert error.endswith(f"It is kept as output/{copy.name} on the volume")
+    assert copy.stat().st_size == 44 + 48_000
+
+
+def test_old_copies_go_with_the_next_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run()
+    run()
+    assert len(list((tmp_path / "output").iterdir())) == 2
+    monkeypatch.setattr("speech.delivery.time.time", lambda: 4e9)
+    assert handler.cleanup_old_files() == 2
+
+
+def test_a_cancelled_job_stops_the_engine_and_is_reported_as_cancelled(engine: FakeEngine) -> None:
+    engine.delay = 0.05
+    engine.audio = lambda _: np.full(3200 * 500, 0.5, np.float32)
+
+    async def main() -> None:
+        task = asyncio.create_task(handler.handler({"id": "j", "input": {"text": "Long."}}))
+        while not engine.speeches:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert engine.speeches[0].cancelled
+
+
+def test_the_worker_does_not_start_with_bad_settings(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, handler.__file__],
+        cwd=tmp_path,
+        env=os.environ | {"ENGINE": "sox", "MAX_CHUNK_CHARS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert re.search("The worker cannot start:\nENGINE: .*\nMAX_CHUNK_CHARS: ", run.stderr)
