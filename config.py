@@ -52,6 +52,12 @@ class Settings(BaseModel):
         description="Folder that outlives the worker: voices, outputs, models",
     )
     model_path: str = Field("vibevoice/VibeVoice-7B", description="Hub id or folder of the model")
+    vibevoice_code: Folder | None = Field(
+        None, description="Folder of VibeVoice's code, if it is not `vibevoice/` on the volume"
+    )
+    preload_model: bool = Field(
+        False, description="Load the model at the start instead of with the first job"
+    )
     hf_token: SecretStr | None = Field(None, description="Hugging Face token, for private models")
     hf_home: Folder | None = Field(None, description="Hugging Face home")
     hf_hub_cache: Folder | None = Field(None, description="Hugging Face download cache")
@@ -66,6 +72,13 @@ class Settings(BaseModel):
     )
     default_cfg_scale: float = Field(
         1.3, gt=0, le=10, description="Guidance of jobs that name none"
+    )
+
+    max_retries: int = Field(
+        1, ge=0, le=5, description="How often a chunk that came out badly is generated again"
+    )
+    pace_tolerance: float = Field(
+        3, gt=1, le=100, description="Factor by which a chunk may be longer or shorter than usual"
     )
 
     max_text_length: int = Field(

@@ -1,50 +1,49 @@
 """The inference layer: text to chunks to engine to shaped audio to a file. Both doors use it.
 
-`VibeVoiceInference.generate` runs a whole request off the event loop. Audio is spooled to disk, so
-memory does not grow with its length: chunk by chunk it is trimmed, joined and measured, then read
-once more to be levelled and encoded. Cancelling the awaiting task stops the engine.
+`VibeVoiceInference.generate` runs a whole request off the event loop. Chunks are shaped as their
+frames come and spooled to disk, so memory does not grow with the audio; a chunk that came out badly
+is repeated; then all are measured, joined, levelled and encoded. Cancelling the awaiting task stops
+the engine.
 """
 
 import asyncio
 import secrets
 import tempfile
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from config import Settings, on_runpod
-from engines.base import End, Engine, Frame, Options, Plan, PlannedChunk, Speech
+from engines.base import Engine, Options, Plan, PlannedChunk
 from engines.registry import choose_engine, create_engine
-from speech.audio import Shaper
+from recorder import Flaw, Recorder
 from speech.chunks import Limits, TextPlan, plan_text
 from speech.codecs import FORMATS, Encoder, codec_rate
-from speech.errors import Cancelled, EngineError
 from speech.level import Level, LoudnessMeter, gain_to
-from speech.pcm import SAMPLE_RATE, Resampler, Samples, silence
+from speech.pace import Pace
+from speech.pcm import silence
 from speech.request import Defaults, SpeechRequest
+from speech.takes import Join, Take
 from speech.voices import Voice, VoiceMapper
 
 __all__ = ["Result", "SpokenChunk", "VibeVoiceInference", "VoiceMapper"]
 
-_BLOCK = 1 << 16
-"""Samples that are levelled and encoded at a time."""
-
 
 @dataclass(frozen=True, slots=True)
 class SpokenChunk:
-    """A chunk's place in the caller's text (code points) and in the audio (seconds)."""
+    """A chunk's place in the caller's text (code points) and in the audio (seconds), and how it
+    came out: `truncated` means that it hit its length limit, in the best of its `attempts`."""
 
     index: int
     text_start: int
     text_end: int
     start_sec: float
     end_sec: float
-    attempts: int = 1
+    attempts: int
+    truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,7 @@ class VibeVoiceInference:
             builtin=self.engine.capabilities.voices,
             strict=settings.strict_voices,
         )
+        self.pace = Pace(settings.pace_tolerance)
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-")
 
     def load_model(self) -> None:
@@ -118,27 +118,24 @@ class VibeVoiceInference:
             raise
 
 
-@dataclass(slots=True)
 class _Job:
     """One request on its way; `run` belongs to one thread, `cancel` may come from any."""
 
-    inference: VibeVoiceInference
-    request: SpeechRequest
-    folder: Path
-    _cancelled: threading.Event = field(default_factory=threading.Event)
-    _speech: Speech | None = None
-    _marks: dict[str, float] = field(default_factory=dict)
+    def __init__(self, inference: VibeVoiceInference, request: SpeechRequest, folder: Path) -> None:
+        self.inference, self.request, self.folder = inference, request, folder
+        self._recorder = Recorder(inference.engine, inference.pace, inference.settings.max_retries)
+        self._warnings: list[str] = []
+        self._marks: dict[str, float] = {}
 
     def cancel(self) -> None:
-        self._cancelled.set()
-        if self._speech is not None:
-            self._speech.cancel()
+        self._recorder.cancel()
 
     def run(self) -> Result:
         request, inference = self.request, self.inference
         self._mark("start")
         text = plan_text(request.text, inference.limits, request.pronunciations)
-        voices, warnings = self._voices(text)
+        self._warnings += text.warnings
+        voices = self._voices(text)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         plan = Plan(
             chunks=tuple(PlannedChunk(chunk.turns, seed) for chunk in text.chunks),
@@ -146,20 +143,24 @@ class _Job:
             options=Options(request.cfg_scale, request.steps, request.disable_prefill),
         )
         self._mark("planned")
-        self._check()
+        self._recorder.check()
         inference.load_model()
         self._mark("loaded")
 
         rate = codec_rate(request.output_format, inference.settings.default_sample_rate)
         with tempfile.TemporaryFile(dir=self.folder) as spool:
-            joiner = _Joiner(text, rate, request.speed, spool)
-            self._speak(plan, joiner)
+            recorded = self._recorder.record(plan, lambda: Take(spool, rate, request.speed))
+            self._warnings += self._recorder.warnings
             self._mark("spoken")
-            gain_db = self._gain(joiner.meter, warnings)
-            path = self._encode(spool, joiner.count, rate, gain_db)
+            takes = [each.take for each in recorded]
+            pauses = [text.lead_ms, *(chunk.pause_ms for chunk in text.chunks)]
+            gaps = [round(pause * rate / 1000 / request.speed) for pause in pauses]
+            join = Join.of(takes, gaps)
+            gain_db = self._gain(takes, rate)
+            path = self._encode(join, rate, gain_db)
         self._mark("encoded")
 
-        duration = joiner.count / rate
+        duration = join.count / rate
         return Result(
             path=path,
             format=request.output_format,
@@ -171,13 +172,26 @@ class _Job:
             speakers=text.speakers,
             seed=seed,
             gain_db=None if gain_db is None else round(gain_db, 2),
-            chunks=tuple(joiner.spoken),
+            chunks=tuple(
+                SpokenChunk(
+                    index=index,
+                    text_start=chunk.text_start,
+                    text_end=chunk.text_end,
+                    start_sec=round(start / rate, 6),
+                    end_sec=round((start + each.take.count) / rate, 6),
+                    attempts=each.attempts,
+                    truncated=each.flaw == Flaw.CUT,
+                )
+                for index, (chunk, start, each) in enumerate(
+                    zip(text.chunks, join.starts, recorded, strict=True)
+                )
+            ),
             timings=self._timings(duration),
-            warnings=(*text.warnings, *warnings, *joiner.warnings),
+            warnings=tuple(self._warnings),
         )
 
-    def _voices(self, text: TextPlan) -> tuple[tuple[Voice, ...], list[str]]:
-        """A voice for each speaker: as named, the first by `speaker_name`, others by turns."""
+    def _voices(self, text: TextPlan) -> tuple[Voice, ...]:
+        """A voice for each speaker: as named, the first by `speaker_name`, others still free."""
         request, mapper = self.request, self.inference.voices
         numbers = text.speakers or (0,)
         named: dict[int, str] = {}
@@ -200,50 +214,38 @@ class _Job:
                 voice, notes = mapper.resolve(request.speaker_name)
             voices.append(voice)
             warnings += notes
-        return tuple(voices), list(dict.fromkeys(warnings))
+        self._warnings += dict.fromkeys(warnings)
+        return tuple(voices)
 
     def _unused(self, voices: list[Voice]) -> str | None:
         names = self.inference.voices.names()
         taken = {voice.name for voice in voices}
         return next((name for name in names if name not in taken), None)
 
-    def _speak(self, plan: Plan, joiner: "_Joiner") -> None:
-        speech = self._speech = self.inference.engine.start(plan)
-        try:
-            self._check()
-            for event in in_order(speech, self.folder):
-                self._marks.setdefault("first_audio", time.monotonic())
-                joiner.take(event)
-            joiner.finish()
-        finally:
-            speech.cancel()
-
-    def _check(self) -> None:
-        if self._cancelled.is_set():
-            raise Cancelled
-
-    def _gain(self, meter: LoudnessMeter, warnings: list[str]) -> float | None:
+    def _gain(self, takes: Sequence[Take], rate: int) -> float | None:
         if self.request.loudness is None:
             return None
+        meter = LoudnessMeter(rate)
+        for take in takes:
+            meter.add(np.concatenate([silence(0), *take.read()]))
         measured = meter.integrated()
         if measured is None:
-            warnings.append("loudness: could not be measured, so the level is left as is")
+            self._warnings.append("loudness: could not be measured, so the level is left as is")
             return None
         gain_db = gain_to(self.request.loudness, measured)
         if abs(measured + gain_db - self.request.loudness) > 0.01:
-            warnings.append(f"loudness: reached {measured + gain_db:.1f} LUFS, no further")
+            self._warnings.append(f"loudness: reached {measured + gain_db:.1f} LUFS, no further")
         return gain_db
 
-    def _encode(self, spool: IO[bytes], count: int, rate: int, gain_db: float | None) -> Path:
+    def _encode(self, join: Join, rate: int, gain_db: float | None) -> Path:
         entry = FORMATS[self.request.output_format]
         level = Level(rate, gain_db)
-        encoder = Encoder(self.request.output_format, rate, count)
+        encoder = Encoder(entry.name, rate, join.count)
         path = self.folder / f"speech.{entry.extension}"
-        spool.seek(0)
         with path.open("wb") as file:
-            while block := spool.read(_BLOCK * 4):
-                self._check()
-                file.write(encoder.encode(level.feed(np.frombuffer(block, np.float32))))
+            for block in join.read():
+                self._recorder.check()
+                file.write(encoder.encode(level.feed(block)))
             file.write(encoder.encode(level.flush()))
             file.write(encoder.close())
         return path
@@ -258,118 +260,10 @@ class _Job:
         phases = {
             "plan_sec": marks["planned"] - marks["start"],
             "load_sec": marks["loaded"] - marks["planned"],
-            "first_audio_sec": marks["first_audio"] - marks["start"],
+            "first_audio_sec": (self._recorder.first_audio or marks["spoken"]) - marks["start"],
             "synthesis_sec": marks["spoken"] - marks["loaded"],
             "encode_sec": marks["encoded"] - marks["spoken"],
             "total_sec": total,
             "real_time_factor": total / duration,
         }
         return {name: round(value, 4) for name, value in phases.items()}
-
-
-class _Joiner:
-    """Shapes each chunk, sets the silences between, spools the whole and measures its loudness."""
-
-    def __init__(self, text: TextPlan, rate: int, speed: float, spool: IO[bytes]) -> None:
-        self.meter = LoudnessMeter(rate)
-        self.count = 0
-        self.warnings: list[str] = []
-        self.spoken: list[SpokenChunk] = []
-        self._text, self._rate, self._speed, self._spool = text, rate, speed, spool
-        self._chunk: list[Samples] = []
-        self._pause_ms = text.lead_ms
-        self._begin()
-
-    def _begin(self) -> None:
-        self._resampler = Resampler(SAMPLE_RATE, self._rate)
-        self._shaper = Shaper(self._rate, self._speed)
-        self._chunk = []
-
-    def take(self, event: Frame | End) -> None:
-        """The next event, in chunk order."""
-        if isinstance(event, Frame):
-            self._add(self._shaper.feed(self._resampler.feed(event.samples)))
-        else:
-            self._add(self._shaper.feed(self._resampler.flush()))
-            self._add(self._shaper.flush())
-            self._end(event)
-
-    def _add(self, samples: Samples) -> None:
-        if len(samples):
-            if not self._chunk:
-                self._write(self._silence(self._pause_ms))
-            self._chunk.append(samples)
-            self._write(samples)
-
-    def _end(self, end: End) -> None:
-        chunk = self._text.chunks[end.chunk]
-        length = sum(map(len, self._chunk))
-        if length:
-            self.meter.add(np.concatenate(self._chunk))
-            self._pause_ms = chunk.pause_ms
-        else:
-            self.warnings.append(f"chunks[{end.chunk}]: came out without a sound")
-        self.spoken.append(
-            SpokenChunk(
-                index=end.chunk,
-                text_start=chunk.text_start,
-                text_end=chunk.text_end,
-                start_sec=round((self.count - length) / self._rate, 6),
-                end_sec=round(self.count / self._rate, 6),
-            )
-        )
-        self._begin()
-
-    def finish(self) -> None:
-        """Sets the last silence. Raises `EngineError` if the speech is not whole or not heard."""
-        if len(self.spoken) != len(self._text.chunks):
-            raise EngineError("the engine stopped before the end of the text")
-        if not self.count:
-            raise EngineError("the engine made no sound from this text")
-        self._write(self._silence(self._pause_ms))
-
-    def _silence(self, milliseconds: int) -> Samples:
-        return silence(round(milliseconds * self._rate / 1000 / self._speed))
-
-    def _write(self, samples: Samples) -> None:
-        self._spool.write(samples.tobytes())
-        self.count += len(samples)
-
-
-def in_order(events: Iterable[Frame | End], folder: Path) -> Iterator[Frame | End]:
-    """Puts interleaved chunks in order. The chunk whose turn it is passes at once; the others
-    wait in temporary files."""
-    turn = 0
-    waiting: dict[int, _Waiting] = {}
-    for event in events:
-        if event.chunk != turn:
-            waiting.setdefault(event.chunk, _Waiting(folder)).add(event)
-            continue
-        yield event
-        while isinstance(event, End) and event.chunk == turn:
-            turn += 1
-            if turn in waiting:
-                for event in waiting.pop(turn).events(turn):
-                    yield event
-
-
-class _Waiting:
-    """Audio of a chunk whose turn has not come."""
-
-    def __init__(self, folder: Path) -> None:
-        self._audio = tempfile.SpooledTemporaryFile(max_size=1 << 20, dir=str(folder))  # noqa: SIM115
-        self._end: End | None = None
-
-    def add(self, event: Frame | End) -> None:
-        if isinstance(event, End):
-            self._end = event
-        else:
-            self._audio.write(event.samples.tobytes())
-
-    def events(self, chunk: int) -> Iterator[Frame | End]:
-        with self._audio:
-            self._audio.seek(0)
-            while block := self._audio.read(_BLOCK * 4):
-                yield Frame(chunk, np.frombuffer(block, np.float32))
-        if self._end is not None:
-            yield self._end

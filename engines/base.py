@@ -109,12 +109,14 @@ class Speech(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can do. `voices` are those that it brings itself, the default first;
+    """What an engine can do. `voices` are those that it brings itself, the default first; with
+    `varies` another attempt at a chunk comes out differently, so a bad one is worth repeating;
     `details` say what an answer was made with (which model, on what), as far as it is loaded."""
 
     name: str
     cloning: bool
     voices: tuple[str, ...] = ()
+    varies: bool = False
     details: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -67,6 +67,7 @@ def test_an_answer_carries_audio_and_the_facts_about_it(tmp_path: Path) -> None:
                 "start_sec": 0.0,
                 "end_sec": 1.0,
                 "attempts": 1,
+                "truncated": False,
             }
         ],
         "warnings": [],

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from config import Settings
-from engines.base import End, Frame
-from inference import Result, VibeVoiceInference, in_order
+from inference import Result, VibeVoiceInference
 from speech.errors import EngineError
 from speech.pcm import Samples
 from speech.request import parse_request
@@ -109,30 +106,6 @@ def test_interleaved_chunks_come_out_in_order(speak: Speak, engine: FakeEngine, 
     engine.interleave = True
     assert np.array_equal(samples_of(speak(text)), plain)
     assert [plain[4800 * chunk + 2400] for chunk in range(4)] == [1 / 8, 2 / 8, 3 / 8, 4 / 8]
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(0, 4), max_size=60))
-def test_any_interleaving_is_put_in_order(tmp_path_factory: Any, order: list[int]) -> None:
-    rest = {chunk: order.count(chunk) for chunk in range(5)}
-    events: list[Frame | End] = []
-    for index, chunk in enumerate(order):
-        events.append(Frame(chunk, steady(3, index)))
-        rest[chunk] -= 1
-        if not rest[chunk]:
-            events.append(End(chunk, "eos", chunk))
-    events += [End(chunk, "empty", chunk) for chunk in range(5) if chunk not in order]
-    ordered = list(in_order(events, tmp_path_factory.getbasetemp()))
-    assert [event.chunk for event in ordered] == sorted(event.chunk for event in ordered)
-    assert [event.chunk for event in ordered if isinstance(event, End)] == [0, 1, 2, 3, 4]
-    for chunk in range(5):
-        heard = [
-            event.samples for event in ordered if isinstance(event, Frame) and event.chunk == chunk
-        ]
-        sent = [
-            event.samples for event in events if isinstance(event, Frame) and event.chunk == chunk
-        ]
-        assert np.array_equal(np.concatenate([[], *heard]), np.concatenate([[], *sent]))
 
 
 def test_speed_scales_speech_and_silence_alike(speak: Speak) -> None:

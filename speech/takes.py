@@ -1,0 +1,100 @@
+"""Takes: attempts at chunks, kept on disk until the answer is put together.
+
+A `Take` resamples and shapes a chunk's frames as they come and appends them to a spool that all
+takes of a request share. Chunks may come in any order and interleave; a take that is not used
+leaves only dead bytes behind. Used by one thread.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+
+from speech.audio import Shaper
+from speech.errors import EngineError
+from speech.pcm import SAMPLE_RATE, Resampler, Samples, silence
+
+_BLOCK = 1 << 16
+_BYTES = 4
+
+
+class Take:
+    """One attempt at a chunk. `count` is its length in samples at the answer's rate."""
+
+    def __init__(self, spool: IO[bytes], rate: int, speed: float) -> None:
+        self.count = 0
+        self._rate, self._speed = rate, speed
+        self._spool = spool
+        self._resampler = Resampler(SAMPLE_RATE, rate)
+        self._shaper = Shaper(rate, speed)
+        self._extents: list[tuple[int, int]] = []
+
+    @property
+    def seconds(self) -> float:
+        """How long the engine spoke, before any change of speed."""
+        return self.count / self._rate * self._speed
+
+    def feed(self, samples: Samples) -> None:
+        """The chunk's next samples, at the engine's rate. Raises `EngineError` on NaN."""
+        if not np.isfinite(samples).all():
+            raise EngineError("the engine made samples that are no numbers")
+        self._keep(self._shaper.feed(self._resampler.feed(samples)))
+
+    def finish(self) -> None:
+        self._keep(self._shaper.feed(self._resampler.flush()))
+        self._keep(self._shaper.flush())
+
+    def _keep(self, samples: Samples) -> None:
+        if not len(samples):
+            return
+        start = self._spool.seek(0, 2)
+        self._spool.write(samples.tobytes())
+        end = start + len(samples) * _BYTES
+        if self._extents and self._extents[-1][1] == start:
+            start = self._extents.pop()[0]
+        self._extents.append((start, end))
+        self.count += len(samples)
+
+    def read(self) -> Iterator[Samples]:
+        """The take, in blocks."""
+        for start, end in self._extents:
+            for at in range(start, end, _BLOCK * _BYTES):
+                self._spool.seek(at)
+                yield np.frombuffer(self._spool.read(min(_BLOCK * _BYTES, end - at)), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Takes in their order, with the silences between them: `gaps[i]` samples come before take i,
+    the last of them after all. A take without a sound takes the gap before it along."""
+
+    takes: Sequence[Take]
+    gaps: Sequence[int]
+    starts: Sequence[int]
+    count: int
+
+    @classmethod
+    def of(cls, takes: Sequence[Take], gaps: Sequence[int]) -> "Join":
+        kept = [gap if take.count else 0 for take, gap in zip(takes, gaps, strict=False)]
+        if takes and not takes[0].count:
+            first = next((i for i, take in enumerate(takes) if take.count), 0)
+            kept[first] = gaps[0]
+        at, starts = 0, []
+        for take, gap in zip(takes, kept, strict=True):
+            at += gap
+            starts.append(at)
+            at += take.count
+        return cls(takes, (*kept, gaps[-1]), starts, at + gaps[-1])
+
+    def read(self) -> Iterator[Samples]:
+        """The whole, in blocks."""
+        for take, gap in zip(self.takes, self.gaps, strict=False):
+            yield from _silences(gap)
+            yield from take.read()
+        yield from _silences(self.gaps[-1])
+
+
+def _silences(count: int) -> Iterator[Samples]:
+    for at in range(0, count, _BLOCK):
+        yield silence(min(_BLOCK, count - at))
