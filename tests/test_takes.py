@@ -33,8 +33,9 @@ def test_chunks_that_interleave_are_joined_in_order(order: list[int], size: int)
         assert len(samples) == join.count
         for chunk, (take, start) in enumerate(zip(takes, join.starts, strict=True)):
             assert take.count == size * order.count(chunk)
-            middle = samples[start + 240 : start + take.count - 240]
-            assert (middle == (chunk + 1) / 8).all()
+            if take.count:
+                middle = samples[start + 240 : start + take.count - 240]
+                assert (middle == (chunk + 1) / 8).all()
         assert not samples[len(samples) - 11 :].any()
 
 
