@@ -4,6 +4,8 @@ PORT ?= 8000
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	"$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 	2>/dev/null && echo "$$name" && break; done)
+# For the tests of the model's own code, on the CPU. Empty leaves them out.
+TORCH ?= torch==2.13.0
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
 
@@ -30,10 +32,12 @@ $(VENV)/.demo: $(VENV)/.created requirements-demo.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo requirements-dev.txt
+	$(if $(TORCH),$(PIP) $(TORCH))
 	$(PIP) -r requirements-dev.txt
+	$(if $(TORCH),$(PIP) --no-deps accelerate==1.6.0 vibevoice==0.0.1)
 	@touch $@
 
-demo: $(VENV)/.demo
+demo: $(VENV)/$(if $(filter vibevoice,$(ENGINE)),.dev,.demo)
 	@$(PY) tools/demo.py
 
 serve: $(VENV)/.demo
@@ -55,11 +59,13 @@ lint: setup
 bench: setup
 	$(PY) -m bench
 
+LOCK := uv pip compile pyproject.toml -q --no-annotate --no-header
 lock:
-	uv pip compile pyproject.toml -q --universal --python-version 3.11 --no-annotate --no-header \
-		-o requirements-demo.txt
-	uv pip compile pyproject.toml -q --universal --python-version 3.11 --no-annotate --no-header \
-		--extra dev -c requirements-demo.txt -o requirements-dev.txt
+	$(LOCK) --universal --python-version 3.11 -o requirements-demo.txt
+	$(LOCK) --universal --python-version 3.11 --extra dev -c requirements-demo.txt \
+		-o requirements-dev.txt
+	$(LOCK) --python-platform x86_64-manylinux_2_28 --python-version 3.12 --extra gpu \
+		-c requirements-demo.txt -o requirements.txt
 
 clean:
 	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from config import ConfigError, Settings
 from inference import Result, VibeVoiceInference
 from speech import delivery
 from speech.delivery import Delivered, Outputs
-from speech.errors import SpeechError
+from speech.errors import EngineLost, SpeechError
 from speech.request import SpeechRequest, parse_request
 
 Job = dict[str, Any]
@@ -53,6 +54,9 @@ async def handler(job: Job) -> Answer:
     job_id = str(job.get("id") or "local")
     try:
         return await _speak(job.get("input"), job_id)
+    except EngineLost as error:
+        log().error(f"the engine is lost: {error}", job_id)
+        return {"error": str(error), "refresh_worker": True}
     except SpeechError as error:
         log().info(f"refused or failed: {type(error).__name__}", job_id)
         return {"error": str(error)}
@@ -103,6 +107,8 @@ def _answer(
         "timings": result.timings,
         "warnings": [*warnings, *result.warnings, *delivered.warnings],
     }
+    if result.model:
+        answer["model"] = dict(result.model)
     if result.speakers:
         numbers = map(str, result.speakers)
         answer["speakers"] = dict(zip(numbers, result.voices, strict=True))
@@ -116,6 +122,14 @@ def cleanup_old_files() -> int:
     return delivery.cleanup_old_files(outputs())
 
 
+def preload() -> None:
+    """Loads the model. A failure is logged; the first job tries again and is told."""
+    try:
+        inference().load_model()
+    except SpeechError as error:
+        log().error(f"the model is not loaded: {error}")
+
+
 def main() -> None:
     try:
         settings()
@@ -126,6 +140,8 @@ def main() -> None:
     log().set_level(os.environ.get("RUNPOD_LOG_LEVEL", "INFO"))
     for problem in inference().voices.problems():
         log().warn(problem)
+    if settings().preload_model:
+        threading.Thread(target=preload, name="preload", daemon=True).start()
     runpod.serverless.start({"handler": handler})
 
 

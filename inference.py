@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class Result:
     sample_rate: int
     duration_sec: float
     engine: str
+    model: Mapping[str, str]
     voices: tuple[str, ...]
     speakers: tuple[int, ...]
     seed: int
@@ -71,7 +72,7 @@ class VibeVoiceInference:
 
     def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
         self.settings = settings
-        self.engine = engine or create_engine(choose_engine(settings.engine, on_runpod()))
+        self.engine = engine or _engine(settings)
         self.limits = Limits(
             settings.max_chunk_chars,
             settings.min_last_chunk_chars,
@@ -116,6 +117,17 @@ class VibeVoiceInference:
             await asyncio.wait([work])
             work.exception()  # asked for, so that asyncio does not report it as forgotten
             raise
+
+
+def _engine(settings: Settings) -> Engine:
+    return create_engine(
+        choose_engine(settings.engine, on_runpod()),
+        model=settings.model_path,
+        code=settings.vibevoice_code,
+        volume=settings.vibevoice_volume,
+        hub_cache=settings.hf_hub_cache,
+        token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+    )
 
 
 class _Job:
@@ -168,6 +180,7 @@ class _Job:
             sample_rate=rate,
             duration_sec=round(duration, 6),
             engine=inference.engine.capabilities.name,
+            model=inference.engine.capabilities.details,
             voices=tuple(voice.name for voice in voices),
             speakers=text.speakers,
             seed=seed,

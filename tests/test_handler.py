@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import handler
 from config import Settings
 from inference import VibeVoiceInference
 from speech import delivery
+from speech.errors import EngineError, EngineLost
 from tests.fake_engine import FakeEngine
 
 SECRET = "the-callers-secret-words"
@@ -89,6 +91,35 @@ def test_a_job_without_an_input_is_refused(job: dict[str, Any]) -> None:
 def test_an_engine_failure_is_told_in_its_words(engine: FakeEngine) -> None:
     engine.fail_at = 0
     assert run() == {"error": "the fake engine failed as it was told to"}
+
+
+def test_a_lost_engine_asks_runpod_for_another_worker(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: Any) -> Any:
+        raise EngineLost("the GPU failed; the worker is replaced")
+
+    monkeypatch.setattr(engine, "start", lost)
+    assert run() == {"error": "the GPU failed; the worker is replaced", "refresh_worker": True}
+
+
+def test_preloading_loads_the_model_and_tells_what_went_wrong(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handler.preload()
+    assert engine.ready
+
+    def broken() -> None:
+        raise EngineError("MODEL_PATH: there is no model")
+
+    monkeypatch.setattr(engine, "load", broken)
+    handler.preload()
+    assert "the model is not loaded: MODEL_PATH: there is no model" in capfd.readouterr().out
+
+
+def test_what_the_model_is_comes_with_the_answer(engine: FakeEngine) -> None:
+    engine.capabilities = replace(engine.capabilities, details={"weights": "test model"})
+    assert run()["model"] == {"weights": "test model"}
 
 
 def test_an_unforeseen_failure_tells_its_kind_and_nothing_else(

@@ -48,6 +48,8 @@ def report(audio: Path, output: dict[str, Any], job: dict[str, Any]) -> None:
     name, seconds = audio.relative_to(ROOT), output["timings"]["total_sec"]
     print(f"\n{name}: {output['duration_sec']:.2f} s of speech, {audio.stat().st_size:,} bytes")
     print(f"voice {output['voice']}, engine {output['engine']}, made in {seconds:.2f} s")
+    if "model" in output:
+        print(", ".join(f"{what} {value}" for what, value in output["model"].items()))
     for warning in output["warnings"]:
         print(f"warning: {warning}")
     body = shlex.quote(json.dumps(job, ensure_ascii=False))
