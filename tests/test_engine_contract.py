@@ -1,0 +1,87 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from engines.base import End, Engine, Frame, Plan, PlannedChunk, Turn, Voice
+from engines.espeak import EspeakEngine
+from speech.errors import Cancelled, EngineError
+from tests.engine_contract import EngineContract, by_chunk, in_threads
+from tests.fake_engine import FakeEngine, ramp
+
+
+class TestEspeakEngine(EngineContract):
+    def make_engine(self) -> Engine:
+        return EspeakEngine()
+
+
+class TestFakeEngine(EngineContract):
+    def make_engine(self) -> Engine:
+        return FakeEngine(delay=0.0002)
+
+
+class TestInterleavingFakeEngine(EngineContract):
+    def make_engine(self) -> Engine:
+        return FakeEngine(interleave=True)
+
+
+PLAN = Plan(
+    chunks=tuple(PlannedChunk((Turn(0, "ignored"),), seed) for seed in (5, 6)),
+    voices=(Voice("Alice"),),
+)
+
+
+def test_the_fake_engine_speaks_the_samples_it_was_given() -> None:
+    given = [np.full(5, 0.5, np.float32), np.zeros(0, np.float32)]
+    events = list(FakeEngine(audio=given, frame=2, reasons={0: "cap"}).start(PLAN))
+    assert [len(event.samples) for event in events if isinstance(event, Frame)] == [2, 2, 1]
+    assert np.array_equal(by_chunk(events)[0], given[0])
+    assert events[3:] == [End(0, "cap", 5), End(1, "empty", 6)]
+
+
+def test_the_fake_engine_interleaves_frames_of_its_chunks() -> None:
+    events = list(FakeEngine(interleave=True, frame=4000).start(PLAN))
+    assert [(event.chunk, isinstance(event, End)) for event in events] == [
+        (0, False),
+        (1, False),
+        (0, False),
+        (1, False),
+        (0, True),
+        (1, True),
+    ]
+    assert np.array_equal(by_chunk(events)[1], ramp(1))
+
+
+def test_the_fake_engine_fails_at_the_frame_it_was_told() -> None:
+    reader = iter(FakeEngine(fail_at=1).start(PLAN))
+    assert isinstance(next(reader), Frame)
+    with pytest.raises(EngineError):
+        next(reader)
+
+
+def test_the_fake_engine_remembers_its_plans_and_who_was_cancelled() -> None:
+    engine = FakeEngine()
+    first, second = engine.start(PLAN), engine.start(PLAN)
+    second.cancel()
+    assert engine.plans == [PLAN, PLAN]
+    assert [speech.cancelled for speech in engine.speeches] == [False, True]
+    assert engine.speeches == [first, second]
+
+
+def test_a_slow_fake_engine_is_cancelled_while_it_waits() -> None:
+    speech = FakeEngine(delay=60).start(PLAN)
+    waiting = threading.Event()
+
+    def work(number: int) -> None:
+        if number:
+            assert waiting.wait(10)
+            speech.cancel()
+        else:
+            waiting.set()
+            with pytest.raises(Cancelled):
+                next(iter(speech))
+
+    begun = time.monotonic()
+    in_threads(2, work)
+    assert time.monotonic() - begun < 10

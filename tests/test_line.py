@@ -1,0 +1,66 @@
+"""The engines' lock that serves in order."""
+
+import threading
+
+import pytest
+
+from engines.line import Line
+from speech.errors import Cancelled
+
+
+def test_it_serves_in_the_order_of_arrival() -> None:
+    line, served, never = Line(), [], threading.Event()
+
+    def work(number: int) -> None:
+        with line.enter(never):
+            served.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    with line.enter(never):
+        for place, thread in enumerate(threads):
+            thread.start()
+            while len(line._waiting) < place + 2:
+                thread.join(0.001)
+        assert served == []
+    for thread in threads:
+        thread.join(10)
+    assert served == list(range(8))
+
+
+def test_a_cancelled_waiter_leaves_the_line() -> None:
+    line, never, cancelled = Line(), threading.Event(), threading.Event()
+    outcome: list[str] = []
+
+    def work() -> None:
+        try:
+            with line.enter(cancelled):
+                outcome.append("served")
+        except Cancelled:
+            outcome.append("cancelled")
+
+    thread = threading.Thread(target=work)
+    with line.enter(never):
+        thread.start()
+        while len(line._waiting) < 2:
+            thread.join(0.001)
+        cancelled.set()
+        line.wake()
+        thread.join(10)
+        assert outcome == ["cancelled"]
+        assert len(line._waiting) == 1
+
+
+def test_whoever_is_cancelled_before_is_not_served() -> None:
+    line, cancelled = Line(), threading.Event()
+    cancelled.set()
+    with pytest.raises(Cancelled), line.enter(cancelled):
+        raise AssertionError("served")
+    with line.enter(threading.Event()):
+        assert len(line._waiting) == 1
+
+
+def test_an_error_inside_lets_the_next_in() -> None:
+    line = Line()
+    with pytest.raises(ValueError, match="inside"), line.enter(threading.Event()):
+        raise ValueError("inside")
+    assert not line._waiting
