@@ -1,6 +1,7 @@
 """Which engine speaks: the one place that knows them all by name."""
 
 import importlib.util
+from pathlib import Path
 
 from engines.base import Engine
 from speech.errors import EngineError
@@ -25,10 +26,23 @@ def _has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def create_engine(name: str) -> Engine:
-    """Makes the engine of that name, not yet loaded."""
+def create_engine(
+    name: str,
+    *,
+    model: str = "vibevoice/VibeVoice-7B",
+    code: Path | None = None,
+    volume: Path | None = None,
+    hub_cache: Path | None = None,
+    token: str | None = None,
+) -> Engine:
+    """Makes the engine of that name, not yet loaded. The rest is for VibeVoice alone, see
+    `engines.vibevoice.upstream.VibeVoiceEngine`."""
     if name == "espeak":
         from engines.espeak import EspeakEngine
 
         return EspeakEngine()
-    raise EngineError(f"ENGINE={name} is not part of this version; set ENGINE=espeak")
+    if name == "vibevoice":
+        from engines.vibevoice.upstream import VibeVoiceEngine
+
+        return VibeVoiceEngine(model, code=code, volume=volume, hub_cache=hub_cache, token=token)
+    raise EngineError(f"ENGINE={name} is unknown: set it to auto, vibevoice or espeak")

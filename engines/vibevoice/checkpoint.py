@@ -1,0 +1,181 @@
+"""What a model folder holds, told from its JSON files and the heads of its weight files.
+
+Nothing here reads a weight. `inspect` passes only what upstream's classes load as it is meant: they
+do not refuse other formats, but fill memory with a model of their default size.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.vibevoice.hub import Incomplete
+from speech.errors import EngineError
+
+FILES = ("*.json", "*.safetensors", "*.txt")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+DEFAULT_TOKENIZER = "Qwen/Qwen2.5-1.5B"
+
+HEAD = "lm_head.weight"
+EMBEDDING = "model.language_model.embed_tokens.weight"
+SCALES = ("model.speech_scaling_factor", "model.speech_bias_factor")
+_CONTEXT, _RATIOS = 32768, (8, 5, 5, 4, 2, 2)  # upstream's, where config.json leaves them out
+_TEST_SIZE = 100_000_000
+_MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint in the original format.
+
+    `tied`: the output head is the embedding's weight. `context` is in tokens, `hop` in samples for
+    each frame. `tokenizer` is as the model names it: a hub id or a folder.
+    """
+
+    folder: Path
+    parameters: int
+    tied: bool
+    context: int
+    hop: int
+    normalise: bool
+    tokenizer: str
+
+    @property
+    def is_test_model(self) -> bool:
+        """Too small to be a voice: the smallest real one has a billion parameters."""
+        return self.parameters < _TEST_SIZE
+
+
+def inspect(folder: Path) -> Checkpoint:
+    """Raises `Incomplete` where files are missing and `EngineError` for any other format."""
+    config = _read(folder, "config.json")
+    _check_format(config)
+    shapes = _shapes(folder)
+    decoder = _section(config, "decoder_config")
+    _check_sizes(decoder, shapes)
+    processor = (
+        _read(folder, "preprocessor_config.json")
+        if (folder / "preprocessor_config.json").is_file()
+        else {}
+    )
+    tied = HEAD not in shapes
+    if tied and _says_untied(config):
+        raise EngineError("MODEL_PATH: the model's output head (lm_head.weight) is missing")
+    return Checkpoint(
+        folder=folder,
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
+        tied=tied,
+        context=int(decoder.get("max_position_embeddings", _CONTEXT)),
+        hop=math.prod(_section(config, "acoustic_tokenizer_config").get("encoder_ratios", _RATIOS)),
+        normalise=bool(processor.get("db_normalize", True)),
+        tokenizer=_tokenizer(folder, processor),
+    )
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / name).read_bytes())
+    except FileNotFoundError:
+        raise Incomplete(f"MODEL_PATH: the folder holds no model ({name} is missing)") from None
+    except ValueError:
+        raise Incomplete(f"MODEL_PATH: {name} is damaged; download the model again") from None
+    if not isinstance(found, dict):
+        raise EngineError(f"MODEL_PATH: {name} is not what a model's would be")
+    return found
+
+
+def _check_format(config: Mapping[str, Any]) -> None:
+    original = "use one in the original format, such as vibevoice/VibeVoice-7B"
+    kind = config.get("model_type")
+    if "text_config" in config:
+        raise EngineError(
+            f"MODEL_PATH: this model was converted for newer transformers ({kind}); {original}"
+        )
+    if kind != "vibevoice" or "decoder_config" not in config:
+        raise EngineError(f"MODEL_PATH: this is no VibeVoice model but {kind!r}; {original}")
+    if _section(config, "decoder_config").get("model_type") != "qwen2":
+        raise EngineError("MODEL_PATH: the model's decoder is not Qwen2, which upstream needs")
+    if config.get("quantization_config"):
+        raise EngineError("MODEL_PATH: quantised models are not supported; use the full weights")
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    if not isinstance(section, dict):
+        raise EngineError(f"MODEL_PATH: config.json has no {name}")
+    return section
+
+
+def _says_untied(config: Mapping[str, Any]) -> bool:
+    decoder = _section(config, "decoder_config")
+    return decoder.get("tie_word_embeddings", config.get("tie_word_embeddings")) is False
+
+
+def _check_sizes(decoder: Mapping[str, Any], shapes: Shapes) -> None:
+    for name in (EMBEDDING, *SCALES):
+        if name not in shapes:
+            raise EngineError(f"MODEL_PATH: the model's {name} is missing, so it cannot speak")
+    said = (decoder.get("vocab_size"), decoder.get("hidden_size"))
+    if shapes[EMBEDDING] != said or shapes.get(HEAD, said) != said:
+        raise EngineError("MODEL_PATH: config.json and the weights are not of one model")
+
+
+def _shapes(folder: Path) -> Shapes:
+    """All tensors by name. An index names the files that there should be."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return _head(folder / "model.safetensors")
+    names = sorted(set(_read(folder, index.name).get("weight_map", {}).values()))
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing or not names:
+        raise Incomplete(f"MODEL_PATH: weight files are missing: {', '.join(missing) or 'all'}")
+    return {name: shape for file in names for name, shape in _head(folder / file).items()}
+
+
+def _head(file: Path) -> Shapes:
+    """The tensors of a safetensors file, which has to be as long as its head says."""
+    if not file.is_file():
+        raise Incomplete(f"MODEL_PATH: weight files are missing: {file.name}")
+    damaged = Incomplete(f"MODEL_PATH: {file.name} is cut off or damaged; download it again")
+    with file.open("rb") as stream:
+        try:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            head = json.loads(stream.read(min(length, _MAX_HEADER)))
+            head.pop("__metadata__", None)
+            end = max(tensor["data_offsets"][1] for tensor in head.values())
+            kinds = {tensor["dtype"] for tensor in head.values()}
+            shapes = {name: tuple(tensor["shape"]) for name, tensor in head.items()}
+        except (struct.error, ValueError, LookupError, TypeError, AttributeError):
+            raise damaged from None
+    if file.stat().st_size != 8 + length + end:
+        raise damaged
+    if not kinds <= set(_FLOATS):
+        raise EngineError("MODEL_PATH: quantised models are not supported; use the full weights")
+    return shapes
+
+
+def _tokenizer(folder: Path, processor: Mapping[str, Any]) -> str:
+    """A folder beside the weights wins over a hub id: it needs no network."""
+    named = str(processor.get("language_model_pretrained_name") or DEFAULT_TOKENIZER)
+    for bundled in (folder / named, folder):
+        if has_tokenizer(bundled):
+            return str(bundled)
+    return named
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer.json").is_file() or all(
+        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
+    )
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raises `Incomplete` where the folder holds no tokenizer."""
+    if not has_tokenizer(folder):
+        raise Incomplete("the model's tokenizer: its files are missing (tokenizer.json)")

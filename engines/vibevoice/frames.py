@@ -1,0 +1,100 @@
+"""Frames on their way from the thread that makes them to the one that reads them.
+
+The maker never waits: what a slow reader leaves goes to a file once memory holds its share.
+"""
+
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from engines.base import End, Frame
+from speech.errors import Cancelled
+
+_IN_MEMORY = 256
+"""Events: half a minute of audio, 3 MB."""
+
+
+class Frames:
+    """A queue of events between two threads. `put`, `fail` and `cancel` never block for long."""
+
+    def __init__(self, in_memory: int = _IN_MEMORY) -> None:
+        self._changed = threading.Condition()
+        self._near: deque[Frame | End] = deque()
+        self._far: deque[tuple[int, int] | End] = deque()  # in the file: (chunk, samples)
+        self._file = tempfile.SpooledTemporaryFile(max_size=1)  # noqa: SIM115 (see `close`)
+        self._read_at = 0
+        self._in_memory = in_memory
+        self._closed = False
+        self._finished = False
+        self._error: BaseException | None = None
+
+    def put(self, event: Frame | End) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            if self._far or len(self._near) >= self._in_memory:
+                self._spill(event)
+            else:
+                self._near.append(event)
+            self._changed.notify()
+
+    def _spill(self, event: Frame | End) -> None:
+        if isinstance(event, End):
+            self._far.append(event)
+            return
+        self._file.seek(0, 2)
+        self._file.write(event.samples.astype(np.float32, copy=False).tobytes())
+        self._far.append((event.chunk, len(event.samples)))
+
+    def _recall(self) -> Frame | End:
+        entry = self._far.popleft()
+        if isinstance(entry, End):
+            event: Frame | End = entry
+        else:
+            event = self._read(*entry)
+        if not self._far:
+            self._file.truncate(0)
+            self._read_at = 0
+        return event
+
+    def _read(self, chunk: int, count: int) -> Frame:
+        self._file.seek(self._read_at)
+        self._read_at += 4 * count
+        return Frame(chunk, np.frombuffer(self._file.read(4 * count), np.float32))
+
+    def _has_news(self) -> bool:
+        return bool(self._near or self._far or self._closed or self._finished)
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Nothing more comes. An error is raised where the events are read, after them."""
+        with self._changed:
+            self._finished, self._error = True, error
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Drops what was not read, and all that still comes. A reader gets `Cancelled`."""
+        with self._changed:
+            self._closed = True
+            self._near.clear()
+            self._far.clear()
+            self._file.close()
+            self._changed.notify()
+
+    def __iter__(self) -> Iterator[Frame | End]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._has_news)
+                if self._closed:
+                    raise Cancelled
+                if self._near:
+                    event = self._near.popleft()
+                elif self._far:
+                    event = self._recall()
+                elif self._error is not None:
+                    raise self._error
+                else:
+                    return
+            yield event

@@ -1,0 +1,329 @@
+"""Upstream's model on its device, and its own `generate` for one chunk at a time.
+
+Not for two threads at once: upstream's noise scheduler has state, and so have torch's random
+numbers, which upstream draws from. Every call seeds them anew, so a chunk's samples depend on its
+arguments alone.
+"""
+
+import hashlib
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from engines.base import Options, PlannedChunk, Samples
+from engines.vibevoice.checkpoint import Checkpoint
+from engines.vibevoice.code import Upstream
+from engines.vibevoice.failures import free_memory, meaning
+from engines.vibevoice.memory import free_host_memory
+from engines.vibevoice.prompt import Prompt, build_prompt, spoken
+from speech.errors import EngineError
+
+Reason = Literal["eos", "cap", "empty"]
+
+_ROOM = 1 << 30  # bytes, for all that is no weight: a long chunk's cache takes 0.2 GB in the 7B
+_UNCUT = 1e6  # upstream also ends a text at this times the prompt's length, by default at twice it
+_GIB = 1 << 30
+
+log = logging.getLogger("vibevoice")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` is the GPU where there is one."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def load_model(
+    upstream: Upstream,
+    checkpoint: Checkpoint,
+    tokenizer_folder: str,
+    device: torch.device,
+    attention: str | None = None,
+) -> "Model":
+    """Loads the weights: bfloat16 with flash attention on a GPU, else float32. `attention` asks for
+    another implementation than the device's own. Raises `EngineError`."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    _check_room(checkpoint, device, dtype)
+    tokenizer = upstream.Tokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    config = upstream.Config.from_pretrained(checkpoint.folder, local_files_only=True)
+    # The model class asks this key, whose default says tied whatever the decoder's own key says;
+    # with it the published 7B would lose its output head. The weights know.
+    config.tie_word_embeddings = checkpoint.tied
+    failure = None
+    try:
+        network = _load_weights(upstream, checkpoint, config, device, dtype, attention)
+    except RuntimeError as error:
+        failure = meaning(error)
+        if failure is None:
+            raise
+    if failure is not None:
+        free_memory()
+        raise failure
+    network.eval()
+    for name in ("speech_scaling_factor", "speech_bias_factor"):
+        if not torch.isfinite(getattr(network.model, name)):
+            raise EngineError(f"MODEL_PATH: the model's {name} is not a number")
+    _check_tokens(tokenizer, config.decoder_config.vocab_size)
+    return Model(network, tokenizer, checkpoint, upstream.AudioNormalizer())
+
+
+def _check_room(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+    needed = checkpoint.parameters * dtype.itemsize + _ROOM
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_host_memory()
+    if free is not None and needed > free:
+        raise EngineError(
+            f"MODEL_PATH: the model needs {needed / _GIB:.1f} GiB and"
+            f" {free / _GIB:.1f} GiB of {'GPU ' if on_gpu else ''}memory are free: use a larger"
+            f" {'GPU' if on_gpu else 'machine or a GPU'}, or a smaller model"
+        )
+
+
+def _load_weights(
+    upstream: Upstream,
+    checkpoint: Checkpoint,
+    config: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str | None,
+) -> Any:
+    def load(implementation: str) -> Any:
+        return upstream.Model.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            torch_dtype=dtype,
+            attn_implementation=implementation,
+            device_map=str(device),
+            local_files_only=True,
+        )
+
+    wanted = attention or _best_attention(device)
+    if wanted != "flash_attention_2":
+        return load(wanted)
+    try:
+        return load(wanted)
+    except (ImportError, ValueError) as problem:
+        log.warning("attention: sdpa instead of flash_attention_2: %s", problem)
+        return load("sdpa")
+
+
+def _best_attention(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "sdpa"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        log.warning("attention: sdpa, since flash_attention_2 needs an Ampere GPU or a newer one")
+        return "sdpa"
+    return "flash_attention_2"
+
+
+def _check_tokens(tokenizer: Any, vocabulary: int) -> None:
+    marks = {
+        tokenizer.speech_start_id,
+        tokenizer.speech_end_id,
+        tokenizer.speech_diffusion_id,
+        tokenizer.eos_token_id,
+    }
+    if None in marks or len(marks) != 4 or max(len(tokenizer) - 1, *marks) >= vocabulary:
+        raise EngineError("MODEL_PATH: the tokenizer is not the one that the model was made with")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recordings:
+    """The voices of a plan as upstream wants them: `frames` by speaker, in order, the levelled
+    waveforms padded to one length, and which of their frames are real. Empty without voices."""
+
+    frames: Mapping[int, int]
+    waves: torch.Tensor
+    masks: torch.Tensor
+
+
+class _Nothing:
+    """Stands for the voices in upstream code that cannot do without: it only moves them to the
+    device before it asks whether there are any."""
+
+    def to(self, *_args: object, **_kwargs: object) -> None:
+        return None
+
+
+class Model:
+    """A loaded model. `network` is upstream's own."""
+
+    def __init__(
+        self, network: Any, tokenizer: Any, checkpoint: Checkpoint, normaliser: Any
+    ) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        self.checkpoint = checkpoint
+        self._normaliser = normaliser
+        self._can_skip_voices = "is_prefill" in inspect.signature(network.generate).parameters
+
+    @property
+    def details(self) -> dict[str, str]:
+        device = self.network.device
+        return {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "dtype": str(self.network.dtype).removeprefix("torch."),
+            "attention": self.network.model.language_model.config._attn_implementation,
+        }
+
+    def record(self, voices: Sequence[Samples | None]) -> Recordings:
+        """Levels the voices' samples as upstream's processor does; None for a speaker without."""
+        waves = {
+            speaker: np.asarray(
+                self._normaliser(samples) if self.checkpoint.normalise else samples, np.float32
+            )
+            for speaker, samples in enumerate(voices)
+            if samples is not None and len(samples)
+        }
+        frames = {speaker: -(-len(wave) // self.checkpoint.hop) for speaker, wave in waves.items()}
+        padded = np.zeros((len(waves), max(map(len, waves.values()), default=0)), np.float32)
+        for row, wave in zip(padded, waves.values(), strict=True):
+            row[: len(wave)] = wave
+        counts = torch.tensor(list(frames.values()))[:, None]
+        masks = torch.arange(max(frames.values(), default=0))[None] < counts
+        return Recordings(frames, torch.from_numpy(padded), masks)
+
+    def speak(
+        self,
+        chunk: PlannedChunk,
+        recordings: Recordings,
+        options: Options,
+        emit: Callable[[Samples], None],
+        stopped: Callable[[], bool],
+    ) -> Reason:
+        """Generates a chunk and hands out each frame. Once `stopped`, it returns within a frame.
+
+        Raises `EngineError`, after which the next call works again, or `EngineLost`.
+        """
+        turns = spoken(chunk.turns)
+        if not turns:
+            return "empty"
+        prompt = build_prompt(self.tokenizer, turns, recordings.frames)
+        limit = self._limit(prompt, options)
+        frames = _Frames(emit)
+        failure = None
+        try:
+            last = self._generate(chunk, prompt, limit, recordings, options, frames, stopped)
+        except RuntimeError as error:
+            failure = meaning(error)
+            if failure is None:
+                raise
+        if failure is not None:  # only here the failed call's tensors are let go of
+            if type(failure) is EngineError:
+                free_memory()
+            raise failure
+        if not frames.count:
+            return "empty"
+        # Upstream's own flag for this stays False: it breaks off without a word.
+        return "eos" if last == self.tokenizer.eos_token_id else "cap"
+
+    def _limit(self, prompt: Prompt, options: Options) -> int:
+        wanted = max(options.min_frames, round(options.frames_per_token * prompt.text_tokens))
+        room = self.checkpoint.context - len(prompt.ids)
+        if room < min(wanted, options.min_frames):
+            raise EngineError(
+                f"the text and the voices fill the model's context of {self.checkpoint.context}"
+                " tokens: use shorter chunks (MAX_CHUNK_CHARS) or shorter voice recordings"
+            )
+        return min(wanted, room)
+
+    def _generate(
+        self,
+        chunk: PlannedChunk,
+        prompt: Prompt,
+        limit: int,
+        recordings: Recordings,
+        options: Options,
+        frames: "_Frames",
+        stopped: Callable[[], bool],
+    ) -> int:
+        """The last token that came out."""
+        network = self.network
+        ids = torch.tensor([prompt.ids], device=network.device)
+        network.set_ddpm_inference_steps(options.steps)
+        with _Noise(network, chunk, bool(recordings.frames) and not options.disable_prefill) as n:
+            output = network.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                speech_input_mask=torch.tensor([prompt.is_voice]),
+                **self._voices(recordings, n.with_voices),
+                tokenizer=self.tokenizer,
+                cfg_scale=options.cfg_scale,
+                generation_config={"do_sample": False},
+                max_new_tokens=limit,
+                max_length_times=_UNCUT,
+                audio_streamer=frames,
+                stop_check_fn=stopped,
+                return_speech=False,
+                show_progress_bar=False,
+            )
+        return int(output.sequences[0, -1])
+
+    def _voices(self, recordings: Recordings, used: bool) -> dict[str, Any]:
+        if used:
+            return {"speech_tensors": recordings.waves, "speech_masks": recordings.masks}
+        if self._can_skip_voices:
+            return {"is_prefill": False}
+        return {"speech_tensors": _Nothing(), "speech_masks": _Nothing()}
+
+
+class _Noise:
+    """Seeds torch for a chunk. A further attempt gets the voices' sample of the first one, which
+    is drawn before all else, and then noise of its own."""
+
+    def __init__(self, network: Any, chunk: PlannedChunk, with_voices: bool) -> None:
+        self.with_voices = with_voices
+        self._network = network
+        self._chunk = chunk
+        self._hook: Any = None
+
+    def __enter__(self) -> "_Noise":
+        if self._chunk.attempt == 1:
+            torch.manual_seed(self._chunk.seed)
+        elif self.with_voices:
+            torch.manual_seed(self._chunk.seed)
+            # The connector's first call is the voices', directly after their sample.
+            connector = self._network.model.acoustic_connector
+            self._hook = connector.register_forward_hook(self._reseed)
+        else:
+            torch.manual_seed(noise_seed(self._chunk))
+        return self
+
+    def _reseed(self, *_: object) -> None:
+        torch.manual_seed(noise_seed(self._chunk))
+        self._hook.remove()
+
+    def __exit__(self, *_: object) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+
+
+def noise_seed(chunk: PlannedChunk) -> int:
+    """The seed of a further attempt's noise: 32 bits, all that torch's CPU generator takes."""
+    digest = hashlib.sha256(f"{chunk.seed}:{chunk.attempt}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
+class _Frames:
+    """Upstream's streamer protocol for a batch of one. Unlike its own streamers this has no
+    `finished_flags`, which would end a batch with its first row."""
+
+    def __init__(self, emit: Callable[[Samples], None]) -> None:
+        self.count = 0
+        self._emit = emit
+
+    def put(self, audio: torch.Tensor, _rows: torch.Tensor) -> None:
+        samples: Samples = audio.reshape(-1).to("cpu", torch.float32, copy=True).numpy()
+        if not np.isfinite(samples).all():
+            raise EngineError("the model made samples that are no numbers: its weights are damaged")
+        self.count += 1
+        self._emit(np.clip(samples, -1, 1))
+
+    def end(self, _rows: torch.Tensor | None = None) -> None:
+        """The return of `generate` says the same."""

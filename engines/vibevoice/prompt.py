@@ -1,0 +1,87 @@
+"""The prompt of a chunk: token ids, and where the voices go in.
+
+Equal to what upstream's processor makes of the same script, piece by piece, with two differences:
+marks of control tokens in a text are read as text, and no line is ever dropped.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from speech.chunks import Turn
+
+_SYSTEM = (
+    " Transform the text provided by various speakers into speech output, utilizing the distinct"
+    " voice of each respective speaker.\n"
+)
+_CLOSERS = "\"')]}»”’」』】）"
+_ENDS = ".,:;!?…。，、：；！？।؟۔-"
+
+
+class Tokenizer(Protocol):
+    """What we need of upstream's tokenizer."""
+
+    speech_start_id: int
+    speech_end_id: int
+    speech_diffusion_id: int
+    eos_token_id: int
+
+    def encode(
+        self, text: str, *, add_special_tokens: bool, split_special_tokens: bool
+    ) -> list[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`ids` with `is_voice` for each: whether a frame of a voice takes its place. `text_tokens`
+    counts those of the turns."""
+
+    ids: tuple[int, ...]
+    is_voice: tuple[bool, ...]
+    text_tokens: int
+
+
+def build_prompt(
+    tokenizer: Tokenizer, turns: Sequence[Turn], voice_frames: Mapping[int, int]
+) -> Prompt:
+    """The prompt for turns with words (see `spoken`). `voice_frames`: the frames of each
+    speaker's recording, for those who have one, in the order in which the model gets them."""
+    ids: list[int] = _encode(tokenizer, _SYSTEM)
+    is_voice = [False] * len(ids)
+    if voice_frames:
+        ids += _encode(tokenizer, " Voice input:\n")
+        newline = _encode(tokenizer, "\n")
+        for speaker, frames in voice_frames.items():
+            ids += [*_encode(tokenizer, f" Speaker {speaker}:"), tokenizer.speech_start_id]
+            is_voice += [False] * (len(ids) - len(is_voice)) + [True] * frames
+            ids += [tokenizer.speech_diffusion_id] * frames
+            ids += [tokenizer.speech_end_id, *newline]
+    ids += _encode(tokenizer, " Text input:\n")
+    script = [
+        token
+        for turn in turns
+        for token in _encode(tokenizer, f" Speaker {turn.speaker}: {turn.text}\n")
+    ]
+    ids += [*script, *_encode(tokenizer, " Speech output:\n"), tokenizer.speech_start_id]
+    is_voice += [False] * (len(ids) - len(is_voice))
+    return Prompt(tuple(ids), tuple(is_voice), len(script))
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def spoken(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """The turns as the model reads them best: each on one line, and ending in a full stop where
+    it ends in no mark at all. Turns that hold nothing but marks are left out."""
+    return tuple(
+        Turn(turn.speaker, _ended(" ".join(turn.text.split())))
+        for turn in turns
+        if any(unicodedata.category(char)[0] in "LNS" for char in turn.text)
+    )
+
+
+def _ended(text: str) -> str:
+    words = text.rstrip(_CLOSERS)
+    return text if words and words[-1] in _ENDS else f"{text}."
