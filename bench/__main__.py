@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("text_plan", "audio_chain", "job")
+SCRIPTS = ("text_plan", "audio_chain", "job", "vibevoice_reference")
 
 
 def machine() -> str:
