@@ -166,8 +166,8 @@ class _Job:
             self._mark("spoken")
             takes = [each.take for each in recorded]
             pauses = [text.lead_ms, *(chunk.pause_ms for chunk in text.chunks)]
-            gaps = [round(pause * rate / 1000 / request.speed) for pause in pauses]
-            join = Join.of(takes, gaps)
+            silences = [round(pause * rate / 1000 / request.speed) for pause in pauses]
+            join = Join.of(takes, silences)
             gain_db = self._gain(takes, rate)
             path = self._encode(join, rate, gain_db)
         self._mark("encoded")

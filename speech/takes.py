@@ -66,8 +66,8 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Takes in their order, with the silences between them: `gaps[i]` samples come before take i,
-    the last of them after all. A take without a sound takes the gap before it along."""
+    """Takes in their order with silences between: `gaps[i]` samples come before take i, the last
+    of them after all. `starts` are where the takes begin, `count` is the whole length."""
 
     takes: Sequence[Take]
     gaps: Sequence[int]
@@ -75,17 +75,18 @@ class Join:
     count: int
 
     @classmethod
-    def of(cls, takes: Sequence[Take], gaps: Sequence[int]) -> "Join":
-        kept = [gap if take.count else 0 for take, gap in zip(takes, gaps, strict=False)]
-        if takes and not takes[0].count:
-            first = next((i for i, take in enumerate(takes) if take.count), 0)
-            kept[first] = gaps[0]
-        at, starts = 0, []
-        for take, gap in zip(takes, kept, strict=True):
-            at += gap
+    def of(cls, takes: Sequence[Take], pauses: Sequence[int]) -> "Join":
+        """`pauses` are the silences asked for: before all takes, then after each. A take without a
+        sound has none of its own; the pause before it stays in force."""
+        gaps, starts = [], []
+        at, pending = 0, pauses[0]
+        for take, pause in zip(takes, pauses[1:], strict=True):
+            gaps.append(pending if take.count else 0)
+            at += gaps[-1]
             starts.append(at)
             at += take.count
-        return cls(takes, (*kept, gaps[-1]), starts, at + gaps[-1])
+            pending = pause if take.count else pending
+        return cls(takes, (*gaps, pending), starts, at + pending)
 
     def read(self) -> Iterator[Samples]:
         """The whole, in blocks."""

@@ -36,10 +36,11 @@ def test_chunks_that_interleave_are_joined_in_order(order: list[int], size: int)
             if take.count:
                 middle = samples[start + 240 : start + take.count - 240]
                 assert (middle == (chunk + 1) / 8).all()
-        assert not samples[len(samples) - 11 :].any()
+        if takes[4].count:
+            assert not samples[len(samples) - 11 :].any()
 
 
-def test_a_take_without_a_sound_takes_its_gap_along(tmp_path: Path) -> None:
+def test_a_take_without_a_sound_leaves_the_pause_before_it_in_force(tmp_path: Path) -> None:
     with TemporaryFile(dir=tmp_path) as spool:
         takes = [Take(spool, 24_000, 1) for _ in range(4)]
         for chunk in (1, 3):
@@ -47,9 +48,9 @@ def test_a_take_without_a_sound_takes_its_gap_along(tmp_path: Path) -> None:
         for take in takes:
             take.finish()
         join = Join.of(takes, [100, 200, 300, 400, 500])
-        assert list(join.gaps) == [0, 100, 0, 400, 500]
-        assert list(join.starts) == [0, 100, 1100, 1500]
-        assert len(whole(join)) == join.count == 100 + 1000 + 400 + 1000 + 500
+        assert list(join.gaps) == [0, 100, 0, 300, 500]
+        assert list(join.starts) == [0, 100, 1100, 1400]
+        assert len(whole(join)) == join.count == 100 + 1000 + 300 + 1000 + 500
 
 
 def test_seconds_are_those_before_a_change_of_speed(tmp_path: Path) -> None:

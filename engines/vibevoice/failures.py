@@ -12,7 +12,7 @@ _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-_POISONED = ("CUDA error", "cuDNN error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "NCCL error")
+_POISONED = ("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS_", "CUDNN_STATUS_")
 
 
 def meaning(error: RuntimeError) -> EngineError | None:

@@ -18,7 +18,7 @@ _IN_MEMORY = 256
 
 
 class Frames:
-    """A queue of events between two threads. `put`, `fail` and `cancel` never block for long."""
+    """A queue of events between two threads. `put` never waits for the reader."""
 
     def __init__(self, in_memory: int = _IN_MEMORY) -> None:
         self._changed = threading.Condition()

@@ -94,6 +94,8 @@ class VibeVoiceEngine:
             except BaseException as error:
                 with self._guard:
                     self._loading = None
+                    if isinstance(error, EngineLost):
+                        self._lost = error
                 loading.set_exception(error)
                 raise
             self._model = model
@@ -112,7 +114,7 @@ class VibeVoiceEngine:
             checkpoints.check_tokenizer,
             checkpoints.TOKENIZER_FILES,
         )
-        from engines.vibevoice.model import choose_device, load_model
+        from engines.vibevoice.loader import choose_device, load_model
 
         model = load_model(
             upstream, checkpoint, str(tokenizer), choose_device(self._device), self._attention
