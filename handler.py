@@ -10,7 +10,9 @@ import asyncio
 import dataclasses
 import functools
 import json
+import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -77,9 +79,9 @@ async def _speak(raw: object, job_id: str) -> Answer:
         warnings.append("stream: this worker answers in one piece")
     log().info(f"job of {len(request.text)} characters, request {request.request_id}", job_id)
     with inference().workspace() as folder:
-        result = await inference().generate(request, Path(folder))
+        path, result = await inference().generate(request, Path(folder))
         owner = request.session_id or job_id
-        delivered = await asyncio.to_thread(delivery.deliver, result.path, owner, outputs())
+        delivered = await asyncio.to_thread(delivery.deliver, path, owner, outputs())
         await asyncio.to_thread(cleanup_old_files)
     log().info(
         f"{result.duration_sec:.2f} s of audio in {result.timings['total_sec']:.2f} s, "
@@ -122,6 +124,13 @@ def cleanup_old_files() -> int:
     return delivery.cleanup_old_files(outputs())
 
 
+class _ToRunPod(logging.Handler):
+    """Sends the engines' log lines, which Python's own logging carries, to RunPod's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log().log(record.getMessage(), record.levelname)
+
+
 def preload() -> None:
     """Loads the model. A failure is logged; the first job tries again and is told."""
     try:
@@ -138,11 +147,19 @@ def main() -> None:
         sys.exit(f"The worker cannot start:\n{error}")
     # The SDK logs whole answers, audio and all, at its default level.
     log().set_level(os.environ.get("RUNPOD_LOG_LEVEL", "INFO"))
+    engines = logging.getLogger("vibevoice")
+    engines.handlers, engines.propagate = [_ToRunPod()], False
+    engines.setLevel(logging.INFO)
     for problem in inference().voices.problems():
         log().warn(problem)
     if settings().preload_model:
         threading.Thread(target=preload, name="preload", daemon=True).start()
-    runpod.serverless.start({"handler": handler})
+    # The local API ends by the signal itself, which would leave the temporary folder behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        runpod.serverless.start({"handler": handler})
+    finally:
+        inference().close()
 
 
 if __name__ == "__main__":

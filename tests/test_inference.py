@@ -17,7 +17,18 @@ from speech.pcm import Samples
 from speech.request import parse_request
 from tests.fake_engine import FakeEngine, FakeSpeech
 
-Speak = Callable[..., Result]
+
+class Spoken:
+    """A finished request: its file, and through its attributes what is said about it."""
+
+    def __init__(self, path: Path, result: Result) -> None:
+        self.path, self.result = path, result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.result, name)
+
+
+Speak = Callable[..., Spoken]
 FADE = 240  # 10 ms
 HALF = 1 / 2
 
@@ -47,16 +58,16 @@ def make(tmp_path: Path, engine: FakeEngine) -> Iterator[Callable[..., VibeVoice
 
 @pytest.fixture
 def speak(make: Callable[..., VibeVoiceInference], tmp_path: Path) -> Speak:
-    def speak(text: str, env: dict[str, str] | None = None, **fields: Any) -> Result:
+    def speak(text: str, env: dict[str, str] | None = None, **fields: Any) -> Spoken:
         inference = make(**(env or {}))
         fields = {"output_format": "wav", "loudness": None, "seed": 1, **fields}
         request, _ = parse_request({"text": text, **fields}, inference.defaults)
-        return asyncio.run(inference.generate(request, tmp_path))
+        return Spoken(*asyncio.run(inference.generate(request, tmp_path)))
 
     return speak
 
 
-def samples_of(result: Result) -> Samples:
+def samples_of(result: Spoken) -> Samples:
     samples, rate = soundfile.read(result.path, dtype="float32")
     assert rate == result.sample_rate
     assert len(samples) / rate == result.duration_sec

@@ -1,0 +1,127 @@
+"""Loads upstream's model onto its device, if it fits and is what it should be."""
+
+import importlib
+import logging
+from typing import Any
+
+import torch
+
+from engines.vibevoice.checkpoint import Checkpoint
+from engines.vibevoice.code import Upstream
+from engines.vibevoice.failures import free_memory, meaning
+from engines.vibevoice.memory import free_host_memory
+from engines.vibevoice.model import Model
+from speech.errors import EngineError
+
+_GIB = 1 << 30
+_ROOM = _GIB  # for all that is no weight: a long chunk's cache takes 0.2 GiB in the 7B
+
+log = logging.getLogger("vibevoice")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` is the GPU where there is one."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def load_model(
+    upstream: Upstream,
+    checkpoint: Checkpoint,
+    tokenizer_folder: str,
+    device: torch.device,
+    attention: str | None = None,
+) -> Model:
+    """Loads the weights: bfloat16 with flash attention on a GPU, else float32. `attention` asks for
+    another implementation than the device's own. Raises `EngineError`."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    _check_room(checkpoint, device, dtype)
+    tokenizer = upstream.Tokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    config = upstream.Config.from_pretrained(checkpoint.folder, local_files_only=True)
+    # The model class asks this key, whose default says tied whatever the decoder's own key says;
+    # with it the published 7B would lose its output head. The weights know.
+    config.tie_word_embeddings = checkpoint.tied
+    failure = None
+    try:
+        network = _load_weights(upstream, checkpoint, config, device, dtype, attention)
+    except RuntimeError as error:
+        failure = meaning(error)
+        if failure is None:
+            raise
+    if failure is not None:
+        free_memory()
+        raise failure
+    network.eval()
+    for name in ("speech_scaling_factor", "speech_bias_factor"):
+        if not torch.isfinite(getattr(network.model, name)):
+            raise EngineError(f"MODEL_PATH: the model's {name} is not a number")
+    _check_tokens(tokenizer, config.decoder_config.vocab_size)
+    return Model(network, tokenizer, checkpoint, upstream.AudioNormalizer())
+
+
+def _check_room(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+    needed = checkpoint.parameters * dtype.itemsize + _ROOM
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_host_memory()
+    if free is not None and needed > free:
+        raise EngineError(
+            f"MODEL_PATH: the model needs {needed / _GIB:.1f} GiB and"
+            f" {free / _GIB:.1f} GiB of {'GPU ' if on_gpu else ''}memory are free: use a larger"
+            f" {'GPU' if on_gpu else 'machine or a GPU'}, or a smaller model"
+        )
+
+
+def _load_weights(
+    upstream: Upstream,
+    checkpoint: Checkpoint,
+    config: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str | None,
+) -> Any:
+    def load(implementation: str) -> Any:
+        return upstream.Model.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            torch_dtype=dtype,
+            attn_implementation=implementation,
+            device_map=str(device),
+            local_files_only=True,
+        )
+
+    wanted = attention or ("flash_attention_2" if device.type == "cuda" else "sdpa")
+    if wanted != "flash_attention_2":
+        return load(wanted)
+    problem = _flash_problem(device)
+    if problem is None:
+        try:
+            return load(wanted)
+        except (ImportError, ValueError) as refusal:
+            problem = refusal
+    log.warning("attention: sdpa instead of flash_attention_2: %s", problem)
+    return load("sdpa")
+
+
+def _flash_problem(device: torch.device) -> Exception | None:
+    """Tries flash attention out: a build without this GPU's kernels loads well and fails later."""
+    if device.type != "cuda":
+        return None
+    try:
+        flash_attn = importlib.import_module("flash_attn")
+        token = torch.zeros(1, 1, 1, 64, dtype=torch.bfloat16, device=device)
+        flash_attn.flash_attn_func(token, token, token)
+    except (ImportError, RuntimeError) as problem:
+        return problem
+    return None
+
+
+def _check_tokens(tokenizer: Any, vocabulary: int) -> None:
+    marks = {
+        tokenizer.speech_start_id,
+        tokenizer.speech_end_id,
+        tokenizer.speech_diffusion_id,
+        tokenizer.eos_token_id,
+    }
+    if None in marks or len(marks) != 4 or max(len(tokenizer) - 1, *marks) >= vocabulary:
+        raise EngineError("MODEL_PATH: the tokenizer is not the one that the model was made with")

@@ -1,0 +1,244 @@
+"""One request on its way from text to a finished file or to a stream of bytes.
+
+`Job` holds what both ways share: the plan, the voices, the facts for the answer. `FileJob` makes
+every chunk before it levels, joins and encodes; `stream.StreamJob` lets each frame go as it comes.
+A job runs in one thread; `cancel` may come from any.
+"""
+
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from config import Settings
+from engines.base import Engine, Options, Plan, PlannedChunk
+from recorder import Flaw, Recorded, Recorder
+from speech.chunks import Limits, TextPlan, plan_text
+from speech.codecs import FORMATS, Encoder, codec_rate
+from speech.level import Level, LoudnessMeter, gain_to
+from speech.pace import Pace
+from speech.pcm import silence
+from speech.request import SpeechRequest
+from speech.takes import Join, Take
+from speech.voices import Voice, VoiceMapper
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenChunk:
+    """A chunk's place in the caller's text (code points) and in the audio (seconds), and how it
+    came out: `truncated` means that it hit its length limit, in the best of its `attempts`."""
+
+    index: int
+    text_start: int
+    text_end: int
+    start_sec: float
+    end_sec: float
+    attempts: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What there is to say about a finished answer."""
+
+    format: str
+    content_type: str
+    sample_rate: int
+    duration_sec: float
+    engine: str
+    model: Mapping[str, str]
+    voices: tuple[str, ...]
+    speakers: tuple[int, ...]
+    seed: int
+    gain_db: float | None
+    chunks: tuple[SpokenChunk, ...]
+    timings: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+class Studio(Protocol):
+    """What jobs share: see `inference.VibeVoiceInference`."""
+
+    settings: Settings
+    engine: Engine
+    limits: Limits
+    voices: VoiceMapper
+    pace: Pace
+
+
+class Job:
+    """What every way to serve a request begins and ends with."""
+
+    def __init__(self, studio: Studio, request: SpeechRequest) -> None:
+        self.studio, self.request = studio, request
+        self.recorder = Recorder(studio.engine, studio.pace, studio.settings.max_retries)
+        self.warnings: list[str] = []
+        self.rate = codec_rate(request.output_format, studio.settings.default_sample_rate)
+        self._marks: dict[str, float] = {}
+
+    def cancel(self) -> None:
+        self.recorder.cancel()
+
+    def prepare(self) -> tuple[TextPlan, Plan]:
+        """Plans the request and loads the engine."""
+        self.mark("start")
+        request = self.request
+        text = plan_text(request.text, self.studio.limits, request.pronunciations)
+        self.warnings += text.warnings
+        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        plan = Plan(
+            chunks=tuple(PlannedChunk(chunk.turns, seed) for chunk in text.chunks),
+            voices=self._voices(text),
+            options=Options(request.cfg_scale, request.steps, request.disable_prefill),
+        )
+        self.mark("planned")
+        self.recorder.check()
+        self.studio.engine.load()
+        self.mark("loaded")
+        return text, plan
+
+    def pauses(self, text: TextPlan) -> list[int]:
+        """The silences asked for, in samples: before all chunks, then after each."""
+        pauses = [text.lead_ms, *(chunk.pause_ms for chunk in text.chunks)]
+        return [round(pause * self.rate / 1000 / self.request.speed) for pause in pauses]
+
+    def result(
+        self,
+        text: TextPlan,
+        plan: Plan,
+        recorded: Sequence[Recorded],
+        starts: Sequence[int],
+        count: int,
+        gain_db: float | None,
+    ) -> Result:
+        """The facts for the answer. `starts` and `count` are in samples."""
+        capabilities = self.studio.engine.capabilities
+        return Result(
+            format=self.request.output_format,
+            content_type=FORMATS[self.request.output_format].content_type,
+            sample_rate=self.rate,
+            duration_sec=round(count / self.rate, 6),
+            engine=capabilities.name,
+            model=capabilities.details,
+            voices=tuple(voice.name for voice in plan.voices),
+            speakers=text.speakers,
+            seed=plan.chunks[0].seed,
+            gain_db=None if gain_db is None else round(gain_db, 2),
+            chunks=tuple(
+                SpokenChunk(
+                    index=index,
+                    text_start=chunk.text_start,
+                    text_end=chunk.text_end,
+                    start_sec=round(start / self.rate, 6),
+                    end_sec=round((start + each.take.count) / self.rate, 6),
+                    attempts=each.attempts,
+                    truncated=each.flaw == Flaw.CUT,
+                )
+                for index, (chunk, start, each) in enumerate(
+                    zip(text.chunks, starts, recorded, strict=True)
+                )
+            ),
+            timings=self._timings(count / self.rate),
+            warnings=(*self.warnings, *self.recorder.warnings),
+        )
+
+    def _voices(self, text: TextPlan) -> tuple[Voice, ...]:
+        """A voice for each speaker: as named, the first by `speaker_name`, others still free."""
+        request, mapper = self.request, self.studio.voices
+        numbers = text.speakers or (0,)
+        named: dict[int, str] = {}
+        warnings: list[str] = []
+        if request.speakers and not text.speakers:
+            warnings.append("speakers: ignored, since the text has no `Speaker N:` lines")
+        elif isinstance(request.speakers, dict):
+            named = request.speakers
+            missing = sorted(set(named) - set(numbers))
+            warnings += [f"speakers: the text has no lines of Speaker {n}" for n in missing]
+        elif request.speakers:
+            named = dict(zip(numbers, request.speakers, strict=False))
+        voices: list[Voice] = []
+        for number in numbers:
+            if number in named:
+                voice, notes = mapper.resolve(named[number], f"speakers.{number}")
+            elif voices:
+                voice, notes = mapper.resolve(self._unused(voices))
+            else:
+                voice, notes = mapper.resolve(request.speaker_name)
+            voices.append(voice)
+            warnings += notes
+        self.warnings += dict.fromkeys(warnings)
+        return tuple(voices)
+
+    def _unused(self, voices: list[Voice]) -> str | None:
+        names = self.studio.voices.names()
+        taken = {voice.name for voice in voices}
+        return next((name for name in names if name not in taken), None)
+
+    def mark(self, name: str) -> None:
+        self._marks[name] = time.monotonic()
+
+    def _timings(self, duration: float) -> dict[str, float]:
+        """Seconds, by phase."""
+        marks = self._marks
+        total = marks["encoded"] - marks["start"]
+        phases = {
+            "plan_sec": marks["planned"] - marks["start"],
+            "load_sec": marks["loaded"] - marks["planned"],
+            "first_audio_sec": (self.recorder.first_audio or marks["spoken"]) - marks["start"],
+            "synthesis_sec": marks["spoken"] - marks["loaded"],
+            "encode_sec": marks["encoded"] - marks["spoken"],
+            "total_sec": total,
+            "real_time_factor": total / duration,
+        }
+        return {name: round(value, 4) for name, value in phases.items()}
+
+
+class FileJob(Job):
+    """Every chunk is made, and repeated where it came out badly, before anything is joined."""
+
+    def run(self, folder: Path) -> tuple[Path, Result]:
+        text, plan = self.prepare()
+        with tempfile.TemporaryFile(dir=folder) as spool:
+            recorded = self.recorder.record(
+                plan, lambda: Take(spool, self.rate, self.request.speed)
+            )
+            self.mark("spoken")
+            takes = [each.take for each in recorded]
+            join = Join.of(takes, self.pauses(text))
+            gain_db = self._gain(takes)
+            path = self._encode(join, gain_db, folder)
+        self.mark("encoded")
+        return path, self.result(text, plan, recorded, join.starts, join.count, gain_db)
+
+    def _gain(self, takes: Sequence[Take]) -> float | None:
+        if self.request.loudness is None:
+            return None
+        meter = LoudnessMeter(self.rate)
+        for take in takes:
+            meter.add(np.concatenate([silence(0), *take.read()]))
+        measured = meter.integrated()
+        if measured is None:
+            self.warnings.append("loudness: could not be measured, so the level is left as is")
+            return None
+        gain_db = gain_to(self.request.loudness, measured)
+        if abs(measured + gain_db - self.request.loudness) > 0.01:
+            self.warnings.append(f"loudness: reached {measured + gain_db:.1f} LUFS, no further")
+        return gain_db
+
+    def _encode(self, join: Join, gain_db: float | None, folder: Path) -> Path:
+        entry = FORMATS[self.request.output_format]
+        level = Level(self.rate, gain_db)
+        encoder = Encoder(entry.name, self.rate, join.count)
+        path = folder / f"speech.{entry.extension}"
+        with path.open("wb") as file:
+            for block in join.read():
+                self.recorder.check()
+                file.write(encoder.encode(level.feed(block)))
+            file.write(encoder.encode(level.flush()))
+            file.write(encoder.close())
+        return path

@@ -1,0 +1,162 @@
+"""Where models are looked for, in which order, and what a download is asked for."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.vibevoice.hub import Hub, Incomplete, revision, snapshot
+from speech.errors import EngineError
+
+NAME = "vibevoice/VibeVoice-7B"
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+def check(folder: Path) -> None:
+    if not (folder / "weights").exists():
+        raise Incomplete("weights are missing")
+
+
+def find(hub: Hub, name: str = NAME) -> Path:
+    return hub.find(name, "MODEL_PATH", check, ["*.json", "weights"])
+
+
+def cached(cache: Path, sha: str = SHA, ref: str | None = SHA, whole: bool = True) -> Path:
+    root = cache / "models--vibevoice--VibeVoice-7B"
+    folder = root / "snapshots" / sha
+    folder.mkdir(parents=True)
+    if whole:
+        (folder / "weights").touch()
+    if ref is not None:
+        (root / "refs").mkdir(exist_ok=True)
+        (root / "refs" / "main").write_text(ref)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
+
+
+def test_a_folder_wins_over_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cached(tmp_path / "cache")
+    folder = tmp_path / NAME
+    folder.mkdir(parents=True)
+    (folder / "weights").touch()
+    assert find(Hub(caches=(tmp_path / "cache",)), NAME) == Path(NAME)
+    assert find(Hub(), str(folder)) == folder
+
+
+def test_caches_are_searched_in_order_and_then_the_models_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches = tmp_path / "platform", tmp_path / "cache", tmp_path / "volume"
+    hub = Hub(caches=caches, models=tmp_path / "models")
+    (tmp_path / "models" / "VibeVoice-7B").mkdir(parents=True)
+    (tmp_path / "models" / "VibeVoice-7B" / "weights").touch()
+    found = [find(hub)]
+    for cache in reversed(caches):
+        cached(cache)
+        with caplog.at_level(logging.INFO, "vibevoice"):
+            found.append(find(hub))
+        assert f"found in {found[-1]}" in caplog.text
+    assert [folder.relative_to(tmp_path).parts[0] for folder in found] == [
+        "models",
+        "volume",
+        "cache",
+        "platform",
+    ]
+
+
+def test_an_incomplete_snapshot_is_passed_over_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cached(tmp_path / "broken", whole=False)
+    whole = cached(tmp_path / "whole")
+    assert find(Hub(caches=(tmp_path / "broken", tmp_path / "whole"))) == whole
+    assert "passed over: weights are missing" in caplog.text
+
+
+def test_an_incomplete_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="weights are missing"):
+        find(Hub(), str(tmp_path))
+
+
+def test_the_snapshot_of_main_counts_else_the_newest(tmp_path: Path) -> None:
+    first = cached(tmp_path, "a" * 40, ref=None)
+    assert snapshot(tmp_path, NAME) == first
+    second = cached(tmp_path, "b" * 40, ref="b" * 40)
+    third = cached(tmp_path, "c" * 40, ref=None)
+    assert snapshot(tmp_path, NAME) == second
+    (tmp_path / "models--vibevoice--VibeVoice-7B" / "refs" / "main").write_text("d" * 40)
+    assert snapshot(tmp_path, NAME) in (first, second, third)
+    assert snapshot(tmp_path, "vibevoice/Another") is None
+    assert revision(third) == "c" * 40
+    assert revision(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["/no/such/folder", "./no", "../no", "a/b/c", "a/..", "~nobody", "C:\\model", "", "a b"]
+)
+def test_what_is_neither_a_folder_nor_an_id_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(EngineError, match="MODEL_PATH is neither a folder that exists nor a hub"):
+        find(Hub(caches=(tmp_path,), models=tmp_path), name)
+
+
+def test_what_is_nowhere_is_downloaded_to_the_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append((name, options))
+        return str(cached(tmp_path / "hf_cache"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    hub = Hub((tmp_path / "hf_cache",), tmp_path / "models", tmp_path / "hf_cache", "hf_secret")
+    folder = find(hub)
+    assert asked == [
+        (
+            NAME,
+            {
+                "cache_dir": tmp_path / "hf_cache",
+                "token": "hf_secret",
+                "allow_patterns": ["*.json", "weights"],
+            },
+        )
+    ]
+    assert find(hub) == folder
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("problem", [OSError("no route to hf_secret"), ValueError("offline")])
+def test_a_download_that_fails_names_the_remedies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise problem
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(EngineError, match=r"VibeVoice-7B is on no disk.*set HF_TOKEN") as caught:
+        find(Hub(caches=(tmp_path,)))
+    assert "hf_secret" not in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_the_hub_library_downloads_nothing_when_it_is_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+    from huggingface_hub._snapshot_download import snapshot_download
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EngineError, match="its download failed"):
+        find(Hub(download_to=tmp_path))
