@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import runpod
 
@@ -127,8 +127,10 @@ def cleanup_old_files() -> int:
 class _ToRunPod(logging.Handler):
     """Sends the engines' log lines, which Python's own logging carries, to RunPod's."""
 
+    _LEVELS: ClassVar = {"WARNING": "WARN", "CRITICAL": "ERROR"}
+
     def emit(self, record: logging.LogRecord) -> None:
-        log().log(record.getMessage(), record.levelname)
+        log().log(record.getMessage(), self._LEVELS.get(record.levelname, record.levelname))
 
 
 def preload() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import logging
 import os
 import re
 import subprocess
@@ -115,6 +116,15 @@ def test_preloading_loads_the_model_and_tells_what_went_wrong(
     monkeypatch.setattr(engine, "load", broken)
     handler.preload()
     assert "the model is not loaded: MODEL_PATH: there is no model" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING, logging.CRITICAL])
+def test_what_an_engine_logs_reaches_runpods_log(
+    level: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    record = logging.LogRecord("vibevoice", level, "", 0, "ready: %s", ("cpu",), None)
+    handler._ToRunPod().emit(record)
+    assert "ready: cpu" in capfd.readouterr().out
 
 
 def test_what_the_model_is_comes_with_the_answer(engine: FakeEngine) -> None:
