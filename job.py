@@ -24,7 +24,7 @@ from speech.level import Level, LoudnessMeter, gain_to
 from speech.pace import Pace
 from speech.pcm import silence
 from speech.request import SpeechRequest
-from speech.takes import Join, Take
+from speech.takes import Join, KeptTake, Take
 from speech.voices import Voice, VoiceMapper
 
 
@@ -111,7 +111,7 @@ class Job:
         self,
         text: TextPlan,
         plan: Plan,
-        recorded: Sequence[Recorded],
+        recorded: Sequence[Recorded[Take]],
         starts: Sequence[int],
         count: int,
         gain_db: float | None,
@@ -205,7 +205,7 @@ class FileJob(Job):
         text, plan = self.prepare()
         with tempfile.TemporaryFile(dir=folder) as spool:
             recorded = self.recorder.record(
-                plan, lambda: Take(spool, self.rate, self.request.speed)
+                plan, lambda: KeptTake(spool, self.rate, self.request.speed)
             )
             self.mark("spoken")
             takes = [each.take for each in recorded]
@@ -215,7 +215,7 @@ class FileJob(Job):
         self.mark("encoded")
         return path, self.result(text, plan, recorded, join.starts, join.count, gain_db)
 
-    def _gain(self, takes: Sequence[Take]) -> float | None:
+    def _gain(self, takes: Sequence[KeptTake]) -> float | None:
         if self.request.loudness is None:
             return None
         meter = LoudnessMeter(self.rate)

@@ -7,14 +7,15 @@ with the smallest flaw is kept, and what is still wrong with it is said. Belongs
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Generic, TypeVar
 
-from engines.base import Engine, Frame, Plan, Speech
+from engines.base import End, Engine, Frame, Plan, Speech
 from speech.errors import Cancelled, EngineError
 from speech.pace import Pace
-from speech.takes import Take
+from speech.takes import KeptTake, Take
 
 
 class Flaw(IntEnum):
@@ -33,11 +34,14 @@ _SAID = {
 }
 
 
+AnyTake = TypeVar("AnyTake", bound=Take, covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(Generic[AnyTake]):
     """The take that was kept of a chunk, and how many there were."""
 
-    take: Take
+    take: AnyTake
     flaw: Flaw
     attempts: int
 
@@ -64,15 +68,15 @@ class Recorder:
         if self._cancelled.is_set():
             raise Cancelled
 
-    def record(self, plan: Plan, new_take: Callable[[], Take]) -> list[Recorded]:
+    def record(self, plan: Plan, new_take: Callable[[], KeptTake]) -> list[Recorded[KeptTake]]:
         """The best take of every chunk. Raises `EngineError` when nothing is to be heard."""
-        best: dict[int, Recorded] = {}
+        best: dict[int, Recorded[KeptTake]] = {}
         pending = list(range(len(plan.chunks)))
         for attempt in range(1, self._attempts + 1):
             chunks = tuple(replace(plan.chunks[index], attempt=attempt) for index in pending)
             made = self._speak(replace(plan, chunks=chunks), new_take)
             for index, (take, reason) in zip(pending, made, strict=True):
-                flaw = self._judge(plan, index, take, reason)
+                flaw = self.judge(plan, index, take, reason)
                 kept = best.get(index)
                 if kept is None or flaw < kept.flaw:
                     kept = Recorded(take, flaw, attempt)
@@ -80,32 +84,42 @@ class Recorder:
             pending = [index for index in pending if best[index].flaw]
             if not pending:
                 break
-        self._warn({index: best[index] for index in pending})
-        if not any(recorded.take.count for recorded in best.values()):
-            raise EngineError("the engine made no sound from this text")
-        return [best[index] for index in range(len(plan.chunks))]
+        recorded = [best[index] for index in range(len(plan.chunks))]
+        self.report(recorded)
+        return recorded
 
-    def _speak(self, plan: Plan, new_take: Callable[[], Take]) -> list[tuple[Take, str]]:
+    def _speak(self, plan: Plan, new_take: Callable[[], KeptTake]) -> list[tuple[KeptTake, str]]:
         """A take of each chunk, and the reason for which it ended."""
         takes = [new_take() for _ in plan.chunks]
         reasons: dict[int, str] = {}
+        for event in self.events(plan):
+            if isinstance(event, Frame):
+                takes[event.chunk].feed(event.samples)
+            else:
+                takes[event.chunk].finish()
+                reasons[event.chunk] = event.reason
+        return [(take, reasons[index]) for index, take in enumerate(takes)]
+
+    def events(self, plan: Plan) -> Iterator[Frame | End]:
+        """What the engine makes of a plan. Raises `EngineError` unless every chunk comes to its
+        end, `Cancelled` after `cancel`; the engine's work ends with the iteration."""
+        missing = len(plan.chunks)
         speech = self._speech = self._engine.start(plan)
         try:
             self.check()
             for event in speech:
                 if isinstance(event, Frame):
                     self.first_audio = self.first_audio or time.monotonic()
-                    takes[event.chunk].feed(event.samples)
                 else:
-                    takes[event.chunk].finish()
-                    reasons[event.chunk] = event.reason
+                    missing -= 1
+                yield event
         finally:
             speech.cancel()
-        if len(reasons) < len(takes):
+        if missing:
             raise EngineError("the engine stopped before the end of the text")
-        return [(take, reasons[index]) for index, take in enumerate(takes)]
 
-    def _judge(self, plan: Plan, index: int, take: Take, reason: str) -> Flaw:
+    def judge(self, plan: Plan, index: int, take: Take, reason: str) -> Flaw:
+        """What is wrong with a finished take. A good one teaches the voice's pace."""
         if not take.count:
             return Flaw.SILENT
         if reason == "cap":
@@ -118,7 +132,11 @@ class Recorder:
         self._pace.learn(voice, said, take.seconds)
         return Flaw.NONE
 
-    def _warn(self, flawed: dict[int, Recorded]) -> None:
-        for index, recorded in flawed.items():
-            tries = f" ({recorded.attempts} attempts)" if recorded.attempts > 1 else ""
-            self.warnings.append(f"chunks[{index}]: {_SAID[recorded.flaw]}{tries}")
+    def report(self, recorded: Sequence[Recorded[Take]]) -> None:
+        """Notes what is wrong with the takes that were kept."""
+        for index, each in enumerate(recorded):
+            if each.flaw:
+                tries = f" ({each.attempts} attempts)" if each.attempts > 1 else ""
+                self.warnings.append(f"chunks[{index}]: {_SAID[each.flaw]}{tries}")
+        if not any(each.take.count for each in recorded):
+            raise EngineError("the engine made no sound from this text")

@@ -1,8 +1,8 @@
-"""Takes: attempts at chunks, kept on disk until the answer is put together.
+"""Takes: attempts at chunks, on their way to the answer.
 
-A `Take` resamples and shapes a chunk's frames as they come and appends them to a spool that all
-takes of a request share. Chunks may come in any order and interleave; a take that is not used
-leaves only dead bytes behind. Used by one thread.
+A `Take` resamples and shapes a chunk's frames as they come. A `KeptTake` also appends them to a
+spool that all takes of a request share, so chunks may come in any order and interleave, and a take
+that is not used leaves only dead bytes behind. Used by one thread.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,48 +20,63 @@ _BYTES = 4
 
 
 class Take:
-    """One attempt at a chunk. `count` is its length in samples at the answer's rate."""
+    """One attempt at a chunk. `count` is its length so far, in samples at the answer's rate."""
 
-    def __init__(self, spool: IO[bytes], rate: int, speed: float) -> None:
+    def __init__(self, rate: int, speed: float) -> None:
         self.count = 0
         self._rate, self._speed = rate, speed
-        self._spool = spool
         self._resampler = Resampler(SAMPLE_RATE, rate)
         self._shaper = Shaper(rate, speed)
-        self._extents: list[tuple[int, int]] = []
 
     @property
     def seconds(self) -> float:
         """How long the engine spoke, before any change of speed."""
         return self.count / self._rate * self._speed
 
-    def feed(self, samples: Samples) -> None:
-        """The chunk's next samples, at the engine's rate. Raises `EngineError` on NaN."""
+    def feed(self, samples: Samples) -> Samples:
+        """Takes the chunk's next samples at the engine's rate and gives what is shaped of them.
+
+        Raises `EngineError` on NaN.
+        """
         if not np.isfinite(samples).all():
             raise EngineError("the engine made samples that are no numbers")
-        self._keep(self._shaper.feed(self._resampler.feed(samples)))
+        return self._out(self._shaper.feed(self._resampler.feed(samples)))
 
-    def finish(self) -> None:
-        self._keep(self._shaper.feed(self._resampler.flush()))
-        self._keep(self._shaper.flush())
+    def finish(self) -> Samples:
+        """The rest."""
+        last = self._shaper.feed(self._resampler.flush())
+        return self._out(np.concatenate([last, self._shaper.flush()]))
 
-    def _keep(self, samples: Samples) -> None:
-        if not len(samples):
-            return
-        start = self._spool.seek(0, 2)
-        self._spool.write(samples.tobytes())
-        end = start + len(samples) * _BYTES
-        if self._extents and self._extents[-1][1] == start:
-            start = self._extents.pop()[0]
-        self._extents.append((start, end))
+    def _out(self, samples: Samples) -> Samples:
         self.count += len(samples)
+        return samples
+
+
+class KeptTake(Take):
+    """A take that can be read again."""
+
+    def __init__(self, spool: IO[bytes], rate: int, speed: float) -> None:
+        super().__init__(rate, speed)
+        self._spool = spool
+        self._extents: list[tuple[int, int]] = []
+
+    def _out(self, samples: Samples) -> Samples:
+        if len(samples):
+            start = self._spool.seek(0, 2)
+            self._spool.write(samples.tobytes())
+            end = start + len(samples) * _BYTES
+            if self._extents and self._extents[-1][1] == start:
+                start = self._extents.pop()[0]
+            self._extents.append((start, end))
+        return super()._out(samples)
 
     def read(self) -> Iterator[Samples]:
         """The take, in blocks."""
         for start, end in self._extents:
             for at in range(start, end, _BLOCK * _BYTES):
                 self._spool.seek(at)
-                yield np.frombuffer(self._spool.read(min(_BLOCK * _BYTES, end - at)), np.float32)
+                block = self._spool.read(min(_BLOCK * _BYTES, end - at))
+                yield np.frombuffer(block, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +84,13 @@ class Join:
     """Takes in their order with silences between: `gaps[i]` samples come before take i, the last
     of them after all. `starts` are where the takes begin, `count` is the whole length."""
 
-    takes: Sequence[Take]
+    takes: Sequence[KeptTake]
     gaps: Sequence[int]
     starts: Sequence[int]
     count: int
 
     @classmethod
-    def of(cls, takes: Sequence[Take], pauses: Sequence[int]) -> "Join":
+    def of(cls, takes: Sequence[KeptTake], pauses: Sequence[int]) -> "Join":
         """`pauses` are the silences asked for: before all takes, then after each. A take without a
         sound has none of its own; the pause before it stays in force."""
         gaps, starts = [], []

@@ -13,7 +13,7 @@ from recorder import Flaw, Recorded, Recorder
 from speech.errors import Cancelled, EngineError
 from speech.pace import Pace
 from speech.pcm import Samples
-from speech.takes import Take
+from speech.takes import KeptTake
 from tests.fake_engine import CAPABILITIES, FakeEngine, FakeSpeech, Reason
 
 SENTENCE = "This sentence has exactly fifty characters, I say."
@@ -40,17 +40,17 @@ PLAN = Plan(
     voices=(Voice("Alice"),),
 )
 GOOD: tuple[float, Reason] = (USUAL, "eos")
-Record = Callable[..., tuple[list[Recorded], list[str]]]
+Record = Callable[..., tuple[list[Recorded[KeptTake]], list[str]]]
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
     def record(
         engine: FakeEngine, max_retries: int = 1, pace: Pace | None = None
-    ) -> tuple[list[Recorded], list[str]]:
+    ) -> tuple[list[Recorded[KeptTake]], list[str]]:
         recorder = Recorder(engine, pace or Pace(3), max_retries)
         with TemporaryFile(dir=tmp_path) as spool:
-            recorded = recorder.record(PLAN, lambda: Take(spool, 24_000, 1))
+            recorded = recorder.record(PLAN, lambda: KeptTake(spool, 24_000, 1))
         return recorded, recorder.warnings
 
     return record
@@ -140,5 +140,5 @@ def test_a_recorder_cancelled_before_it_starts_speaks_nothing(tmp_path: Path) ->
     recorder = Recorder(engine, Pace(3), 1)
     recorder.cancel()
     with TemporaryFile(dir=tmp_path) as spool, pytest.raises(Cancelled):
-        recorder.record(PLAN, lambda: Take(spool, 24_000, 1))
+        recorder.record(PLAN, lambda: KeptTake(spool, 24_000, 1))
     assert engine.speeches[0].cancelled
