@@ -7,17 +7,24 @@ the engine.
 """
 
 import asyncio
+import contextlib
 import tempfile
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from pathlib import Path
 
 from config import Settings, on_runpod
 from engines.base import Engine
 from engines.registry import choose_engine, create_engine
-from job import FileJob, Result, SpokenChunk
+from job import FileJob, Job, Result, SpokenChunk
 from speech.chunks import Limits
+from speech.level import LoudnessMemory
 from speech.pace import Pace
 from speech.request import Defaults, SpeechRequest
 from speech.voices import VoiceMapper
+from stream import StreamJob
+
+_PIECES_AHEAD = 4
 
 __all__ = ["Result", "SpokenChunk", "VibeVoiceInference", "VoiceMapper"]
 
@@ -45,6 +52,7 @@ class VibeVoiceInference:
             strict=settings.strict_voices,
         )
         self.pace = Pace(settings.pace_tolerance)
+        self.loudness = LoudnessMemory()
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-")
 
     def load_model(self) -> None:
@@ -85,3 +93,55 @@ class VibeVoiceInference:
             await asyncio.wait([work])
             work.exception()  # asked for, so that asyncio does not report it as forgotten
             raise
+
+    async def stream(self, request: SpeechRequest, folder: Path) -> AsyncIterator[bytes | Result]:
+        """Speaks a request piece by piece; the last bytes are the file's end, and then comes what
+        there is to say. `folder` takes what has to wait.
+
+        Raises `SpeechError`s. Closing or cancelling the iteration ends the engine's work first.
+        """
+        job = StreamJob(self, request)
+        async with contextlib.aclosing(_pump(job, job.run(folder))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+async def _pump(
+    job: Job, pieces: Generator[bytes, None, Result]
+) -> AsyncGenerator[bytes | Result, None]:
+    """Runs a job's generator in a thread, a few pieces ahead of its reader at most."""
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[bytes | Result | BaseException] = asyncio.Queue()
+    room = threading.Semaphore(_PIECES_AHEAD)
+
+    def send(piece: bytes | Result | BaseException) -> None:
+        loop.call_soon_threadsafe(arrived.put_nowait, piece)
+
+    def work() -> None:
+        try:
+            while True:
+                piece = next(pieces)
+                room.acquire()
+                job.recorder.check()
+                send(piece)
+        except StopIteration as end:
+            send(end.value)
+        except BaseException as error:  # noqa: BLE001 - raised again where the stream is read
+            send(error)
+        finally:
+            pieces.close()
+
+    working = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        while True:
+            piece = await arrived.get()
+            if isinstance(piece, BaseException):
+                raise piece
+            room.release()
+            yield piece
+            if isinstance(piece, Result):
+                return
+    finally:
+        job.cancel()
+        room.release()
+        await asyncio.wait([working])

@@ -20,7 +20,7 @@ from engines.base import Engine, Options, Plan, PlannedChunk
 from recorder import Flaw, Recorded, Recorder
 from speech.chunks import Limits, TextPlan, plan_text
 from speech.codecs import FORMATS, Encoder, codec_rate
-from speech.level import Level, LoudnessMeter, gain_to
+from speech.level import Level, LoudnessMemory, LoudnessMeter, gain_to
 from speech.pace import Pace
 from speech.pcm import silence
 from speech.request import SpeechRequest
@@ -69,6 +69,7 @@ class Studio(Protocol):
     limits: Limits
     voices: VoiceMapper
     pace: Pace
+    loudness: LoudnessMemory
 
 
 class Job:
@@ -106,6 +107,16 @@ class Job:
         """The silences asked for, in samples: before all chunks, then after each."""
         pauses = [text.lead_ms, *(chunk.pause_ms for chunk in text.chunks)]
         return [round(pause * self.rate / 1000 / self.request.speed) for pause in pauses]
+
+    def remembered_gain(self, plan: Plan) -> float | None:
+        """The gain for a stream, in dB: by what these voices measured before."""
+        if self.request.loudness is None:
+            return None
+        return gain_to(self.request.loudness, self.studio.loudness.recall(_cast(plan)))
+
+    def remember_loudness(self, plan: Plan, measured: float | None) -> None:
+        if measured is not None:
+            self.studio.loudness.remember(_cast(plan), measured)
 
     def result(
         self,
@@ -198,6 +209,10 @@ class Job:
         return {name: round(value, 4) for name, value in phases.items()}
 
 
+def _cast(plan: Plan) -> str:
+    return "/".join(voice.name for voice in plan.voices)
+
+
 class FileJob(Job):
     """Every chunk is made, and repeated where it came out badly, before anything is joined."""
 
@@ -210,18 +225,19 @@ class FileJob(Job):
             self.mark("spoken")
             takes = [each.take for each in recorded]
             join = Join.of(takes, self.pauses(text))
-            gain_db = self._gain(takes)
+            gain_db = self._gain(plan, takes)
             path = self._encode(join, gain_db, folder)
         self.mark("encoded")
         return path, self.result(text, plan, recorded, join.starts, join.count, gain_db)
 
-    def _gain(self, takes: Sequence[KeptTake]) -> float | None:
+    def _gain(self, plan: Plan, takes: Sequence[KeptTake]) -> float | None:
         if self.request.loudness is None:
             return None
         meter = LoudnessMeter(self.rate)
         for take in takes:
             meter.add(np.concatenate([silence(0), *take.read()]))
         measured = meter.integrated()
+        self.remember_loudness(plan, measured)
         if measured is None:
             self.warnings.append("loudness: could not be measured, so the level is left as is")
             return None

@@ -5,6 +5,8 @@ applies them to a stream. Samples are finite, mono float32, full scale at 1.0.
 """
 
 import math
+import threading
+from collections import OrderedDict
 
 import av
 import numpy as np
@@ -13,6 +15,8 @@ from av.filter import Graph
 from speech.pcm import Resampler, Samples, silence
 
 CEILING_DBTP = -1.5
+TYPICAL_LUFS = -23.0
+"""Voices are given to the model at -25 dBFS RMS, and it speaks as it was spoken to."""
 MOST_GAIN_DB = 30.0
 SHORTEST_S = 0.4
 """A shorter chunk has no loudness: BS.1770 measures in blocks of this length."""
@@ -62,6 +66,29 @@ def gain_to(target_lufs: float, measured: float | None, most_db: float = MOST_GA
     if measured is None:
         return 0.0
     return max(-most_db, min(most_db, target_lufs - measured))
+
+
+class LoudnessMemory:
+    """How loud each voice speaks before any gain, for those who cannot measure first.
+
+    A voice that was never measured is taken for `TYPICAL_LUFS`. Safe to share between threads.
+    """
+
+    def __init__(self, most: int = 1000) -> None:
+        self._most = most
+        self._heard: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def recall(self, voice: str) -> float:
+        with self._lock:
+            return self._heard.get(voice, TYPICAL_LUFS)
+
+    def remember(self, voice: str, measured: float) -> None:
+        with self._lock:
+            self._heard[voice] = measured
+            self._heard.move_to_end(voice)
+            if len(self._heard) > self._most:
+                self._heard.popitem(last=False)
 
 
 class Limiter:

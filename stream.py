@@ -1,0 +1,140 @@
+"""A request as a stream of bytes: one continuous encode that leaves as it is made.
+
+Chunks come out in the order of the text, whatever order the engine makes them in. What has left
+cannot be taken back: a bad chunk is not repeated, only reported, and the level is not measured but
+remembered from what the voice said before.
+"""
+
+import tempfile
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from engines.base import End, Frame
+from job import Job, Result
+from recorder import Recorded
+from speech.codecs import Encoder
+from speech.level import Level, LoudnessMeter
+from speech.pcm import Samples, silence
+from speech.takes import Take
+
+MOST_PIECE_BYTES = 512 * 1024
+"""RunPod takes stream pieces below 1 MB, and base64 adds a third."""
+_LONGEST_PIECE_SEC = 4.0
+_BLOCK = 1 << 14
+
+
+class StreamJob(Job):
+    """Yields the file's bytes in pieces, small ones first; returns what there is to say."""
+
+    def run(self, folder: Path) -> Generator[bytes, None, Result]:
+        text, plan = self.prepare()
+        gain_db = self.remembered_gain(plan)
+        level = Level(self.rate, gain_db)
+        pieces = _Pieces(level, Encoder(self.request.output_format, self.rate), self.rate)
+        meter = LoudnessMeter(self.rate)
+        pauses = self.pauses(text)
+        recorded: list[Recorded[Take]] = []
+        starts: list[int] = []
+        take, heard, pending = self._take(), list[Samples](), pauses[0]
+        for event in in_order(self.recorder.events(plan), folder):
+            samples = take.finish() if isinstance(event, End) else take.feed(event.samples)
+            if len(samples):
+                if not heard:
+                    yield from pieces.add(silence(pending))
+                heard.append(samples)
+                yield from pieces.add(samples)
+            if isinstance(event, End):
+                flaw = self.recorder.judge(plan, event.chunk, take, event.reason)
+                recorded.append(Recorded(take, flaw, 1))
+                starts.append(pieces.count - take.count)
+                if heard:
+                    meter.add(np.concatenate(heard))
+                    pending = pauses[event.chunk + 1]
+                take, heard = self._take(), []
+        self.mark("spoken")
+        self.recorder.report(recorded)
+        self.remember_loudness(plan, meter.integrated())
+        yield from pieces.add(silence(pending))
+        yield pieces.close()
+        self.mark("encoded")
+        return self.result(text, plan, recorded, starts, pieces.count, gain_db)
+
+    def _take(self) -> Take:
+        return Take(self.rate, self.request.speed)
+
+
+class _Pieces:
+    """Levels and encodes samples and groups the bytes: the first leave at once, later ones in ever
+    larger pieces, since each costs its receiver a request."""
+
+    def __init__(self, level: Level, encoder: Encoder, rate: int) -> None:
+        self.count = 0
+        self._level, self._encoder, self._rate = level, encoder, rate
+        self._bytes = bytearray()
+        self._left = 0
+        self._wanted = 0.0
+
+    def add(self, samples: Samples) -> Iterator[bytes]:
+        for at in range(0, len(samples), _BLOCK):
+            block = samples[at : at + _BLOCK]
+            self.count += len(block)
+            self._bytes += self._encoder.encode(self._level.feed(block))
+            seconds = (self.count - self._left) / self._rate
+            if self._bytes and (seconds >= self._wanted or len(self._bytes) >= MOST_PIECE_BYTES):
+                self._left = self.count
+                self._wanted = min(_LONGEST_PIECE_SEC, max(0.25, 2 * self._wanted))
+                yield self._taken()
+
+    def close(self) -> bytes:
+        """The last piece; it may be empty."""
+        self._bytes += self._encoder.encode(self._level.flush())
+        self._bytes += self._encoder.close()
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        taken = bytes(self._bytes)
+        self._bytes.clear()
+        return taken
+
+
+def in_order(events: Iterable[Frame | End], folder: Path) -> Iterator[Frame | End]:
+    """Puts interleaved chunks in order: the chunk whose turn it is passes at once, the others wait
+    in temporary files."""
+    turn = 0
+    waiting: dict[int, _Waiting] = {}
+    for arrived in events:
+        if arrived.chunk != turn:
+            waiting.setdefault(arrived.chunk, _Waiting(folder)).add(arrived)
+            continue
+        yield arrived
+        ended = isinstance(arrived, End)
+        while ended:
+            turn += 1
+            ended = False
+            for event in waiting.pop(turn).events(turn) if turn in waiting else ():
+                yield event
+                ended = isinstance(event, End)
+
+
+class _Waiting:
+    """Audio of a chunk whose turn has not come."""
+
+    def __init__(self, folder: Path) -> None:
+        self._audio = tempfile.SpooledTemporaryFile(max_size=1 << 20, dir=str(folder))  # noqa: SIM115
+        self._end: End | None = None
+
+    def add(self, event: Frame | End) -> None:
+        if isinstance(event, End):
+            self._end = event
+        else:
+            self._audio.write(event.samples.tobytes())
+
+    def events(self, chunk: int) -> Iterator[Frame | End]:
+        with self._audio:
+            self._audio.seek(0)
+            while block := self._audio.read(_BLOCK * 4):
+                yield Frame(chunk, np.frombuffer(block, np.float32))
+        if self._end is not None:
+            yield self._end

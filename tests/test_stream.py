@@ -1,0 +1,253 @@
+"""A request as a stream: the same samples as a file, sooner, and gone when nobody listens."""
+
+import asyncio
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from config import Settings
+from engines.base import End, Frame
+from inference import Result, VibeVoiceInference
+from speech.errors import EngineError
+from speech.pcm import Samples
+from speech.request import Defaults, SpeechRequest, parse_request
+from stream import MOST_PIECE_BYTES, in_order
+from tests.fake_engine import FakeEngine
+
+TEXT = "One. [pause:100ms] Two. [pause:0ms] Three. [pause:300ms]"
+
+
+def noise(chunk: int) -> Samples:
+    return np.random.default_rng(chunk).uniform(-0.5, 0.5, 20_000 + chunk).astype(np.float32)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(audio=noise)
+
+
+@pytest.fixture
+def inference(tmp_path: Path, engine: FakeEngine) -> Iterator[VibeVoiceInference]:
+    made = VibeVoiceInference(Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path)}), engine)
+    yield made
+    made.close()
+
+
+def request(text: str = TEXT, **fields: Any) -> SpeechRequest:
+    fields = {"output_format": "pcm", "loudness": None, "seed": 1, **fields}
+    return parse_request({"text": text, **fields}, Defaults())[0]
+
+
+def streamed(inference: VibeVoiceInference, asked: SpeechRequest) -> tuple[list[bytes], Result]:
+    async def main() -> tuple[list[bytes], Result]:
+        pieces: list[bytes] = []
+        with inference.workspace() as folder:
+            async for piece in inference.stream(asked, Path(folder)):
+                if isinstance(piece, Result):
+                    return pieces, piece
+                pieces.append(piece)
+        raise AssertionError("no result")
+
+    return asyncio.run(main())
+
+
+def filed(inference: VibeVoiceInference, asked: SpeechRequest) -> tuple[bytes, Result]:
+    async def main() -> tuple[bytes, Result]:
+        with inference.workspace() as folder:
+            path, result = await inference.generate(asked, Path(folder))
+            return path.read_bytes(), result
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("interleave", [False, True])
+@pytest.mark.parametrize("speed", [1, 1.3])
+def test_without_levelling_a_stream_carries_the_samples_of_a_file(
+    inference: VibeVoiceInference, engine: FakeEngine, interleave: bool, speed: float
+) -> None:
+    engine.interleave = interleave
+    pieces, result = streamed(inference, request(speed=speed))
+    data, filed_result = filed(inference, request(speed=speed))
+    assert b"".join(pieces) == data
+    assert result.chunks == filed_result.chunks
+    assert result.duration_sec == filed_result.duration_sec == round(len(data) / 48_000, 6)
+
+
+@pytest.mark.parametrize("output_format", ["mp3", "opus", "flac", "wav"])
+def test_the_pieces_are_one_file(inference: VibeVoiceInference, output_format: str) -> None:
+    pieces, result = streamed(inference, request(output_format=output_format))
+    with av.open(io.BytesIO(b"".join(pieces))) as container:
+        seconds = sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
+    assert abs(seconds - result.duration_sec) < 0.08
+
+
+def test_a_silent_chunk_leaves_the_same_pauses_as_in_a_file(
+    inference: VibeVoiceInference, engine: FakeEngine
+) -> None:
+    quiet = np.zeros(0, np.float32)
+    for silent in ([0], [1], [2], [0, 1], [1, 2]):
+        engine.audio = [quiet if chunk in silent else noise(chunk) for chunk in range(3)]
+        pieces, result = streamed(inference, request())
+        data, filed_result = filed(inference, request())
+        assert b"".join(pieces) == data
+        assert result.chunks == filed_result.chunks
+        assert result.warnings == filed_result.warnings
+
+
+def test_the_first_piece_leaves_before_the_last_frame_is_made(
+    inference: VibeVoiceInference, engine: FakeEngine
+) -> None:
+    engine.audio = lambda _: np.full(3200 * 50, 0.5, np.float32)
+    engine.delay = 0.02
+
+    async def main() -> int:
+        with inference.workspace() as folder:
+            async with aclosing(inference.stream(request("One."), Path(folder))) as pieces:
+                async for piece in pieces:
+                    assert isinstance(piece, bytes)
+                    assert 0 < len(piece) < 3200 * 10 * 2
+                    return len(piece)
+        return 0
+
+    assert asyncio.run(main())
+    assert engine.speeches[0].cancelled
+
+
+def test_pieces_grow_and_stay_below_their_limit(
+    inference: VibeVoiceInference, engine: FakeEngine
+) -> None:
+    engine.audio = lambda _: np.full(24_000 * 60, 0.5, np.float32)
+    pieces, _ = streamed(inference, request("One. [pause:10s] Two."))
+    assert len(pieces[0]) < 48_000
+    assert max(map(len, pieces)) <= MOST_PIECE_BYTES + 2 * 16_384
+    assert len(pieces) < 60
+
+
+def test_a_stream_takes_the_level_that_its_voice_had_before(
+    inference: VibeVoiceInference, engine: FakeEngine
+) -> None:
+    tone = (np.sin(2 * np.pi * 997 * np.arange(72_000) / 24_000) * 0.05).astype(np.float32)
+    engine.audio = lambda _: tone
+    asked = request("One.", loudness=-20)
+    _, first = streamed(inference, asked)
+    assert first.gain_db == 3.0
+    _, batch = filed(inference, asked)
+    _, second = streamed(inference, asked)
+    assert second.gain_db == batch.gain_db != first.gain_db
+    _, other = streamed(inference, request("One.", loudness=-20, speaker_name="Frank"))
+    assert other.gain_db == 3.0
+
+
+def test_a_bad_chunk_is_reported_and_not_repeated(
+    inference: VibeVoiceInference, engine: FakeEngine
+) -> None:
+    engine.capabilities = replace(engine.capabilities, varies=True)
+    engine.reasons = {1: "cap"}
+    _, result = streamed(inference, request())
+    assert [chunk.truncated for chunk in result.chunks] == [False, True, False]
+    assert len(engine.plans) == 1
+    assert result.warnings == ("chunks[1]: hit its length limit, so its end may be cut off",)
+
+
+def test_a_failure_is_raised_after_the_pieces_before_it(
+    inference: VibeVoiceInference, engine: FakeEngine
+) -> None:
+    engine.fail_at = 12
+    pieces = []
+
+    async def main() -> None:
+        with inference.workspace() as folder:
+            async for piece in inference.stream(request(), Path(folder)):
+                pieces.append(piece)
+
+    with pytest.raises(EngineError, match="as it was told to"):
+        asyncio.run(main())
+    assert pieces
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+def test_a_listener_who_leaves_stops_the_engine(
+    inference: VibeVoiceInference, engine: FakeEngine, how: str
+) -> None:
+    engine.audio = lambda _: np.full(3200 * 10_000, 0.5, np.float32)
+    threads = threading.active_count()
+
+    async def listen(folder: Path) -> None:
+        async with aclosing(inference.stream(request("One."), folder)) as pieces:
+            async for _ in pieces:
+                if how == "close":
+                    return
+
+    async def main() -> None:
+        with inference.workspace() as folder:
+            task = asyncio.create_task(listen(Path(folder)))
+            if how == "cancel":
+                await asyncio.sleep(0.2)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            else:
+                await task
+            assert engine.speeches[0].cancelled
+            assert list(Path(folder).iterdir()) == []
+
+    asyncio.run(main())
+    assert threading.active_count() == threads
+
+
+def test_a_slow_listener_holds_the_engine_back(
+    inference: VibeVoiceInference, engine: FakeEngine
+) -> None:
+    begun: list[int] = []
+
+    def audio(chunk: int) -> Samples:
+        begun.append(chunk)
+        return np.full(24_000, 0.5, np.float32)
+
+    engine.audio = audio
+
+    async def main() -> int:
+        asked = request("One. [pause:0ms] " * 200)
+        with inference.workspace() as folder:
+            async with aclosing(inference.stream(asked, Path(folder))) as pieces:
+                async for _ in pieces:
+                    await asyncio.sleep(0.5)
+                    return len(begun)
+        return 0
+
+    assert 1 <= asyncio.run(main()) < 20
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 4), max_size=60))
+def test_any_interleaving_is_put_in_order(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int]
+) -> None:
+    rest = {chunk: order.count(chunk) for chunk in range(5)}
+    events: list[Frame | End] = []
+    for index, chunk in enumerate(order):
+        events.append(Frame(chunk, np.full(3, index, np.float32)))
+        rest[chunk] -= 1
+        if not rest[chunk]:
+            events.append(End(chunk, "eos", chunk))
+    events += [End(chunk, "empty", chunk) for chunk in range(5) if chunk not in order]
+    ordered = list(in_order(events, tmp_path_factory.getbasetemp()))
+    assert [event.chunk for event in ordered] == sorted(event.chunk for event in ordered)
+    assert [event.chunk for event in ordered if isinstance(event, End)] == [0, 1, 2, 3, 4]
+    for chunk in range(5):
+        assert np.array_equal(_samples(ordered, chunk), _samples(events, chunk))
+
+
+def _samples(events: list[Frame | End], chunk: int) -> Samples:
+    frames = [e.samples for e in events if isinstance(e, Frame) and e.chunk == chunk]
+    return np.concatenate([np.zeros(0, np.float32), *frames])
