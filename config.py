@@ -81,6 +81,13 @@ class Settings(BaseModel):
         3, gt=1, le=100, description="Factor by which a chunk may be longer or shorter than usual"
     )
 
+    max_concurrency: int = Field(
+        1, ge=1, le=256, description="Jobs that the worker takes at the same time"
+    )
+    stream_jobs: bool = Field(
+        False, description="Jobs may ask for `stream: true`; every answer then comes as a list"
+    )
+
     max_text_length: int = Field(
         4096, ge=1, le=1_000_000, description="Longest accepted text, in characters"
     )

@@ -7,26 +7,28 @@ the engine.
 """
 
 import asyncio
-import contextlib
 import tempfile
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from config import Settings, on_runpod
 from engines.base import Engine
 from engines.registry import choose_engine, create_engine
-from job import FileJob, Job, Result, SpokenChunk
+from job import FileJob, Result, SpokenChunk
+from recorder import Progress
 from speech.chunks import Limits
 from speech.level import LoudnessMemory
 from speech.pace import Pace
 from speech.request import Defaults, SpeechRequest
 from speech.voices import VoiceMapper
-from stream import StreamJob
+from stream import Piece, StreamJob
 
 _PIECES_AHEAD = 4
 
-__all__ = ["Result", "SpokenChunk", "VibeVoiceInference", "VoiceMapper"]
+__all__ = ["Piece", "Progress", "Result", "SpokenChunk", "VibeVoiceInference", "VoiceMapper"]
 
 
 class VibeVoiceInference:
@@ -53,6 +55,7 @@ class VibeVoiceInference:
         )
         self.pace = Pace(settings.pace_tolerance)
         self.loudness = LoudnessMemory()
+        self._pool = ThreadPoolExecutor(settings.max_concurrency, thread_name_prefix="job")
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-")
 
     def load_model(self) -> None:
@@ -65,6 +68,7 @@ class VibeVoiceInference:
 
     def close(self) -> None:
         self.engine.close()
+        self._pool.shutdown(cancel_futures=True)
         self._folder.cleanup()
 
     @staticmethod
@@ -79,69 +83,70 @@ class VibeVoiceInference:
             token=settings.hf_token.get_secret_value() if settings.hf_token else None,
         )
 
-    async def generate(self, request: SpeechRequest, folder: Path) -> tuple[Path, Result]:
+    async def generate(
+        self, request: SpeechRequest, folder: Path, progress: Progress | None = None
+    ) -> tuple[Path, Result]:
         """Speaks a request into a file in `folder`; gives its path and what there is to say.
 
         Raises `SpeechError`s. A cancelled task ends the engine's work before it is re-raised.
         """
-        job = FileJob(self, request)
-        work = asyncio.create_task(asyncio.to_thread(job.run, folder))
+        job = FileJob(self, request, progress)
+        working = self._pool.submit(job.run, folder)
         try:
-            return await asyncio.shield(work)
+            return await asyncio.shield(asyncio.wrap_future(working))
         except asyncio.CancelledError:
             job.cancel()
-            await asyncio.wait([work])
-            work.exception()  # asked for, so that asyncio does not report it as forgotten
+            await self._ended(working)
             raise
 
-    async def stream(self, request: SpeechRequest, folder: Path) -> AsyncIterator[bytes | Result]:
-        """Speaks a request piece by piece; the last bytes are the file's end, and then comes what
-        there is to say. `folder` takes what has to wait.
+    async def stream(
+        self, request: SpeechRequest, folder: Path
+    ) -> AsyncGenerator[Piece | Result, None]:
+        """Speaks a request piece by piece; after the last piece comes what there is to say.
+        `folder` takes what has to wait.
 
         Raises `SpeechError`s. Closing or cancelling the iteration ends the engine's work first.
         """
         job = StreamJob(self, request)
-        async with contextlib.aclosing(_pump(job, job.run(folder))) as pieces:
-            async for piece in pieces:
-                yield piece
+        pieces = job.run(folder)
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Piece | Result | BaseException] = asyncio.Queue()
+        room = threading.Semaphore(_PIECES_AHEAD)
 
+        def send(piece: Piece | Result | BaseException) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, piece)
 
-async def _pump(
-    job: Job, pieces: Generator[bytes, None, Result]
-) -> AsyncGenerator[bytes | Result, None]:
-    """Runs a job's generator in a thread, a few pieces ahead of its reader at most."""
-    loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[bytes | Result | BaseException] = asyncio.Queue()
-    room = threading.Semaphore(_PIECES_AHEAD)
+        def work() -> None:
+            try:
+                while True:
+                    piece = next(pieces)
+                    room.acquire()
+                    job.recorder.check()
+                    send(piece)
+            except StopIteration as end:
+                send(end.value)
+            except BaseException as error:  # noqa: BLE001 - raised again where the stream is read
+                send(error)
+            finally:
+                pieces.close()
 
-    def send(piece: bytes | Result | BaseException) -> None:
-        loop.call_soon_threadsafe(arrived.put_nowait, piece)
-
-    def work() -> None:
+        working = self._pool.submit(work)
         try:
             while True:
-                piece = next(pieces)
-                room.acquire()
-                job.recorder.check()
-                send(piece)
-        except StopIteration as end:
-            send(end.value)
-        except BaseException as error:  # noqa: BLE001 - raised again where the stream is read
-            send(error)
+                piece = await arrived.get()
+                if isinstance(piece, BaseException):
+                    raise piece
+                room.release()
+                yield piece
+                if isinstance(piece, Result):
+                    return
         finally:
-            pieces.close()
-
-    working = asyncio.create_task(asyncio.to_thread(work))
-    try:
-        while True:
-            piece = await arrived.get()
-            if isinstance(piece, BaseException):
-                raise piece
+            job.cancel()
             room.release()
-            yield piece
-            if isinstance(piece, Result):
-                return
-    finally:
-        job.cancel()
-        room.release()
-        await asyncio.wait([working])
+            await self._ended(working)
+
+    @staticmethod
+    async def _ended(working: "Future[Any]") -> None:
+        """Waits for a cancelled job's thread; one that has not begun never will."""
+        if not working.cancel():
+            await asyncio.wait([asyncio.wrap_future(working)])

@@ -17,7 +17,7 @@ import numpy as np
 
 from config import Settings
 from engines.base import Engine, Options, Plan, PlannedChunk
-from recorder import Flaw, Recorded, Recorder
+from recorder import Flaw, Progress, Recorded, Recorder
 from speech.chunks import Limits, TextPlan, plan_text
 from speech.codecs import FORMATS, Encoder, codec_rate
 from speech.level import Level, LoudnessMemory, LoudnessMeter, gain_to
@@ -75,12 +75,15 @@ class Studio(Protocol):
 class Job:
     """What every way to serve a request begins and ends with."""
 
-    def __init__(self, studio: Studio, request: SpeechRequest) -> None:
+    def __init__(
+        self, studio: Studio, request: SpeechRequest, progress: Progress | None = None
+    ) -> None:
         self.studio, self.request = studio, request
         self.recorder = Recorder(studio.engine, studio.pace, studio.settings.max_retries)
+        self.recorder.progress = progress or self.recorder.progress
         self.warnings: list[str] = []
         self.rate = codec_rate(request.output_format, studio.settings.default_sample_rate)
-        self._marks: dict[str, float] = {}
+        self._marks = {"asked": time.monotonic()}
 
     def cancel(self) -> None:
         self.recorder.cancel()
@@ -196,11 +199,12 @@ class Job:
     def _timings(self, duration: float) -> dict[str, float]:
         """Seconds, by phase."""
         marks = self._marks
-        total = marks["encoded"] - marks["start"]
+        total = marks["encoded"] - marks["asked"]
         phases = {
+            "queue_sec": marks["start"] - marks["asked"],
             "plan_sec": marks["planned"] - marks["start"],
             "load_sec": marks["loaded"] - marks["planned"],
-            "first_audio_sec": (self.recorder.first_audio or marks["spoken"]) - marks["start"],
+            "first_audio_sec": (self.recorder.first_audio or marks["spoken"]) - marks["asked"],
             "synthesis_sec": marks["spoken"] - marks["loaded"],
             "encode_sec": marks["encoded"] - marks["spoken"],
             "total_sec": total,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Generic, TypeVar
 
-from engines.base import End, Engine, Frame, Plan, Speech
+from engines.base import SAMPLE_RATE, End, Engine, Frame, Plan, Speech
 from speech.errors import Cancelled, EngineError
 from speech.pace import Pace
 from speech.takes import KeptTake, Take
@@ -34,6 +34,15 @@ _SAID = {
 }
 
 
+@dataclass(slots=True)
+class Progress:
+    """How far a request has come; written by one thread, read by any."""
+
+    chunks_total: int = 0
+    chunks_done: int = 0
+    audio_sec: float = 0.0
+
+
 AnyTake = TypeVar("AnyTake", bound=Take, covariant=True)
 
 
@@ -52,6 +61,7 @@ class Recorder:
     def __init__(self, engine: Engine, pace: Pace, max_retries: int) -> None:
         self.warnings: list[str] = []
         self.first_audio: float | None = None
+        self.progress = Progress()
         self._engine = engine
         self._pace = pace
         self._attempts = 1 + (max_retries if engine.capabilities.varies else 0)
@@ -104,14 +114,17 @@ class Recorder:
         """What the engine makes of a plan. Raises `EngineError` unless every chunk comes to its
         end, `Cancelled` after `cancel`; the engine's work ends with the iteration."""
         missing = len(plan.chunks)
+        self.progress.chunks_total = max(missing, self.progress.chunks_total)
         speech = self._speech = self._engine.start(plan)
         try:
             self.check()
             for event in speech:
                 if isinstance(event, Frame):
                     self.first_audio = self.first_audio or time.monotonic()
+                    self.progress.audio_sec += len(event.samples) / SAMPLE_RATE
                 else:
                     missing -= 1
+                    self.progress.chunks_done = self.progress.chunks_total - missing
                 yield event
         finally:
             speech.cancel()

@@ -7,6 +7,7 @@ remembered from what the voice said before.
 
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,19 @@ _LONGEST_PIECE_SEC = 4.0
 _BLOCK = 1 << 14
 
 
-class StreamJob(Job):
-    """Yields the file's bytes in pieces, small ones first; returns what there is to say."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next bytes of the file. The last piece may be empty."""
 
-    def run(self, folder: Path) -> Generator[bytes, None, Result]:
+    data: bytes
+    sample_rate: int
+    is_last: bool = False
+
+
+class StreamJob(Job):
+    """Yields the file in pieces, small ones first; returns what there is to say."""
+
+    def run(self, folder: Path) -> Generator[Piece, None, Result]:
         text, plan = self.prepare()
         gain_db = self.remembered_gain(plan)
         level = Level(self.rate, gain_db)
@@ -76,7 +86,7 @@ class _Pieces:
         self._left = 0
         self._wanted = 0.0
 
-    def add(self, samples: Samples) -> Iterator[bytes]:
+    def add(self, samples: Samples) -> Iterator[Piece]:
         for at in range(0, len(samples), _BLOCK):
             block = samples[at : at + _BLOCK]
             self.count += len(block)
@@ -85,18 +95,17 @@ class _Pieces:
             if self._bytes and (seconds >= self._wanted or len(self._bytes) >= MOST_PIECE_BYTES):
                 self._left = self.count
                 self._wanted = min(_LONGEST_PIECE_SEC, max(0.25, 2 * self._wanted))
-                yield self._taken()
+                yield self._taken(is_last=False)
 
-    def close(self) -> bytes:
-        """The last piece; it may be empty."""
+    def close(self) -> Piece:
         self._bytes += self._encoder.encode(self._level.flush())
         self._bytes += self._encoder.close()
-        return self._taken()
+        return self._taken(is_last=True)
 
-    def _taken(self) -> bytes:
-        taken = bytes(self._bytes)
+    def _taken(self, is_last: bool) -> Piece:
+        piece = Piece(bytes(self._bytes), self._rate, is_last)
         self._bytes.clear()
-        return taken
+        return piece
 
 
 def in_order(events: Iterable[Frame | End], folder: Path) -> Iterator[Frame | End]:

@@ -303,6 +303,7 @@ def test_cancelling_the_task_stops_the_engine_and_waits_for_it(
             assert list(Path(folder).iterdir()) == []
 
     asyncio.run(main())
+    inference.close()
     assert threading.active_count() == threads
 
 
