@@ -7,6 +7,7 @@ Importing this module starts nothing. Logs carry the job's id and never its text
 """
 
 import asyncio
+import base64
 import dataclasses
 import functools
 import json
@@ -16,14 +17,18 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, ClassVar
 
 import runpod
 
 from config import ConfigError, Settings
-from inference import Result, VibeVoiceInference
+from inference import Progress, Result, VibeVoiceInference
+from progress import reporting
 from speech import delivery
+from speech.codecs import FORMATS
 from speech.delivery import Delivered, Outputs
 from speech.errors import EngineLost, SpeechError
 from speech.request import SpeechRequest, parse_request
@@ -53,42 +58,122 @@ def outputs() -> Outputs:
 
 async def handler(job: Job) -> Answer:
     """Answers a job with its audio, or with `{"error": sentence}`. Raises only on cancellation."""
-    job_id = str(job.get("id") or "local")
+    job_id = _id(job)
     try:
-        return await _speak(job.get("input"), job_id)
-    except EngineLost as error:
-        log().error(f"the engine is lost: {error}", job_id)
-        return {"error": str(error), "refresh_worker": True}
-    except SpeechError as error:
-        log().info(f"refused or failed: {type(error).__name__}", job_id)
-        return {"error": str(error)}
+        request, warnings = parse_request(job.get("input"), inference().defaults)
+        if request.stream:
+            warnings.append("stream: this worker answers in one piece (STREAM_JOBS is not set)")
+        return await _speak(job, request, warnings)
     except asyncio.CancelledError:
         log().info("cancelled", job_id)
         raise
-    except Exception as error:  # noqa: BLE001 - the last line of defence; RunPod would send it whole
-        # The message may quote the text, so only the kind and the place are logged.
-        place = "".join(traceback.format_tb(error.__traceback__))
-        log().error(f"internal error: {type(error).__name__}\n{place}", job_id)
-        detail = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
-        return {"error": f"internal error ({type(error).__name__}{detail}); see the worker's log"}
+    except Exception as error:  # noqa: BLE001 - the last line of defence: see `_failure`
+        return _failure(error, job_id)
 
 
-async def _speak(raw: object, job_id: str) -> Answer:
-    request, warnings = parse_request(raw, inference().defaults)
-    if request.stream:
-        warnings.append("stream: this worker answers in one piece")
-    log().info(f"job of {len(request.text)} characters, request {request.request_id}", job_id)
+async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
+    """The handler where STREAM_JOBS is set. With `stream` it yields the file piece by piece and
+    the facts at the end, else the one answer.
+
+    The SDK posts each item before it asks for the next, and keeps the very objects for the job's
+    final list. So audio is taken out of a piece once it is posted, and put into a whole answer only
+    then: posts stay below 1 MB, and so does the list of a stream.
+    """
+    job_id = _id(job)
+    try:
+        request, warnings = parse_request(job.get("input"), inference().defaults)
+        if request.stream:
+            async with aclosing(_stream(job, request, warnings)) as items:
+                async for item in items:
+                    yield item
+                    if "audio_chunk" in item:
+                        item["audio_chunk"] = ""
+        else:
+            answer = await _speak(job, request, warnings)
+            audio = answer.pop("audio_base64", None)
+            yield answer
+            if audio is not None:
+                answer["audio_base64"] = audio
+    except (asyncio.CancelledError, GeneratorExit):
+        log().info("cancelled", job_id)
+        raise
+    except Exception as error:  # noqa: BLE001 - the last line of defence: see `_failure`
+        yield _failure(error, job_id)
+        if isinstance(error, EngineLost):
+            # The SDK does not read `refresh_worker` in an item; after SIGTERM it ends the worker
+            # once its jobs are done.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _id(job: Job) -> str:
+    return str(job.get("id") or "local")
+
+
+def _failure(error: Exception, job_id: str) -> Answer:
+    """What the caller is told. The SDK would send an exception with its traceback and paths."""
+    if isinstance(error, SpeechError):
+        log().info(f"refused or failed: {type(error).__name__}", job_id)
+        lost = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
+        return {"error": str(error), **lost}
+    # The message may quote the text, so only the kind and the place are logged.
+    place = "".join(traceback.format_tb(error.__traceback__))
+    log().error(f"internal error: {type(error).__name__}\n{place}", job_id)
+    detail = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+    return {"error": f"internal error ({type(error).__name__}{detail}); see the worker's log"}
+
+
+async def _speak(job: Job, request: SpeechRequest, warnings: list[str]) -> Answer:
+    _log_begin(job, request)
     with inference().workspace() as folder:
-        path, result = await inference().generate(request, Path(folder))
-        owner = request.session_id or job_id
-        delivered = await asyncio.to_thread(delivery.deliver, path, owner, outputs())
-        await asyncio.to_thread(cleanup_old_files)
-    log().info(
-        f"{result.duration_sec:.2f} s of audio in {result.timings['total_sec']:.2f} s, "
-        f"{len(result.chunks)} chunks",
-        job_id,
-    )
+        progress = Progress()
+        async with reporting(job, progress):
+            path, result = await inference().generate(request, Path(folder), progress)
+            delivered = await asyncio.to_thread(_deliver, path, request.session_id or _id(job))
+    _log_end(job, result)
     return _answer(request, result, delivered, warnings)
+
+
+async def _stream(
+    job: Job, request: SpeechRequest, warnings: list[str]
+) -> AsyncGenerator[Answer, None]:
+    _log_begin(job, request)
+    with inference().workspace() as folder:
+        copy = Path(folder) / f"stream.{FORMATS[request.output_format].extension}"
+        with copy.open("wb") as file:
+            async with aclosing(inference().stream(request, Path(folder))) as pieces:
+                index = 0
+                async for piece in pieces:
+                    if isinstance(piece, Result):
+                        result = piece
+                        break
+                    file.write(piece.data)
+                    yield {
+                        "index": index,
+                        "audio_chunk": base64.b64encode(piece.data).decode("ascii"),
+                        "format": request.output_format,
+                        "sample_rate": piece.sample_rate,
+                        "is_last": piece.is_last,
+                    }
+                    index += 1
+        owner = request.session_id or _id(job)
+        delivered = await asyncio.to_thread(delivery.copied, copy, owner, outputs())
+    _log_end(job, result)
+    yield _answer(request, result, delivered, warnings)
+
+
+def _deliver(path: Path, owner: str) -> Delivered:
+    delivered = delivery.deliver(path, owner, outputs())
+    cleanup_old_files()
+    return delivered
+
+
+def _log_begin(job: Job, request: SpeechRequest) -> None:
+    log().info(f"job of {len(request.text)} characters, request {request.request_id}", _id(job))
+
+
+def _log_end(job: Job, result: Result) -> None:
+    facts = {"audio_sec": result.duration_sec, "chunks": len(result.chunks), **result.timings}
+    log().info(f"done: {json.dumps(facts)}", _id(job))
 
 
 def _answer(
@@ -158,8 +243,13 @@ def main() -> None:
         threading.Thread(target=preload, name="preload", daemon=True).start()
     # The local API ends by the signal itself, which would leave the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    start: dict[str, Any] = {"concurrency_modifier": lambda _: settings().max_concurrency}
+    if settings().stream_jobs:
+        start |= {"handler": stream_handler, "return_aggregate_stream": True}
+    else:
+        start |= {"handler": handler}
     try:
-        runpod.serverless.start({"handler": handler})
+        runpod.serverless.start(start)
     finally:
         inference().close()
 

@@ -53,7 +53,7 @@ def deliver(audio: Path, owner: str, outputs: Outputs) -> Delivered:
         try:
             kept = f"{outputs.folder.name}/{keep(audio, owner, outputs.folder)} on the volume"
         except OSError as error:
-            warnings.append(f"no copy was kept on the volume: {error.strerror}")
+            warnings.append(_no_copy(error))
             if not fits:
                 spare = Path(tempfile.gettempdir()) / "vibevoice-output"
                 kept = f"{spare.name}/{keep(audio, owner, spare)} in the worker's temporary folder"
@@ -66,6 +66,21 @@ def deliver(audio: Path, owner: str, outputs: Outputs) -> Delivered:
         )
     audio_base64 = base64.b64encode(audio.read_bytes()).decode("ascii")
     return Delivered({"audio_base64": audio_base64}, tuple(warnings))
+
+
+def copied(audio: Path, owner: str, outputs: Outputs) -> Delivered:
+    """For audio that has reached its caller already: keeps the copy that is wanted."""
+    if not outputs.save:
+        return Delivered({})
+    try:
+        keep(audio, owner, outputs.folder)
+    except OSError as error:
+        return Delivered({}, (_no_copy(error),))
+    return Delivered({})
+
+
+def _no_copy(error: OSError) -> str:
+    return f"no copy was kept on the volume: {error.strerror}"
 
 
 def keep(audio: Path, owner: str, folder: Path) -> str:

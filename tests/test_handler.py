@@ -25,6 +25,74 @@ from tests.fake_engine import FakeEngine
 SECRET = "the-callers-secret-words"
 
 
+def test_a_stream_worker_yields_pieces_and_then_the_facts() -> None:
+    seen, kept = run_stream(stream=True, output_format="pcm", loudness=None, seed=3)
+    *pieces, facts = seen
+    assert [piece["index"] for piece in pieces] == list(range(len(pieces)))
+    assert [piece["is_last"] for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    data = b"".join(base64.b64decode(piece["audio_chunk"]) for piece in pieces)
+    assert len(data) == 48_000
+    batch = run(output_format="pcm", loudness=None, seed=3)
+    assert base64.b64decode(batch.pop("audio_base64")) == data
+    for answer in (facts, batch):
+        answer.pop("timings")
+    assert facts == batch
+    assert all(not item.get("audio_chunk") for item in kept)
+
+
+def test_a_stream_workers_batch_answer_gets_its_audio_once_it_is_posted() -> None:
+    (seen,), (kept,) = run_stream(output_format="pcm")
+    assert "audio_base64" not in seen
+    assert base64.b64decode(kept["audio_base64"])
+    assert {**seen, "audio_base64": kept["audio_base64"]} == kept
+
+
+def test_a_stream_that_fails_says_so_after_its_pieces(engine: FakeEngine) -> None:
+    engine.audio = lambda _: np.full(48_000, 0.5, np.float32)
+    engine.fail_at = 12
+    seen, _ = run_stream(stream=True)
+    assert all("audio_chunk" in item for item in seen[:-1])
+    assert seen[-1] == {"error": "the fake engine failed as it was told to"}
+
+
+def test_a_bad_request_to_a_stream_worker_is_one_error() -> None:
+    (seen,), _ = run_stream(stream=True, speed=99)
+    assert seen["error"].startswith("speed: 99")
+
+
+def test_a_stream_is_kept_on_the_volume_too(tmp_path: Path) -> None:
+    seen, _ = run_stream(stream=True, output_format="mp3", session_id="live")
+    (copy,) = (tmp_path / "output").glob("live_*.mp3")
+    data = b"".join(base64.b64decode(piece["audio_chunk"]) for piece in seen[:-1])
+    assert copy.read_bytes() == data
+
+
+def test_closing_a_stream_stops_the_engine(engine: FakeEngine) -> None:
+    engine.audio = lambda _: np.full(3200 * 10_000, 0.5, np.float32)
+
+    async def main() -> None:
+        items = handler.stream_handler({"id": "j", "input": {"text": "Long.", "stream": True}})
+        await anext(items)
+        await items.aclose()
+
+    asyncio.run(main())
+    assert engine.speeches[0].cancelled
+
+
+def run_stream(**fields: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What is posted of a stream worker's items, and what is left of them in the final list."""
+
+    async def main() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        posted, kept = [], []
+        job = {"id": "job-1", "input": {"text": SECRET, **fields}}
+        async for item in handler.stream_handler(job):
+            posted.append(dict(item))
+            kept.append(item)
+        return posted, kept
+
+    return asyncio.run(main())
+
+
 @pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine(audio=lambda _: np.full(24_000, 0.5, np.float32))
