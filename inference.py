@@ -17,9 +17,11 @@ from typing import Any
 from config import Settings, on_runpod
 from engines.base import Engine
 from engines.registry import choose_engine, create_engine
+from fetch import fetch_voice
 from job import FileJob, Result, SpokenChunk
 from recorder import Progress
 from speech.chunks import Limits
+from speech.guest_voices import GuestVoices
 from speech.level import LoudnessMemory
 from speech.pace import Pace
 from speech.request import Defaults, SpeechRequest
@@ -55,12 +57,17 @@ class VibeVoiceInference:
         )
         self.pace = Pace(settings.pace_tolerance)
         self.loudness = LoudnessMemory()
+        self.guests = GuestVoices()
         self._pool = ThreadPoolExecutor(settings.max_concurrency, thread_name_prefix="job")
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-")
 
     def load_model(self) -> None:
         """Loads the engine if that has not happened yet."""
         self.engine.load()
+
+    def fetch_voice(self, url: str) -> bytes:
+        """What lies at a caller's address; see `fetch`."""
+        return fetch_voice(url)
 
     def workspace(self) -> "tempfile.TemporaryDirectory[str]":
         """A folder for one job; it goes with the job, at the latest with `close`."""

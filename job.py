@@ -20,6 +20,7 @@ from engines.base import Engine, Options, Plan, PlannedChunk
 from recorder import Flaw, Progress, Recorded, Recorder
 from speech.chunks import Limits, TextPlan, plan_text
 from speech.codecs import FORMATS, Encoder, codec_rate
+from speech.guest_voices import GuestVoices
 from speech.level import Level, LoudnessMemory, LoudnessMeter, gain_to
 from speech.pace import Pace
 from speech.pcm import silence
@@ -70,6 +71,9 @@ class Studio(Protocol):
     voices: VoiceMapper
     pace: Pace
     loudness: LoudnessMemory
+    guests: GuestVoices
+
+    def fetch_voice(self, url: str) -> bytes: ...
 
 
 class Job:
@@ -88,7 +92,7 @@ class Job:
     def cancel(self) -> None:
         self.recorder.cancel()
 
-    def prepare(self) -> tuple[TextPlan, Plan]:
+    def prepare(self, folder: Path) -> tuple[TextPlan, Plan]:
         """Plans the request and loads the engine."""
         self.mark("start")
         request = self.request
@@ -97,7 +101,7 @@ class Job:
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         plan = Plan(
             chunks=tuple(PlannedChunk(chunk.turns, seed) for chunk in text.chunks),
-            voices=self._voices(text),
+            voices=self._voices(text, folder),
             options=Options(request.cfg_scale, request.steps, request.disable_prefill),
         )
         self.mark("planned")
@@ -161,7 +165,7 @@ class Job:
             warnings=(*self.warnings, *self.recorder.warnings),
         )
 
-    def _voices(self, text: TextPlan) -> tuple[Voice, ...]:
+    def _voices(self, text: TextPlan, folder: Path) -> tuple[Voice, ...]:
         """A voice for each speaker: as named, the first by `speaker_name`, others still free."""
         request, mapper = self.request, self.studio.voices
         numbers = text.speakers or (0,)
@@ -181,12 +185,23 @@ class Job:
                 voice, notes = mapper.resolve(named[number], f"speakers.{number}")
             elif voices:
                 voice, notes = mapper.resolve(self._unused(voices))
+            elif request.voice_url or request.voice_base64:
+                voice, notes = self._guest(folder)
+                if request.speaker_name:
+                    notes = [*notes, "speaker_name: ignored, since a recording is given"]
             else:
                 voice, notes = mapper.resolve(request.speaker_name)
             voices.append(voice)
             warnings += notes
         self.warnings += dict.fromkeys(warnings)
         return tuple(voices)
+
+    def _guest(self, folder: Path) -> tuple[Voice, list[str]]:
+        """The voice that came with the request."""
+        if self.request.voice_base64:
+            return self.studio.guests.resolve(self.request.voice_base64, folder, "voice_base64")
+        data = self.studio.fetch_voice(self.request.voice_url or "")
+        return self.studio.guests.resolve(data, folder, "voice_url")
 
     def _unused(self, voices: list[Voice]) -> str | None:
         names = self.studio.voices.names()
@@ -221,7 +236,7 @@ class FileJob(Job):
     """Every chunk is made, and repeated where it came out badly, before anything is joined."""
 
     def run(self, folder: Path) -> tuple[Path, Result]:
-        text, plan = self.prepare()
+        text, plan = self.prepare(folder)
         with tempfile.TemporaryFile(dir=folder) as spool:
             recorded = self.recorder.record(
                 plan, lambda: KeptTake(spool, self.rate, self.request.speed)

@@ -5,6 +5,7 @@ names every bad field, what is wrong with it and what is allowed. Fields that no
 fail a request: they come back as warnings.
 """
 
+import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ ALIASES = {
 """OpenAI's names for fields of ours."""
 
 MAX_PRONUNCIATIONS = 500
+MOST_RECORDING_BYTES = 10 * 1024 * 1024
 
 Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
@@ -88,6 +90,19 @@ def _speakers(value: Any) -> Any:
     return {int(key): name for key, name in names.items()}
 
 
+def _recording(value: Any) -> Any:
+    """The bytes of a base64 text, which may stand in a `data:` URL."""
+    if not isinstance(value, str):
+        raise ValueError(f"is {_kind(value)}")
+    encoded = value.partition(";base64,")[2] if value.startswith("data:") else value
+    if len(encoded) > MOST_RECORDING_BYTES * 4 // 3 + 4:
+        raise ValueError(f"has {len(encoded)} characters")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except ValueError:
+        raise ValueError("is no base64") from None
+
+
 Number = BeforeValidator(_number)
 Name = Annotated[
     str, BeforeValidator(_voice), BeforeValidator(_whole_characters), Field(max_length=200)
@@ -103,6 +118,15 @@ class SpeechRequest(BaseModel):
         description="text of 1 to {max_text_length} characters"
     )
     speaker_name: Name | None = Field(None, description="a voice's name of up to 200 characters")
+    voice_url: str | None = Field(
+        None,
+        max_length=2000,
+        pattern=r"^https?://[^\s]+$",
+        description="a public http or https address of up to 2000 characters",
+    )
+    voice_base64: Annotated[bytes | None, BeforeValidator(_recording)] = Field(
+        None, min_length=1, description="a recording of up to 10 MB in base64"
+    )
     speakers: Annotated[dict[int, str] | tuple[str, ...] | None, BeforeValidator(_speakers)] = (
         Field(
             None,
@@ -165,6 +189,8 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
     except ValidationError as error:
         found = {str(item["loc"][0]): item for item in reversed(error.errors(include_url=False))}
         problems += [(name, _problem(item)) for name, item in reversed(found.items())]
+    if fields.get("voice_url") and fields.get("voice_base64"):
+        problems.append(("voice_url", "comes with voice_base64, and only one can speak"))
     if problems:
         raise RequestError(
             "; ".join(
