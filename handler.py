@@ -11,19 +11,18 @@ import base64
 import dataclasses
 import functools
 import json
-import logging
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import runpod
 
+import startup
 from config import ConfigError, Settings
 from inference import Progress, Result, VibeVoiceInference
 from progress import reporting
@@ -209,38 +208,13 @@ def cleanup_old_files() -> int:
     return delivery.cleanup_old_files(outputs())
 
 
-class _ToRunPod(logging.Handler):
-    """Sends the engines' log lines, which Python's own logging carries, to RunPod's."""
-
-    _LEVELS: ClassVar = {"WARNING": "WARN", "CRITICAL": "ERROR"}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        log().log(record.getMessage(), self._LEVELS.get(record.levelname, record.levelname))
-
-
-def preload() -> None:
-    """Loads the model. A failure is logged; the first job tries again and is told."""
-    try:
-        inference().load_model()
-    except SpeechError as error:
-        log().error(f"the model is not loaded: {error}")
-
-
 def main() -> None:
     try:
         settings()
         inference()
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The worker cannot start:\n{error}")
-    # The SDK logs whole answers, audio and all, at its default level.
-    log().set_level(os.environ.get("RUNPOD_LOG_LEVEL", "INFO"))
-    engines = logging.getLogger("vibevoice")
-    engines.handlers, engines.propagate = [_ToRunPod()], False
-    engines.setLevel(logging.INFO)
-    for problem in inference().voices.problems():
-        log().warn(problem)
-    if settings().preload_model:
-        threading.Thread(target=preload, name="preload", daemon=True).start()
+    startup.prepare(inference(), log())
     # The local API ends by the signal itself, which would leave the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     start: dict[str, Any] = {"concurrency_modifier": lambda _: settings().max_concurrency}

@@ -121,13 +121,19 @@ class Capabilities:
 
 
 class Engine(Protocol):
-    """A voice model behind the wall. `load` is idempotent and may be called from any thread."""
+    """A voice model behind the wall.
+
+    `check` raises `EngineError` for what would keep `load` from working, without the work of it.
+    `load` is idempotent and may be called from any thread.
+    """
 
     @property
     def capabilities(self) -> Capabilities: ...
 
     @property
     def ready(self) -> bool: ...
+
+    def check(self) -> None: ...
 
     def load(self) -> None: ...
 

@@ -102,6 +102,9 @@ class EspeakEngine:
     def __init__(self) -> None:
         self.ready = False
 
+    def check(self) -> None:
+        espeak_library.load()
+
     def load(self) -> None:
         """Raises `EngineError` where espeak or its data is missing."""
         espeak_library.load()

@@ -43,6 +43,9 @@ class FakeEngine:
     def plans(self) -> list[Plan]:
         return [speech.plan for speech in self.speeches]
 
+    def check(self) -> None:
+        """Nothing keeps it from working."""
+
     def load(self) -> None:
         self.ready = True
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import handler
+import startup
 from config import Settings
 from inference import VibeVoiceInference
 from speech import delivery
@@ -175,14 +176,14 @@ def test_a_lost_engine_asks_runpod_for_another_worker(
 def test_preloading_loads_the_model_and_tells_what_went_wrong(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    handler.preload()
+    startup.preload(handler.inference(), handler.log())
     assert engine.ready
 
     def broken() -> None:
         raise EngineError("MODEL_PATH: there is no model")
 
     monkeypatch.setattr(engine, "load", broken)
-    handler.preload()
+    startup.preload(handler.inference(), handler.log())
     assert "the model is not loaded: MODEL_PATH: there is no model" in capfd.readouterr().out
 
 
@@ -191,8 +192,39 @@ def test_what_an_engine_logs_reaches_runpods_log(
     level: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     record = logging.LogRecord("vibevoice", level, "", 0, "ready: %s", ("cpu",), None)
-    handler._ToRunPod().emit(record)
+    startup._ToRunPod(handler.log()).emit(record)
     assert "ready: cpu" in capfd.readouterr().out
+
+
+def test_a_volume_that_cannot_be_written_to_makes_the_worker_unfit(
+    worker: VibeVoiceInference, tmp_path: Path
+) -> None:
+    check = startup.volume_check(worker)
+    check()
+    assert list((tmp_path / "output").iterdir()) == []
+    (tmp_path / "output").rmdir()
+    (tmp_path / "output").write_text("in the way")
+    with pytest.raises(RuntimeError, match=r"^the volume cannot be written to: "):
+        check()
+
+
+def test_no_volume_at_all_is_fine(worker: VibeVoiceInference, tmp_path: Path) -> None:
+    tmp_path.rmdir()
+    startup.volume_check(worker)()
+    assert not tmp_path.exists()
+    tmp_path.mkdir()
+
+
+def test_an_engine_that_cannot_work_makes_the_worker_unfit(
+    worker: VibeVoiceInference, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unfit() -> None:
+        raise EngineError("MODEL_PATH: weights are missing")
+
+    startup.engine_check(worker)()
+    monkeypatch.setattr(engine, "check", unfit)
+    with pytest.raises(EngineError, match="weights are missing"):
+        startup.engine_check(worker)()
 
 
 def test_what_the_model_is_comes_with_the_answer(engine: FakeEngine) -> None:

@@ -195,6 +195,27 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
         load(folder)
 
 
+def test_a_check_finds_what_would_keep_it_from_loading_and_loads_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = VibeVoiceEngine(str(folder), volume=vibevoice.volume(), device="cpu")
+    engine.check()
+    assert not engine.ready
+    with monkeypatch.context() as small:
+        small.setattr("engines.vibevoice.loader.free_host_memory", lambda: 1 << 30)
+        with pytest.raises(EngineError, match="memory are free"):
+            engine.check()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EngineError, match="MODEL_PATH"):
+        engine.check()
+
+
+def test_a_check_passes_a_model_that_is_still_to_be_downloaded(tmp_path: Path) -> None:
+    VibeVoiceEngine(
+        "nobody/nothing", code=vibevoice.volume() / "vibevoice", volume=tmp_path, device="cpu"
+    ).check()
+
+
 def test_the_tokenizer_of_another_model_is_refused(folder: Path) -> None:
     tokenizer = folder / "qwen-tokenizer" / "vocab.json"
     words = json.loads(tokenizer.read_text())

@@ -68,10 +68,10 @@ def test_another_attention_that_is_asked_for_is_used_untried() -> None:
 def test_a_model_that_does_not_fit_on_the_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 << 29, 80 << 30))
     checkpoint = inspect(vibevoice.checkpoint())
-    loader._check_room(checkpoint, CUDA, torch.bfloat16)
+    loader.check_room(checkpoint, CUDA)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 29, 80 << 30))
     with pytest.raises(EngineError, match=r"1\.0 GiB and 0\.5 GiB of GPU memory .* larger GPU"):
-        loader._check_room(checkpoint, CUDA, torch.bfloat16)
+        loader.check_room(checkpoint, CUDA)
 
 
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

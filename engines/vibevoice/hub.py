@@ -36,9 +36,21 @@ class Hub:
     def find(
         self, name: str, setting: str, check: Callable[[Path], object], files: Sequence[str]
     ) -> Path:
-        """The folder of a model: `name` is a folder or a hub id, `setting` what it is called in
-        messages. `check` raises `Incomplete` for a folder that a download would complete, which
-        fetches `files` (patterns). Raises `EngineError`."""
+        """The folder of a model, downloaded if need be: then `files` (patterns) are fetched.
+
+        See `local`. Raises `EngineError`.
+        """
+        folder = self.local(name, setting, check)
+        if folder is None:
+            folder = self._download(name, setting, files)
+            check(folder)
+            log.info("%s: downloaded to %s", setting, folder)
+        return folder
+
+    def local(self, name: str, setting: str, check: Callable[[Path], object]) -> Path | None:
+        """The folder of a model that is on this machine's disks, else None. `name` is a folder or a
+        hub id, `setting` what it is called in messages. `check` raises `Incomplete` for a folder
+        that a download would complete. Raises `EngineError`."""
         folder = Path(name).expanduser()
         if name and folder.is_dir():
             check(folder)
@@ -54,10 +66,7 @@ class Hub:
             else:
                 log.info("%s: found in %s", setting, candidate)
                 return candidate
-        folder = self._download(name, setting, files)
-        check(folder)
-        log.info("%s: downloaded to %s", setting, folder)
-        return folder
+        return None
 
     def _candidates(self, name: str) -> list[Path]:
         found = [snapshot(cache, name) for cache in self.caches]

@@ -35,8 +35,8 @@ def load_model(
 ) -> Model:
     """Loads the weights: bfloat16 with flash attention on a GPU, else float32. `attention` asks for
     another implementation than the device's own. Raises `EngineError`."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    _check_room(checkpoint, device, dtype)
+    dtype = dtype_for(device)
+    check_room(checkpoint, device)
     tokenizer = upstream.Tokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     config = upstream.Config.from_pretrained(checkpoint.folder, local_files_only=True)
     # The model class asks this key, whose default says tied whatever the decoder's own key says;
@@ -60,8 +60,13 @@ def load_model(
     return Model(network, tokenizer, checkpoint, upstream.AudioNormalizer())
 
 
-def _check_room(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-    needed = checkpoint.parameters * dtype.itemsize + _ROOM
+def dtype_for(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def check_room(checkpoint: Checkpoint, device: torch.device) -> None:
+    """Raises `EngineError` where the weights do not fit into the memory that is free."""
+    needed = checkpoint.parameters * dtype_for(device).itemsize + _ROOM
     on_gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_host_memory()
     if free is not None and needed > free:

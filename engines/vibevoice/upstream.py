@@ -75,6 +75,18 @@ class VibeVoiceEngine:
     def ready(self) -> bool:
         return self._model is not None and self._lost is None
 
+    def check(self) -> None:
+        """Looks for the code and, where the model is on a disk already, at its files and for the
+        memory that it needs."""
+        find_code(self._code, self._volume)
+        folder = self._hub.local(self._name, "MODEL_PATH", checkpoints.inspect)
+        if folder is None:
+            log.warning("MODEL_PATH: %s is on no disk yet and will be downloaded", self._name)
+        elif self._model is None:
+            from engines.vibevoice.loader import check_room, choose_device
+
+            check_room(checkpoints.inspect(folder), choose_device(self._device))
+
     def load(self) -> None:
         """Loads the model once; whoever calls meanwhile waits for the same outcome. After a failure
         the next call tries again. Raises `EngineError`."""
