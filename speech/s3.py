@@ -1,179 +1,41 @@
-"""Audio into an S3 bucket, and a link to it back: AWS, R2, GCS, MinIO and what is like them.
+"""A file into an S3 bucket, and a link to it back: AWS, R2, GCS, MinIO and what is like them.
 
-A job may bring a bucket of its own, so an endpoint can be hostile: it is reached on the public
-internet only, which is checked on the open connection and not only when its name is looked up; its
-answers end an upload at worst with a `DeliveryError`; and no message carries a secret or its words.
+Whatever a store answers, it can end an upload but not hold it or fill the memory; no message
+carries a secret, or a word of the store's beyond its error code.
 
 Nothing is kept between uploads: a worker can be frozen in between, and its sockets are dead then.
-A link is signed and not tried: with credentials that may only write, it answers 403.
+A link is signed and not tried: where the credentials may only write, it answers 403.
 """
 
 import contextlib
-import ipaddress
 import re
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Any
 
-from speech.errors import Cancelled, DeliveryError, RequestError
+from speech.bucket import Bucket
+from speech.errors import Cancelled, DeliveryError
+from speech.lines import Lines
 
-MULTIPART_BYTES = 8_000_000
-"""Larger files go in parts of this size, at most `THREADS` at a time."""
+PART_BYTES = 8_000_000
+"""Files from this size on go in parts of this size, at most `THREADS` at a time."""
 THREADS = 4
 CONNECT_SECONDS = 10
 READ_SECONDS = 30
 ATTEMPTS = 3
-SLOWEST_BYTES_PER_SECOND = 500_000
 PATIENCE_SECONDS = 120
-"""An upload may take this long, and the time that its size needs at the slowest rate."""
+SLOWEST_BYTES_PER_SECOND = 500_000
+"""An upload may take the patience, and the time that its size needs at the slowest rate."""
 GRACE_SECONDS = 10
 """A stopped upload may use this long to clean up; then its connections are cut."""
 POLL_SECONDS = 0.1
 
-_HOST = re.compile(r"\[[0-9a-fA-F:.]+\]|(?=.{1,253}$)(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
-_REGION_IN_HOST = re.compile(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2,}(?:-[a-z]+)+-\d+)\.")
-_AWS = (".amazonaws.com", ".amazonaws.com.cn")
-_NO_REGIONS = (".r2.cloudflarestorage.com", ".googleapis.com")
-_TRANSLATED = [ipaddress.ip_network(net) for net in ("64:ff9b::/96", "2002::/16", "2001::/32")]
-
-
-class BucketError(ValueError):
-    """A bucket's `field` cannot be as it is; the text never repeats what was given."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field, self.problem = field, problem
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Where uploads go and with whose rights. Raises `BucketError`.
-
-    Without `endpoint_url` it is AWS. Without `region` it is the one that the endpoint's name tells,
-    "auto" where there are none, else us-east-1. `addressing` says whether the bucket's name stands
-    in the link's path or before its host; "auto" is the host at AWS and the path elsewhere.
-    An endpoint that names the bucket already, as consoles show it, is understood.
-    """
-
-    endpoint_url: str | None
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    name: str
-    region: str | None = None
-    prefix: str = ""
-    url_ttl_seconds: int = 3600
-    addressing: Literal["auto", "path", "virtual"] = "auto"
-    public_only: bool = False
-    """Connect to no private address and through no proxy."""
-
-    def __post_init__(self) -> None:
-        if self.endpoint_url is not None:
-            _check_endpoint(self.endpoint_url)
-        for name in ("access_key_id", "secret_access_key"):
-            _check(name, getattr(self, name), "[!-~]{1,256}", "1 to 256 visible ASCII characters")
-        _check(
-            "name",
-            self.name,
-            r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]",
-            "3 to 63 letters, digits, dots, hyphens and underscores",
-        )
-        if self.region is not None:
-            _check("region", self.region, "[A-Za-z0-9-]{1,40}", "letters, digits and hyphens")
-        _check(
-            "prefix",
-            self.prefix,
-            r"(?=.{0,200}$)((?!\.\.?(/|$))[A-Za-z0-9._=-]+(/|$))*",
-            "at most 200 characters: names of letters, digits, `.`, `_`, `=` and `-` with `/` "
-            "between, none of them `.` or `..`",
-        )
-        ttl: object = self.url_ttl_seconds
-        if type(ttl) is not int or not 1 <= ttl <= 604_800:
-            raise BucketError("url_ttl_seconds", "must be a whole number from 1 to 604800")
-        if self.addressing not in ("auto", "path", "virtual"):
-            raise BucketError("addressing", "must be auto, path or virtual")
-
-    @classmethod
-    def from_job(
-        cls, raw: object, *, url_ttl_seconds: int = 3600, allow_private: bool = False
-    ) -> Self:
-        """The bucket in a job's `s3Config`: accessId, accessSecret, bucketName, endpointUrl, and
-        perhaps region and prefix. Looks the endpoint's name up, so it may block for seconds.
-
-        `allow_private` also takes http and endpoints that are not on the public internet.
-        Raises `RequestError`.
-        """
-        if not isinstance(raw, dict):
-            raise RequestError("s3Config: must be an object")
-        given = {name: raw.get(key) for name, key in _JOB_FIELDS.items()}
-        given["prefix"] = given["prefix"] or ""
-        try:
-            if given["endpoint_url"] is None:
-                raise BucketError("endpoint_url", "must be given")
-            bucket = cls(**given, url_ttl_seconds=url_ttl_seconds, public_only=not allow_private)
-            if not allow_private:
-                _check_public(str(bucket.endpoint_url))
-        except BucketError as error:
-            key = _JOB_FIELDS.get(error.field, error.field)
-            raise RequestError(f"s3Config.{key}: {error.problem}") from None
-        return bucket
-
-
-_JOB_FIELDS = {
-    "endpoint_url": "endpointUrl",
-    "access_key_id": "accessId",
-    "secret_access_key": "accessSecret",
-    "name": "bucketName",
-    "region": "region",
-    "prefix": "prefix",
-}
-
-
-def _check(field: str, value: object, pattern: str, allowed: str) -> None:
-    if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        raise BucketError(field, f"must be {allowed}")
-
-
-def _check_endpoint(url: object) -> None:
-    problem = "must be an http or https URL with a host, such as https://s3.example.com"
-    try:
-        parts = urlsplit(url if isinstance(url, str) and len(url) <= 500 else "")
-        host, port = parts.netloc.rpartition("@")[2], parts.port
-    except ValueError:
-        raise BucketError("endpoint_url", problem) from None
-    if "@" in parts.netloc:
-        raise BucketError("endpoint_url", "must not carry credentials")
-    name = host if port is None else host.removesuffix(f":{port}")
-    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(name) or port == 0:
-        raise BucketError("endpoint_url", problem)
-    if "?" in str(url) or "#" in str(url) or not re.fullmatch(r"[A-Za-z0-9._/-]*", parts.path):
-        raise BucketError("endpoint_url", "must end with its host or a plain path")
-
-
-def _check_public(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme != "https":
-        raise BucketError("endpoint_url", "must be an https URL")
-    try:
-        found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
-    except OSError:
-        raise BucketError("endpoint_url", "the host's name is not known") from None
-    if not all(_is_public(str(each[4][0])) for each in found):
-        raise BucketError("endpoint_url", "must be a host on the public internet")
-
-
-def _is_public(address: str) -> bool:
-    ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        ip = ip.ipv4_mapped or ip
-    special = ip.is_multicast or ip.is_reserved or any(ip in net for net in _TRANSLATED)
-    return ip.is_global and not special
+_FAILED = "the upload to the S3 store failed:"
+_ELSEWHERE = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
 
 def upload(
@@ -185,12 +47,12 @@ def upload(
 ) -> str:
     """Puts the file under `<prefix>/<key_folder>/<uuid>.<ext>` and gives a link for reading it.
 
-    Blocks until the object is there, for as long as `PATIENCE_SECONDS` allows. What does not end
-    well leaves no object and no parts behind, as long as the store still answers.
-    Raises `DeliveryError`, `Cancelled` soon after `cancelled()` is true, and OSError where the file
-    cannot be read.
+    Blocks until the object is there. An upload that fails or is stopped leaves no object and no
+    parts behind, as long as the store still answers.
+    Raises `DeliveryError`, `Cancelled` once `cancelled()` is true, OSError for an unreadable file.
     """
-    size = path.stat().st_size
+    if cancelled():
+        raise Cancelled
     folder = re.sub(r"[^A-Za-z0-9._-]", "_", key_folder)[:64].lstrip(".") or "job"
     names = (bucket.prefix.rstrip("/"), folder, f"{uuid.uuid4().hex}{path.suffix}")
     target = {"Bucket": bucket.name, "Key": "/".join(filter(None, names))}
@@ -198,14 +60,151 @@ def upload(
         "ContentType": content_type,
         "ContentDisposition": f'inline; filename="{folder}{path.suffix}"',
     }
-    lines = _Lines(bucket.public_only)
+    seconds = PATIENCE_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
+    lines = Lines(bucket.public_only)
     try:
         with contextlib.closing(lines), contextlib.closing(_client(bucket, lines)) as client:
-            _send(client, lines, path, target, headers, _Stop(size, cancelled))
-            ttl = bucket.url_ttl_seconds
-            return str(client.generate_presigned_url("get_object", target, ExpiresIn=ttl))
-    except _Late as error:
-        raise DeliveryError(f"{_FAILED} it took too long") from error
+            _send(client, path, target, headers, lines, cancelled, seconds)
+            life = bucket.url_ttl_seconds
+            return str(client.generate_presigned_url("get_object", target, ExpiresIn=life))
     except _failures() as error:
         reason = "its host is not on the public internet" if lines.refused else _reason(error)
         raise DeliveryError(f"{_FAILED} {reason}") from error
+
+
+def _client(bucket: Bucket, lines: Lines) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    endpoint_url, style, region = bucket.address()
+    config = Config(
+        signature_version="s3v4",
+        # boto3's own default, a CRC32 trailer, is refused by R2, GCS and others.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        max_pool_connections=THREADS,
+        s3={"addressing_style": style},
+        ignore_configured_endpoint_urls=True,
+        proxies={} if bucket.public_only else None,
+    )
+    # A session of its own: boto3's common one is not safe between threads, and costs 50 ms less.
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint_url,
+        region_name=region,
+        aws_access_key_id=bucket.access_key_id,
+        aws_secret_access_key=bucket.secret_access_key,
+        config=config,
+    )
+    client.meta.events.register_first("needs-retry.s3", _stay_in_region)
+    client.meta.events.register("after-call.s3.PutObject", _be_stored)
+    lines.watch(client)
+    return client
+
+
+def _stay_in_region(response: Any, operation: Any, **_: Any) -> None:
+    """Fails where boto3 would follow a bucket to its region: it signs the link for the old one."""
+    from botocore.exceptions import ClientError
+
+    if response is None:
+        return
+    http, answer = response
+    if http.status_code in (301, 302, 307) or answer.get("Error", {}).get("Code") in _ELSEWHERE:
+        raise ClientError(answer, operation.name)
+
+
+def _be_stored(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
+    """Any web server can say 200; a store says what it has got."""
+    if http_response.status_code < 300 and "ETag" not in parsed:
+        raise KeyError("ETag")
+
+
+def _send(
+    client: Any,
+    path: Path,
+    target: dict[str, str],
+    headers: dict[str, str],
+    lines: Lines,
+    cancelled: Callable[[], bool],
+    seconds: float,
+) -> None:
+    from boto3.s3.transfer import TransferConfig, create_transfer_manager
+
+    config = TransferConfig(
+        multipart_threshold=PART_BYTES,
+        multipart_chunksize=PART_BYTES,
+        max_concurrency=THREADS,
+        preferred_transfer_client="classic",
+    )
+    done = threading.Event()
+    limit = time.monotonic() + seconds
+    stopped: Exception | None = None
+    with create_transfer_manager(client, config) as manager:
+        end = SimpleNamespace(on_done=lambda **_: done.set())
+        future = manager.upload(str(path), *target.values(), headers, [end])
+        # An exception out of boto3's progress callback would count as a lost connection and be
+        # tried again, so the transfer is stopped from outside.
+        while not done.wait(POLL_SECONDS):
+            late = time.monotonic() > limit
+            if stopped and late:
+                lines.cut()
+            elif not stopped and (late or cancelled()):
+                stopped = DeliveryError(f"{_FAILED} it took too long") if late else Cancelled()
+                future.cancel()
+            else:
+                continue
+            limit = time.monotonic() + GRACE_SECONDS
+        try:
+            future.result()
+        except Exception as error:
+            if stopped:
+                raise stopped from error
+            raise
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    # KeyError: an answer of success that lacks what S3 promises in it.
+    return BotoCoreError, ClientError, ResponseParserError, KeyError
+
+
+def _reason(error: Exception) -> str:
+    from botocore import exceptions as boto
+
+    if isinstance(error, boto.ClientError):
+        return _refusal(error.response)
+    reasons = {
+        boto.SSLError: "no secure connection to it could be made",
+        boto.ProxyConnectionError: "the proxy that leads to it cannot be reached",
+        boto.ConnectTimeoutError: "connecting to it timed out",
+        boto.ReadTimeoutError: "it did not answer in time",
+        boto.EndpointConnectionError: "it cannot be reached",
+        boto.HTTPClientError: "the connection to it broke",
+    }
+    for kind, reason in reasons.items():
+        if isinstance(error, kind):
+            return reason
+    return f"its answers are not those of an S3 store ({type(error).__name__})"
+
+
+def _refusal(answer: dict[str, Any]) -> str:
+    code = str(answer.get("Error", {}).get("Code", ""))
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if status in (301, 302, 307) or code in _ELSEWHERE:
+        reason = "the bucket is in another region or behind another endpoint"
+    elif code == "RequestTimeTooSkewed":
+        reason = "the clocks of the store and of the worker differ"
+    elif status in (401, 403):
+        reason = "it refused the credentials, or they may not write to this bucket"
+    elif status == 404:
+        reason = "it has no such bucket"
+    elif status == 429 or status >= 500:
+        reason = "it is overloaded or out of order"
+    else:
+        reason = "it refused the file"
+    return f"{reason} ({code if re.fullmatch('[A-Za-z]{3,60}', code) else f'HTTP {status}'})"
