@@ -8,6 +8,7 @@ A link is signed and not tried: where the credentials may only write, it answers
 """
 
 import contextlib
+import functools
 import re
 import threading
 import time
@@ -72,8 +73,19 @@ def upload(
         raise DeliveryError(f"{_FAILED} {reason}") from error
 
 
-def _client(bucket: Bucket, lines: Lines) -> Any:
+_MAKING = threading.Lock()
+"""A session makes one client at a time; the clients themselves share nothing."""
+
+
+@functools.cache
+def _session() -> Any:
+    """boto3's descriptions of S3: read once they make a client in 3 ms, anew in 60 to 110 ms."""
     import boto3
+
+    return boto3.session.Session()
+
+
+def _client(bucket: Bucket, lines: Lines) -> Any:
     from botocore.config import Config
 
     endpoint_url, style, region = bucket.address()
@@ -90,15 +102,15 @@ def _client(bucket: Bucket, lines: Lines) -> Any:
         ignore_configured_endpoint_urls=True,
         proxies={} if bucket.public_only else None,
     )
-    # A session of its own: boto3's common one is not safe between threads, and costs 50 ms less.
-    client = boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint_url,
-        region_name=region,
-        aws_access_key_id=bucket.access_key_id,
-        aws_secret_access_key=bucket.secret_access_key,
-        config=config,
-    )
+    with _MAKING:
+        client = _session().client(
+            "s3",
+            endpoint_url=endpoint_url,
+            region_name=region,
+            aws_access_key_id=bucket.access_key_id,
+            aws_secret_access_key=bucket.secret_access_key,
+            config=config,
+        )
     client.meta.events.register_first("needs-retry.s3", _stay_in_region)
     client.meta.events.register("after-call.s3.PutObject", _be_stored)
     lines.watch(client)

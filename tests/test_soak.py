@@ -58,13 +58,12 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VibeVoic
     inference.close()
 
 
+@pytest.mark.usefixtures("worker")
 @settings(
     deadline=None, max_examples=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.dictionaries(NAMES, JSON, max_size=6), st.text(max_size=60))
-def test_any_job_ends_in_an_answer_or_in_a_sentence(
-    worker: VibeVoiceInference, fields: dict[str, Any], text: str
-) -> None:
+def test_any_job_ends_in_an_answer_or_in_a_sentence(fields: dict[str, Any], text: str) -> None:
     job = {"id": "fuzz", "input": {"text": text, **fields}}
     answer = asyncio.run(handler.handler(job))
     json.dumps(answer, allow_nan=False).encode("utf-8")
@@ -72,12 +71,13 @@ def test_any_job_ends_in_an_answer_or_in_a_sentence(
     assert not str(answer.get("error", "")).startswith("internal error")
 
 
-def test_memory_is_flat_over_a_thousand_jobs(worker: VibeVoiceInference) -> None:
+@pytest.mark.usefixtures("worker")
+def test_memory_is_flat_over_a_thousand_jobs() -> None:
     def jobs(count: int) -> float:
         for number in range(count):
             job = {"id": str(number), "input": {"text": prose(200), "seed": number}}
             assert asyncio.run(handler.handler(job))["status"] == "success"
-        return psutil.Process().memory_info().rss / 2**20
+        return float(psutil.Process().memory_info().rss) / 2**20
 
     early, late = jobs(50), jobs(950)
     assert late < early + 30, f"{early:.0f} MB after 50 jobs, {late:.0f} MB after 1,000"
