@@ -64,15 +64,24 @@ def take_pauses(text: Traced) -> tuple[Traced, dict[int, int]]:
 
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
-_COMMENT = re.compile(r"<!--.{0,5000}?-->", re.S)
+_COMMENT = re.compile(r"<!--.{0,5000}?-->|<![a-z][^<>]{0,500}>|<\?[a-z][^<>]{0,500}>", re.S | re.I)
 _UNSPOKEN_ELEMENT = re.compile(r"<(script|style)\b[^<>]{0,2000}>.{0,5000}?</\1 ?>", re.I | re.S)
-_BLOCKS = "p|div|li|ul|ol|h[1-6]|blockquote|pre|table|tr|hr|section|article|header|footer|main|nav"
+_BLOCKS = (
+    "p|div|li|ul|ol|h[1-6]|blockquote|pre|table|tr|hr|section|article|header|footer|main|nav|"
+    "details|summary|figure|figcaption|dl|dt|dd|aside|form|fieldset|address|button|option|caption"
+)
 _INLINES = (
     "a|abbr|b|big|body|center|cite|code|del|em|font|head|html|i|img|ins|kbd|mark|q|s|small|span|"
     "strike|strong|sub|sup|td|th|thead|tbody|title|tt|u|var|"
+    "label|select|input|textarea|time|wbr|video|source|picture|svg|path|iframe|canvas|noscript|bdi|"
+    "bdo|dfn|data|dir|link|meta|base|ruby|rt|rp|samp|legend|col|colgroup|tfoot|"
+    "lang|w|par|seq|media|desc|metadata|lexicon|token|[a-z]{1,20}:[a-z-]{1,30}|"
     "speak|voice|prosody|emphasis|say-as|phoneme|sentence|paragraph|audio|"
     "tool_call|tool_response|think"
 )
+_CELL_END = re.compile(r"</t[dh] ?>\s{0,100}(?=<t[dh]\b)", re.I)
+# `</a><a>`: words of two elements are two words.
+_BETWEEN = re.compile(r"(?<=\w)(?:</[a-z][a-z0-9:-]{0,30} ?>)+(?=<[a-z][^<>]{0,2000}>\w)", re.I)
 _BLOCK_TAG = re.compile(rf"</?(?:{_BLOCKS})(?:[\s/][^<>]{{0,2000}})?>", re.I)
 _LINE_BREAK_TAG = re.compile(r"<br ?/?>", re.I)
 _INLINE_TAG = re.compile(rf"</?(?:{_INLINES})(?:[\s/][^<>]{{0,2000}})?>", re.I)
@@ -89,7 +98,9 @@ def strip_html(text: Traced) -> Traced:
         (_COMMENT, ""),
         (_UNSPOKEN_ELEMENT, " "),
         (_LINE_BREAK_TAG, "\n"),
+        (_CELL_END, ", "),
         (_BLOCK_TAG, "\n\n"),
+        (_BETWEEN, " "),
         (_INLINE_TAG, ""),
     ):
         text = text.sub(pattern, (piece,))
@@ -97,7 +108,9 @@ def strip_html(text: Traced) -> Traced:
 
 
 _FENCE = re.compile(
-    r"^ {0,3}(```|~~~)[^\n]{0,200}\n.{0,20000}?(?:^ {0,3}\1[`~]* *$|\Z)", re.S | re.M
+    r"^ {0,3}(`{3,20}(?=[^`\n]{0,200}\n)|~{3,20})[^\n]{0,200}\n"
+    r"(?:.{0,20000}?^ {0,3}\1[`~]* *$|.{0,20000}\Z)",
+    re.S | re.M,
 )
 _IMAGE = re.compile(
     r"!\[([^\[\]\n]{0,500})\]\([^()\n]{0,2000}(?:\([^()\n]{0,500}\))?[^()\n]{0,500}\)"
@@ -106,29 +119,57 @@ _LINK = re.compile(
     r"\[([^\[\]\n]{1,500})\]\([^()\n]{0,2000}(?:\([^()\n]{0,500}\))?[^()\n]{0,500}\)"
 )
 _REFERENCE_LINK = re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,100}\]")
-_REFERENCE = re.compile(r"^ {0,3}\[[^\[\]\n]{1,100}\]: ?\S{1,2000}[^\n]{0,300}$", re.M)
-_CITATION = re.compile(r" ?\[\^?\d{1,4}(?:[,-] ?\d{1,4}){0,10}\]")
+# What follows the colon must look like an address: `[Alice]: Hello.` is a line of a script.
+_REFERENCE = re.compile(
+    r"^ {0,3}\[[^\[\]\n]{1,100}\]: ?(?:<[^<>\n]{0,2000}>|(?:[a-z][a-z0-9+.-]{1,20}:|www\.|"
+    r"\.{0,2}/|#)\S{0,2000})"
+    r"(?: \"[^\"\n]{0,300}\"| '[^'\n]{0,300}'| \([^()\n]{0,300}\))? *$|"
+    r"^ {0,3}\[\^[^\[\]\n]{1,50}\]: ?[^\n]{0,5000}$",
+    re.M | re.I,
+)
+_CITATION = re.compile(
+    r" ?\[\^[^\[\]\s]{1,50}\]|(?<=[\w.,;:!?)\]\"'])\[\d{1,3}(?:[,\u2013-] ?\d{1,3}){0,10}\]"
+    r"|(?<=[\w)\"']) \[\d{1,3}(?:[,\u2013-] ?\d{1,3}){0,10}\](?=[.,;:!?)]|$)",
+    re.M,
+)
+_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 _RULE = re.compile(r"^ {0,3}(?:(?:- ?){3,80}|(?:\* ?){3,80}|(?:_ ?){3,80}|={3,80}) *$", re.M)
 _TABLE_RULE = re.compile(r"^ {0,3}\|?(?: ?:?-{1,100}:? ?\|){1,50}(?: ?:?-{1,100}:? ?)?$\n?", re.M)
-_TABLE_ROW = re.compile(r"^ {0,3}\|([^\n]{1,5000})\| *$", re.M)
+_TABLE_ROW = re.compile(r"^ {0,3}\|([^\n]{1,5000}?)\|? *$", re.M)
 _CELL = re.compile(r"[^|\s](?:[^|\n]{0,2000}[^|\s])?")
 _HEADING = re.compile(r"^ {0,3}#{1,6} +([^\n]{1,2000}?)(?: +#{1,6})? *$", re.M)
-_BULLET = re.compile(r"^ {0,12}[-*+•◦▪‣·] +([^\n]{1,5000}?) *$", re.M)
+_BULLET = re.compile(
+    r"^ {0,12}[-*+•◦▪▫‣⁃·●○■□◆◇►▶➢➤✓✔✗✘☑☐→»–—](?: ?\ufe0f)? +(?:\[[ xX]\] +)?([^\n]{1,5000}?) *$",
+    re.M,
+)
+_NUMBERED = re.compile(r"^( {0,12}(?:\d{1,3}|[a-z])[.)] +[^\n]{1,5000}?) *$", re.M | re.I)
 _QUOTE = re.compile(r"^ {0,3}(?:> ?){1,10}", re.M)
 _CODE = re.compile(r"(`{1,3})([^`\n]{1,500})\1")
+_WRAP = r"\n(?! *(?:\n|[-*+>#|]|\d{1,3}[.)]))"
 _EMPHASIS = (
-    re.compile(r"(?<![\w*])\*{1,3}(?=[^\s*])([^*\n]{1,2000}?)(?<=[^\s*])\*{1,3}(?![\w*])"),
-    re.compile(r"(?<![\w_])_{1,3}(?=[^\s_])([^\n]{1,2000}?)(?<=[^\s_])_{1,3}(?![\w_])"),
+    re.compile(
+        rf"(?<![\w*])\*{{1,3}}(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*{{1,3}}(?![\w*])"
+    ),
+    re.compile(
+        rf"(?<![\w_])_{{1,3}}(?=[^\s_])((?:[^_\n]|(?<=\w)_(?=\w)|{_WRAP}){{1,2000}}?)(?<=[^\s_])_{{1,3}}(?![\w_])"
+    ),
     re.compile(r"~~(?=\S)([^~\n]{1,2000}?)(?<=\S)~~"),
 )
 # Bold may begin or end inside a word (**un**likely), single marks may not (2*3*4).
-_BOLD = re.compile(r"\*\*(?=[^\s*])([^*\n]{1,2000}?)(?<=[^\s*])\*\*")
+_BOLD = re.compile(rf"\*\*(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*\*")
+# What is left of them at a word's edge: unclosed or nested marks.
+_STRAY = re.compile(
+    r"(?<![\w*])\*{1,3}(?=[^\s*])|(?<=[^\s*])\*{1,3}(?![\w*])|(?<![\w_])_{1,3}(?=\w)|(?<=\w)_{1,3}(?![\w_])"
+)
+
+
+_ENDS = (".", ",", ":", ";", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f", "\uff1a", "\uff0c")
 
 
 def _as_line(match: re.Match[str]) -> Pieces:
     """A heading or list item is a sentence of its own, also where its mark was all that said so."""
-    body = match[1].rstrip()
-    return (1, "." if body and body[-1].isalnum() else "")
+    body = match[1].rstrip(" *_~`\"')]")
+    return (1, "" if body.endswith(_ENDS) else ".")
 
 
 def _as_sentence(match: re.Match[str]) -> Pieces:
@@ -136,7 +177,8 @@ def _as_sentence(match: re.Match[str]) -> Pieces:
     pieces: list[str | slice] = []
     for cell in _CELL.finditer(match.string, *match.span(1)):
         pieces += [", " if pieces else "", slice(*cell.span())]
-    return [*pieces, "."]
+    last = match[1].rstrip(" |*_~`\"')]")
+    return [*pieces, "" if last.endswith(_ENDS) else "."]
 
 
 def strip_markdown(text: Traced) -> tuple[Traced, list[str]]:
@@ -145,41 +187,61 @@ def strip_markdown(text: Traced) -> tuple[Traced, list[str]]:
     if _FENCE.search(text.text):
         text = text.sub(_FENCE, ("\n\n",))
         warnings.append("text: fenced code is not read aloud and was left out")
-    for pattern in (_IMAGE, _LINK, _REFERENCE_LINK):
+    for pattern in (_IMAGE, _LINK):
         text = text.sub(pattern, (1,))
     text = text.sub(_REFERENCE, ())
     text = text.sub(_CITATION, ())
+    text = text.sub(_REFERENCE_LINK, (1,))
+    text = text.sub(_ESCAPED, lambda match: () if match[1] in "*`~" else (1,))
     text = text.sub(_TABLE_RULE, ())
     text = text.sub(_TABLE_ROW, _as_sentence)
     text = text.sub(_RULE, ("\n",))
     text = text.sub(_QUOTE, ())
     text = text.sub(_HEADING, lambda match: ("\n", *_as_line(match), "\n"))
     text = text.sub(_BULLET, _as_line)
+    text = text.sub(_NUMBERED, _as_line)
     text = text.sub(_CODE, (2,))
     for pattern in (_BOLD, *_EMPHASIS):
         text = text.sub(pattern, (1,))
+    text = text.sub(_STRAY, ())
     return text, warnings
 
 
 _EMAIL = re.compile(
-    r"(?<![\w.@])([\w.+-]{1,64})@((?:[\w-]{1,63}\.){1,8}[a-z]{2,24})(?![\w@])", re.I
+    r"(?:<|\bmailto:)?(?<![\w.@])([\w.+-]{1,64})@((?:[\w-]{1,63}\.){1,8}[a-z]{2,24})(?![A-Za-z0-9_@-])>?",
+    re.I,
 )
+_WIDE = "\u3000-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
+_HOST = rf"(?:(?![{_WIDE}])[\w-])"
+_PATH = rf"[^\s<>\"'{_WIDE}\u2013\u2014\u2026\u00ab\u00bb\u2018-\u201f]"
 _URL = re.compile(
-    r"<?\b(?:https?://|www\.)(?:[^\s/@:<>]{1,100}@)?((?:[\w-]{1,63}\.){0,8}[\w-]{1,63})"
-    r"(?::\d{1,5})?(?:[/?#][^\s<>\"'\u3002\uff0c]{0,2000}?)?(?=[.,;:!?)\]'\"]{0,5}(?:[\s<>]|$))>?",
+    rf"<?(?<![a-z0-9_])(?:(?:https?|ftp)://|www\.)(?:[^\s/@<>]{{1,100}}@)?"
+    rf"((?:{_HOST}{{1,63}}\.){{0,8}}{_HOST}{{1,63}})"
+    rf"(?::\d{{1,5}})?(?:[/?#]{_PATH}{{0,2000}}?)?(?=[.,;:!?)\]'\"*]{{0,5}}(?:(?!{_PATH}).|$))>?",
     re.I,
 )
 _LONG_HEX = re.compile(r"\b(?=[0-9a-f]{0,63}\d)(?=[0-9a-f]{0,63}[a-f])[0-9a-f]{32,128}\b", re.I)
+
+
+def _dotted(text: str, start: int, end: int) -> list[str | slice]:
+    pieces: list[str | slice] = []
+    for part in text[start:end].split("."):
+        pieces += [" dot "] if pieces else []
+        pieces.append(slice(start, start + len(part)))
+        start += len(part) + 1
+    return pieces
 
 
 def speak_links(text: Traced) -> Traced:
     """`https://www.example.com/a?b` is read as `example dot com`; hashes are not read at all."""
 
     def domain(match: re.Match[str]) -> Pieces:
-        return (match[1].removeprefix("www.").removeprefix("WWW.").replace(".", " dot "),)
+        start = match.start(1) + 4 * match[1].lower().startswith("www.")
+        return _dotted(match.string, start, match.end(1))
 
     def address(match: re.Match[str]) -> Pieces:
-        return (f"{match[1].replace('.', ' dot ')} at {match[2].replace('.', ' dot ')}",)
+        name, host = (_dotted(match.string, *match.span(part)) for part in (1, 2))
+        return [*name, " at ", *host]
 
     text = text.sub(_URL, domain)
     text = text.sub(_EMAIL, address)

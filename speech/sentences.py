@@ -48,7 +48,7 @@ def _boundaries(text: str) -> list[Span]:
 def _joins(before: str, after: str) -> bool:
     if not any(char.isalnum() for char in after) and "\n" not in before:
         return True
-    return bool(_NO_END.search(before)) and (after[:1].isdigit() or after[:1].isupper())
+    return bool(_NO_END.search(before[-12:])) and (after[:1].isdigit() or after[:1].isupper())
 
 
 def _cut(text: str, span: Span, pattern: re.Pattern[str]) -> list[Span]:
@@ -100,7 +100,7 @@ def _cut_point(text: str, start: int, limit: int) -> int:
             points = [p for p in points if start + least <= p <= start + limit and allowed(p)]
             if points:
                 return points[-1]
-    point = start + limit
-    while point > start + 1 and (unicodedata.combining(text[point]) or not allowed(point)):
-        point -= 1
-    return point
+    for point in range(start + limit, start + limit // 2, -1):
+        if not unicodedata.combining(text[point]) and allowed(point):
+            return point
+    return start + limit

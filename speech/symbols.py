@@ -45,7 +45,7 @@ def _compose(text: Traced) -> Traced:
     if unicodedata.is_normalized("NFC", text.text):
         return text
     marks = _found(text.text, lambda char: unicodedata.category(char)[0] == "M")
-    clusters = re.compile(f"[^\\n][{_JAMO}{marks}]*")
+    clusters = re.compile(f"[^\\n][{_JAMO}{marks}]{{0,30}}")
     return text.sub(clusters, lambda match: _composed(match[0]))
 
 
@@ -57,7 +57,12 @@ def _composed(cluster: str) -> Pieces | None:
 _SAME_LENGTH = {
     ord(char): plain
     for chars, plain in (
-        ("\u2018\u2019\u201a\u201b\u2032\u00b4\uff07", "'"),
+        ("\u2018\u2019\u201a\u201b\u2032\u00b4\uff07\u2039\u203a`", "'"),
+        ("\u060c", ","),
+        ("\u061b", ";"),
+        ("\u061f\u203d\u2047", "?"),
+        ("\u0964\u0965\u06d4\u0589", "."),
+        ("\u203c", "!"),
         (
             "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\uff02\u300c\u300d\u300e\u300f\u300a\u300b",
             '"',
@@ -88,12 +93,16 @@ _EMOJI = re.compile(
     "[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2300-\u23ff\u2190-\u21ff\u25a0-\u25ff"
     "\u3030\u303d\u3297\u3299\u24c2\u200d\U000e0020-\U000e007f]+"
 )
-_DASH_IN_NUMBERS = re.compile(r"(?<=\d)[\u2012\u2013](?=\d)")
-_DASH = re.compile(r" ?(?:[\u2012-\u2015\u2e3a\u2e3b]|(?<=[\w\s])--+(?=[\w\s]))+ ?")
-_ELLIPSIS = re.compile(r"\u2026+|\.{4,}|(?:\. ){2,}\.")
+_HYPHEN = re.compile(
+    r"(?<=\d) ?[\u2012\u2013] ?(?=\d)|(?<=\w)[\u2012\u2013](?=[A-Z\d])|(?<!\w)[\u2012\u2013](?=\d)"
+)
+_DASH = re.compile(r" ?(?:[\u2012-\u2015\u2e3a\u2e3b]|(?<![-<])-{2,20}(?![->]))+ ?")
+_ELLIPSIS = re.compile(r"\.{0,20}\u2026[.\u2026]{0,20}|\.{4,}|(?:\. ){2,}\.")
 _SHOUT = re.compile(r"[!?]{2,}")
+# What is not sure to be an amount by itself ($1.5M, US$5, $5-10, €1.234,56) is left to the voice.
 _MONEY = re.compile(
-    r"([$\u20ac\u00a3])(\d{1,12}(?:,\d{3}){0,5}(?:\.\d{1,2})?)(?![\d.]\d)"
+    r"(\b(?:an?|another|each|every|per) )?(?<![\w$\u20ac\u00a3])(?<!\d-)([$\u20ac\u00a3])"
+    r"(\d{1,12}(?:,\d{3}){0,5}(?:\.\d{1,2})?)(?!\w|[.,]?\d|-[\w$\u20ac\u00a3]|\+)"
     r"( (?:hundred|thousand|million|billion|trillion)\b)?",
     re.I,
 )
@@ -109,28 +118,52 @@ def plain_symbols(text: Traced) -> Traced:
     text = text.sub(_EMOJI, (" ",))
     text = text.translate({**_SAME_LENGTH, **_FULLWIDTH, **_PARENTHESES})
     text = text.sub(_CJK, _plain_cjk)
-    text = text.sub(_DASH_IN_NUMBERS, ("-",))
-    text = text.sub(_DASH, (", ",))
+    text = text.sub(_HYPHEN, ("-",))
+    text = text.sub(_DASH, _dash)
     text = text.sub(_ELLIPSIS, ("...",))
     text = text.sub(_SHOUT, lambda match: ("?" if "?" in match[0] else "!",))
     text = text.sub(_MONEY, _money)
-    return text.sub(_SPACES, (" ",))
+    text = text.sub(_SPACES, (" ",))
+    return text.sub(_SPACE_BEFORE, ())
+
+
+_SPACE_BEFORE = re.compile(r"(?<=\S) (?=[.,;:!?](?:[\s\"')\]]|\Z))")
+
+
+def _dash(match: re.Match[str]) -> Pieces:
+    """A pause, unless something else makes one already: a line's start, another mark, a quote."""
+    whole, (start, end) = match.string, match.span()
+    before, after = whole[max(0, start - 2) : start], whole[end : end + 2]
+    if not before or before[-1] in "\n(":
+        return ()
+    if before[-1] in "\"'" and (len(before) == 1 or before[0].isspace()):
+        return ()
+    if not after or after[0] in "\n":
+        return (",",)
+    if after[0] in ".,;:!?":
+        return ()
+    if after[0] in "\"')" and not after[1:].isalnum():
+        return () if before[-1] in ".,;:!?" else (",",)
+    return (" ",) if before[-1] in ",;:!?." else (", ",)
 
 
 def _plain_cjk(match: re.Match[str]) -> Pieces:
     plain = _CJK_PUNCTUATION[match[0]]
+    whole, (start, end) = match.string, match.span()
+    before, after = whole[max(0, start - 1) : start], whole[end : end + 1]
+    if before.isdigit() and after.isdigit():
+        return (plain,)
     return (plain,) if match[1] is None else (plain, " ")
 
 
 def _money(match: re.Match[str]) -> Pieces:
-    one, many = _CURRENCIES[match[1]]
-    if match[3]:
-        return (2, 3, " ", many)
-    return (2, " ", one if match[2] == "1" else many)
+    one, many = _CURRENCIES[match[2]]
+    name = one if match[1] or (match[3] == "1" and not match[4]) else many
+    return [*(group for group in (1, 3, 4) if match[group]), " ", name]
 
 
 _MODEL_TOKEN = re.compile(r"<\|[\w ]{0,40}\|>")
-_MODEL_TOKEN_EDGE = re.compile(r"<\|+|\|+>")
+_MODEL_TOKEN_EDGE = re.compile(r"<\|+|(?<!\|)\|+>")
 
 
 def neutralise(text: Traced) -> Traced:

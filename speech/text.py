@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from speech.errors import RequestError
+from speech.lines import join_lines
 from speech.markup import (
     MAX_PAUSE_MS,
     PARAGRAPH,
@@ -63,7 +64,7 @@ def read(source: str, pronunciations: Mapping[str, str] | None = None) -> Readin
     """
     text, pauses, warnings = _clean(source)
     text, labels = _take_labels(text)
-    text = _join_lines(text)
+    text = join_lines(text)
     text = _pronounce(text, pronunciations or {})
     text = neutralise(text)
     return _cut(text, pauses, labels, warnings)
@@ -80,7 +81,14 @@ def _clean(source: str) -> tuple[Traced, dict[int, int], list[str]]:
     return neutralise(text), pauses, warnings
 
 
-_LABEL = re.compile(r"^ *speaker ?(\d{1,3}) ?: ?", re.I | re.M)
+# Also `[Speaker 1]`, `1. Speaker 1:`, `Speaker 1 (Alice):`, `[00:12] Speaker 1:`, `SPEAKER_01:`.
+_NOTE = r"(?:\([^()\n]{0,60}\)|\[[^\[\]\n]{0,60}\])"
+_LABEL = re.compile(
+    rf"(?:^|(?<={PAUSE})) *(?:\d{{1,3}}[.)] )?(?:[\[(][\d:., >-]{{1,30}}[\])] ?)?"
+    rf"(?:[\"']?speaker[ _#]{{0,2}}(\d{{1,3}}) ?{_NOTE}? ?:[\"']? ?"
+    r"|\[ ?speaker[ _#]{0,2}(\d{1,3}) ?\] ?:? ?|\( ?speaker[ _#]{0,2}(\d{1,3}) ?\) ?:? ?)",
+    re.I | re.M,
+)
 
 
 def _take_labels(text: Traced) -> tuple[Traced, dict[int, int]]:
@@ -88,33 +96,10 @@ def _take_labels(text: Traced) -> tuple[Traced, dict[int, int]]:
     labels: dict[int, int] = {}
 
     def label(match: re.Match[str]) -> Pieces:
-        labels[text.at[match.start()]] = int(match[1])
+        labels[text.at[match.start()]] = int(match[match.lastindex or 1])
         return (_SPEAKER,)
 
     return text.sub(_LABEL, label), labels
-
-
-_BREAK = re.compile(r" *\n[ \n]*")
-_SHORT_LINE = 60
-_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-
-
-def _join_lines(text: Traced) -> Traced:
-    """An empty line ends a paragraph. A line end is a space, or a full stop after a line that is
-    short and unpunctuated, since that is a heading or a line of a list."""
-
-    def line_break(match: re.Match[str]) -> Pieces:
-        if match[0].count("\n") > 1:
-            return (PARAGRAPH,)
-        whole, (start, end) = match.string, match.span()
-        before, after = whole[start - 1 : start], whole[end : end + 1]
-        line = whole[whole.rfind("\n", 0, start) + 1 : start]
-        if _WIDE.match(before) and _WIDE.match(after):
-            return ()
-        heading = before.isalnum() and len(line) <= _SHORT_LINE and not after.islower()
-        return (". ",) if heading else (" ",)
-
-    return text.sub(_BREAK, line_break)
 
 
 def _pronounce(text: Traced, pronunciations: Mapping[str, str]) -> Traced:
@@ -122,15 +107,29 @@ def _pronounce(text: Traced, pronunciations: Mapping[str, str]) -> Traced:
     spoken = {word: respelling for word, respelling in pronunciations.items() if word.strip()}
     if not spoken:
         return text
-    exact = {normalise(Traced(word)).text.strip(): _as_spoken(spoken[word]) for word in spoken}
+    exact = {_as_written(word): _as_spoken(spoken[word]) for word in spoken}
     words = sorted(filter(None, exact), key=len, reverse=True)
     if not words:
         return text
-    patterns = [
-        (rf"(?i:{re.escape(word)})" if word == word.lower() else re.escape(word)) for word in words
-    ]
-    finder = re.compile("|".join(rf"(?<!\w)({pattern})(?!\w)" for pattern in patterns))
+    finder = re.compile("|".join(map(_whole, words)))
     return text.sub(finder, lambda match: (exact[words[(match.lastindex or 1) - 1]],))
+
+
+# Scripts that put no spaces between words: any place may be a word's edge.
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+)
+
+
+def _whole(word: str) -> str:
+    pattern = re.escape(word) if word != word.lower() else rf"(?i:{re.escape(word)})"
+    before = "" if _UNSPACED.match(word) else r"(?<!\w)"
+    after = "" if _UNSPACED.match(word[-1]) else r"(?!\w)"
+    return f"{before}({pattern}){after}"
+
+
+def _as_written(word: str) -> str:
+    return plain_symbols(normalise(Traced(word))).text.strip()
 
 
 def _as_spoken(respelling: str) -> str:

@@ -43,6 +43,12 @@ def test_spaces_and_letters_are_normalised(written: str, said: str) -> None:
         ("See [the docs](https://x.org/a_(b)) and ![a cat](c.png).", "See the docs and a cat."),
         ("Proven [1], again [2, 3-4].", "Proven, again."),
         ("~~gone~~ kept", "gone kept"),
+        ("- [ ] open\n- [x] done", "open. done."),
+        ("1. First\n2. Second", "1. First. 2. Second."),
+        ("[Alice]: Hello.", "[Alice]: Hello."),
+        ('[docs]: https://x.org/a "Docs"\nText.', "Text."),
+        ("*Emphasis that is\nwrapped* goes on.", "Emphasis that is wrapped goes on."),
+        (r"1 \* 2 and \_x\_", "1 2 and x"),
     ],
 )
 def test_markdown_loses_its_marks_and_keeps_its_words(written: str, said: str) -> None:
@@ -55,6 +61,8 @@ def test_markdown_loses_its_marks_and_keeps_its_words(written: str, said: str) -
         ("<p>One</p><p>Two<br/>three</p>", "One / Two three"),
         ("<b>Bold</b> &amp; <span class='x'>plain</span>", "Bold & plain"),
         ("a < b and c > d, x<y", "a < b and c > d, x<y"),
+        ("<table><tr><td>a</td><td>b</td></tr></table>", "a, b"),
+        ("<!DOCTYPE html><label>Name</label><b>Bo</b>", "Name Bo"),
         ("<!-- no --><script>no()</script>yes<style>no{}</style>", "yes"),
         ("<speak>Hi <prosody rate='slow'>there</prosody></speak>", "Hi there"),
     ],
@@ -73,6 +81,8 @@ def test_fenced_code_is_left_out_with_a_warning() -> None:
     ("written", "said"),
     [
         ("Go to https://www.example.com/a?b=1#c.", "Go to example dot com."),
+        ("Write to <jo@ex.org> or mailto:a@b.co.", "Write to jo at ex dot org or a at b dot co."),
+        ("见https://a.cn/x。好", "见a dot cn. 好"),
         ("(http://a.b.org)", "(a dot b dot org)"),
         ("Mail jo.b@ex.co.uk!", "Mail jo dot b at ex dot co dot uk!"),
         ("commit d41d8cd98f00b204e9800998ecf8427e done", "commit done"),
@@ -88,6 +98,10 @@ def test_links_are_read_as_names(written: str, said: str) -> None:
         ("“Curly” ‘quotes’ «here» it’s", '"Curly" \'quotes\' "here" it\'s'),
         ("wait — what – no--yes", "wait, what, no, yes"),
         ("pages 10–12", "pages 10-12"),
+        ("“Wait—” she said. “—what?”", '"Wait," she said. "what?"'),
+        ("कैसे हो। ठीक؟", "कैसे हो. ठीक?"),
+        ("Bonjour ! Ça va ?", "Bonjour! Ça va?"),
+        ("a $5 bill, US$5, $1.5M, $5-10", "a 5 dollar bill, US$5, $1.5M, $5-10"),
         ("well… so.....", "well... so..."),
         ("What?!?! No!!!", "What? No!"),
         ("你好。好吗？好，好！", "你好. 好吗? 好, 好!"),
@@ -192,7 +206,15 @@ def test_lines_join_and_headings_stop() -> None:
     assert spoken("A heading\nThis is a line\nthat goes on.") == (
         "A heading. This is a line that goes on."
     )
-    assert spoken("一行\n二行") == "一行二行"
+    assert spoken("一行\n二行") == "一行. 二行"
+    assert spoken("字" * 20 + "\n二行") == "字" * 20 + "二行"
+    assert spoken("well-\nknown") == "well-known"
+    wrapped = (
+        "She looked up from her book and saw that the whole\n"
+        "Tower of London had gone, and with it the bridge,\n"
+        "Westminster too."
+    )
+    assert ". T" not in spoken(wrapped)
     long_line = "word " * 14 + "end"
     assert spoken(f"{long_line}\nNext line.") == f"{long_line} Next line."
 
@@ -214,6 +236,28 @@ def test_scripts_keep_every_line_and_its_speaker() -> None:
         (1, "End."),
     ]
     assert read(source).speakers == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "Speaker 2:",
+        "speaker 2 :",
+        "**Speaker 2:**",
+        "**Speaker 2**:",
+        "[Speaker 2]",
+        "[Speaker 2]:",
+        "1. Speaker 2:",
+        "Speaker 2 (Bob):",
+        "[00:12] Speaker 2:",
+        "SPEAKER_02:",
+        "> Speaker 2:",
+        "- Speaker 2:",
+    ],
+)
+def test_labels_are_known_in_all_the_ways_that_people_write_them(label: str) -> None:
+    assert script(f"Speaker 1: One.\n{label} Two.") == [(0, "One."), (1, "Two.")]
+    assert read(f"Speaker 1: One.\n{label} Two.").speakers == (1, 2)
 
 
 def test_five_speakers_are_refused() -> None:
