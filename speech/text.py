@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from speech.errors import RequestError
-from speech.lines import join_lines
+from speech.layout import join_lines
 from speech.markup import (
     MAX_PAUSE_MS,
     PARAGRAPH,
