@@ -19,9 +19,20 @@ from pydantic import (
     model_validator,
 )
 
+from speech.bucket import Bucket
+
 ROOT = Path(__file__).resolve().parent
 
 _RUNPOD_MARKS = ("RUNPOD_POD_ID", "RUNPOD_ENDPOINT_ID", "RUNPOD_WEBHOOK_GET_JOB")
+
+
+# What RunPod's own utilities call these.
+_RUNPODS_NAMES = {
+    "s3_endpoint_url": "BUCKET_ENDPOINT_URL",
+    "s3_access_key_id": "BUCKET_ACCESS_KEY_ID",
+    "s3_secret_access_key": "BUCKET_SECRET_ACCESS_KEY",
+    "s3_bucket_name": "BUCKET_NAME",
+}
 
 
 class ConfigError(Exception):
@@ -118,16 +129,21 @@ class Settings(BaseModel):
     s3_secret_access_key: SecretStr | None = Field(None, description="S3 secret key")
     s3_bucket_name: str | None = Field(None, description="S3 bucket")
     s3_region: str | None = Field(None, description="S3 region")
+    s3_prefix: str = Field("", description="Folder in the bucket")
+    s3_url_ttl_seconds: int = Field(
+        3600, ge=1, le=604_800, description="How long a link to an answer works"
+    )
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
         """Reads the settings from `env` (default: the process's). Raises `ConfigError`."""
         env = os.environ if env is None else env
-        given = {
-            name: env[name.upper()].strip()
-            for name in cls.model_fields
-            if env.get(name.upper(), "").strip()
-        }
+        given = {}
+        for name in cls.model_fields:
+            for variable in (name.upper(), _RUNPODS_NAMES.get(name, "")):
+                if value := env.get(variable, "").strip():
+                    given[name] = value
+                    break
         try:
             return cls.model_validate(given)
         except ValidationError as error:
@@ -142,6 +158,34 @@ class Settings(BaseModel):
         if self.min_last_chunk_chars * 2 > self.max_chunk_chars:
             raise ValueError("MIN_LAST_CHUNK_CHARS must be at most half of MAX_CHUNK_CHARS")
         return self
+
+    @model_validator(mode="after")
+    def _bucket_is_whole(self) -> Self:
+        needed = {
+            "S3_ACCESS_KEY_ID": self.s3_access_key_id,
+            "S3_SECRET_ACCESS_KEY": self.s3_secret_access_key,
+            "S3_BUCKET_NAME": self.s3_bucket_name,
+        }
+        missing = [name for name, value in needed.items() if not value]
+        if missing and (len(missing) < len(needed) or self.s3_endpoint_url):
+            raise ValueError(f"S3 is half set: {', '.join(missing)} must be given too")
+        _ = self.bucket  # raises where one of its parts cannot be
+        return self
+
+    @property
+    def bucket(self) -> Bucket | None:
+        """Where answers are uploaded to, if anywhere."""
+        if not (self.s3_access_key_id and self.s3_secret_access_key and self.s3_bucket_name):
+            return None
+        return Bucket(
+            endpoint_url=self.s3_endpoint_url,
+            access_key_id=self.s3_access_key_id,
+            secret_access_key=self.s3_secret_access_key.get_secret_value(),
+            name=self.s3_bucket_name,
+            region=self.s3_region,
+            prefix=self.s3_prefix,
+            url_ttl_seconds=self.s3_url_ttl_seconds,
+        )
 
     @property
     def audio_prompts_dir(self) -> Path:

@@ -14,6 +14,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -26,10 +28,11 @@ import startup
 from config import ConfigError, Settings
 from inference import Progress, Result, VibeVoiceInference
 from progress import reporting
-from speech import delivery
+from speech import delivery, s3
+from speech.bucket import Bucket
 from speech.codecs import FORMATS
 from speech.delivery import Delivered, Outputs
-from speech.errors import EngineLost, SpeechError
+from speech.errors import DeliveryError, EngineLost, SpeechError
 from speech.request import SpeechRequest, parse_request
 
 Job = dict[str, Any]
@@ -83,6 +86,7 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
         request, warnings = parse_request(job.get("input"), inference().defaults)
         if request.stream:
             async with aclosing(_stream(job, request, warnings)) as items:
+                _close_with_task(items)
                 async for item in items:
                     yield item
                     if "audio_chunk" in item:
@@ -97,11 +101,19 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
         log().info("cancelled", job_id)
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defence: see `_failure`
-        yield _failure(error, job_id)
         if isinstance(error, EngineLost):
-            # The SDK does not read `refresh_worker` in an item; after SIGTERM it ends the worker
-            # once its jobs are done.
+            # The SDK does not read `refresh_worker` in an item, and asks for nothing after an
+            # error; after SIGTERM it posts what is left and ends the worker.
             os.kill(os.getpid(), signal.SIGTERM)
+        yield _failure(error, job_id)
+
+
+def _close_with_task(items: AsyncGenerator[Answer, None]) -> None:
+    """Ends a stream with the task that reads it. A stop that comes while the SDK posts a piece
+    never reaches its generator: the engine was seen to speak on for seconds."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    if task is not None:
+        task.add_done_callback(lambda _: loop.create_task(items.aclose()))
 
 
 def _id(job: Job) -> str:
@@ -123,13 +135,55 @@ def _failure(error: Exception, job_id: str) -> Answer:
 
 async def _speak(job: Job, request: SpeechRequest, warnings: list[str]) -> Answer:
     _log_begin(job, request)
+    bucket = await _bucket(job)
     with inference().workspace() as folder:
         progress = Progress()
         async with reporting(job, progress):
-            path, result = await inference().generate(request, Path(folder), progress)
-            delivered = await asyncio.to_thread(_deliver, path, request.session_id or _id(job))
+            path, result = await inference().generate(
+                request, Path(folder), progress, None if bucket else delivery.INLINE_LIMIT
+            )
+            start = time.monotonic()
+            delivered = await _deliver(path, request.session_id or _id(job), result, bucket)
+            result.timings["delivery_sec"] = round(time.monotonic() - start, 4)
     _log_end(job, result)
-    return _answer(request, result, delivered, warnings)
+    return _answer(result, delivered, warnings)
+
+
+async def _bucket(job: Job) -> Bucket | None:
+    """The job's own bucket, else the worker's."""
+    if job.get("s3Config"):
+        life = settings().s3_url_ttl_seconds
+        return await asyncio.to_thread(Bucket.from_job, job["s3Config"], url_ttl_seconds=life)
+    return settings().bucket
+
+
+async def _deliver(path: Path, owner: str, result: Result, bucket: Bucket | None) -> Delivered:
+    """Delivers in a thread; a cancelled job's upload ends before the cancellation goes on."""
+    cancelled = threading.Event()
+
+    def work() -> Delivered:
+        delivered = delivery.deliver(
+            path, owner, outputs(), result.content_type, bucket, cancelled.is_set
+        )
+        cleanup_old_files()
+        return delivered
+
+    working = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        cancelled.set()
+        await asyncio.wait([working])
+        working.exception()  # asked for, so that asyncio does not report it as forgotten
+        raise
+
+
+def upload_to_s3(path: Path, owner: str, content_type: str) -> str:
+    """Uploads a file to the worker's bucket and gives a link to it."""
+    bucket = settings().bucket
+    if bucket is None:
+        raise DeliveryError("S3 is not set up: see S3_ENDPOINT_URL and the settings beside it")
+    return s3.upload(bucket, path, owner, content_type)
 
 
 async def _stream(
@@ -157,13 +211,7 @@ async def _stream(
         owner = request.session_id or _id(job)
         delivered = await asyncio.to_thread(delivery.copied, copy, owner, outputs())
     _log_end(job, result)
-    yield _answer(request, result, delivered, warnings)
-
-
-def _deliver(path: Path, owner: str) -> Delivered:
-    delivered = delivery.deliver(path, owner, outputs())
-    cleanup_old_files()
-    return delivered
+    yield _answer(result, delivered, warnings)
 
 
 def _log_begin(job: Job, request: SpeechRequest) -> None:
@@ -175,14 +223,12 @@ def _log_end(job: Job, result: Result) -> None:
     log().info(f"done: {json.dumps(facts)}", _id(job))
 
 
-def _answer(
-    request: SpeechRequest, result: Result, delivered: Delivered, warnings: list[str]
-) -> Answer:
+def _answer(result: Result, delivered: Delivered, warnings: list[str]) -> Answer:
     answer: Answer = {
         "status": "success",
         "sample_rate": result.sample_rate,
         "duration_sec": result.duration_sec,
-        "format": request.output_format,
+        "format": result.format,
         "content_type": result.content_type,
         **delivered.fields,
         "engine": result.engine,

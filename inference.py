@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from config import Settings, on_runpod
 from engines.base import Engine
@@ -29,6 +29,7 @@ from speech.voices import VoiceMapper
 from stream import Piece, StreamJob
 
 _PIECES_AHEAD = 4
+T = TypeVar("T")
 
 __all__ = ["Piece", "Progress", "Result", "SpokenChunk", "VibeVoiceInference", "VoiceMapper"]
 
@@ -91,16 +92,21 @@ class VibeVoiceInference:
         )
 
     async def generate(
-        self, request: SpeechRequest, folder: Path, progress: Progress | None = None
+        self,
+        request: SpeechRequest,
+        folder: Path,
+        progress: Progress | None = None,
+        most_bytes: int | None = None,
     ) -> tuple[Path, Result]:
-        """Speaks a request into a file in `folder`; gives its path and what there is to say.
+        """Speaks a request into a file in `folder`; gives its path and what there is to say. A file
+        above `most_bytes` may take another format where the request allows it.
 
         Raises `SpeechError`s. A cancelled task ends the engine's work before it is re-raised.
         """
         job = FileJob(self, request, progress)
-        working = self._pool.submit(job.run, folder)
+        working = self._pool.submit(job.run, folder, most_bytes)
         try:
-            return await asyncio.shield(asyncio.wrap_future(working))
+            return await asyncio.shield(_awaitable(working))
         except asyncio.CancelledError:
             job.cancel()
             await self._ended(working)
@@ -156,4 +162,12 @@ class VibeVoiceInference:
     async def _ended(working: "Future[Any]") -> None:
         """Waits for a cancelled job's thread; one that has not begun never will."""
         if not working.cancel():
-            await asyncio.wait([asyncio.wrap_future(working)])
+            await asyncio.wait([_awaitable(working)])
+
+
+def _awaitable(working: "Future[T]") -> "asyncio.Future[T]":
+    """A future of this loop whose error, if nobody asks for it, asyncio does not log: its report
+    has a traceback and may quote the text."""
+    future = asyncio.wrap_future(working)
+    future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return future

@@ -86,6 +86,7 @@ class Job:
         self.recorder = Recorder(studio.engine, studio.pace, studio.settings.max_retries)
         self.recorder.progress = progress or self.recorder.progress
         self.warnings: list[str] = []
+        self.format: str = request.output_format
         self.rate = codec_rate(request.output_format, studio.settings.default_sample_rate)
         self._marks = {"asked": time.monotonic()}
 
@@ -137,8 +138,8 @@ class Job:
         """The facts for the answer. `starts` and `count` are in samples."""
         capabilities = self.studio.engine.capabilities
         return Result(
-            format=self.request.output_format,
-            content_type=FORMATS[self.request.output_format].content_type,
+            format=self.format,
+            content_type=FORMATS[self.format].content_type,
             sample_rate=self.rate,
             duration_sec=round(count / self.rate, 6),
             engine=capabilities.name,
@@ -235,19 +236,37 @@ def _cast(plan: Plan) -> str:
 class FileJob(Job):
     """Every chunk is made, and repeated where it came out badly, before anything is joined."""
 
-    def run(self, folder: Path) -> tuple[Path, Result]:
+    def run(self, folder: Path, most_bytes: int | None = None) -> tuple[Path, Result]:
+        """Makes the file. Above `most_bytes` it becomes Opus if the request allows that."""
         text, plan = self.prepare(folder)
         with tempfile.TemporaryFile(dir=folder) as spool:
             recorded = self.recorder.record(
                 plan, lambda: KeptTake(spool, self.rate, self.request.speed)
             )
             self.mark("spoken")
-            takes = [each.take for each in recorded]
-            join = Join.of(takes, self.pauses(text))
-            gain_db = self._gain(plan, takes)
+            join = Join.of([each.take for each in recorded], self.pauses(text))
+            gain_db = self._gain(plan, join.takes)
             path = self._encode(join, gain_db, folder)
+            if self._may_shrink(path, most_bytes):
+                large = path.stat().st_size / 1e6
+                self.warnings.append(
+                    f"output_format: {self.request.output_format} would have had {large:.1f} MB, "
+                    "so it is opus"
+                )
+                self.format = "opus"
+                path.unlink()
+                path = self._encode(join, gain_db, folder)
         self.mark("encoded")
         return path, self.result(text, plan, recorded, join.starts, join.count, gain_db)
+
+    def _may_shrink(self, path: Path, most_bytes: int | None) -> bool:
+        return (
+            self.request.allow_recompress
+            and most_bytes is not None
+            and path.stat().st_size > most_bytes
+            and self.format != "opus"
+            and self.rate in FORMATS["opus"].rates
+        )
 
     def _gain(self, plan: Plan, takes: Sequence[KeptTake]) -> float | None:
         if self.request.loudness is None:
@@ -266,7 +285,7 @@ class FileJob(Job):
         return gain_db
 
     def _encode(self, join: Join, gain_db: float | None, folder: Path) -> Path:
-        entry = FORMATS[self.request.output_format]
+        entry = FORMATS[self.format]
         level = Level(self.rate, gain_db)
         encoder = Encoder(entry.name, self.rate, join.count)
         path = folder / f"speech.{entry.extension}"

@@ -1,4 +1,4 @@
-"""How a finished answer reaches its caller: inline, with a copy on the volume.
+"""How a finished answer reaches its caller: as a link or inline, with a copy on the volume.
 
 A finished result is never lost: what is too large to be sent stays in the output folder, and the
 error says under which name. Messages name files relative to the volume, never by a full path.
@@ -11,9 +11,12 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from speech import s3
+from speech.bucket import Bucket
 from speech.errors import DeliveryError
 
 INLINE_LIMIT = 7 * 1024 * 1024
@@ -40,32 +43,52 @@ class Delivered:
     warnings: tuple[str, ...] = ()
 
 
-def deliver(audio: Path, owner: str, outputs: Outputs) -> Delivered:
-    """Hands over the file at `audio`. `owner` is the session or job that the copy is named after.
+def deliver(
+    audio: Path,
+    owner: str,
+    outputs: Outputs,
+    content_type: str = "application/octet-stream",
+    bucket: Bucket | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Delivered:
+    """Hands over the file at `audio`: as a link where there is a bucket, else in base64. `owner` is
+    the session or job that its copies are named after.
 
-    Raises `DeliveryError` when the audio is larger than an answer can be.
+    An upload that fails is a warning where the audio fits into an answer. Raises `DeliveryError`
+    where it does not, `Cancelled` once `cancelled()` is true.
     """
-    size = audio.stat().st_size
-    fits = size <= INLINE_LIMIT
-    warnings = []
+    fits = audio.stat().st_size <= INLINE_LIMIT
+    warnings: list[str] = []
+    fields: dict[str, str] = {}
+    if bucket is not None:
+        try:
+            fields["audio_url"] = s3.upload(bucket, audio, owner, content_type, cancelled)
+        except DeliveryError as error:
+            warnings.append(str(error))
+    if not fields and fits:
+        fields["audio_base64"] = base64.b64encode(audio.read_bytes()).decode("ascii")
     kept = ""
-    if outputs.save or not fits:
+    if outputs.save or not fields:
         try:
             kept = f"{outputs.folder.name}/{keep(audio, owner, outputs.folder)} on the volume"
         except OSError as error:
             warnings.append(_no_copy(error))
-            if not fits:
-                spare = Path(tempfile.gettempdir()) / "vibevoice-output"
-                kept = f"{spare.name}/{keep(audio, owner, spare)} in the worker's temporary folder"
-    if not fits:
-        raise DeliveryError(
-            f"the audio has {size / 1e6:.1f} MB, and an answer carries at most "
-            f"{INLINE_LIMIT / 1e6:.1f} MB; with S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, "
-            f"S3_SECRET_ACCESS_KEY and S3_BUCKET_NAME set the answer is a link instead, and a "
-            f"compressed output_format is smaller. It is kept as {kept}"
-        )
-    audio_base64 = base64.b64encode(audio.read_bytes()).decode("ascii")
-    return Delivered({"audio_base64": audio_base64}, tuple(warnings))
+    if not fields:
+        if not kept:
+            spare = Path(tempfile.gettempdir()) / "vibevoice-output"
+            kept = f"{spare.name}/{keep(audio, owner, spare)} in the worker's temporary folder"
+        raise DeliveryError(_too_large(audio.stat().st_size, kept, warnings))
+    return Delivered(fields, tuple(warnings))
+
+
+def _too_large(size: int, kept: str, warnings: list[str]) -> str:
+    return (
+        f"the audio has {size / 1e6:.1f} MB, and an answer carries at most "
+        f"{INLINE_LIMIT / 1e6:.1f} MB; with S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, "
+        f"S3_SECRET_ACCESS_KEY and S3_BUCKET_NAME set the answer is a link instead, and a "
+        f"compressed output_format is smaller"
+        f"{''.join(f'; {warning}' for warning in warnings)}. It is kept as {kept}"
+    )
 
 
 def copied(audio: Path, owner: str, outputs: Outputs) -> Delivered:

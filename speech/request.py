@@ -167,6 +167,7 @@ class SpeechRequest(BaseModel):
         pattern=r"^[!-~]{1,128}$",
         description="1 to 128 printable ASCII characters without spaces",
     )
+    allow_recompress: bool = Field(False, description="true or false")
     stream: bool = Field(False, description="true or false")
 
 

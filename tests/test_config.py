@@ -32,13 +32,50 @@ def test_variables_are_read_and_empty_ones_are_unset() -> None:
 
 def test_every_problem_is_listed_at_once_without_the_secret() -> None:
     env = {"MAX_TEXT_LENGTH": "many", "ENGINE": "sox", "TARGET_LUFS": "5"}
-    env["S3_SECRET_ACCESS_KEY"] = "hush"
+    env["HF_TOKEN"] = "hush"
     with pytest.raises(ConfigError) as caught:
         Settings.from_env(env)
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0] for line in lines] == ["ENGINE", "MAX_TEXT_LENGTH", "TARGET_LUFS"]
     assert "hush" not in str(caught.value)
-    assert "hush" not in repr(Settings.from_env({"S3_SECRET_ACCESS_KEY": "hush"}))
+    assert "hush" not in repr(Settings.from_env({"HF_TOKEN": "hush"}))
+
+
+S3 = {
+    "S3_ACCESS_KEY_ID": "key",
+    "S3_SECRET_ACCESS_KEY": "hush",
+    "S3_BUCKET_NAME": "bucket",
+}
+
+
+@pytest.mark.parametrize("missing", S3)
+def test_a_bucket_that_is_half_set_is_said_at_the_start(missing: str) -> None:
+    env = {name: value for name, value in S3.items() if name != missing}
+    with pytest.raises(ConfigError, match=f"S3 is half set: {missing} must be given too"):
+        Settings.from_env(env)
+
+
+def test_a_bucket_that_cannot_be_is_said_without_the_secret() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({**S3, "S3_ENDPOINT_URL": "ftp://example.com"})
+    assert "endpoint_url" in str(caught.value)
+    assert "hush" not in str(caught.value) + repr(Settings.from_env(S3))
+
+
+def test_runpods_names_for_the_bucket_are_read_too() -> None:
+    bucket = Settings.from_env(
+        {
+            "BUCKET_ENDPOINT_URL": "https://s3.example.com",
+            "BUCKET_ACCESS_KEY_ID": "key",
+            "BUCKET_SECRET_ACCESS_KEY": "hush",
+            "BUCKET_NAME": "bucket",
+            "S3_PREFIX": "speech",
+        }
+    ).bucket
+    assert bucket is not None
+    assert (bucket.endpoint_url, bucket.name) == ("https://s3.example.com", "bucket")
+    assert (bucket.prefix, bucket.secret_access_key) == ("speech", "hush")
+    assert Settings.from_env({}).bucket is None
 
 
 def test_a_minimum_that_no_chunk_can_meet_is_refused() -> None:

@@ -1,0 +1,81 @@
+"""A worker whose engine does what the job's text says; started as `python -m tests.fake_worker`.
+
+    frames40   as many frames of 3200 samples (8), all at half of full scale
+    delay50    milliseconds before each frame (0)
+    fail3      the frame of that number, counted from 0, raises `EngineError`
+    lost1      the engine is lost
+    crash1     an error that nobody foresaw and that quotes the text and a path
+
+All else is `handler.py`. What the engine does goes to the file JOURNAL, a line
+`[time.monotonic(), what, text]` each, where `what` is "start", then "frame"s, and in the end
+"cancelled", "failed" or "end".
+"""
+
+import functools
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import handler
+from engines.base import End, Frame, Plan
+from inference import VibeVoiceInference
+from speech.errors import Cancelled, EngineLost
+from tests.fake_engine import FakeEngine, FakeSpeech
+
+SECRET_PATH = "/somewhere/secret"
+
+
+class ToldEngine(FakeEngine):
+    def start(self, plan: Plan) -> "ToldSpeech":
+        self.load()
+        return ToldSpeech(plan)
+
+
+class ToldSpeech(FakeSpeech):
+    def __init__(self, plan: Plan) -> None:
+        self._text = " ".join(turn.text for chunk in plan.chunks for turn in chunk.turns)
+        orders = {what: int(n) for what, n in re.findall(r"\b([a-z]+)(\d+)\b", self._text)}
+        self._note("start")
+        if "lost" in orders:
+            raise EngineLost("the engine is gone")
+        if "crash" in orders:
+            raise RuntimeError(f"{SECRET_PATH} {self._text}")
+        engine = FakeEngine(
+            audio=lambda _: np.full(3200 * orders.get("frames", 8), 0.5, np.float32),
+            delay=orders.get("delay", 0) / 1000,
+            fail_at=orders.get("fail"),
+        )
+        super().__init__(engine, plan)
+
+    def __iter__(self) -> Iterator[Frame | End]:
+        outcome = "failed"
+        try:
+            for event in super().__iter__():
+                if isinstance(event, Frame):
+                    self._note("frame")
+                yield event
+            outcome = "end"
+        except Cancelled:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._note(outcome)
+
+    def _note(self, what: str) -> None:
+        with Path(os.environ["JOURNAL"]).open("a") as journal:
+            journal.write(json.dumps([time.monotonic(), what, self._text]) + "\n")
+
+
+@functools.cache
+def inference() -> VibeVoiceInference:
+    return VibeVoiceInference(handler.settings(), ToldEngine())
+
+
+if __name__ == "__main__":
+    handler.inference = inference
+    handler.main()
