@@ -1,0 +1,110 @@
+"""Streaming jobs through the real SDK's worker loop, against a RunPod of ours."""
+
+import base64
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tests.answers import audio_of
+from tests.runpod_api import RunPodApi
+from tests.runpod_wire import Job
+from tests.worker import FAKE, Worker, worker
+
+SECRET = "the callers secret words"
+
+
+@pytest.fixture(scope="module")
+def stream_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    folder = tmp_path_factory.mktemp("stream")
+    with (
+        RunPodApi() as api,
+        worker(api, folder, FAKE, STREAM_JOBS="true", MAX_CONCURRENCY="4") as one,
+    ):
+        yield one
+
+
+@pytest.fixture
+def streams(stream_worker: Worker) -> Iterator[Worker]:
+    yield stream_worker
+    assert stream_worker.api.violations == []
+    assert SECRET not in stream_worker.log()
+    assert "Traceback" not in stream_worker.log()
+
+
+def ask(one: Worker, orders: str, **fields: object) -> str:
+    asked = {"text": f"{SECRET} {orders}", "loudness": None, "output_format": "pcm", **fields}
+    return one.api.submit(asked)
+
+
+def stopped(one: Worker, orders: str) -> None:
+    one.api.until(lambda: "cancelled" in [what for _, what in one.journal(f"{SECRET} {orders}")])
+
+
+def posted_bytes(one: Worker, job: Job) -> bytes:
+    """What a reader of /stream gets, piece after piece."""
+    pieces = [event.body["output"] for event in one.api.seen("job-stream", job.id)]
+    audio = [piece for piece in pieces if "audio_chunk" in piece]
+    assert [piece["index"] for piece in audio] == list(range(len(audio)))
+    assert [piece["is_last"] for piece in audio] == [False] * (len(audio) - 1) + [True]
+    return b"".join(base64.b64decode(piece["audio_chunk"]) for piece in audio)
+
+
+def test_a_stream_is_whole_in_order_and_ends_with_the_facts(streams: Worker) -> None:
+    job = streams.api.wait(ask(streams, "frames40", stream=True))
+    assert job.status == "COMPLETED", job.error
+    data = posted_bytes(streams, job)
+    samples = np.frombuffer(data, "<i2")
+    assert len(samples) == 3200 * 40
+    assert (samples[240:-240] == 16_384).all()
+    *pieces, facts = job.output
+    assert all(piece["audio_chunk"] == "" for piece in pieces)
+    assert facts["status"] == "success"
+    assert facts["duration_sec"] == round(len(samples) / 24_000, 6)
+    assert "audio_base64" not in facts
+
+
+def test_the_first_piece_comes_while_the_engine_speaks(streams: Worker) -> None:
+    job = streams.api.wait(ask(streams, "frames40 delay25", stream=True))
+    first = streams.api.seen("job-stream", job.id)[0]
+    frames = [at for at, what in streams.journal(f"{SECRET} frames40 delay25") if what == "frame"]
+    assert first.at < frames[-1]
+
+
+def test_a_batch_callers_answer_is_the_lists_last_item(streams: Worker) -> None:
+    job = streams.api.wait(ask(streams, "frames20"))
+    assert job.status == "COMPLETED", job.error
+    samples, _ = audio_of(job.output[-1])
+    assert len(samples) == 3200 * 20
+    (post,) = streams.api.seen("job-stream", job.id)
+    assert "audio_base64" not in post.body["output"]
+    assert post.size < 10_000
+
+
+def test_a_failure_in_the_middle_fails_the_job(streams: Worker) -> None:
+    job = streams.api.wait(ask(streams, "frames20 fail15", stream=True))
+    assert (job.status, job.error) == ("FAILED", "the fake engine failed as it was told to")
+    assert streams.temporary_files() == []
+
+
+def test_a_stop_ends_the_engine_also_while_a_piece_is_posted(streams: Worker) -> None:
+    streams.api.delays["job-stream"] = 1.0
+    try:
+        job_id = ask(streams, "frames400 delay10", stream=True)
+        streams.api.until(lambda: streams.api.jobs[job_id].status == "IN_PROGRESS")
+        streams.api.until(
+            lambda: "frame" in [w for _, w in streams.journal(f"{SECRET} frames400 delay10")]
+        )
+        streams.api.cancel(job_id)
+        stopped(streams, "frames400 delay10")
+    finally:
+        streams.api.delays.pop("job-stream")
+    streams.api.until(lambda: streams.temporary_files() == [])
+    assert streams.copies(job_id) == []
+
+
+def test_streams_run_side_by_side(streams: Worker) -> None:
+    ids = [ask(streams, f"frames{20 + index}", stream=True) for index in range(4)]
+    for index, job_id in enumerate(ids):
+        data = posted_bytes(streams, streams.api.wait(job_id))
+        assert len(data) == 2 * 3200 * (20 + index)
