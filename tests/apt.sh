@@ -3,4 +3,6 @@
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
-apt-get install -y --no-install-recommends curl faad
+apt-get install -y --no-install-recommends \
+  curl faad \
+  swift-proxy swift-account swift-container swift-object python3-swift
