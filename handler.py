@@ -251,7 +251,11 @@ def _answer(result: Result, delivered: Delivered, warnings: list[str]) -> Answer
 
 def cleanup_old_files() -> int:
     """Removes copies that are past their retention. Gives their number."""
-    return delivery.cleanup_old_files(outputs())
+    try:
+        return delivery.cleanup_old_files(outputs())
+    except OSError as error:  # a volume's trouble must not cost a caller the finished answer
+        log().warn(f"old copies could not be removed: {error.strerror}")
+        return 0
 
 
 def main() -> None:

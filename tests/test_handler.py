@@ -285,6 +285,17 @@ def test_old_copies_go_with_the_next_job(tmp_path: Path, monkeypatch: pytest.Mon
     assert handler.cleanup_old_files() == 2
 
 
+def test_a_cleanup_that_fails_does_not_cost_the_answer(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(delivery, "cleanup_old_files", broken)
+    assert run()["status"] == "success"
+    assert "old copies could not be removed: Permission denied" in capfd.readouterr().out
+
+
 def test_a_cancelled_job_stops_the_engine_and_is_reported_as_cancelled(engine: FakeEngine) -> None:
     engine.delay = 0.05
     engine.audio = lambda _: np.full(3200 * 500, 0.5, np.float32)
