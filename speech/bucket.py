@@ -180,7 +180,5 @@ def _check_public(url: str) -> None:
 def is_public(address: str) -> bool:
     """Whether a numeric address belongs to one host on the public internet."""
     ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        ip = ip.ipv4_mapped or ip
     special = ip.is_multicast or ip.is_reserved or any(ip in net for net in _INSIDE)
     return ip.is_global and not special

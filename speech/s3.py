@@ -48,8 +48,8 @@ def upload(
 ) -> str:
     """Puts the file under `<prefix>/<key_folder>/<uuid>.<ext>` and gives a link for reading it.
 
-    Blocks until the object is there. An upload that fails or is stopped leaves no object and no
-    parts behind, as long as the store still answers.
+    Blocks until the object is there. An upload that fails or is cancelled leaves no object and no
+    parts behind, as far as the store still answers and the credentials may remove.
     Raises `DeliveryError`, `Cancelled` once `cancelled()` is true, OSError for an unreadable file.
     """
     if cancelled():
@@ -171,10 +171,14 @@ def _send(
             limit = time.monotonic() + GRACE_SECONDS
         try:
             future.result()
+            if not isinstance(stopped, Cancelled):
+                return
+            client.delete_object(**target)  # the last bytes were on their way already
         except Exception as error:
             if stopped:
                 raise stopped from error
             raise
+        raise stopped
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -99,7 +99,8 @@ def _write_settings(folder: Path, ports: dict[str, int]) -> None:
 def _running(server: str, folder: Path) -> Iterator[None]:
     with (folder / f"{server}.log").open("wb") as log:
         process = subprocess.Popen(
-            [f"swift-{server}-server", str(folder / f"{server}.conf")],
+            # So that they go too where the tests are killed.
+            ["setpriv", "--pdeathsig", "KILL", f"swift-{server}-server", folder / f"{server}.conf"],
             stdout=log,
             stderr=log,
             start_new_session=True,
