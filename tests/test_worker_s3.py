@@ -1,0 +1,100 @@
+"""Results too large for an answer: over S3 through the real worker loop, or kept and named."""
+
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from speech.delivery import INLINE_LIMIT
+from tests.runpod_api import RunPodApi
+from tests.swift import ACCESS_KEY, SECRET_KEY, swift
+from tests.worker import FAKE, Worker, worker
+
+LARGE = "frames1400"  # 187 s: 9.0 MB as wav, more than an answer carries
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with swift(tmp_path_factory.mktemp("swift")) as endpoint:
+        keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys).create_bucket(
+            Bucket="audio"
+        )
+        yield endpoint
+
+
+def settings(endpoint: str, **more: str) -> dict[str, str]:
+    return {
+        "S3_ENDPOINT_URL": endpoint,
+        "S3_ACCESS_KEY_ID": ACCESS_KEY,
+        "S3_SECRET_ACCESS_KEY": SECRET_KEY,
+        "S3_BUCKET_NAME": "audio",
+        **more,
+    }
+
+
+def asked(orders: str, **fields: object) -> dict[str, object]:
+    return {"text": f"say {orders}", "loudness": None, "output_format": "wav", **fields}
+
+
+def only_copy(one: Worker, owner: str) -> Path:
+    (copy,) = (one.volume / "output").glob(f"{owner}_*")
+    return copy
+
+
+def test_a_large_result_is_a_link_to_the_same_bytes(store: str, tmp_path: Path) -> None:
+    more = settings(store, S3_PREFIX="speech")
+    with RunPodApi() as api, worker(api, tmp_path, FAKE, **more) as one:
+        job = api.wait(api.submit(asked(LARGE, session_id="mine")), timeout=60)
+        assert job.status == "COMPLETED", job.error
+        url = job.output["audio_url"]
+        assert "audio_base64" not in job.output
+        assert re.search(r"/speech/mine/[0-9a-f]{32}\.wav\?", url)
+        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - our own store
+            data = answer.read()
+            assert answer.headers["Content-Type"] == "audio/wav"
+        assert len(data) == 44 + 2 * 3200 * 1400 > INLINE_LIMIT
+        assert only_copy(one, "mine").read_bytes() == data
+        assert api.violations == []
+        assert SECRET_KEY not in one.log()
+
+
+def test_without_a_store_it_fails_and_the_file_is_where_the_error_says(tmp_path: Path) -> None:
+    with RunPodApi() as api, worker(api, tmp_path, FAKE) as one:
+        job = api.wait(api.submit(asked(LARGE, session_id="kept")), timeout=60)
+        assert job.status == "FAILED"
+        copy = only_copy(one, "kept")
+        assert (job.error or "").endswith(f"It is kept as output/{copy.name} on the volume")
+        assert copy.stat().st_size == 44 + 2 * 3200 * 1400
+        smaller = api.wait(api.submit(asked(LARGE, allow_recompress=True)), timeout=60)
+        assert smaller.status == "COMPLETED", smaller.error
+        assert smaller.output["format"] == "opus"
+        assert "so it is opus" in smaller.output["warnings"][0]
+        assert api.violations == []
+
+
+def test_a_store_that_is_down_is_a_warning_or_an_error_with_the_kept_file(tmp_path: Path) -> None:
+    more = settings("http://127.0.0.1:9")
+    with RunPodApi() as api, worker(api, tmp_path, FAKE, **more) as one:
+        small = api.wait(api.submit(asked("frames8")), timeout=60)
+        assert small.status == "COMPLETED", small.error
+        assert "audio_base64" in small.output
+        assert small.output["warnings"][0].startswith("the upload to the S3 store failed:")
+        large = api.wait(api.submit(asked(LARGE, session_id="kept")), timeout=60)
+        assert large.status == "FAILED"
+        assert "the upload to the S3 store failed:" in (large.error or "")
+        assert only_copy(one, "kept").name in (large.error or "")
+
+
+def test_a_jobs_own_bucket_may_not_lie_inside(tmp_path: Path) -> None:
+    config = {"accessId": "a", "accessSecret": "b", "bucketName": "audio"}
+    with RunPodApi() as api, worker(api, tmp_path, FAKE) as one:
+        for endpoint in ("https://127.0.0.1:9", "http://example.com"):
+            inside = {**config, "endpointUrl": endpoint}
+            job = api.wait(api.submit(asked("frames8"), s3Config=inside))
+            assert job.status == "FAILED"
+            assert (job.error or "").startswith("s3Config.endpointUrl: ")
+        assert one.journal("say frames8") == []
