@@ -9,6 +9,12 @@ TORCH ?= torch==2.13.0
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
 
+# What is said may hold a dollar sign, which make would read as a variable of its own.
+override TEXT := $(value TEXT)
+override VOICE := $(value VOICE)
+override FORMAT := $(value FORMAT)
+override ENGINE := $(value ENGINE)
+override MODEL_PATH := $(value MODEL_PATH)
 export TEXT VOICE FORMAT ENGINE MODEL_PATH
 
 .PHONY: help demo setup test soak lint serve bench lock clean
@@ -23,7 +29,6 @@ help:
 $(VENV)/.created:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 with venv is needed" \
 	"(Debian: apt-get install python3-venv)"; exit 1; }
-	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
@@ -68,5 +73,5 @@ lock:
 		-c requirements-demo.txt -o requirements.txt
 
 clean:
-	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-3.12 out .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -57,9 +57,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     vibevoice_volume: Folder = Field(
-        default_factory=lambda: (
-            Path("/runpod-volume/vibevoice") if on_runpod() else ROOT / "volume"
-        ),
+        ROOT / "volume",
         description="Folder that outlives the worker: voices, outputs, models",
     )
     model_path: str = Field("vibevoice/VibeVoice-7B", description="Hub id or folder of the model")
@@ -144,6 +142,8 @@ class Settings(BaseModel):
                 if value := env.get(variable, "").strip():
                     given[name] = value
                     break
+        if on_runpod(env):
+            given.setdefault("vibevoice_volume", "/runpod-volume/vibevoice")
         try:
             return cls.model_validate(given)
         except ValidationError as error:

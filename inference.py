@@ -72,6 +72,8 @@ class VibeVoiceInference:
 
     def workspace(self) -> "tempfile.TemporaryDirectory[str]":
         """A folder for one job; it goes with the job, at the latest with `close`."""
+        # Some systems clear old folders out of the temporary one.
+        Path(self._folder.name).mkdir(exist_ok=True)
         return tempfile.TemporaryDirectory(dir=self._folder.name)
 
     def close(self) -> None:
@@ -104,6 +106,8 @@ class VibeVoiceInference:
         Raises `SpeechError`s. A cancelled task ends the engine's work before it is re-raised.
         """
         job = FileJob(self, request, progress)
+        # Not in the pool: a request that cannot be served is told so while others are speaking.
+        await asyncio.to_thread(job.plan, folder)
         working = self._pool.submit(job.run, folder, most_bytes)
         try:
             return await asyncio.shield(_awaitable(working))
@@ -121,6 +125,7 @@ class VibeVoiceInference:
         Raises `SpeechError`s. Closing or cancelling the iteration ends the engine's work first.
         """
         job = StreamJob(self, request)
+        await asyncio.to_thread(job.plan, folder)
         pieces = job.run(folder)
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[Piece | Result | BaseException] = asyncio.Queue()

@@ -62,6 +62,10 @@ class Result:
     warnings: tuple[str, ...]
 
 
+_LOUDNESS_MISS_DB = 1.0
+"""A larger miss is said: high peaks keep quiet speech from being raised any further."""
+
+
 class Studio(Protocol):
     """What jobs share: see `inference.VibeVoiceInference`."""
 
@@ -93,23 +97,27 @@ class Job:
     def cancel(self) -> None:
         self.recorder.cancel()
 
-    def prepare(self, folder: Path) -> tuple[TextPlan, Plan]:
-        """Plans the request and loads the engine."""
-        self.mark("start")
+    def plan(self, folder: Path) -> None:
+        """Plans the text and finds the voices. Raises `RequestError`s, before any other work."""
         request = self.request
         text = plan_text(request.text, self.studio.limits, request.pronunciations)
         self.warnings += text.warnings
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
-        plan = Plan(
+        self._text = text
+        self._plan = Plan(
             chunks=tuple(PlannedChunk(chunk.turns, seed) for chunk in text.chunks),
             voices=self._voices(text, folder),
             options=Options(request.cfg_scale, request.steps, request.disable_prefill),
         )
         self.mark("planned")
+
+    def prepare(self) -> tuple[TextPlan, Plan]:
+        """Loads the engine for what was planned."""
+        self.mark("start")
         self.recorder.check()
         self.studio.engine.load()
         self.mark("loaded")
-        return text, plan
+        return self._text, self._plan
 
     def pauses(self, text: TextPlan) -> list[int]:
         """The silences asked for, in samples: before all chunks, then after each."""
@@ -180,22 +188,40 @@ class Job:
             warnings += [f"speakers: the text has no lines of Speaker {n}" for n in missing]
         elif request.speakers:
             named = dict(zip(numbers, request.speakers, strict=False))
-        voices: list[Voice] = []
-        for number in numbers:
-            if number in named:
-                voice, notes = mapper.resolve(named[number], f"speakers.{number}")
-            elif voices:
-                voice, notes = mapper.resolve(self._unused(voices))
-            elif request.voice_url or request.voice_base64:
-                voice, notes = self._guest(folder)
-                if request.speaker_name:
-                    notes = [*notes, "speaker_name: ignored, since a recording is given"]
-            else:
-                voice, notes = mapper.resolve(request.speaker_name)
-            voices.append(voice)
+            if len(request.speakers) > len(numbers):
+                warnings.append(f"speakers: the text has lines of {len(numbers)} speakers only")
+        voices: dict[int, Voice] = {}
+        for number in named.keys() & set(numbers):
+            voices[number], notes = mapper.resolve(named[number], f"speakers.{number}")
             warnings += notes
+        first = numbers[0]
+        if first not in voices and (request.voice_url or request.voice_base64):
+            voices[first], notes = self._guest(folder)
+            if request.speaker_name:
+                notes = [*notes, "speaker_name: ignored, since a recording is given"]
+            warnings += notes
+        elif first not in voices and (request.speaker_name or len(numbers) == 1):
+            voices[first], notes = mapper.resolve(request.speaker_name)
+            warnings += notes
+        for number in numbers:
+            if number not in voices:
+                name, note = self._unused(voices, number)
+                voices[number], notes = mapper.resolve(name)
+                warnings += [*note, *notes]
         self.warnings += dict.fromkeys(warnings)
-        return tuple(voices)
+        return tuple(voices[number] for number in numbers)
+
+    def _unused(self, voices: Mapping[int, Voice], number: int) -> tuple[str | None, list[str]]:
+        """A name for a speaker who was given none, and a warning where the voices run out. The
+        default voice comes first (None), then the others in their order."""
+        taken = {voice.name for voice in voices.values()}
+        default, _ = self.studio.voices.resolve(None)
+        if default.name not in taken:
+            return None, []
+        free = [name for name in self.studio.voices.names() if name not in taken]
+        if free:
+            return free[0], []
+        return None, [f"speakers: there are too few voices, so Speaker {number} shares one"]
 
     def _guest(self, folder: Path) -> tuple[Voice, list[str]]:
         """The voice that came with the request."""
@@ -203,11 +229,6 @@ class Job:
             return self.studio.guests.resolve(self.request.voice_base64, folder, "voice_base64")
         data = self.studio.fetch_voice(self.request.voice_url or "")
         return self.studio.guests.resolve(data, folder, "voice_url")
-
-    def _unused(self, voices: list[Voice]) -> str | None:
-        names = self.studio.voices.names()
-        taken = {voice.name for voice in voices}
-        return next((name for name in names if name not in taken), None)
 
     def mark(self, name: str) -> None:
         self._marks[name] = time.monotonic()
@@ -217,9 +238,9 @@ class Job:
         marks = self._marks
         total = marks["encoded"] - marks["asked"]
         phases = {
-            "queue_sec": marks["start"] - marks["asked"],
-            "plan_sec": marks["planned"] - marks["start"],
-            "load_sec": marks["loaded"] - marks["planned"],
+            "plan_sec": marks["planned"] - marks["asked"],
+            "queue_sec": marks["start"] - marks["planned"],
+            "load_sec": marks["loaded"] - marks["start"],
             "first_audio_sec": (self.recorder.first_audio or marks["spoken"]) - marks["asked"],
             "synthesis_sec": marks["spoken"] - marks["loaded"],
             "encode_sec": marks["encoded"] - marks["spoken"],
@@ -238,7 +259,7 @@ class FileJob(Job):
 
     def run(self, folder: Path, most_bytes: int | None = None) -> tuple[Path, Result]:
         """Makes the file. Above `most_bytes` it becomes Opus if the request allows that."""
-        text, plan = self.prepare(folder)
+        text, plan = self.prepare()
         with tempfile.TemporaryFile(dir=folder) as spool:
             recorded = self.recorder.record(
                 plan, lambda: KeptTake(spool, self.rate, self.request.speed)
@@ -279,20 +300,24 @@ class FileJob(Job):
         if measured is None:
             self.warnings.append("loudness: could not be measured, so the level is left as is")
             return None
-        gain_db = gain_to(self.request.loudness, measured)
-        if abs(measured + gain_db - self.request.loudness) > 0.01:
-            self.warnings.append(f"loudness: reached {measured + gain_db:.1f} LUFS, no further")
-        return gain_db
+        return gain_to(self.request.loudness, measured)
 
     def _encode(self, join: Join, gain_db: float | None, folder: Path) -> Path:
         entry = FORMATS[self.format]
         level = Level(self.rate, gain_db)
         encoder = Encoder(entry.name, self.rate, join.count)
         path = folder / f"speech.{entry.extension}"
+        heard = LoudnessMeter(self.rate)
         with path.open("wb") as file:
             for block in join.read():
                 self.recorder.check()
-                file.write(encoder.encode(level.feed(block)))
+                levelled = level.feed(block)
+                heard.add(levelled)
+                file.write(encoder.encode(levelled))
             file.write(encoder.encode(level.flush()))
             file.write(encoder.close())
+        reached, wanted = heard.integrated(), self.request.loudness
+        missed = 0.0 if gain_db is None else abs((reached or 0.0) - (wanted or 0.0))
+        if reached is not None and missed > _LOUDNESS_MISS_DB:
+            self.warnings.append(f"loudness: {reached:.1f} LUFS were reached")
         return path

@@ -100,15 +100,17 @@ class Recorder:
 
     def _speak(self, plan: Plan, new_take: Callable[[], KeptTake]) -> list[tuple[KeptTake, str]]:
         """A take of each chunk, and the reason for which it ended."""
-        takes = [new_take() for _ in plan.chunks]
+        takes: dict[int, KeptTake] = {}
         reasons: dict[int, str] = {}
         for event in self.events(plan):
+            if event.chunk not in takes:  # a take holds filters: only those that run have one
+                takes[event.chunk] = new_take()
             if isinstance(event, Frame):
                 takes[event.chunk].feed(event.samples)
             else:
                 takes[event.chunk].finish()
                 reasons[event.chunk] = event.reason
-        return [(take, reasons[index]) for index, take in enumerate(takes)]
+        return [(takes[index], reasons[index]) for index in range(len(plan.chunks))]
 
     def events(self, plan: Plan) -> Iterator[Frame | End]:
         """What the engine makes of a plan. Raises `EngineError` unless every chunk comes to its

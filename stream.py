@@ -39,7 +39,7 @@ class StreamJob(Job):
     """Yields the file in pieces, small ones first; returns what there is to say."""
 
     def run(self, folder: Path) -> Generator[Piece, None, Result]:
-        text, plan = self.prepare(folder)
+        text, plan = self.prepare()
         gain_db = self.remembered_gain(plan)
         level = Level(self.rate, gain_db)
         pieces = _Pieces(level, Encoder(self.request.output_format, self.rate), self.rate)

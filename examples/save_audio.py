@@ -8,7 +8,12 @@ import json
 import sys
 from pathlib import Path
 
-reply = json.load(sys.stdin)
+if len(sys.argv) != 2:
+    sys.exit("usage: ... | python3 save_audio.py FILE")
+try:
+    reply = json.load(sys.stdin)
+except json.JSONDecodeError:
+    sys.exit("no answer: is the server running?")
 output = reply.get("output") or {}
 if "audio_base64" not in output:
     sys.exit(f"no audio: {reply.get('error') or output.get('audio_url') or reply.get('status')}")

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from speech.sentences import Span, sentences, split_long
-from speech.text import Passage, read
+from speech.text import Passage, read, speakable
 
 TURN_CHARS = 300
 """A longer turn starts to hurry: VibeVoice's authors advise many turns of one speaker instead."""
+
+
+SHORTEST_PARAGRAPH = 60
+"""Characters. A shorter one, such as a heading, shares a chunk with its neighbour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +83,7 @@ class _Piece:
     passage: Passage
     start: int
     end: int
-
-    @property
-    def ends_passage(self) -> bool:
-        return self.end == len(self.passage.text)
+    ends_passage: bool
 
     @property
     def ends_paragraph(self) -> bool:
@@ -110,17 +111,20 @@ def _sections(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
 
 
 def _pack(section: list[Passage], limits: Limits) -> list[_Group]:
-    """Fills chunks with whole sentences. A paragraph's end also ends a chunk, once that is long
-    enough to stand alone: the model speaks badly from a few words."""
+    """Fills chunks with whole sentences. A paragraph's end also ends a chunk, unless that is too
+    short to stand alone: the model speaks badly from a few words."""
     groups: list[_Group] = [[]]
     for piece in _pieces(section, limits.max_chunk_chars):
         group = groups[-1]
         full = _size([*group, piece]) > limits.max_chunk_chars
         settled = bool(group) and group[-1].ends_paragraph
-        if group and (full or (settled and _size(group) >= limits.min_last_chunk_chars)):
+        if group and (full or (settled and _size(group) >= SHORTEST_PARAGRAPH)):
             groups.append([])
         groups[-1].append(piece)
-    if len(groups) > 1 and _size(groups[-1]) < limits.min_last_chunk_chars:
+    least = limits.min_last_chunk_chars
+    if len(groups) > 1 and groups[-2][-1].ends_paragraph:
+        least = min(least, SHORTEST_PARAGRAPH)
+    if len(groups) > 1 and _size(groups[-1]) < least:
         tail = groups.pop()
         groups[-1:] = _balance([*groups[-1], *tail], limits)
     return groups
@@ -129,9 +133,14 @@ def _pack(section: list[Passage], limits: Limits) -> list[_Group]:
 def _pieces(section: list[Passage], limit: int) -> Iterator[_Piece]:
     for passage in section:
         text = passage.text.text
-        for sentence in sentences(text):
-            for start, end in split_long(text, sentence, limit):
-                yield _Piece(passage, start, end)
+        spans = [
+            (start, end)
+            for sentence in sentences(text)
+            for start, end in split_long(text, sentence, limit)
+            if speakable(text[start:end])
+        ]
+        for start, end in spans:
+            yield _Piece(passage, start, end, ends_passage=(start, end) == spans[-1])
 
 
 def _balance(pieces: _Group, limits: Limits) -> list[_Group]:
@@ -159,13 +168,15 @@ def _unevenness(pieces: _Group, cut: int) -> tuple[bool, int]:
 
 
 def _cut_finer(pieces: _Group, limits: Limits) -> _Group:
-    return [
-        _Piece(piece.passage, start, end)
-        for piece in pieces
-        for start, end in split_long(
-            piece.passage.text.text, (piece.start, piece.end), limits.max_chunk_chars // 4
-        )
-    ]
+    finer: _Group = []
+    for piece in pieces:
+        span = (piece.start, piece.end)
+        parts = split_long(piece.passage.text.text, span, limits.max_chunk_chars // 4)
+        finer += [
+            _Piece(piece.passage, *part, ends_passage=piece.ends_passage and part == parts[-1])
+            for part in parts
+        ]
+    return finer
 
 
 def _turns(group: _Group) -> tuple[Turn, ...]:
@@ -207,6 +218,8 @@ def _start(source: str, before: _Piece, piece: _Piece) -> int:
     at_start = piece.start == 0
     start = piece.passage.start if at_start else piece.passage.text.at[piece.start]
     end = before.passage.text.at[before.end - 1] + 1
-    while start > end and not source[start - 1].isspace():
+    # A pause's tag belongs to the chunk that it ends.
+    stops = "]>" if at_start and before.passage.pause_ms is not None else ""
+    while start > end and not source[start - 1].isspace() and source[start - 1] not in stops:
         start -= 1
     return start

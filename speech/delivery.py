@@ -142,5 +142,5 @@ def cleanup_old_files(outputs: Outputs, now: float | None = None) -> int:
                     Path(entry.path).unlink()
                     removed += 1
             except FileNotFoundError:
-                continue
+                continue  # another worker was first
     return removed

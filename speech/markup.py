@@ -84,7 +84,10 @@ _CELL_END = re.compile(r"</t[dh] ?>\s{0,100}(?=<t[dh]\b)", re.I)
 _BETWEEN = re.compile(r"(?<=\w)(?:</[a-z][a-z0-9:-]{0,30} ?>)+(?=<[a-z][^<>]{0,2000}>\w)", re.I)
 _BLOCK_TAG = re.compile(rf"</?(?:{_BLOCKS})(?:[\s/][^<>]{{0,2000}})?>", re.I)
 _LINE_BREAK_TAG = re.compile(r"<br ?/?>", re.I)
-_INLINE_TAG = re.compile(rf"</?(?:{_INLINES})(?:[\s/][^<>]{{0,2000}})?>", re.I)
+# Attributes need values here: `a <b and c> d` is no tag.
+_VALUE = r"""(?:"[^"<>]{0,2000}"|'[^'<>]{0,2000}'|[^\s"'<>=]{1,500})"""
+_ATTRIBUTES = rf"(?:\s{{1,5}}[\w:.-]{{1,60}}\s?=\s?{_VALUE}){{0,20}}"
+_INLINE_TAG = re.compile(rf"</?(?:{_INLINES}){_ATTRIBUTES}\s{{0,5}}/?>", re.I)
 
 
 def unescape(text: Traced) -> Traced:
@@ -112,12 +115,13 @@ _FENCE = re.compile(
     r"(?:.{0,20000}?^ {0,3}\1[`~]* *$|.{0,20000}\Z)",
     re.S | re.M,
 )
-_IMAGE = re.compile(
-    r"!\[([^\[\]\n]{0,500})\]\([^()\n]{0,2000}(?:\([^()\n]{0,500}\))?[^()\n]{0,500}\)"
+# A target has no spaces, so `[laughs](quietly, turning away)` is no link.
+_TARGET = (
+    r"\( ?<?[^()\s]{0,2000}(?:\([^()\s]{0,500}\)[^()\s]{0,500})?>?"
+    r"(?: +\"[^\"\n]{0,300}\"| +'[^'\n]{0,300}')? ?\)"
 )
-_LINK = re.compile(
-    r"\[([^\[\]\n]{1,500})\]\([^()\n]{0,2000}(?:\([^()\n]{0,500}\))?[^()\n]{0,500}\)"
-)
+_IMAGE = re.compile(rf"!\[([^\[\]\n]{{0,500}})\]{_TARGET}")
+_LINK = re.compile(rf"\[([^\[\]\n]{{1,500}})\]{_TARGET}")
 _REFERENCE_LINK = re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,100}\]")
 # What follows the colon must look like an address: `[Alice]: Hello.` is a line of a script.
 _REFERENCE = re.compile(

@@ -101,6 +101,6 @@ def _cut_point(text: str, start: int, limit: int) -> int:
             if points:
                 return points[-1]
     for point in range(start + limit, start + limit // 2, -1):
-        if not unicodedata.combining(text[point]) and allowed(point):
+        if unicodedata.category(text[point])[0] != "M" and allowed(point):
             return point
     return start + limit

@@ -45,7 +45,9 @@ class Take:
     def finish(self) -> Samples:
         """The rest."""
         last = self._shaper.feed(self._resampler.flush())
-        return self._out(np.concatenate([last, self._shaper.flush()]))
+        last = np.concatenate([last, self._shaper.flush()])
+        del self._resampler, self._shaper  # their buffers are many times a finished take
+        return self._out(last)
 
     def _out(self, samples: Samples) -> Samples:
         self.count += len(samples)

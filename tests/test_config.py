@@ -83,10 +83,11 @@ def test_a_minimum_that_no_chunk_can_meet_is_refused() -> None:
         Settings.from_env({"MAX_CHUNK_CHARS": "200", "MIN_LAST_CHUNK_CHARS": "101"})
 
 
-def test_on_runpod_the_volume_is_the_network_volume(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNPOD_POD_ID", "pod")
-    assert on_runpod()
-    assert Settings.from_env({}).vibevoice_volume == Path("/runpod-volume/vibevoice")
+def test_on_runpod_the_volume_is_the_network_volume() -> None:
+    env = {"RUNPOD_POD_ID": "pod"}
+    assert on_runpod(env)
+    assert Settings.from_env(env).vibevoice_volume == Path("/runpod-volume/vibevoice")
+    assert Settings.from_env({**env, "VIBEVOICE_VOLUME": "/v"}).vibevoice_volume == Path("/v")
 
 
 def test_the_readme_lists_every_setting_with_its_default() -> None:

@@ -41,6 +41,8 @@ def test_spaces_and_letters_are_normalised(written: str, said: str) -> None:
         ("> quoted\n> on", "quoted on"),
         ("one\n\n---\n\ntwo", "one / two"),
         ("See [the docs](https://x.org/a_(b)) and ![a cat](c.png).", "See the docs and a cat."),
+        ("[laughs](quietly, away) Hi", "[laughs](quietly, away) Hi"),
+        ('[a](b "title") [c](<d>)', "a c"),
         ("Proven [1], again [2, 3-4].", "Proven, again."),
         ("~~gone~~ kept", "gone kept"),
         ("- [ ] open\n- [x] done", "open. done."),
@@ -61,6 +63,7 @@ def test_markdown_loses_its_marks_and_keeps_its_words(written: str, said: str) -
         ("<p>One</p><p>Two<br/>three</p>", "One / Two three"),
         ("<b>Bold</b> &amp; <span class='x'>plain</span>", "Bold & plain"),
         ("a < b and c > d, x<y", "a < b and c > d, x<y"),
+        ("if (a<b && c>d) x <b and c> d", "if (a<b && c>d) x <b and c> d"),
         ("<table><tr><td>a</td><td>b</td></tr></table>", "a, b"),
         ("<!DOCTYPE html><label>Name</label><b>Bo</b>", "Name Bo"),
         ("<!-- no --><script>no()</script>yes<style>no{}</style>", "yes"),
@@ -289,7 +292,13 @@ def test_a_short_text_is_one_chunk_that_spans_it() -> None:
 def test_spans_point_into_the_callers_own_text() -> None:
     source = "One &amp; *two*. [pause:1s] **Three** 👍 four.\n\n[pause:2s]Speaker"
     spans = [source[chunk.text_start : chunk.text_end] for chunk in plan(source).chunks]
-    assert spans == ["One &amp; *two*. [pause:1s]", "**Three** 👍 four.", "[pause:2s]Speaker"]
+    assert spans == ["One &amp; *two*. [pause:1s]", "**Three** 👍 four.\n\n[pause:2s]", "Speaker"]
+
+
+def test_a_tag_belongs_to_the_chunk_that_it_ends() -> None:
+    for source in ('One <break time="1s"/>two.', "One [pause:1s]two.", "One[pause:1s] two."):
+        spans = [source[chunk.text_start : chunk.text_end] for chunk in plan(source).chunks]
+        assert spans[1] == "two."
 
 
 def test_chunks_are_filled_with_whole_sentences() -> None:
@@ -338,6 +347,12 @@ def test_paragraph_ends_pause_longer_and_chunks_of_a_paragraph_shorter() -> None
     paragraph = "This sentence has exactly fifty characters, I say. " * 4
     pieces = plan(f"{paragraph}\n\n{paragraph}{paragraph}", max_chunk_chars=300).chunks
     assert [chunk.pause_ms for chunk in pieces] == [600, 40, 0]
+
+
+def test_paragraphs_that_can_stand_alone_keep_their_pauses() -> None:
+    paragraph = "This is a paragraph of sixty characters, or a few more of it."
+    chunks = plan("\n\n".join([paragraph] * 3)).chunks
+    assert [chunk.pause_ms for chunk in chunks] == [600, 600, 0]
 
 
 def test_a_short_paragraph_stays_with_the_next_as_a_turn_of_its_own() -> None:

@@ -26,6 +26,9 @@ JOB_TIMEOUT_SEC = 1800
 
 
 def main() -> None:
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda *_: sys.exit(1))  # so that the server ends too
+    (ROOT / "out").mkdir(exist_ok=True)
     job = json.loads((ROOT / "test_input.json").read_text())
     names = {"TEXT": "text", "VOICE": "speaker_name", "FORMAT": "output_format"}
     job["input"] |= {
@@ -39,7 +42,6 @@ def main() -> None:
     if "audio_base64" not in output:
         sys.exit(f"The job failed: {reply.get('error') or output.get('error') or reply}")
     audio = ROOT / "out" / f"demo.{output['format']}"
-    audio.parent.mkdir(exist_ok=True)
     audio.write_bytes(base64.b64decode(output["audio_base64"]))
     report(audio, output, job)
 
@@ -112,4 +114,9 @@ def post(port: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    except (OSError, http.client.HTTPException) as error:
+        sys.exit(f"The demo failed: {type(error).__name__}: {error}")
