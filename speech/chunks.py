@@ -5,6 +5,7 @@ Every chunk keeps its span: offsets in code points into the caller's own text. T
 overlap, are in order, and together cover all of the text but white space.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +13,7 @@ from itertools import pairwise
 from speech.sentences import Span, sentences, split_long
 from speech.text import Passage, read, speakable
 
+_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff]")
 TURN_CHARS = 300
 """A longer turn starts to hurry: VibeVoice's authors advise many turns of one speaker instead."""
 
@@ -179,13 +181,19 @@ def _cut_finer(pieces: _Group, limits: Limits) -> _Group:
     return finer
 
 
+def _spoken_size(run: _Group, piece: _Piece) -> int:
+    """In letters of an alphabet: a Chinese character, kana or syllable takes as long as three."""
+    text = piece.passage.text.text[run[0].start : piece.end]
+    return len(text) + 2 * len(_WIDE.findall(text))
+
+
 def _turns(group: _Group) -> tuple[Turn, ...]:
     """Sentences of one speaker and paragraph share a turn while it is short."""
     turns: list[Turn] = []
     runs: list[_Group] = []
     for piece in group:
         run = runs[-1] if runs else []
-        if run and run[0].passage is piece.passage and piece.end - run[0].start <= TURN_CHARS:
+        if run and run[0].passage is piece.passage and _spoken_size(run, piece) <= TURN_CHARS:
             run.append(piece)
         else:
             runs.append([piece])

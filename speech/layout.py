@@ -36,6 +36,7 @@ def join_lines(text: Traced) -> Traced:
             and line.rstrip("\"')]*_ ")[-1:].isalnum()
             and not after.islower()
             and whole.index("\n", start) not in wrapped
+            and not match[0].endswith(" ")  # an indented line goes on from the one before
         )
         return (". ",) if is_sentence else (" ",)
 

@@ -81,12 +81,17 @@ _INLINES = (
 )
 _CELL_END = re.compile(r"</t[dh] ?>\s{0,100}(?=<t[dh]\b)", re.I)
 # `</a><a>`: words of two elements are two words.
-_BETWEEN = re.compile(r"(?<=\w)(?:</[a-z][a-z0-9:-]{0,30} ?>)+(?=<[a-z][^<>]{0,2000}>\w)", re.I)
+_BETWEEN = re.compile(
+    r"(?<=[\w.,;:!?])(?:</[a-z][a-z0-9:-]{0,30} ?>)+(?=<[a-z][^<>]{0,2000}>\w)", re.I
+)
 _BLOCK_TAG = re.compile(rf"</?(?:{_BLOCKS})(?:[\s/][^<>]{{0,2000}})?>", re.I)
-_LINE_BREAK_TAG = re.compile(r"<br ?/?>", re.I)
+_LINE_BREAK_TAG = re.compile(r"</?br(?:\s[^<>]{0,200})? ?/?>", re.I)
 # Attributes need values here: `a <b and c> d` is no tag.
 _VALUE = r"""(?:"[^"<>]{0,2000}"|'[^'<>]{0,2000}'|[^\s"'<>=]{1,500})"""
-_ATTRIBUTES = rf"(?:\s{{1,5}}[\w:.-]{{1,60}}\s?=\s?{_VALUE}){{0,20}}"
+_BARE = (
+    "checked|disabled|controls|autoplay|loop|muted|download|selected|hidden|required|readonly|async"
+)
+_ATTRIBUTES = rf"(?:\s{{1,5}}(?:[\w:.-]{{1,60}}\s?=\s?{_VALUE}|{_BARE})){{0,20}}"
 _INLINE_TAG = re.compile(rf"</?(?:{_INLINES}){_ATTRIBUTES}\s{{0,5}}/?>", re.I)
 
 
@@ -111,10 +116,19 @@ def strip_html(text: Traced) -> Traced:
 
 
 _FENCE = re.compile(
-    r"^ {0,3}(`{3,20}(?=[^`\n]{0,200}\n)|~{3,20})[^\n]{0,200}\n"
-    r"(?:.{0,20000}?^ {0,3}\1[`~]* *$|.{0,20000}\Z)",
+    r"^ {0,3}(`{3,20}(?=[^`\n]{0,200}\n)|~{3,20}(?= ?[\w{.]))[^\n]{0,200}\n"
+    r"(?:.*?^ {0,3}\1[`~]* *$|.*\Z)|"
+    # Bare tildes are more often a change of scene: code lies close between two of them.
+    r"^ {0,3}(~{3,20}) *\n(?! *\n| {0,3}~)(?:.{0,4000}?[^\s~]) *\n {0,3}\2 *$",
     re.S | re.M,
 )
+_FORMULA = re.compile(
+    r"\$\$[^$]{1,2000}\$\$"
+    r"|\\\[(?=(?:[^\\\]]|\\(?!\])){0,500}?(?:[\^_=]|\\[a-zA-Z]))(?:[^\\]|\\(?!\])){1,2000}\\\]"
+    r"|\\begin\{([a-z]{1,20}\*?)\}(?:(?!\\end).){0,2000}\\end\{\1\}",
+    re.S,
+)
+_INLINE_FORMULA = re.compile(r"(?<![\w$\\])\$(?=[^\s$\d])([^$\n]{0,300}[^\s$\\])\$(?![\w$])")
 # A target has no spaces, so `[laughs](quietly, turning away)` is no link.
 _TARGET = (
     r"\( ?<?[^()\s]{0,2000}(?:\([^()\s]{0,500}\)[^()\s]{0,500})?>?"
@@ -137,17 +151,24 @@ _CITATION = re.compile(
     re.M,
 )
 _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
-_RULE = re.compile(r"^ {0,3}(?:(?:- ?){3,80}|(?:\* ?){3,80}|(?:_ ?){3,80}|={3,80}) *$", re.M)
+_RULE = re.compile(
+    r"^ {0,3}(?:(?:- ?){3,80}|(?:\* ?){3,80}|(?:_ ?){3,80}|(?:~ ?){3,80}|={3,80}) *$", re.M
+)
 _TABLE_RULE = re.compile(r"^ {0,3}\|?(?: ?:?-{1,100}:? ?\|){1,50}(?: ?:?-{1,100}:? ?)?$\n?", re.M)
 _TABLE_ROW = re.compile(r"^ {0,3}\|([^\n]{1,5000}?)\|? *$", re.M)
 _CELL = re.compile(r"[^|\s](?:[^|\n]{0,2000}[^|\s])?")
 _HEADING = re.compile(r"^ {0,3}#{1,6} +([^\n]{1,2000}?)(?: +#{1,6})? *$", re.M)
-_BULLET = re.compile(
-    r"^ {0,12}[-*+•◦▪▫‣⁃·●○■□◆◇►▶➢➤✓✔✗✘☑☐→»–—](?: ?\ufe0f)? +(?:\[[ xX]\] +)?([^\n]{1,5000}?) *$",
-    re.M,
+_MARK = r"(?:[-*+•◦▪▫‣⁃·●○■□◆◇►▶➢➤✓✔✗✘☑☐→»–—] |\d{1,3}[.)] |\w\) |#|\||>)"
+# An item with the lines that it is wrapped over: those are indented, or begin in lower case.
+_ITEM = (
+    rf"[^\n]{{1,5000}}?(?: *\n(?: (?!{_MARK})\S|(?!{_MARK})[a-zß-öø-ÿа-я])[^\n]{{0,5000}}){{0,50}}"
 )
-_NUMBERED = re.compile(r"^( {0,12}(?:\d{1,3}|[a-z])[.)] +[^\n]{1,5000}?) *$", re.M | re.I)
+_BULLET = re.compile(
+    rf"^ {{0,12}}[-*+•◦▪▫‣⁃·●○■□◆◇►▶➢➤✓✔✗✘☑☐→»–—]\ufe0f? +(?:\[[ xX]\] +)?({_ITEM}) *$", re.M
+)
+_NUMBERED = re.compile(rf"^( {{0,12}}(?:\d{{1,3}}[.)]|[a-zA-Z]\)) +{_ITEM}) *$", re.M)
 _QUOTE = re.compile(r"^ {0,3}(?:> ?){1,10}", re.M)
+_SEPARATOR = re.compile(r"(?<=\S) [|•·‧▪●] (?=\S)")
 _CODE = re.compile(r"(`{1,3})([^`\n]{1,500})\1")
 _WRAP = r"\n(?! *(?:\n|[-*+>#|]|\d{1,3}[.)]))"
 _EMPHASIS = (
@@ -163,7 +184,9 @@ _EMPHASIS = (
 _BOLD = re.compile(rf"\*\*(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*\*")
 # What is left of them at a word's edge: unclosed or nested marks.
 _STRAY = re.compile(
-    r"(?<![\w*])\*{1,3}(?=[^\s*])|(?<=[^\s*])\*{1,3}(?![\w*])|(?<![\w_])_{1,3}(?=\w)|(?<=\w)_{1,3}(?![\w_])"
+    r"(?<![\w*])\*{1,3}(?=[\w\"'(\[])|(?<=[\w.,;:!?)\]\"'%])\*{1,3}(?![\w*])|(?<![\w_])_{1,3}(?=\w)|(?<=\w)_{1,3}(?![\w_])"
+    r"| \*{1,3}(?=\.?$)",
+    re.M,
 )
 
 
@@ -176,11 +199,17 @@ def _as_line(match: re.Match[str]) -> Pieces:
     return (1, "" if body.endswith(_ENDS) else ".")
 
 
+_SIGN = re.compile("(?:([\u2705\u2714\u2713\u2611])|[\u274c\u274e\u2717\u2718\U0001f6ab])\ufe0f?")
+
+
 def _as_sentence(match: re.Match[str]) -> Pieces:
     """A table's row reads as its cells, one after the other."""
     pieces: list[str | slice] = []
     for cell in _CELL.finditer(match.string, *match.span(1)):
-        pieces += [", " if pieces else "", slice(*cell.span())]
+        sign = _SIGN.fullmatch(cell[0])
+        if sign or any(char.isalnum() for char in cell[0]):
+            pieces += [", "] if pieces else []
+            pieces.append(slice(*cell.span()) if not sign else "yes" if sign[1] else "no")
     last = match[1].rstrip(" |*_~`\"')]")
     return [*pieces, "" if last.endswith(_ENDS) else "."]
 
@@ -191,6 +220,10 @@ def strip_markdown(text: Traced) -> tuple[Traced, list[str]]:
     if _FENCE.search(text.text):
         text = text.sub(_FENCE, ("\n\n",))
         warnings.append("text: fenced code is not read aloud and was left out")
+    if _FORMULA.search(text.text):
+        text = text.sub(_FORMULA, (" ",))
+        warnings.append("text: formulas are not read aloud and were left out")
+    text = text.sub(_INLINE_FORMULA, (1,))
     for pattern in (_IMAGE, _LINK):
         text = text.sub(pattern, (1,))
     text = text.sub(_REFERENCE, ())
@@ -202,9 +235,10 @@ def strip_markdown(text: Traced) -> tuple[Traced, list[str]]:
     text = text.sub(_RULE, ("\n",))
     text = text.sub(_QUOTE, ())
     text = text.sub(_HEADING, lambda match: ("\n", *_as_line(match), "\n"))
-    text = text.sub(_BULLET, _as_line)
     text = text.sub(_NUMBERED, _as_line)
+    text = text.sub(_BULLET, _as_line)
     text = text.sub(_CODE, (2,))
+    text = text.sub(_SEPARATOR, (", ",))
     for pattern in (_BOLD, *_EMPHASIS):
         text = text.sub(pattern, (1,))
     text = text.sub(_STRAY, ())
@@ -221,7 +255,7 @@ _PATH = rf"[^\s<>\"'{_WIDE}\u2013\u2014\u2026\u00ab\u00bb\u2018-\u201f]"
 _URL = re.compile(
     rf"<?(?<![a-z0-9_])(?:(?:https?|ftp)://|www\.)(?:[^\s/@<>]{{1,100}}@)?"
     rf"((?:{_HOST}{{1,63}}\.){{0,8}}{_HOST}{{1,63}})"
-    rf"(?::\d{{1,5}})?(?:[/?#]{_PATH}{{0,2000}}?)?(?=[.,;:!?)\]'\"*]{{0,5}}(?:(?!{_PATH}).|$))>?",
+    rf"(?::\d{{1,5}})?([/?#]{_PATH}{{0,2000}})?>?",
     re.I,
 )
 _LONG_HEX = re.compile(r"\b(?=[0-9a-f]{0,63}\d)(?=[0-9a-f]{0,63}[a-f])[0-9a-f]{32,128}\b", re.I)
@@ -241,7 +275,11 @@ def speak_links(text: Traced) -> Traced:
 
     def domain(match: re.Match[str]) -> Pieces:
         start = match.start(1) + 4 * match[1].lower().startswith("www.")
-        return _dotted(match.string, start, match.end(1))
+        path = match[2] or ""
+        end = match.end(2)
+        # Punctuation at the end is the sentence's, not the address's.
+        mark = slice(end - len(path) + len(path.rstrip(".,;:!?)]*")), end)
+        return [*_dotted(match.string, start, match.end(1)), *([mark] if path else [])]
 
     def address(match: re.Match[str]) -> Pieces:
         name, host = (_dotted(match.string, *match.span(part)) for part in (1, 2))

@@ -11,21 +11,26 @@ from itertools import pairwise
 import sentencex
 
 Span = tuple[int, int]
+LONG_SENTENCE = 300
+MOST_QUOTES = 5_000
 
 # Where sentencex (1.0.32) sees an end that is none: a numbered thing, a French title, an initial.
 _NO_END = re.compile(
     r"(?:\b(?:Vol|Vols|No|Nos|Nr|Fig|Figs|Ch|Chap|Sec|Art|Eq|Pt|p|pp|vol|no|fig|ch|sec|art|eq)\. ?"
-    r"(?=\Z)|(?:^|[ (])(?:M|MM|Mme|Mlle|Mgr|St|Ste)\.\s*\Z)"
+    r"(?=\Z)|(?:^|[ (])(?:M|MM|Mme|Mlle|Mgr|St|Ste|Srta?|Sra|Dra|[Ss]ig|Hr|Fr|bzw|EE|Apt)\.\s*\Z)"
 )
 # Where it sees none although there is one: `etc.` or a closed bracket before a new beginning.
 _MISSED_END = re.compile(r"(?:\betc\.|[.!?][)\]\"'])(?= +[\"'(\[]?[A-Z])")
+_ORDINAL = re.compile(r"\b\d{1,2}\.\s*\Z")
+_MONTH = re.compile("Januar|Februar|März|Mai|Juni|Juli|Oktober|Dezember")
+_NUMBER = re.compile(r"\(?(?:\d{1,3}|[A-Za-z]|[IVXLCivxlc]{1,5})[.)]")
 _FALLBACK = re.compile(r"[.!?]+[\"')\]]*(?= |\Z)")
 
 
 def sentences(text: str) -> list[Span]:
     """The sentences of a text whose spaces are plain (`speech.symbols.normalise`)."""
     spans: list[Span] = []
-    for start, end in _boundaries(text):
+    for start, end in _finer(text, _boundaries(text)):
         joined = bool(spans) and _joins(text[spans[-1][0] : spans[-1][1]], text[start:end])
         if joined:
             start = spans.pop()[0]
@@ -36,7 +41,7 @@ def sentences(text: str) -> list[Span]:
 
 def _boundaries(text: str) -> list[Span]:
     try:
-        found = sentencex.get_sentence_boundaries("en", text)
+        found = sentencex.get_sentence_boundaries("en", _few_quotes(text))
     except BaseException as error:
         # A Rust panic is no `Exception`; it must not end the worker over one odd text.
         if type(error).__name__ != "PanicException":
@@ -45,8 +50,38 @@ def _boundaries(text: str) -> list[Span]:
     return [(item["start_index"], item["end_index"]) for item in found]
 
 
+_MARKS = str.maketrans(dict.fromkeys('"()[]', " "))
+
+
+def _few_quotes(text: str) -> str:
+    """sentencex looks for each quote's other half as far as the end: too many take minutes."""
+    return text.replace("'", " ") if text.count("'") > MOST_QUOTES else text
+
+
+def _finer(text: str, spans: list[Span]) -> list[Span]:
+    """sentencex keeps a quotation whole; a long one is many sentences of its own."""
+    found: list[Span] = []
+    for start, end in spans:
+        if end - start <= LONG_SENTENCE:
+            found.append((start, end))
+            continue
+        for first, last in _boundaries(text[start:end].translate(_MARKS)):
+            first, last = start + first, start + last
+            while (
+                found and first > start + 1 and text[first - 1] in '"([' and text[first - 2] == " "
+            ):
+                first -= 1  # an opening mark belongs to what it opens
+                found[-1] = (found[-1][0], first)
+            found.append((first, last))
+    return found
+
+
 def _joins(before: str, after: str) -> bool:
     if not any(char.isalnum() for char in after) and "\n" not in before:
+        return True
+    if _ORDINAL.search(before[-4:]) and _MONTH.match(after):
+        return True
+    if _NUMBER.fullmatch(before.strip()):
         return True
     return bool(_NO_END.search(before[-12:])) and (after[:1].isdigit() or after[:1].isupper())
 

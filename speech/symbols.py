@@ -93,6 +93,10 @@ _EMOJI = re.compile(
     "[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2300-\u23ff\u2190-\u21ff\u25a0-\u25ff"
     "\u3030\u303d\u3297\u3299\u24c2\u200d\U000e0020-\U000e007f]+"
 )
+_FRENCH = re.compile(
+    "(?<=\\s[\u00ab\u2039]) |(?<=^[\u00ab\u2039]) | (?=[\u00bb\u203a](?!\\w))", re.M
+)
+_ACCIDENTAL = re.compile("(?<=\\b[A-G])[\u266f\u266d]")
 _HYPHEN = re.compile(
     r"(?<=\d) ?[\u2012\u2013] ?(?=\d)|(?<=\w)[\u2012\u2013](?=[A-Z\d])|(?<!\w)[\u2012\u2013](?=\d)"
 )
@@ -115,6 +119,8 @@ _CURRENCIES = {
 
 def plain_symbols(text: Traced) -> Traced:
     """The punctuation that the model was trained on: ASCII, no emoji, no dashes, no shouting."""
+    text = text.sub(_FRENCH, ())
+    text = text.sub(_ACCIDENTAL, lambda m: (" sharp" if m[0] == "\u266f" else " flat",))
     text = text.sub(_EMOJI, (" ",))
     text = text.translate({**_SAME_LENGTH, **_FULLWIDTH, **_PARENTHESES})
     text = text.sub(_CJK, _plain_cjk)
@@ -127,7 +133,7 @@ def plain_symbols(text: Traced) -> Traced:
     return text.sub(_SPACE_BEFORE, ())
 
 
-_SPACE_BEFORE = re.compile(r"(?<=\S) (?=[.,;:!?](?:[\s\"')\]]|\Z))")
+_SPACE_BEFORE = re.compile(r"(?<=[^\s.,;:!?]) (?=[.,!?](?:[\s\"')\]]|\Z)|[;:](?:[\s\"]|\Z))")
 
 
 def _dash(match: re.Match[str]) -> Pieces:
@@ -144,7 +150,8 @@ def _dash(match: re.Match[str]) -> Pieces:
         return ()
     if after[0] in "\"')" and not after[1:].isalnum():
         return () if before[-1] in ".,;:!?" else (",",)
-    return (" ",) if before[-1] in ",;:!?." else (", ",)
+    stopped = before[-1] in ",;:!?" or (before[-1] == "." and whole[start - 3 : start - 2] != ".")
+    return (" ",) if stopped else (", ",)
 
 
 def _plain_cjk(match: re.Match[str]) -> Pieces:

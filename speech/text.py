@@ -85,7 +85,7 @@ def _clean(source: str) -> tuple[Traced, dict[int, int], list[str]]:
 _NOTE = r"(?:\([^()\n]{0,60}\)|\[[^\[\]\n]{0,60}\])"
 _LABEL = re.compile(
     rf"(?:^|(?<={PAUSE})) *(?:\d{{1,3}}[.)] )?(?:[\[(][\d:., >-]{{1,30}}[\])] ?)?"
-    rf"(?:[\"']?speaker[ _#]{{0,2}}(\d{{1,3}}) ?{_NOTE}? ?:[\"']? ?"
+    rf"(?:[\"']?speaker[ _#]{{0,2}}(\d{{1,3}}) ?{_NOTE}? ?:(?:[\"'](?= )| ?)"
     r"|\[ ?speaker[ _#]{0,2}(\d{1,3}) ?\] ?:? ?|\( ?speaker[ _#]{0,2}(\d{1,3}) ?\) ?:? ?)",
     re.I | re.M,
 )
@@ -108,24 +108,29 @@ def _pronounce(text: Traced, pronunciations: Mapping[str, str]) -> Traced:
     if not spoken:
         return text
     exact = {_as_written(word): _as_spoken(spoken[word]) for word in spoken}
-    words = sorted(filter(None, exact), key=len, reverse=True)
-    if not words:
+    starts: dict[str, list[str]] = {}
+    for word in sorted(filter(None, exact), key=len, reverse=True):
+        before = "" if _UNSPACED.match(word) else r"(?<!\w)"
+        after = "" if _UNSPACED.match(word[-1]) else r"(?!\w)"
+        starts.setdefault(before + re.escape(word[0].lower()), []).append(
+            re.escape(word[1:]) + after
+        )
+    if not starts:
         return text
-    finder = re.compile("|".join(map(_whole, words)))
-    return text.sub(finder, lambda match: (exact[words[(match.lastindex or 1) - 1]],))
+    # Sorted by their first letter, 500 words cost little more than one.
+    finder = re.compile("|".join(f"{at}(?:{'|'.join(ends)})" for at, ends in starts.items()), re.I)
+
+    def said(match: re.Match[str]) -> Pieces | None:
+        found = exact.get(match[0], exact.get(match[0].lower()))
+        return None if found is None else (found,)
+
+    return text.sub(finder, said)
 
 
 # Scripts that put no spaces between words: any place may be a word's edge.
 _UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
 )
-
-
-def _whole(word: str) -> str:
-    pattern = re.escape(word) if word != word.lower() else rf"(?i:{re.escape(word)})"
-    before = "" if _UNSPACED.match(word) else r"(?<!\w)"
-    after = "" if _UNSPACED.match(word[-1]) else r"(?!\w)"
-    return f"{before}({pattern}){after}"
 
 
 def _as_written(word: str) -> str:
