@@ -18,7 +18,8 @@ from config import Settings, on_runpod
 from engines.base import Engine
 from engines.registry import choose_engine, create_engine
 from fetch import fetch_voice
-from job import FileJob, Result, SpokenChunk
+from file_job import FileJob
+from job import Result, SpokenChunk
 from recorder import Progress
 from speech.chunks import Limits
 from speech.guest_voices import GuestVoices

@@ -1,31 +1,27 @@
 """One request on its way from text to a finished file or to a stream of bytes.
 
-`Job` holds what both ways share: the plan, the voices, the facts for the answer. `FileJob` makes
-every chunk before it levels, joins and encodes; `stream.StreamJob` lets each frame go as it comes.
-A job runs in one thread; `cancel` may come from any.
+`Job` holds what both ways share: the plan, the voices, the facts for the answer. `file_job.FileJob`
+makes every chunk before it levels, joins and encodes; `stream.StreamJob` lets each frame go as it
+comes. A job runs in one thread; `cancel` may come from any.
 """
 
 import secrets
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from config import Settings
 from engines.base import Engine, Options, Plan, PlannedChunk
 from recorder import Flaw, Progress, Recorded, Recorder
 from speech.chunks import Limits, TextPlan, plan_text
-from speech.codecs import FORMATS, Encoder, codec_rate
+from speech.codecs import FORMATS, codec_rate
 from speech.guest_voices import GuestVoices
-from speech.level import Level, LoudnessMemory, LoudnessMeter, gain_to
+from speech.level import LoudnessMemory, gain_to
 from speech.pace import Pace
-from speech.pcm import silence
 from speech.request import SpeechRequest
-from speech.takes import Join, KeptTake, Take
+from speech.takes import Take
 from speech.voices import Voice, VoiceMapper
 
 
@@ -60,10 +56,6 @@ class Result:
     chunks: tuple[SpokenChunk, ...]
     timings: dict[str, float]
     warnings: tuple[str, ...]
-
-
-_LOUDNESS_MISS_DB = 1.0
-"""A larger miss is said: high peaks keep quiet speech from being raised any further."""
 
 
 class Studio(Protocol):
@@ -252,72 +244,3 @@ class Job:
 
 def _cast(plan: Plan) -> str:
     return "/".join(voice.name for voice in plan.voices)
-
-
-class FileJob(Job):
-    """Every chunk is made, and repeated where it came out badly, before anything is joined."""
-
-    def run(self, folder: Path, most_bytes: int | None = None) -> tuple[Path, Result]:
-        """Makes the file. Above `most_bytes` it becomes Opus if the request allows that."""
-        text, plan = self.prepare()
-        with tempfile.TemporaryFile(dir=folder) as spool:
-            recorded = self.recorder.record(
-                plan, lambda: KeptTake(spool, self.rate, self.request.speed)
-            )
-            self.mark("spoken")
-            join = Join.of([each.take for each in recorded], self.pauses(text))
-            gain_db = self._gain(plan, join.takes)
-            path = self._encode(join, gain_db, folder)
-            if self._may_shrink(path, most_bytes):
-                large = path.stat().st_size / 1e6
-                self.warnings.append(
-                    f"output_format: {self.request.output_format} would have had {large:.1f} MB, "
-                    "so it is opus"
-                )
-                self.format = "opus"
-                path.unlink()
-                path = self._encode(join, gain_db, folder)
-        self.mark("encoded")
-        return path, self.result(text, plan, recorded, join.starts, join.count, gain_db)
-
-    def _may_shrink(self, path: Path, most_bytes: int | None) -> bool:
-        return (
-            self.request.allow_recompress
-            and most_bytes is not None
-            and path.stat().st_size > most_bytes
-            and self.format != "opus"
-            and self.rate in FORMATS["opus"].rates
-        )
-
-    def _gain(self, plan: Plan, takes: Sequence[KeptTake]) -> float | None:
-        if self.request.loudness is None:
-            return None
-        meter = LoudnessMeter(self.rate)
-        for take in takes:
-            meter.add(np.concatenate([silence(0), *take.read()]))
-        measured = meter.integrated()
-        self.remember_loudness(plan, measured)
-        if measured is None:
-            self.warnings.append("loudness: could not be measured, so the level is left as is")
-            return None
-        return gain_to(self.request.loudness, measured)
-
-    def _encode(self, join: Join, gain_db: float | None, folder: Path) -> Path:
-        entry = FORMATS[self.format]
-        level = Level(self.rate, gain_db)
-        encoder = Encoder(entry.name, self.rate, join.count)
-        path = folder / f"speech.{entry.extension}"
-        heard = LoudnessMeter(self.rate)
-        with path.open("wb") as file:
-            for block in join.read():
-                self.recorder.check()
-                levelled = level.feed(block)
-                heard.add(levelled)
-                file.write(encoder.encode(levelled))
-            file.write(encoder.encode(level.flush()))
-            file.write(encoder.close())
-        reached, wanted = heard.integrated(), self.request.loudness
-        missed = 0.0 if gain_db is None else abs((reached or 0.0) - (wanted or 0.0))
-        if reached is not None and missed > _LOUDNESS_MISS_DB:
-            self.warnings.append(f"loudness: {reached:.1f} LUFS were reached")
-        return path

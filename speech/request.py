@@ -66,7 +66,7 @@ def _pronunciations(value: Any) -> Any:
     if len(value) > MAX_PRONUNCIATIONS:
         raise ValueError(f"has {len(value)} words")
     for word, respelling in value.items():
-        if not isinstance(respelling, str) or not 1 <= len(respelling.strip()) <= 200:
+        if not isinstance(respelling, str) or not 1 <= len(respelling.strip()) <= 100:
             raise ValueError(f"{_shown(word)} has no usable respelling")
         if not 1 <= len(word.strip()) <= 100:
             raise ValueError(f"{_shown(word)} is no usable word")
@@ -153,7 +153,7 @@ class SpeechRequest(BaseModel):
     )
     pronunciations: Annotated[dict[str, str], BeforeValidator(_pronunciations)] = Field(
         default_factory=dict,
-        description="up to 500 words of up to 100 characters with respellings of up to 200, as "
+        description="up to 500 words of up to 100 characters with respellings of up to 100, as "
         '{"word": "respelling"}',
     )
     session_id: Annotated[str | None, BeforeValidator(_plain)] = Field(

@@ -113,7 +113,7 @@ def test_speakers_come_as_an_object_or_a_list(given_: Any, kept: Any) -> None:
         ({"request_id": "a b"}, "request_id: 'a b' cannot be used (allowed: 1 to 128 printable ASCII characters without spaces)"),
         ({"speakers": {"one": "A"}}, "speakers: 'one' is no speaker's number (allowed: up to 4 voices as {\"1\": \"Alice\", \"2\": \"Frank\"} or as a list in order of appearance)"),
         ({"speakers": list("ABCDE")}, "speakers: has 5 entries (allowed: up to 4 voices as {\"1\": \"Alice\", \"2\": \"Frank\"} or as a list in order of appearance)"),
-        ({"pronunciations": {"a": ""}}, "pronunciations: 'a' has no usable respelling (allowed: up to 500 words of up to 100 characters with respellings of up to 200, as {\"word\": \"respelling\"})"),
+        ({"pronunciations": {"a": ""}}, "pronunciations: 'a' has no usable respelling (allowed: up to 500 words of up to 100 characters with respellings of up to 100, as {\"word\": \"respelling\"})"),
     ],
 )  # fmt: skip
 def test_each_bad_value_is_named_with_what_is_allowed(

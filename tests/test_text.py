@@ -382,3 +382,9 @@ def test_long_speeches_become_turns_that_keep_their_speaker() -> None:
     assert max(len(turn.text) for turn in turns) <= 300
     assert {turn.speaker for turn in turns[:-1]} == {0}
     assert turns[-1].speaker == 1
+
+
+def test_a_long_respelling_leaves_no_span_empty() -> None:
+    source = "x and x, then x."
+    chunks = plan_text(source, Limits(100, 0), {"x": ("word " * 20).strip()}).chunks
+    assert all(chunk.text_start < chunk.text_end for chunk in chunks)

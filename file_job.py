@@ -1,0 +1,86 @@
+"""A request as a file: every chunk is made before anything is levelled, joined and encoded."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engines.base import Plan
+from job import Job, Result
+from speech.codecs import FORMATS, Encoder
+from speech.level import Level, LoudnessMeter, gain_to
+from speech.pcm import silence
+from speech.takes import Join, KeptTake
+
+_LOUDNESS_MISS_DB = 1.0
+"""A larger miss is said: high peaks keep quiet speech from being raised any further."""
+
+
+class FileJob(Job):
+    """Every chunk is made, and repeated where it came out badly, before anything is joined."""
+
+    def run(self, folder: Path, most_bytes: int | None = None) -> tuple[Path, Result]:
+        """Makes the file. Above `most_bytes` it becomes Opus if the request allows that."""
+        text, plan = self.prepare()
+        with tempfile.TemporaryFile(dir=folder) as spool:
+            recorded = self.recorder.record(
+                plan, lambda: KeptTake(spool, self.rate, self.request.speed)
+            )
+            self.mark("spoken")
+            join = Join.of([each.take for each in recorded], self.pauses(text))
+            gain_db = self._gain(plan, join.takes)
+            path = self._encode(join, gain_db, folder)
+            if self._may_shrink(path, most_bytes):
+                large = path.stat().st_size / 1e6
+                self.warnings.append(
+                    f"output_format: {self.request.output_format} would have had {large:.1f} MB, "
+                    "so it is opus"
+                )
+                self.format = "opus"
+                path.unlink()
+                path = self._encode(join, gain_db, folder)
+        self.mark("encoded")
+        return path, self.result(text, plan, recorded, join.starts, join.count, gain_db)
+
+    def _may_shrink(self, path: Path, most_bytes: int | None) -> bool:
+        return (
+            self.request.allow_recompress
+            and most_bytes is not None
+            and path.stat().st_size > most_bytes
+            and self.format != "opus"
+            and self.rate in FORMATS["opus"].rates
+        )
+
+    def _gain(self, plan: Plan, takes: Sequence[KeptTake]) -> float | None:
+        if self.request.loudness is None:
+            return None
+        meter = LoudnessMeter(self.rate)
+        for take in takes:
+            meter.add(np.concatenate([silence(0), *take.read()]))
+        measured = meter.integrated()
+        self.remember_loudness(plan, measured)
+        if measured is None:
+            self.warnings.append("loudness: could not be measured, so the level is left as is")
+            return None
+        return gain_to(self.request.loudness, measured)
+
+    def _encode(self, join: Join, gain_db: float | None, folder: Path) -> Path:
+        entry = FORMATS[self.format]
+        level = Level(self.rate, gain_db)
+        encoder = Encoder(entry.name, self.rate, join.count)
+        path = folder / f"speech.{entry.extension}"
+        heard = LoudnessMeter(self.rate)
+        with path.open("wb") as file:
+            for block in join.read():
+                self.recorder.check()
+                levelled = level.feed(block)
+                heard.add(levelled)
+                file.write(encoder.encode(levelled))
+            file.write(encoder.encode(level.flush()))
+            file.write(encoder.close())
+        reached, wanted = heard.integrated(), self.request.loudness
+        missed = 0.0 if gain_db is None else abs((reached or 0.0) - (wanted or 0.0))
+        if reached is not None and missed > _LOUDNESS_MISS_DB:
+            self.warnings.append(f"loudness: {reached:.1f} LUFS were reached")
+        return path
