@@ -25,6 +25,7 @@ from typing import Any
 import runpod
 
 import startup
+import worker_loop
 from config import ConfigError, Settings
 from inference import Progress, Result, VibeVoiceInference
 from progress import reporting
@@ -91,10 +92,13 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
                     yield item
                     if "audio_chunk" in item:
                         item["audio_chunk"] = ""
+                        if item.pop(worker_loop.LOST, False):
+                            raise DeliveryError("RunPod did not take a piece of the audio")
         else:
             answer = await _speak(job, request, warnings)
             audio = answer.pop("audio_base64", None)
             yield answer
+            answer.pop(worker_loop.LOST, None)
             if audio is not None:
                 answer["audio_base64"] = audio
     except (asyncio.CancelledError, GeneratorExit):
@@ -265,6 +269,7 @@ def main() -> None:
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The worker cannot start:\n{error}")
     startup.prepare(inference(), log())
+    worker_loop.use()
     # The local API ends by the signal itself, which would leave the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     start: dict[str, Any] = {"concurrency_modifier": lambda _: settings().max_concurrency}

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import boto3
+
 from tests.need import require_program
 
 ACCESS_KEY, SECRET_KEY = "test:tester", "testing"
@@ -54,6 +56,26 @@ def swift(folder: Path) -> Iterator[str]:
             stack.enter_context(_running(server, folder))
         _wait_for(ports.values(), folder)
         yield f"http://127.0.0.1:{ports['proxy']}"
+
+
+@contextlib.contextmanager
+def swift_bucket(folder: Path) -> Iterator[dict[str, str]]:
+    """The store with a bucket in it, as the settings of a worker that uploads there."""
+    with swift(folder) as endpoint:
+        keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
+        client.create_bucket(Bucket="audio")
+        yield settings(endpoint)
+
+
+def settings(endpoint: str) -> dict[str, str]:
+    """A worker's settings for the bucket that lies behind an endpoint."""
+    return {
+        "S3_ENDPOINT_URL": endpoint,
+        "S3_ACCESS_KEY_ID": ACCESS_KEY,
+        "S3_SECRET_ACCESS_KEY": SECRET_KEY,
+        "S3_BUCKET_NAME": "audio",
+    }
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,83 +1,76 @@
-"""The long ones, run by `make soak`: an hour of speech, thousands of hostile jobs, flat memory."""
+"""The long ones, run by `make soak`: a long result, thousands of hostile jobs, flat memory."""
 
-import asyncio
-import json
-import os
-import subprocess
-import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import handler
 from bench.prose import prose
-from config import Settings
-from inference import VibeVoiceInference
+from tests.runpod_api import RunPodApi
+from tests.swift import swift_bucket
 from tests.test_request import JSON, NAMES
+from tests.worker import Worker, worker
 
 pytestmark = pytest.mark.soak
-ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_an_hour_of_speech_takes_less_than_600_mb(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.job", "long"],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "ENGINE": "espeak",
-            "MAX_TEXT_LENGTH": "1000000",
-            "VIBEVOICE_VOLUME": str(tmp_path),
-            "RUNPOD_LOG_LEVEL": "ERROR",
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0
-    (copy,) = (tmp_path / "output").iterdir()
-    assert copy.name in output
-    assert copy.stat().st_size > 50e6
-    peak = int(output.split("peak memory ")[1].split(" MB")[0])
-    assert peak < 600, output
+def test_ninety_minutes_of_speech_arrive_by_a_link_from_less_than_600_mb(tmp_path: Path) -> None:
+    with (
+        swift_bucket(tmp_path / "swift") as store,
+        RunPodApi(execution_timeout=1800) as api,
+        worker(api, tmp_path, MAX_TEXT_LENGTH="1000000", **store) as one,
+    ):
+        job = api.wait(api.submit({"text": prose(100_000), "output_format": "wav"}), 900)
+        assert job.status == "COMPLETED", job.error
+        seconds = job.output["duration_sec"]
+        assert seconds > 90 * 60
+        speech = tmp_path / "speech.wav"
+        urllib.request.urlretrieve(job.output["audio_url"], speech)  # noqa: S310 - our own store
+        info = soundfile.info(speech)
+        assert (info.samplerate, info.frames) == (24_000, round(seconds * 24_000))
+        status = Path(f"/proc/{one.process.pid}/status").read_text()
+        peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+        assert peak < 600, f"{peak:.0f} MB for {seconds / 60:.0f} minutes"
+        assert one.temporary_files() == []
+        assert api.violations == []
 
 
 @pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VibeVoiceInference]:
-    made_of = Settings.from_env({"ENGINE": "espeak", "VIBEVOICE_VOLUME": str(tmp_path)})
-    inference = VibeVoiceInference(made_of)
-    monkeypatch.setattr(handler, "settings", lambda: made_of)
-    monkeypatch.setattr(handler, "inference", lambda: inference)
-    monkeypatch.setattr("handler.delivery.keep", lambda *_: "kept")
-    yield inference
-    inference.close()
+def one(tmp_path: Path) -> Iterator[Worker]:
+    with RunPodApi() as api, worker(api, tmp_path, SAVE_OUTPUT="false") as running:
+        yield running
+        assert running.api.violations == []
+        assert "internal error" not in running.log()
 
 
-@pytest.mark.usefixtures("worker")
 @settings(
     deadline=None, max_examples=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.dictionaries(NAMES, JSON, max_size=6), st.text(max_size=60))
-def test_any_job_ends_in_an_answer_or_in_a_sentence(fields: dict[str, Any], text: str) -> None:
-    job = {"id": "fuzz", "input": {"text": text, **fields}}
-    answer = asyncio.run(handler.handler(job))
-    json.dumps(answer, allow_nan=False).encode("utf-8")
-    assert answer.get("status") == "success" or isinstance(answer["error"], str)
-    assert not str(answer.get("error", "")).startswith("internal error")
+@given(fields=st.dictionaries(NAMES, JSON, max_size=6), text=st.text(max_size=60))
+def test_any_job_ends_in_an_answer_or_in_a_sentence(
+    one: Worker, fields: dict[str, Any], text: str
+) -> None:
+    job = one.api.wait(one.api.submit({"text": text, **fields}), 60)
+    if job.status == "COMPLETED":
+        assert job.output["status"] == "success"
+    else:
+        assert job.status == "FAILED"
+        assert isinstance(job.error, str)
 
 
-@pytest.mark.usefixtures("worker")
-def test_memory_is_flat_over_a_thousand_jobs() -> None:
-    def jobs(count: int) -> float:
-        for number in range(count):
-            job = {"id": str(number), "input": {"text": prose(200), "seed": number}}
-            assert asyncio.run(handler.handler(job))["status"] == "success"
-        return float(psutil.Process().memory_info().rss) / 2**20
+def test_memory_after_a_thousand_jobs_is_that_after_fifty(tmp_path: Path) -> None:
+    with RunPodApi() as api, worker(api, tmp_path, MAX_CONCURRENCY="8") as one:
 
-    early, late = jobs(50), jobs(950)
-    assert late < early + 30, f"{early:.0f} MB after 50 jobs, {late:.0f} MB after 1,000"
+        def jobs(count: int) -> float:
+            ids = [api.submit({"text": prose(200), "seed": seed}) for seed in range(count)]
+            assert {api.wait(job_id, 600).status for job_id in ids} == {"COMPLETED"}
+            return one.memory_mb()
+
+        early, late = jobs(50), jobs(950)
+        assert late < early + 30, f"{early:.0f} MB after 50 jobs, {late:.0f} MB after 1,000"
+        assert api.violations == []

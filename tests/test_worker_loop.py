@@ -5,6 +5,7 @@ Every test ends with the server's list of violations empty, and no log has the c
 
 import time
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -172,17 +173,73 @@ def test_the_largest_answer_that_goes_inline_is_taken_and_a_larger_one_is_kept(
     assert copy.stat().st_size == 44 + 1147 * 6400
 
 
-def test_fifty_jobs_in_a_row_are_each_answered_once_with_their_own_audio(told: Worker) -> None:
-    ids = [speak(told, f"frames{1 + n % 9}", output_format="pcm", seed=n) for n in range(50)]
-    jobs = [told.api.wait(job_id, 30) for job_id in ids]
-    for n, job in enumerate(jobs):
-        assert len(audio_of(job.output)[0]) == 3200 * (1 + n % 9)
-        assert job.output["seed"] == n
-        assert results(told, job.id) == [200]
-        assert len(told.copies(job.id)) == 1
-    batches = [event.jobs for event in told.api.seen("job-take-batch") if event.jobs]
-    assert max(map(len, batches)) > 1
+def test_two_hundred_jobs_are_each_answered_once_with_their_own_audio_in_flat_memory(
+    told: Worker,
+) -> None:
+    memory = []
+    for first in range(0, 200, 50):
+        ids = [
+            speak(told, f"frames{1 + n % 9}", output_format="pcm", seed=n)
+            for n in range(first, first + 50)
+        ]
+        for n, job in enumerate((told.api.wait(job_id, 30) for job_id in ids), first):
+            assert len(audio_of(job.output)[0]) == 3200 * (1 + n % 9)
+            assert job.output["seed"] == n
+            assert results(told, job.id) == [200]
+            assert len(told.copies(job.id)) == 1
+        memory.append(told.memory_mb())
+    assert memory[-1] < memory[0] + 20, memory
     assert told.temporary_files() == []
+
+
+def test_progress_is_shown_while_a_job_runs_and_never_after_its_result(told: Worker) -> None:
+    """The posts are slow, so that one is on its way when the job is done."""
+    told.api.delays["progress"] = 0.7
+    try:
+        job_id = speak(told, "frames46 delay50 progress")  # 2.3 s: told of after 2 s
+        told.api.until(lambda: isinstance(told.api.jobs[job_id].output, dict))
+        shown = told.api.endpoint().rp_client.get(f"loopback/status/{job_id}")
+        assert_delivered(told, told.api.wait(job_id))
+    finally:
+        told.api.delays.pop("progress")
+    posts = told.api.seen("progress", job_id)
+    outputs = [post.body["output"] for post in posts]
+    assert shown["output"] in outputs
+    assert (outputs[0]["chunks_total"], outputs[0]["chunks_done"]) == (1, 0)
+    assert 4 < outputs[0]["audio_sec"] < 46 * 3200 / 24_000
+    (done,) = told.api.seen("job-done", job_id)
+    assert all(post.status == 200 and post.at < done.at for post in posts)
+
+
+def test_a_long_job_does_not_hold_up_the_short_ones_beside_it(tmp_path: Path) -> None:
+    """The engine serves the jobs' chunks in turn."""
+    more = {"MAX_CONCURRENCY": "4", "MAX_TEXT_LENGTH": "200000"}
+    with RunPodApi() as api, worker(api, tmp_path, **more) as one:
+        long_text = "The quick brown fox jumps over the lazy dog. " * 1500
+        long = api.submit({"text": long_text, "output_format": "opus"})
+        api.until(lambda: any("job of" in line for line in one.records(long)))
+        short = [api.submit({"text": f"Short number {n}."}) for n in range(9)]
+        for job_id in short:
+            assert_delivered(one, api.wait(job_id))
+            assert not api.jobs[long].ended
+        api.cancel(long)
+        api.until(lambda: "Job stopped." in one.records(long))
+
+
+def test_as_many_jobs_are_taken_and_run_at_once_as_are_allowed(tmp_path: Path) -> None:
+    orders = [f"frames10 delay30 number {n}" for n in range(12)]
+    with RunPodApi() as api:
+        ids = [api.submit({"text": f"{SECRET} {each}", "loudness": None}) for each in orders]
+        with worker(api, tmp_path, FAKE, MAX_CONCURRENCY="4") as one:
+            jobs = [api.wait(job_id) for job_id in ids]
+        for job in jobs:
+            assert_delivered(one, job)
+        assert api.seen("job-take-batch")[0].jobs == tuple(ids[:4])
+        steps = {"start": 1, "end": -1}
+        notes = sorted(note for each in orders for note in one.journal(f"{SECRET} {each}"))
+        at_once = list(accumulate(steps.get(what, 0) for _, what in notes))
+        assert max(at_once) == 4
+        assert at_once[-1] == 0
 
 
 # Stops
@@ -206,7 +263,6 @@ def test_a_job_past_its_execution_timeout_stops_too(told: Worker) -> None:
     assert_stopped(told, job_id, orders)
 
 
-@pytest.mark.xfail(reason="SDK 1.12 forgets a stop that comes before it has begun the job")
 def test_a_job_that_is_cancelled_as_soon_as_it_is_taken_stops_too(told: Worker) -> None:
     orders = "frames20 delay50 early"
     job_id = speak(told, orders)
@@ -234,7 +290,7 @@ def test_a_job_that_is_cancelled_behind_another_never_starts(preview: Worker) ->
 def test_results_outlive_two_5xx_and_are_on_the_volume_when_they_do_not_arrive(
     told: Worker,
 ) -> None:
-    """The SDK asks three times after a 5xx, and once after all else."""
+    """A post is tried three times after a 5xx or a cut connection, and once after all else."""
     scripts = {
         "twice": [503, 500],
         "thrice": [502, 503, 504],
@@ -249,6 +305,7 @@ def test_results_outlive_two_5xx_and_are_on_the_volume_when_they_do_not_arrive(
     assert {name: results(told, job_id) for name, job_id in ids.items()} == {
         **scripts,
         "twice": [503, 500, 200],
+        "cut": [0, 200],
     }
     for job_id in ids.values():
         (copy,) = told.copies(job_id)
@@ -275,6 +332,13 @@ def test_the_heartbeat_names_the_jobs_at_work(told: Worker) -> None:
 # The end
 
 
+def test_an_idle_worker_ends_at_sigterm_though_its_polls_are_open(tmp_path: Path) -> None:
+    with RunPodApi(poll_sec=60) as api, worker(api, tmp_path) as one:
+        one.terminate()
+        assert one.process.wait(10) == 0
+        assert one.left() == []
+
+
 def test_sigterm_lets_the_running_job_finish(tmp_path: Path) -> None:
     with RunPodApi() as api, worker(api, tmp_path, FAKE) as one:
         job_id = speak(one, "frames40 delay50 last")
@@ -289,9 +353,6 @@ def test_sigterm_lets_the_running_job_finish(tmp_path: Path) -> None:
         assert api.violations == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="SDK 1.12 takes a job that comes after SIGTERM and never begins it"
-)
 def test_a_job_that_comes_after_sigterm_is_done_or_left_to_others(tmp_path: Path) -> None:
     with RunPodApi() as api, worker(api, tmp_path, FAKE, RUNPOD_LOG_LEVEL="DEBUG") as one:
         one.terminate()

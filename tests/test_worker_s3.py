@@ -5,35 +5,21 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 
 from speech.delivery import INLINE_LIMIT
+from tests.bad_network import resetting, serving
 from tests.runpod_api import RunPodApi
-from tests.swift import ACCESS_KEY, SECRET_KEY, swift
+from tests.swift import SECRET_KEY, settings, swift_bucket
 from tests.worker import FAKE, Worker, worker
 
 LARGE = "frames1400"  # 187 s: 9.0 MB as wav, more than an answer carries
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with swift(tmp_path_factory.mktemp("swift")) as endpoint:
-        keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
-        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys).create_bucket(
-            Bucket="audio"
-        )
-        yield endpoint
-
-
-def settings(endpoint: str, **more: str) -> dict[str, str]:
-    return {
-        "S3_ENDPOINT_URL": endpoint,
-        "S3_ACCESS_KEY_ID": ACCESS_KEY,
-        "S3_SECRET_ACCESS_KEY": SECRET_KEY,
-        "S3_BUCKET_NAME": "audio",
-        **more,
-    }
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with swift_bucket(tmp_path_factory.mktemp("swift")) as of_worker:
+        yield of_worker
 
 
 def asked(orders: str, **fields: object) -> dict[str, object]:
@@ -45,8 +31,8 @@ def only_copy(one: Worker, owner: str) -> Path:
     return copy
 
 
-def test_a_large_result_is_a_link_to_the_same_bytes(store: str, tmp_path: Path) -> None:
-    more = settings(store, S3_PREFIX="speech")
+def test_a_large_result_is_a_link_to_the_same_bytes(store: dict[str, str], tmp_path: Path) -> None:
+    more = {**store, "S3_PREFIX": "speech"}
     with RunPodApi() as api, worker(api, tmp_path, FAKE, **more) as one:
         job = api.wait(api.submit(asked(LARGE, session_id="mine")), timeout=60)
         assert job.status == "COMPLETED", job.error
@@ -87,6 +73,23 @@ def test_a_store_that_is_down_is_a_warning_or_an_error_with_the_kept_file(tmp_pa
         assert large.status == "FAILED"
         assert "the upload to the S3 store failed:" in (large.error or "")
         assert only_copy(one, "kept").name in (large.error or "")
+
+
+def test_an_upload_that_is_reset_half_way_ends_in_the_kept_file(
+    store: dict[str, str], tmp_path: Path
+) -> None:
+    port = int(store["S3_ENDPOINT_URL"].rpartition(":")[2])
+    with serving(resetting(port, 3_000_000)) as way, RunPodApi() as api:
+        more = settings(f"http://127.0.0.1:{way}")
+        with worker(api, tmp_path, FAKE, **more) as one:
+            job = api.wait(api.submit(asked(LARGE, session_id="cut")), timeout=90)
+            assert job.status == "FAILED"
+            copy = only_copy(one, "cut")
+            assert "the upload to the S3 store failed:" in (job.error or "")
+            assert (job.error or "").endswith(f"It is kept as output/{copy.name} on the volume")
+            assert copy.stat().st_size == 44 + 2 * 3200 * 1400
+            assert api.violations == []
+            assert one.temporary_files() == []
 
 
 def test_a_jobs_own_bucket_may_not_lie_inside(tmp_path: Path) -> None:

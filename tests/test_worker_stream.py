@@ -87,6 +87,38 @@ def test_a_failure_in_the_middle_fails_the_job(streams: Worker) -> None:
     assert streams.temporary_files() == []
 
 
+def test_a_piece_that_runpod_does_not_take_fails_the_job_and_is_never_a_gap(
+    streams: Worker,
+) -> None:
+    orders = "frames200 delay20 gap"
+    job_id = ask(streams, orders, stream=True)
+    streams.api.until(lambda: streams.api.seen("job-stream", job_id))
+    streams.api.fail("job-stream", 413, job_id=job_id)
+    job = streams.api.wait(job_id)
+    assert (job.status, job.error) == ("FAILED", "RunPod did not take a piece of the audio")
+    stopped(streams, orders)
+    streams.api.until(lambda: streams.temporary_files() == [])
+
+
+def test_a_post_that_is_cut_is_posted_again(streams: Worker) -> None:
+    job_id = ask(streams, "frames100 delay20 cut", stream=True)
+    streams.api.fail("job-stream", 0, job_id=job_id)
+    job = streams.api.wait(job_id)
+    assert job.status == "COMPLETED", job.error
+    taken = [each for each in streams.api.seen("job-stream", job_id) if each.status == 200]
+    audio = [each.body["output"] for each in taken if "audio_chunk" in each.body["output"]]
+    data = b"".join(base64.b64decode(piece["audio_chunk"]) for piece in audio)
+    assert len(data) == 2 * 3200 * 100
+
+
+def test_a_batch_answer_says_nothing_of_a_post_that_was_lost(streams: Worker) -> None:
+    job_id = ask(streams, "frames20 delay50 quiet")
+    streams.api.fail("job-stream", 413, job_id=job_id)
+    job = streams.api.wait(job_id)
+    assert "lost" not in job.output[-1]
+    assert len(audio_of(job.output[-1])[0]) == 3200 * 20
+
+
 def test_a_stop_ends_the_engine_also_while_a_piece_is_posted(streams: Worker) -> None:
     streams.api.delays["job-stream"] = 1.0
     try:

@@ -1,0 +1,130 @@
+"""Where the SDK's worker loop (runpod 1.12) loses jobs or time, put right before it starts.
+
+`use()` replaces the SDK's scaler and two of its posts; all else is the SDK's. What it cures, each
+seen against the loopback API of the tests:
+
+* a job that is stopped before its task exists was spoken to its end;
+* a job that came in an open poll after SIGTERM was taken and never begun, and open polls held the
+  exit for up to 90 s;
+* room for a next job was looked for once a second and a taken job ten times a second, so that a
+  worker idled between jobs;
+* a result whose connection broke was not posted again;
+* a stream's piece that RunPod did not take was passed over, and the job completed with a gap.
+"""
+
+import asyncio
+import functools
+import json
+import signal
+import time
+from typing import Any
+
+from aiohttp import ClientConnectionError, ClientError, ClientSession
+from runpod.http_client import AsyncClientSession, TooManyRequests
+from runpod.serverless.modules import rp_http, rp_job, rp_scale
+from runpod.serverless.modules.rp_logger import RunPodLogger
+
+LOST = "lost"
+"""The field that a piece gets which RunPod did not take."""
+_EARLY_STOP_SEC = 5.0
+"""Longest time between a stop and its job's arrival. A retried job has the same id, so a stop must
+not be kept for long."""
+_PAUSE_SEC = 1.0
+_BUSY_PAUSE_SEC = 5.0
+
+
+def use() -> None:
+    rp_scale.JobScaler = Scaler
+    again = {ClientConnectionError, TimeoutError}
+    rp_http.FibonacciRetry = functools.partial(rp_http.FibonacciRetry, exceptions=again)
+    rp_job.stream_result = _post_piece
+
+
+async def _post_piece(session: ClientSession, item: dict[str, Any], job: dict[str, Any]) -> None:
+    """As the SDK's `stream_result`, but a piece that does not arrive is marked as lost."""
+    url = rp_http.JOB_STREAM_URL.replace("$ID", job["id"]) + "&isStream=false"
+    session.headers["X-Request-ID"] = job["id"]
+    try:
+        await rp_http._transmit(session, url, json.dumps(item, ensure_ascii=False))
+    except (ClientError, TimeoutError) as error:
+        RunPodLogger().error(f"a piece was not taken: {type(error).__name__}", job["id"])
+        item["output"][LOST] = True
+
+
+class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
+    """Takes jobs while there is room, begins each at once, stops those that are to be; after
+    SIGTERM it lets those at work finish."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self._log = RunPodLogger()
+        self._room = asyncio.Event()
+        self._early_stops: dict[str, float] = {}
+
+    async def run(self) -> None:
+        for signum in (signal.SIGTERM, signal.SIGINT):  # the SDK's handlers do not wake the loop
+            asyncio.get_running_loop().add_signal_handler(signum, self.kill_worker)
+        async with AsyncClientSession() as session:
+            stops = asyncio.create_task(self.monitor_stop_signals(session))
+            await self.get_jobs(session)
+            await asyncio.gather(*self.jobs_tasks.values(), return_exceptions=True)
+            stops.cancel()
+            await asyncio.wait([stops])
+
+    async def get_jobs(self, session: ClientSession) -> None:
+        while self.is_alive():
+            await self.set_scale()
+            self._room.clear()
+            room = self.current_concurrency - self.current_occupancy()
+            if room <= 0:
+                await self._or_the_end(self._room.wait())
+                continue
+            try:
+                poll = self.jobs_fetcher(session, room)
+                for job in await self._or_the_end(poll, self.jobs_fetcher_timeout) or ():
+                    self._begin(session, job)
+            except TooManyRequests:
+                await self._or_the_end(asyncio.sleep(_BUSY_PAUSE_SEC))
+            except Exception as error:  # noqa: BLE001 - whatever a poll brings, the next may do
+                self._log.error(f"no job could be taken: {type(error).__name__}")
+                await self._or_the_end(asyncio.sleep(_PAUSE_SEC))
+
+    def _begin(self, session: ClientSession, job: dict[str, Any]) -> None:
+        self.job_progress.add(job)
+        self.jobs_queue.put_nowait(job)  # `handle_job` tells the queue of each end
+        self.jobs_queue.get_nowait()
+        task = asyncio.create_task(self.handle_job(session, job))
+        # The SDK logs a failure; asyncio's report of an error that nobody asks for quotes the text.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        self.jobs_tasks[job["id"]] = task
+
+    async def handle_job(self, session: ClientSession, job: dict[str, Any]) -> None:
+        task = asyncio.current_task()
+        if task and self._early_stops.pop(job["id"], 0) > time.monotonic():
+            task.cancel()
+        try:
+            await super().handle_job(session, job)
+        finally:
+            self._room.set()
+
+    async def stop_job(self, job_id: str) -> bool:
+        found: bool = await super().stop_job(job_id)
+        if not found:
+            now = time.monotonic()
+            self._early_stops = {
+                early: until for early, until in self._early_stops.items() if until > now
+            } | {job_id: now + _EARLY_STOP_SEC}
+        return found
+
+    async def _or_the_end(self, work: Any, seconds: float | None = None) -> Any:
+        """What `work` gives; None after `seconds`, or once the worker is to end."""
+        working = asyncio.ensure_future(work)
+        ending = asyncio.create_task(self._shutdown_event.wait())
+        try:
+            await asyncio.wait(
+                {working, ending}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            return working.result() if working.done() else None
+        finally:
+            working.cancel()
+            ending.cancel()
