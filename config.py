@@ -104,7 +104,11 @@ class Settings(BaseModel):
         1000, ge=100, le=10_000, description="Longest text that is generated in one go"
     )
     min_last_chunk_chars: int = Field(
-        150, ge=0, le=5_000, description="Shorter last chunks are balanced with the one before"
+        # Half of a chunk at most, so that MAX_CHUNK_CHARS can be set alone.
+        default_factory=lambda data: min(150, data.get("max_chunk_chars", 1000) // 2),
+        ge=0,
+        le=5_000,
+        description="Shorter last chunks are balanced with the one before",
     )
     chunk_silence_ms: int = Field(40, ge=0, le=10_000, description="Silence between chunks")
     paragraph_silence_ms: int = Field(
@@ -150,6 +154,7 @@ class Settings(BaseModel):
             problems = [
                 f"{'.'.join(map(str, item['loc'])).upper() or 'settings'}: {item['msg']}"
                 for item in error.errors(include_url=False, include_input=False)
+                if item["type"] != "default_factory_not_called"  # for want of another field
             ]
             raise ConfigError("\n".join(problems)) from None
 

@@ -141,10 +141,10 @@ _REFERENCE_LINK = re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,100}\]")
 _REFERENCE = re.compile(
     r"^ {0,3}\[[^\[\]\n]{1,100}\]: ?(?:<[^<>\n]{0,2000}>|(?:[a-z][a-z0-9+.-]{1,20}:|www\.|"
     r"\.{0,2}/|#)\S{0,2000})"
-    r"(?: \"[^\"\n]{0,300}\"| '[^'\n]{0,300}'| \([^()\n]{0,300}\))? *$|"
-    r"^ {0,3}\[\^[^\[\]\n]{1,50}\]: ?[^\n]{0,5000}$",
+    r"(?: \"[^\"\n]{0,300}\"| '[^'\n]{0,300}'| \([^()\n]{0,300}\))? *$",
     re.M | re.I,
 )
+_FOOTNOTE = re.compile(r"^ {0,3}\[\^[^\[\]\n]{1,50}\]: ?[^\n]{0,5000}$", re.M)
 _CITATION = re.compile(
     r" ?\[\^[^\[\]\s]{1,50}\]|(?<=[\w.,;:!?)\]\"'])\[\d{1,3}(?:[,\u2013-] ?\d{1,3}){0,10}\]"
     r"|(?<=[\w)\"']) \[\d{1,3}(?:[,\u2013-] ?\d{1,3}){0,10}\](?=[.,;:!?)]|$)",
@@ -215,7 +215,8 @@ def _as_sentence(match: re.Match[str]) -> Pieces:
 
 
 def strip_markdown(text: Traced) -> tuple[Traced, list[str]]:
-    """Removes Markdown's marks and keeps its words; fenced code is left out, with a warning."""
+    """Removes Markdown's marks and keeps its words; fenced code, formulas and footnotes
+    are left out, each with a warning."""
     warnings = []
     if _FENCE.search(text.text):
         text = text.sub(_FENCE, ("\n\n",))
@@ -227,6 +228,9 @@ def strip_markdown(text: Traced) -> tuple[Traced, list[str]]:
     for pattern in (_IMAGE, _LINK):
         text = text.sub(pattern, (1,))
     text = text.sub(_REFERENCE, ())
+    if _FOOTNOTE.search(text.text):
+        text = text.sub(_FOOTNOTE, ())
+        warnings.append("text: footnotes are not read aloud and were left out")
     text = text.sub(_CITATION, ())
     text = text.sub(_REFERENCE_LINK, (1,))
     text = text.sub(_ESCAPED, lambda match: () if match[1] in "*`~" else (1,))

@@ -83,6 +83,11 @@ def test_a_minimum_that_no_chunk_can_meet_is_refused() -> None:
         Settings.from_env({"MAX_CHUNK_CHARS": "200", "MIN_LAST_CHUNK_CHARS": "101"})
 
 
+@pytest.mark.parametrize(("most", "least"), [("100", 50), ("299", 149), ("2000", 150)])
+def test_small_chunks_can_be_set_alone(most: str, least: int) -> None:
+    assert Settings.from_env({"MAX_CHUNK_CHARS": most}).min_last_chunk_chars == least
+
+
 def test_on_runpod_the_volume_is_the_network_volume() -> None:
     env = {"RUNPOD_POD_ID": "pod"}
     assert on_runpod(env)

@@ -87,6 +87,12 @@ def test_fenced_code_is_left_out_with_a_warning() -> None:
     assert reading.warnings == ("text: fenced code is not read aloud and was left out",)
 
 
+def test_footnotes_are_left_out_with_a_warning() -> None:
+    reading = read("It holds.[^1] So it does.\n\n[^1]: As was shown.\n[^b]: And again.")
+    assert [passage.text.text for passage in reading.passages] == ["It holds. So it does."]
+    assert reading.warnings == ("text: footnotes are not read aloud and were left out",)
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [
