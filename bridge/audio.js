@@ -1,0 +1,44 @@
+/** The six formats: their content types, and how a file of each begins. */
+
+/** @typedef {"mp3" | "opus" | "aac" | "flac" | "wav" | "pcm"} Format */
+
+/** @type {Record<Format, string>} */
+export const CONTENT_TYPES = {
+  mp3: "audio/mpeg",
+  opus: "audio/opus",
+  aac: "audio/aac",
+  flac: "audio/flac",
+  wav: "audio/wav",
+  pcm: "audio/pcm",
+};
+
+/** Of server-sent events. */
+export const EVENTS = "text/event-stream; charset=utf-8";
+
+export const FORMATS = /** @type {Format[]} */ (Object.keys(CONTENT_TYPES));
+
+/** @typedef {Format | "sse"} Kind */
+
+/** @type {Record<Kind, RegExp>} */
+const BEGINNINGS = {
+  mp3: /^(ID3|\xff[\xe2-\xff])/,
+  opus: /^OggS/,
+  aac: /^\xff[\xf0-\xff]/,
+  flac: /^fLaC/,
+  wav: /^RIFF/,
+  pcm: /^/,
+  sse: /^(data|:)/,
+};
+
+/** The bytes that `looksLike` needs to see. */
+export const ENOUGH = 4;
+
+/**
+ * Whether an answer of that kind can begin like this: an error page, say, cannot.
+ *
+ * @param {Kind} kind
+ * @param {Uint8Array} bytes
+ */
+export function looksLike(kind, bytes) {
+  return bytes.length > 0 && BEGINNINGS[kind].test(String.fromCharCode(...bytes.slice(0, ENOUGH)));
+}

@@ -1,0 +1,37 @@
+/**
+ * Who may call. Tokens are compared by their digests, every one of them, so that the time taken
+ * tells nothing about how much of a guess was right.
+ */
+
+import { ApiError } from "./errors.js";
+
+/**
+ * Gives the token that came along, "" where none is asked for. Raises a 401 for any other.
+ *
+ * @param {Request} request
+ * @param {string[]} tokens
+ * @returns {Promise<string>}
+ */
+export async function authorize(request, tokens) {
+  if (!tokens.length) return "";
+  const given = /^Bearer +(\S+) *$/i.exec(request.headers.get("Authorization") ?? "")?.[1] ?? "";
+  const digest = await sha256(given);
+  let known = false;
+  for (const token of tokens) {
+    known = crypto.subtle.timingSafeEqual(await sha256(token), digest) || known;
+  }
+  if (known) return given;
+  throw new ApiError(
+    401,
+    "invalid_request_error",
+    given
+      ? "Incorrect API key provided."
+      : "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.",
+    { code: "invalid_api_key", headers: { "WWW-Authenticate": "Bearer" } },
+  );
+}
+
+/** @param {string} text */
+function sha256(text) {
+  return crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+}

@@ -1,0 +1,98 @@
+/**
+ * Answers kept in R2 (CACHE=r2), for requests that would get the same one again.
+ *
+ * The key is a hash of all that shapes the sound: text, voices and their map, format, speed, the
+ * worker's own fields, the backend. Requests without a seed ask for another take each time, so they
+ * pass by unless CACHE_UNSEEDED is set. Only whole answers are kept, up to CACHE_MAX_BYTES, and none
+ * is given that is older than CACHE_TTL_SECONDS; a lifecycle rule of the bucket removes them.
+ */
+
+import { sha256 } from "./claims.js";
+import { bytesOf } from "./streams.js";
+
+/** @import { Ask } from "./contract.js" */
+/** @import { Facts } from "./facts.js" */
+/** @import { Settings } from "./settings.js" */
+/** @import { Speech } from "./speech.js" */
+
+const VERSION = 1;
+
+export class Cache {
+  /** @param {Settings} settings */
+  constructor(settings) {
+    this.settings = settings;
+    this.bucket = /** @type {R2Bucket} */ (settings.bucket);
+  }
+
+  /**
+   * Where the answer to a request lies, or null for one that is not to be kept.
+   *
+   * @param {Ask} ask whose voices are the worker's
+   * @param {Record<string, string>} names the voice map
+   * @returns {Promise<string | null>}
+   */
+  async nameOf(ask, names) {
+    const { cache, cacheUnseeded, runpodUrl, speechUrl } = this.settings;
+    if (!cache || (ask.extras.seed === undefined && !cacheUnseeded)) return null;
+    const { text, voice, format, speed, extras } = ask;
+    const sorted = Object.entries(extras).sort(([one], [other]) => (one < other ? -1 : 1));
+    const all = [VERSION, runpodUrl || speechUrl, text, voice, format, speed, sorted, names];
+    return `cache/${await sha256(JSON.stringify(all))}`;
+  }
+
+  /** @param {string} name @returns {Promise<Speech | null>} */
+  async get(name) {
+    const object = await this.bucket.get(name).catch(() => null);
+    if (!object) return null; // never kept, or R2 fails
+    if (Date.now() - object.uploaded.getTime() > this.settings.cacheTtlMs) {
+      await object.body.cancel();
+      return null;
+    }
+    /** @type {Facts} */
+    const facts = { ...JSON.parse(object.customMetadata?.facts ?? "{}"), cache: "hit" };
+    const contentType = object.httpMetadata?.contentType ?? "application/octet-stream";
+    return { chunks: bytesOf(object.body), length: object.size, contentType, facts: () => facts };
+  }
+
+  /**
+   * The same speech, of which a copy is kept once it has passed whole.
+   *
+   * @param {string} name
+   * @param {Speech} speech
+   * @param {(work: Promise<unknown>) => void} waitUntil
+   * @returns {Speech}
+   */
+  keep(name, speech, waitUntil) {
+    const copy = (/** @type {Uint8Array[]} */ kept) => waitUntil(this.put(name, speech, kept));
+    const chunks = this.copied(speech.chunks, copy);
+    return { ...speech, chunks, facts: () => ({ ...speech.facts(), cache: "miss" }) };
+  }
+
+  /** @param {AsyncGenerator<Uint8Array>} chunks @param {(kept: Uint8Array[]) => void} copy */
+  async *copied(chunks, copy) {
+    /** @type {Uint8Array[]} */
+    let kept = [];
+    let room = this.settings.cacheMaxBytes;
+    for await (const bytes of chunks) {
+      room -= bytes.length;
+      if (room < 0) kept = [];
+      else kept.push(bytes);
+      yield bytes;
+    }
+    if (room >= 0) copy(kept);
+  }
+
+  /** @param {string} name @param {Speech} speech @param {Uint8Array[]} kept */
+  async put(name, speech, kept) {
+    const { engine, voice, seed, seconds } = speech.facts();
+    const facts = JSON.stringify({ engine, voice, seed, seconds });
+    try {
+      await this.bucket.put(name, await new Blob(kept).arrayBuffer(), {
+        httpMetadata: { contentType: speech.contentType },
+        customMetadata: { facts },
+      });
+    } catch (error) {
+      console.warn(`an answer was not kept: ${error instanceof Error && error.name}`);
+    }
+  }
+}

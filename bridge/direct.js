@@ -1,0 +1,161 @@
+/**
+ * The direct backend: a server that speaks OpenAI's protocol itself, such as this worker behind a
+ * load-balancing endpoint. Its bytes go straight through, server-sent events too.
+ */
+
+import { CONTENT_TYPES, EVENTS } from "./audio.js";
+import { ApiError, failed } from "./errors.js";
+import { factsFrom } from "./facts.js";
+import { lengthOf } from "./link.js";
+import { fetchWithin, NetworkError } from "./net.js";
+import { checked } from "./speech.js";
+import { bytesOf } from "./streams.js";
+
+/** @import { Ask } from "./contract.js" */
+/** @import { Call } from "./job.js" */
+/** @import { Settings } from "./settings.js" */
+/** @import { Speech } from "./speech.js" */
+
+const MOST_ERROR_BYTES = 64 * 1024;
+const VOICES_TIMEOUT_MS = 3_000;
+const SOON_SEC = 2;
+const COLD_START_SEC = 30;
+
+export class DirectBackend {
+  speaksSse = true;
+
+  /** @param {Settings} settings */
+  constructor(settings) {
+    this.settings = settings;
+  }
+
+  /** @param {Ask} ask @param {Call} call @returns {Promise<Speech>} */
+  async speak(ask, call) {
+    const response = await this.post(ask, call);
+    if (!response.ok || !response.body) throw await refusal(response);
+    const source = bytesOf(response.body, this.settings.idleTimeoutMs);
+    const chunks = await checked(source, ask.sse ? "sse" : ask.format);
+    const facts = factsFrom(response.headers);
+    const contentType = ask.sse ? EVENTS : CONTENT_TYPES[ask.format];
+    return { chunks, length: lengthOf(response), contentType, facts: () => facts };
+  }
+
+  /** @param {Ask} ask @param {Call} call */
+  async post(ask, call) {
+    const body = {
+      ...ask.extras,
+      model: "tts-1",
+      input: ask.text,
+      voice: ask.voice,
+      response_format: ask.format,
+      speed: ask.speed,
+      ...(ask.sse && { stream_format: "sse" }),
+    };
+    try {
+      return await fetchWithin(
+        `${this.settings.speechUrl}/v1/audio/speech`,
+        {
+          method: "POST",
+          headers: {
+            ...this.authorization(),
+            "Content-Type": "application/json",
+            "X-Request-ID": call.id,
+          },
+          body: JSON.stringify(body),
+          signal: call.signal,
+        },
+        this.settings.jobTimeoutMs,
+      );
+    } catch (error) {
+      if (!(error instanceof NetworkError)) throw error;
+      if (error.late) throw failed(504, "timeout", "The server did not answer in time.", false);
+      throw failed(502, "upstream_error", "The server cannot be reached.", SOON_SEC);
+    }
+  }
+
+  /** @returns {Record<string, string>} */
+  authorization() {
+    return this.settings.runpodKey ? { Authorization: `Bearer ${this.settings.runpodKey}` } : {};
+  }
+
+  /**
+   * The server's own voices; none where it does not tell.
+   *
+   * @returns {Promise<string[]>}
+   */
+  async voices() {
+    const url = `${this.settings.speechUrl}/v1/audio/voices`;
+    const signal = AbortSignal.timeout(VOICES_TIMEOUT_MS);
+    try {
+      const init = { headers: this.authorization(), signal };
+      const response = await fetchWithin(url, init, VOICES_TIMEOUT_MS);
+      const listed = JSON.parse(await start(response));
+      return listed.voices.map((/** @type {{ id: unknown }} */ voice) => String(voice.id));
+    } catch (error) {
+      console.warn(`the server's voices are not known: ${error instanceof Error && error.name}`);
+      return [];
+    }
+  }
+}
+
+/**
+ * A server's own error, if it speaks OpenAI's language, else what its status means. 401 and 403
+ * are about the bridge's key, not the caller's.
+ *
+ * @param {Response} response
+ * @returns {Promise<ApiError>}
+ */
+async function refusal(response) {
+  const { status, headers } = response;
+  const text = await start(response).catch(() => "");
+  if (status === 401 || status === 403) {
+    return failed(502, "upstream_refused", "The server refuses the bridge's key.", false);
+  }
+  if (/no workers? available/i.test(text)) {
+    const problem = "No worker is ready yet; one may be starting.";
+    return failed(503, "worker_unavailable", problem, COLD_START_SEC);
+  }
+  const own = envelope(text);
+  if (own && status >= 400) {
+    const error = new ApiError(status, own.type, own.message, own);
+    for (const name of ["Retry-After", "x-should-retry"]) {
+      const value = headers.get(name);
+      if (value) error.headers[name] = value;
+    }
+    return error;
+  }
+  if (status === 429) {
+    const retry = Number(headers.get("Retry-After")) || 5;
+    const problem = "The server takes no more requests for now.";
+    return new ApiError(429, "rate_limit_error", problem, { code: "rate_limit_exceeded", retry });
+  }
+  if (status === 504 || status === 524) {
+    return failed(504, "timeout", "The speech took longer than it may.", false);
+  }
+  const retry = status === 502 || status === 503 ? SOON_SEC : false;
+  return failed(502, "upstream_error", `The server answers with ${status}.`, retry);
+}
+
+/** @param {string} text */
+function envelope(text) {
+  try {
+    const { error } = JSON.parse(text);
+    const { message, type, param = null, code = null } = error;
+    if (typeof message === "string" && typeof type === "string")
+      return { message, type, param, code };
+  } catch (error) {
+    if (!(error instanceof SyntaxError || error instanceof TypeError)) throw error;
+  }
+  return null;
+}
+
+/** The first bytes of an answer, as text. @param {Response} response */
+async function start(response) {
+  const text = new TextDecoder();
+  let read = "";
+  for await (const bytes of bytesOf(response.body)) {
+    read += text.decode(bytes, { stream: true });
+    if (read.length > MOST_ERROR_BYTES) break;
+  }
+  return read;
+}

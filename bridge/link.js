@@ -1,0 +1,38 @@
+/** The audio behind a link, which is where a worker with S3 leaves it. */
+
+import { failed } from "./errors.js";
+import { fetchWithin, NetworkError } from "./net.js";
+
+const ATTEMPTS = 3;
+const PAUSE_MS = 200;
+
+/**
+ * Asks again where the store fails for the moment. Raises a 502, without the link: it is a secret.
+ *
+ * @param {string} url
+ * @param {number} timeoutMs for each attempt, until the answer begins
+ * @returns {Promise<{ body: ReadableStream<Uint8Array>, length: number | null }>}
+ */
+export async function follow(url, timeoutMs) {
+  let problem = "";
+  for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
+    if (attempt > 1) await scheduler.wait(PAUSE_MS * (attempt - 1));
+    try {
+      const response = await fetchWithin(url, {}, timeoutMs);
+      if (response.ok && response.body) return { body: response.body, length: lengthOf(response) };
+      await response.body?.cancel();
+      problem = `answers with ${response.status}`;
+      if (response.status < 500) break;
+    } catch (error) {
+      if (!(error instanceof NetworkError)) throw error;
+      problem = "cannot be followed";
+    }
+  }
+  throw failed(502, "upstream_error", `The link to the audio ${problem}.`, false);
+}
+
+/** The length of a body, unless the runtime unpacks it on the way. @param {Response} response */
+export function lengthOf(response) {
+  const length = response.headers.get("Content-Length");
+  return length && !response.headers.has("Content-Encoding") ? Number(length) : null;
+}

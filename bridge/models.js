@@ -1,0 +1,36 @@
+/**
+ * The models: one of ours, and every name that OpenAI's speech models had, for clients that carry
+ * one in their code. All of them are the same voice.
+ */
+
+import { invalid } from "./errors.js";
+
+const OURS = "vibevoice";
+const NAMES = [
+  OURS,
+  "tts-1",
+  "tts-1-hd",
+  "tts-1-1106",
+  "tts-1-hd-1106",
+  "gpt-4o-mini-tts",
+  "gpt-4o-mini-tts-2025-03-20",
+  "gpt-4o-mini-tts-2025-12-15",
+];
+
+const CREATED = 1_756_166_400; // seconds: 2025-08-26, when VibeVoice came out
+
+/** @param {string} id */
+const model = (id) => ({ id, object: "model", created: CREATED, owned_by: OURS });
+
+/** The list of /v1/models; `models` is where GUIs look for it in /v1/audio/models. */
+export function listModels() {
+  const data = NAMES.map(model);
+  return { object: "list", data, models: data };
+}
+
+/** @param {string} id */
+export function getModel(id) {
+  if (NAMES.includes(id)) return model(id);
+  const shown = id.slice(0, 100);
+  throw invalid("model", "model_not_found", `The model '${shown}' does not exist`, 404);
+}

@@ -1,0 +1,94 @@
+/**
+ * The queue backend: a request becomes a job of a RunPod endpoint, whose audio comes with the
+ * answer, behind a link, or (RUNPOD_STREAM) piece by piece.
+ */
+
+import { CONTENT_TYPES, FORMATS } from "./audio.js";
+import { NO_CLAIM } from "./claims.js";
+import { failed } from "./errors.js";
+import { Job } from "./job.js";
+import { follow } from "./link.js";
+import { factsOf, outputOf } from "./outcome.js";
+import { piecesOf } from "./pieces.js";
+import { RunPod } from "./runpod.js";
+import { checked } from "./speech.js";
+import { bytesOf } from "./streams.js";
+
+/** @import { Answer } from "./answer.js" */
+/** @import { Format } from "./audio.js" */
+/** @import { Ask } from "./contract.js" */
+/** @import { Facts } from "./facts.js" */
+/** @import { Call } from "./job.js" */
+/** @import { Settings } from "./settings.js" */
+/** @import { Speech } from "./speech.js" */
+
+export class QueueBackend {
+  /** Whether it makes server-sent events by itself. */
+  speaksSse = false;
+
+  /** @param {Settings} settings */
+  constructor(settings) {
+    this.settings = settings;
+    this.runpod = new RunPod(settings.runpodUrl, settings.runpodKey);
+  }
+
+  /**
+   * @param {Ask} ask whose voices are the worker's
+   * @param {Call} call
+   * @returns {Promise<Speech>}
+   */
+  async speak(ask, call) {
+    const { stream } = this.settings;
+    // No other request can join a stream, since RunPod shows each piece once.
+    const claim = stream ? NO_CLAIM : call.claim;
+    const job = new Job(this.runpod, this.settings, { ...call, claim });
+    const input = {
+      ...ask.extras,
+      text: ask.text,
+      speaker_name: ask.voice,
+      output_format: ask.format,
+      speed: ask.speed,
+      request_id: call.id,
+    };
+    if (stream) return await this.streamed(job, input, ask.format);
+    return await this.delivered(await job.answer(input), ask.format);
+  }
+
+  /** The voices that the worker has beside the map's are known to the worker alone. */
+  async voices() {
+    return [];
+  }
+
+  /** @param {Answer} answer @param {Format} format @returns {Promise<Speech>} */
+  async delivered({ state, audio }, format) {
+    const { format: made, audio_url: url } = outputOf(state);
+    const facts = factsOf(state);
+    const kind = FORMATS.find((each) => each === made) ?? format;
+    if (!audio.length && typeof url !== "string") {
+      throw failed(502, "upstream_error", "The job ended without audio.", false);
+    }
+    const { idleTimeoutMs } = this.settings;
+    const file = audio.length ? null : await follow(url, idleTimeoutMs);
+    const length = file ? file.length : audio.reduce((sum, bytes) => sum + bytes.length, 0);
+    const source = file ? bytesOf(file.body, idleTimeoutMs) : each(audio);
+    const chunks = await checked(source, kind);
+    return { chunks, length, contentType: CONTENT_TYPES[kind], facts: () => facts };
+  }
+
+  /** @param {Job} job @param {object} input @param {Format} format @returns {Promise<Speech>} */
+  async streamed(job, input, format) {
+    const id = await job.begin({ ...input, stream: true });
+    /** @type {Facts} */
+    let facts = { job: id };
+    const pieces = piecesOf(job, id, (known) => {
+      facts = known;
+    });
+    const chunks = await checked(pieces, format);
+    return { chunks, length: null, contentType: CONTENT_TYPES[format], facts: () => facts };
+  }
+}
+
+/** @param {Uint8Array[]} chunks */
+async function* each(chunks) {
+  yield* chunks;
+}

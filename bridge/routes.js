@@ -1,0 +1,175 @@
+/** Every route of the bridge: which methods it has, whether it is open to all, what it answers. */
+
+import { authorize } from "./auth.js";
+import { Cache } from "./cache.js";
+import { claimFor } from "./claims.js";
+import { mapValues, mostBytes, parseAsk } from "./contract.js";
+import { DirectBackend } from "./direct.js";
+import { failed, invalid } from "./errors.js";
+import { headersOf } from "./facts.js";
+import { getModel, listModels } from "./models.js";
+import { QueueBackend } from "./queue.js";
+import { bodyOf } from "./speech.js";
+import { asEvents } from "./sse.js";
+import { bytesOf } from "./streams.js";
+import { listVoices, VoiceMap } from "./voices.js";
+
+/** @import { Ask } from "./contract.js" */
+/** @import { Settings } from "./settings.js" */
+/** @import { Speech } from "./speech.js" */
+
+/**
+ * @typedef {object} Visit a request with what the entry knows about it
+ * @property {Request} request
+ * @property {string} id
+ * @property {(work: Promise<unknown>) => void} waitUntil
+ */
+
+export class Bridge {
+  /** @param {Settings} settings */
+  constructor(settings) {
+    this.settings = settings;
+    this.voices = new VoiceMap(settings.bucket);
+    this.cache = new Cache(settings);
+    this.backend = settings.speechUrl ? new DirectBackend(settings) : new QueueBackend(settings);
+  }
+
+  /** @param {Visit} visit @returns {Promise<Response>} */
+  async answer(visit) {
+    const { request } = visit;
+    const path = new URL(request.url).pathname.replace(/(?<=.)\/+$/, "");
+    const model = /^\/v1\/models\/(.+)$/.exec(path)?.[1];
+    const route = model ? "/v1/models/{id}" : path;
+    const methods = METHODS.get(route);
+    if (request.method === "OPTIONS") return preflight(methods ?? [...READ, "POST"]);
+    if (route === "/health" && READ.includes(request.method)) return this.health();
+    if (this.settings.problems.length) {
+      const problem = `The bridge is not set up: ${this.settings.problems.join("; ")}.`;
+      throw failed(500, "not_configured", problem, false);
+    }
+    const token = await authorize(request, this.settings.tokens);
+    if (!methods) {
+      const shown = `${request.method} ${path}`.slice(0, 200);
+      throw invalid(null, "unknown_url", `Invalid URL (${shown})`, 404);
+    }
+    if (!methods.includes(request.method)) throw wrongMethod(request.method, methods);
+    if (route === "/v1/audio/speech") return await this.speech(visit, token);
+    if (route === "/v1/audio/voices") return Response.json(await this.listed(visit));
+    return Response.json(model ? getModel(decodeURIComponent(model)) : listModels());
+  }
+
+  health() {
+    const { problems, speechUrl } = this.settings;
+    const state = {
+      status: problems.length ? "unhealthy" : "ok",
+      backend: speechUrl ? "direct" : "queue",
+      ...(problems.length && { problems }),
+      ...(this.voices.problem && { voices: this.voices.problem }),
+    };
+    return Response.json(state, { status: problems.length ? 503 : 200 });
+  }
+
+  /** @param {Visit} visit */
+  async listed({ waitUntil }) {
+    await this.voices.ready(waitUntil);
+    const own = await this.backend.voices();
+    return listVoices([...new Set([...Object.keys(this.voices.names), ...own])]);
+  }
+
+  /** @param {Visit} visit @param {string} token */
+  async speech({ request, id, waitUntil }, token) {
+    const text = await textOf(request, mostBytes(this.settings.inputLimit));
+    const asked = parseAsk(parsed(text), this.settings.inputLimit);
+    await this.voices.ready(waitUntil);
+    const ask = this.withVoices(asked);
+    const name =
+      ask.sse && this.backend.speaksSse ? null : await this.cache.nameOf(ask, this.voices.names);
+    let speech = name ? await this.cache.get(name) : null;
+    if (!speech) {
+      const claim = await claimFor(this.settings.bucket, request, token, text);
+      speech = await this.backend.speak(ask, { id, signal: request.signal, waitUntil, claim });
+      if (name) speech = this.cache.keep(name, speech, waitUntil);
+    }
+    if (ask.sse && !this.backend.speaksSse) speech = asEvents(speech, ask.text);
+    return audioResponse(speech, ask, waitUntil);
+  }
+
+  /** @param {Ask} ask @returns {Ask} */
+  withVoices(ask) {
+    const resolve = (/** @type {unknown} */ name) => this.voices.resolve(String(name));
+    const { speakers } = ask.extras;
+    const extras = speakers
+      ? { ...ask.extras, speakers: mapValues(/** @type {unknown[]} */ (speakers), resolve) }
+      : ask.extras;
+    return { ...ask, voice: resolve(ask.voice), extras };
+  }
+}
+
+const READ = ["GET", "HEAD"];
+
+/** @type {Map<string, string[]>} */
+const METHODS = new Map([
+  ["/health", READ],
+  ["/v1/models", READ],
+  ["/v1/models/{id}", READ],
+  ["/v1/audio/models", READ],
+  ["/v1/audio/voices", READ],
+  ["/v1/audio/speech", ["POST"]],
+]);
+
+/** @param {Speech} speech @param {Ask} ask @param {Visit["waitUntil"]} waitUntil */
+function audioResponse(speech, ask, waitUntil) {
+  const headers = new Headers(headersOf({ ...speech.facts(), ignored: ask.ignored }));
+  headers.set("Content-Type", speech.contentType);
+  if (ask.sse) headers.set("Cache-Control", "no-store");
+  return new Response(bodyOf(speech, waitUntil), { headers });
+}
+
+/** @param {string[]} methods */
+function preflight(methods) {
+  const headers = {
+    Allow: [...methods, "OPTIONS"].join(", "),
+    "Access-Control-Allow-Methods": [...methods, "OPTIONS"].join(", "),
+    "Access-Control-Allow-Headers": "*, Authorization",
+    "Access-Control-Max-Age": "86400",
+  };
+  return new Response(null, { status: 204, headers });
+}
+
+/** @param {string} method @param {string[]} methods */
+function wrongMethod(method, methods) {
+  const problem = `Not allowed to ${method.slice(0, 20)} here. Use ${methods.join(" or ")}.`;
+  const error = invalid(null, "method_not_supported", problem, 405);
+  error.headers.Allow = [...methods, "OPTIONS"].join(", ");
+  return error;
+}
+
+/** @param {Request} request @param {number} most @returns {Promise<string>} */
+async function textOf(request, most) {
+  const type = request.headers.get("Content-Type") ?? "application/json";
+  if (!/^application\/([\w.+-]+\+)?json *(;|$)/i.test(type)) {
+    const problem = "The Content-Type must be application/json.";
+    throw invalid(null, "unsupported_content_type", problem, 415);
+  }
+  const text = new TextDecoder();
+  let read = "";
+  let count = Number(request.headers.get("Content-Length")) > most ? Number.POSITIVE_INFINITY : 0;
+  if (count <= most) {
+    for await (const bytes of bytesOf(request.body)) {
+      count += bytes.length;
+      if (count > most) break;
+      read += text.decode(bytes, { stream: true });
+    }
+  }
+  if (count <= most) return read + text.decode();
+  throw invalid(null, "request_too_large", `The body has more than ${most} bytes.`, 413);
+}
+
+/** @param {string} text */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw invalid(null, "invalid_json", "We could not parse the JSON body of your request.");
+  }
+}

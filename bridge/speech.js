@@ -1,0 +1,80 @@
+/**
+ * Speech on its way to a caller: bytes, and what is known about them.
+ *
+ * A body begins with bytes that were looked at, and its length is declared wherever it is known:
+ * a connection that breaks off before is then seen to be broken. (A body without a length that
+ * fails is ended by today's workerd as if it were whole: cloudflare/workerd#6818.)
+ */
+
+import { ENOUGH, looksLike } from "./audio.js";
+import { failed } from "./errors.js";
+import { pipe } from "./streams.js";
+
+/** @import { Kind } from "./audio.js" */
+/** @import { Facts } from "./facts.js" */
+
+/**
+ * @typedef {object} Speech
+ * @property {AsyncGenerator<Uint8Array>} chunks of the body; closed by whoever reads them
+ * @property {number | null} length of the body in bytes, if known
+ * @property {string} contentType
+ * @property {() => Facts} facts what is known by now; all of it once the chunks have ended
+ */
+
+/**
+ * The same bytes, after a look at the first ones. Raises a 502 where they are not of that kind.
+ *
+ * @param {AsyncGenerator<Uint8Array>} chunks
+ * @param {Kind} kind
+ * @returns {Promise<AsyncGenerator<Uint8Array>>}
+ */
+export async function checked(chunks, kind) {
+  /** @type {Uint8Array[]} */
+  const first = [];
+  for (let count = 0; count < ENOUGH; ) {
+    const { done, value } = await chunks.next();
+    if (done) break;
+    first.push(value);
+    count += value.length;
+  }
+  const head = first.flatMap((bytes) => [...bytes.subarray(0, ENOUGH)]);
+  if (looksLike(kind, new Uint8Array(head))) return joined(first, chunks);
+  await chunks.return(undefined);
+  throw failed(502, "upstream_error", `What came is no ${kind}.`, false);
+}
+
+/** @param {Uint8Array[]} first @param {AsyncGenerator<Uint8Array>} rest */
+async function* joined(first, rest) {
+  try {
+    yield* first;
+    yield* rest;
+  } finally {
+    await rest.return(undefined); // where the reader leaves among the first
+  }
+}
+
+/**
+ * A body that gives the chunks as its reader takes them, and breaks off where they fail.
+ *
+ * @param {Speech} speech
+ * @param {(work: Promise<unknown>) => void} waitUntil
+ * @returns {ReadableStream<Uint8Array>}
+ */
+export function bodyOf({ chunks, length }, waitUntil) {
+  const { readable, writable } = pipe(length);
+  waitUntil(pump(chunks, writable.getWriter()));
+  return readable;
+}
+
+/**
+ * @param {AsyncGenerator<Uint8Array>} chunks
+ * @param {WritableStreamDefaultWriter<Uint8Array>} writer
+ */
+async function pump(chunks, writer) {
+  try {
+    for await (const bytes of chunks) if (bytes.length) await writer.write(bytes);
+    await writer.close();
+  } catch (error) {
+    await writer.abort(error).catch(() => {}); // it fails where the reader has left
+  }
+}

@@ -1,0 +1,122 @@
+/** The direct backend: bytes straight through, and a server's errors. */
+
+import { afterEach, expect, test, vi } from "vitest";
+import { audio, eventsOf, network, speak, TOKEN, visit } from "./fakes.js";
+
+afterEach(() => vi.unstubAllGlobals());
+
+const URL = "https://server.test";
+const ROUTE = `${URL}/v1/audio/speech`;
+const settings = { RUNPOD_URL: "", SPEECH_URL: URL };
+const served =
+  (bytes, headers = {}) =>
+  () =>
+    new Response(bytes, { headers });
+
+test("the server gets the contract's fields with its own voice, and the request's id", async () => {
+  const calls = network({ [ROUTE]: served(audio("wav")) });
+  const headers = { "X-Request-ID": "mine" };
+  const answer = await speak(
+    { voice: "nova", response_format: "wav", seed: 2 },
+    { settings, headers },
+  );
+  expect(answer.bytes).toEqual(audio("wav"));
+  expect(answer.headers.get("Content-Type")).toBe("audio/wav");
+  expect(calls[0].headers.get("X-Request-ID")).toBe("mine");
+  expect(calls[0].headers.get("Authorization")).toBe("Bearer rpa_1");
+  expect(calls[0].body).toEqual({
+    ...{ model: "tts-1", input: "Hello there.", voice: "Maya", response_format: "wav" },
+    ...{ speed: 1, seed: 2 },
+  });
+});
+
+test("the server's facts pass", async () => {
+  const headers = { "X-Speech-Seed": "5", "X-Speech-Engine": "vibevoice", "X-Speech-Cache": "hit" };
+  network({ [ROUTE]: served(audio(), headers) });
+  const answer = await speak({}, { settings });
+  expect(answer.headers.get("X-Speech-Seed")).toBe("5");
+  expect(answer.headers.get("X-Speech-Engine")).toBe("vibevoice");
+  expect(answer.headers.get("X-Speech-Cache")).toBeNull();
+});
+
+test("the server's events pass as they are", async () => {
+  const events = 'data: {"type":"speech.audio.done","usage":{}}\r\n\r\ndata: [DONE]\r\n\r\n';
+  const calls = network({ [ROUTE]: served(events) });
+  const answer = await speak({ stream_format: "sse" }, { settings });
+  expect(answer.text()).toBe(events);
+  expect(eventsOf(answer.text()).at(-1)).toBe("[DONE]");
+  expect(calls[0].body.stream_format).toBe("sse");
+});
+
+test.each([
+  "https://server.test/",
+  "https://server.test/v1",
+  "https://server.test/v1/audio/speech",
+])("the address may be %s", async (SPEECH_URL) => {
+  network({ [ROUTE]: served(audio()) });
+  expect((await speak({}, { settings: { ...settings, SPEECH_URL } })).status).toBe(200);
+});
+
+const refusal =
+  (status, body, headers = {}) =>
+  () =>
+    new Response(typeof body === "string" ? body : JSON.stringify(body), { status, headers });
+const envelope = { message: "No.", type: "server_error", param: null, code: "queue_full" };
+test.each([
+  [
+    "its own error",
+    refusal(503, { error: envelope }, { "Retry-After": "9" }),
+    503,
+    "queue_full",
+    "9",
+  ],
+  ["a cold start", refusal(400, "no workers available"), 503, "worker_unavailable", "30"],
+  ["a key that is refused", refusal(401, { error: envelope }), 502, "upstream_refused", null],
+  ["RunPod's limit of time", refusal(524, "<html>"), 504, "timeout", null],
+  ["too many requests", refusal(429, "slow down"), 429, "rate_limit_exceeded", "5"],
+  ["a gateway's error", refusal(502, "<html>"), 502, "upstream_error", "2"],
+  ["an error without a word", refusal(500, ""), 502, "upstream_error", null],
+  ["a page instead of audio", served("<html>"), 502, "upstream_error", null],
+  ["nothing", served(""), 502, "upstream_error", null],
+])("%s becomes the right error", async (_, answerOf, status, code, retry) => {
+  network({ [ROUTE]: answerOf });
+  const answer = await speak({}, { settings });
+  expect([answer.status, answer.error.code]).toEqual([status, code]);
+  expect(answer.headers.get("Retry-After")).toBe(retry);
+  if (!retry) expect(answer.headers.get("x-should-retry")).toBe("false");
+});
+
+test("a server that is gone may come back", async () => {
+  network({});
+  const answer = await speak({}, { settings });
+  expect([answer.status, answer.headers.get("Retry-After")]).toEqual([502, "2"]);
+});
+
+test("a body that breaks off is broken off", async () => {
+  let count = 0;
+  const body = new ReadableStream({
+    pull(controller) {
+      if (count++ < 3) controller.enqueue(audio("mp3", 4096));
+      else controller.error(new Error("reset"));
+    },
+  });
+  network({ [ROUTE]: () => new Response(body) });
+  expect((await speak({}, { settings })).broken).toBe(true);
+});
+
+test("the voices are the map's and the server's", async () => {
+  const listed = { voices: [{ id: "Alice" }, { id: "alloy" }] };
+  network({ [`${URL}/v1/audio/voices`]: listed });
+  const { answer } = visit("/v1/audio/voices", { settings, auth: `Bearer ${TOKEN}` });
+  const ids = (await (await answer).json()).voices.map(({ id }) => id);
+  expect(ids).toHaveLength(14);
+  expect(ids).toContain("Alice");
+});
+
+test("the voices are the map's where the server does not tell", async () => {
+  for (const broken of [500, { voices: "?" }, () => new Response("<html>")]) {
+    network({ [`${URL}/v1/audio/voices`]: broken });
+    const { answer } = visit("/v1/audio/voices", { settings });
+    expect((await (await answer).json()).voices).toHaveLength(13);
+  }
+});

@@ -1,0 +1,342 @@
+/** What lies in R2: claims, the cache, the voice map. The bucket is the real one of workerd. */
+
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import {
+  audio,
+  completed,
+  emptyBucket,
+  eventsOf,
+  network,
+  SPEECH,
+  speak,
+  TOKEN,
+  visit,
+} from "./fakes.js";
+
+const QUEUED = { id: "job-1", status: "IN_QUEUE" };
+const WORKING = { id: "job-1", status: "IN_PROGRESS" };
+let bucket;
+let settings;
+
+beforeEach(async () => {
+  bucket = await emptyBucket();
+  settings = { VIBEVOICE_BUCKET: bucket };
+});
+afterEach(() => {
+  vi.useRealTimers();
+  vi.unstubAllGlobals();
+});
+
+const starts = (calls) => calls.filter(({ kind }) => kind === "runsync").length;
+
+/** A bucket each of whose calls fails. */
+const broken = new Proxy(
+  {},
+  {
+    get: () => async () => {
+      throw new Error("R2 is down");
+    },
+  },
+);
+
+function leaving(headers = {}) {
+  const caller = new AbortController();
+  const { answer, settled } = visit("/v1/audio/speech", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...headers },
+    body: JSON.stringify(SPEECH),
+    signal: caller.signal,
+    settings,
+  });
+  answer.then((response) => response.body?.cancel()).catch(() => {});
+  return { leave: () => caller.abort(), settled };
+}
+
+describe("the same request again", () => {
+  const key = { headers: { "Idempotency-Key": "k1" } };
+  const retry = { headers: { "x-stainless-retry-count": "1" } };
+
+  test("with its key joins the job, at once and later", async () => {
+    let working = true;
+    const calls = network({ runsync: QUEUED, status: () => (working ? WORKING : completed()) });
+    const both = [speak({}, { settings, ...key }), speak({}, { settings, ...key })];
+    setTimeout(() => {
+      working = false;
+    }, 1000);
+    const answers = await Promise.all(both);
+    answers.push(await speak({}, { settings, ...key }));
+    for (const { bytes } of answers) expect(bytes).toEqual(audio());
+    expect(starts(calls)).toBe(1);
+  });
+
+  test.each([
+    ["another text", { input: "Something else." }, {}],
+    ["another key", {}, { headers: { "Idempotency-Key": "k2" } }],
+    ["no key", {}, { headers: {} }],
+    ["another token", {}, { auth: "Bearer second" }],
+  ])("with %s is another request", async (_, speech, options) => {
+    const calls = network({ runsync: completed(), status: completed() });
+    const two = { ...settings, AUTH_TOKEN: `${TOKEN},second` };
+    await speak({}, { settings: two, ...key });
+    expect((await speak(speech, { ...key, ...options, settings: two })).status).toBe(200);
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("by an SDK's retry joins the job that the first attempt started", async () => {
+    const calls = network({ runsync: completed(), status: completed() });
+    await speak({}, { settings });
+    await speak({}, { settings, ...retry });
+    expect(calls.map(({ kind }) => kind)).toEqual(["runsync", "status"]);
+  });
+
+  test("by an SDK's retry after a minute starts anew", async () => {
+    const calls = network({ runsync: completed(), status: completed() });
+    await speak({}, { settings });
+    vi.setSystemTime(Date.now() + 61_000);
+    await speak({}, { settings, ...retry });
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("said twice without a key or a retry is two requests", async () => {
+    const calls = network({ runsync: completed() });
+    await speak({}, { settings });
+    await speak({}, { settings });
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("after a failed job fails the same, and costs nothing", async () => {
+    const failed = { id: "job-1", status: "FAILED", error: "the engine is gone" };
+    const calls = network({ runsync: failed, status: failed });
+    await speak({}, { settings });
+    expect((await speak({}, { settings, ...retry })).status).toBe(500);
+    expect(starts(calls)).toBe(1);
+  });
+
+  test("after a start that failed starts anew", async () => {
+    const calls = network({ runsync: [429, completed()] });
+    expect((await speak({}, { settings, ...key })).status).toBe(429);
+    expect((await speak({}, { settings, ...key })).status).toBe(200);
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("after RunPod has forgotten the job starts anew", async () => {
+    const calls = network({ runsync: completed(), status: 404 });
+    await speak({}, { settings, ...key });
+    expect((await speak({}, { settings, ...key })).status).toBe(200);
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("keeps the job that the first caller has left", async () => {
+    let working = true;
+    const calls = network({
+      runsync: QUEUED,
+      status: () => (working ? WORKING : completed()),
+      cancel: {},
+    });
+    const first = leaving();
+    await vi.waitUntil(() => calls.length > 1);
+    first.leave();
+    await scheduler.wait(500);
+    setTimeout(() => {
+      working = false;
+    }, 2500);
+    expect((await speak({}, { settings, ...retry })).bytes).toEqual(audio());
+    await first.settled();
+    expect(calls.some(({ kind }) => kind === "cancel")).toBe(false);
+    expect(starts(calls)).toBe(1);
+  });
+
+  test("does not come: the job that was left is cancelled", async () => {
+    const calls = network({ runsync: QUEUED, status: WORKING, cancel: {} });
+    const first = leaving();
+    await vi.waitUntil(() => calls.length > 1);
+    first.leave();
+    await first.settled();
+    expect(calls.filter(({ kind }) => kind === "cancel")).toHaveLength(1);
+    expect((await bucket.list()).objects).toEqual([]);
+  });
+
+  test("is served without R2, as a request of its own", async () => {
+    const calls = network({ runsync: completed() });
+    const down = { VIBEVOICE_BUCKET: broken };
+    await speak({}, { settings: down, ...key });
+    expect((await speak({}, { settings: down, ...key })).bytes).toEqual(audio());
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("neither text nor token lies in the bucket", async () => {
+    network({ runsync: completed() });
+    await speak({}, { settings, ...key });
+    const { objects } = await bucket.list();
+    const kept = await (await bucket.get(objects[0].key)).text();
+    for (const secret of [SPEECH.input, TOKEN, "k1"]) {
+      expect(kept + objects[0].key).not.toContain(secret);
+    }
+  });
+});
+
+describe("the cache", () => {
+  const on = (more = {}) => ({ settings: { ...settings, CACHE: "r2", ...more } });
+  const hit = (answer) => answer.headers.get("X-Speech-Cache");
+
+  test("answers an identical request, with the same facts", async () => {
+    const calls = network({ runsync: completed() });
+    const first = await speak({ seed: 7 }, on());
+    const second = await speak({ seed: 7 }, on());
+    expect([hit(first), hit(second)]).toEqual(["miss", "hit"]);
+    expect(second.bytes).toEqual(first.bytes);
+    for (const name of ["Content-Type", "X-Speech-Seed", "X-Speech-Engine", "X-Speech-Seconds"]) {
+      expect(second.headers.get(name)).toBe(first.headers.get(name));
+    }
+    expect(starts(calls)).toBe(1);
+  });
+
+  test("serves events from what was kept as bytes", async () => {
+    const calls = network({ runsync: completed() });
+    await speak({ seed: 7 }, on());
+    const events = eventsOf((await speak({ seed: 7, stream_format: "sse" }, on())).text());
+    expect(events.at(-2).usage.output_tokens).toBe(50);
+    expect(starts(calls)).toBe(1);
+  });
+
+  test.each([
+    ["text", { input: "Other." }],
+    ["voice", { voice: "echo" }],
+    ["format", { response_format: "wav" }],
+    ["speed", { speed: 2 }],
+    ["seed", { seed: 8 }],
+    ["a field of the worker's", { cfg_scale: 3 }],
+  ])("keeps apart what differs by %s", async (_, change) => {
+    const answer = ({ body }) =>
+      completed(audio(body.input.output_format), { format: body.input.output_format });
+    const calls = network({ runsync: answer });
+    await speak({ seed: 7 }, on());
+    await speak({ seed: 7, ...change }, on());
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("keeps apart what differs by the voice map", async () => {
+    const calls = network({ runsync: completed() });
+    await speak({ seed: 7 }, on());
+    await bucket.put("voices.json", '{"alloy": "Bob"}');
+    await speak({ seed: 7 }, on());
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("does not keep apart what sounds the same", async () => {
+    const calls = network({ runsync: completed() });
+    await speak({ seed: 7, steps: 5, model: "tts-1" }, on());
+    await speak(
+      { model: "tts-1-hd", steps: 5, seed: 7, instructions: "Slowly.", nonsense: 2 },
+      on(),
+    );
+    expect(starts(calls)).toBe(1);
+  });
+
+  test("passes by without a seed, unless asked", async () => {
+    const calls = network({ runsync: completed() });
+    for (const _ of [1, 2]) expect(hit(await speak({}, on()))).toBeNull();
+    expect(starts(calls)).toBe(2);
+    const asked = on({ CACHE_UNSEEDED: "true" });
+    const seen = [await speak({}, asked), await speak({}, asked)];
+    expect(seen.map(hit)).toEqual(["miss", "hit"]);
+  });
+
+  test("is off where it is not switched on", async () => {
+    const calls = network({ runsync: completed() });
+    for (const _ of [1, 2]) await speak({ seed: 7 }, { settings });
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("gives nothing that is too old", async () => {
+    const calls = network({ runsync: completed() });
+    await speak({ seed: 7 }, on());
+    vi.setSystemTime(Date.now() + 2000);
+    await speak({ seed: 7 }, on({ CACHE_TTL_SECONDS: "1" }));
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("keeps nothing that is too large", async () => {
+    const calls = network({ runsync: completed() });
+    for (const _ of [1, 2]) await speak({ seed: 7 }, on({ CACHE_MAX_BYTES: "9999" }));
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("keeps nothing that broke off", async () => {
+    const body = new ReadableStream({
+      start: (controller) => controller.enqueue(audio()),
+      pull: (controller) => controller.error(new Error("reset")),
+    });
+    const audio_url = "https://store.test/a.mp3";
+    network({ runsync: completed(null, { audio_url }), [audio_url]: () => new Response(body) });
+    expect((await speak({ seed: 7 }, on())).broken).toBe(true);
+    const { objects } = await bucket.list({ prefix: "cache/" });
+    expect(objects).toEqual([]);
+  });
+
+  test("is no matter where R2 fails", async () => {
+    network({ runsync: completed() });
+    const down = { settings: { VIBEVOICE_BUCKET: broken, CACHE: "r2" } };
+    expect((await speak({ seed: 7 }, down)).bytes).toEqual(audio());
+  });
+});
+
+describe("the voice map", () => {
+  async function ids(environment) {
+    const { answer, settled } = visit("/v1/audio/voices", { settings: environment });
+    const { voices } = await (await answer).json();
+    await settled();
+    return voices.map(({ id }) => id);
+  }
+
+  test("in R2 counts, and names it does not hold are the worker's", async () => {
+    await bucket.put("voices.json", '{"narrator": "en-Frank_man"}');
+    const calls = network({ runsync: completed() });
+    for (const voice of ["narrator", "Narrator", "Alice"]) await speak({ voice }, { settings });
+    const asked = calls.map(({ body }) => body.input.speaker_name);
+    expect(asked).toEqual(["en-Frank_man", "en-Frank_man", "Alice"]);
+    expect(await ids(settings)).toEqual(["narrator"]);
+  });
+
+  test.each(["{", "[]", "{}", '{"a": 1}', '{"a": " "}', `{"${"a".repeat(201)}": "b"}`])(
+    "that cannot be used is not: %s",
+    async (text) => {
+      await bucket.put("voices.json", text);
+      expect(await ids(settings)).toHaveLength(13);
+    },
+  );
+
+  test("is read once a minute, in the background, and its last good copy stays", async () => {
+    // One environment, as an isolate has it, so that one map is seen over time.
+    const { default: worker } = await import("../worker.js");
+    const environment = { AUTH_TOKEN: TOKEN, RUNPOD_URL: "https://runpod.test/v2/x", ...settings };
+    const seen = async (path = "/v1/audio/voices") => {
+      const waiting = [];
+      const request = new Request(`https://b${path}`, {
+        headers: { Authorization: `Bearer ${TOKEN}` },
+      });
+      const answer = await worker.fetch(request, environment, {
+        waitUntil: (work) => waiting.push(work),
+      });
+      await Promise.all(waiting);
+      return answer.json();
+    };
+    const names = async () => (await seen()).voices.map(({ id }) => id).join();
+    await bucket.put("voices.json", '{"one": "A"}');
+    expect(await names()).toBe("one");
+    await bucket.put("voices.json", '{"two": "A"}');
+    expect(await names()).toBe("one");
+    vi.setSystemTime(Date.now() + 61_000);
+    expect(await names()).toBe("one"); // stale, while it is read again
+    expect(await names()).toBe("two");
+    await bucket.put("voices.json", "broken");
+    vi.setSystemTime(Date.now() + 61_000);
+    await names();
+    expect(await names()).toBe("two");
+    expect((await seen("/health")).voices).toBe("is no JSON");
+  });
+
+  test("is the one beside the code while R2 fails", async () => {
+    expect(await ids({ VIBEVOICE_BUCKET: broken })).toHaveLength(13);
+  });
+});

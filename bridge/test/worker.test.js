@@ -1,0 +1,126 @@
+/** The entry: who may call, what it takes to serve, what the logs hold. */
+
+import { afterEach, describe, expect, test, vi } from "vitest";
+import { completed, network, SPEECH, speak, TOKEN, visit } from "./fakes.js";
+
+afterEach(() => {
+  vi.unstubAllGlobals();
+  vi.restoreAllMocks();
+});
+
+async function get(path, options) {
+  const response = await visit(path, options).answer;
+  return [response.status, await response.json()];
+}
+
+describe("the key", () => {
+  test.each(["first", "second"])("may be any of several: %s", async (token) => {
+    const options = { settings: { AUTH_TOKEN: "first, second" }, auth: `Bearer ${token}` };
+    expect((await get("/v1/models", options))[0]).toBe(200);
+  });
+
+  test.each([
+    "Bearer ",
+    "Bearer first,second",
+    "Bearer firs",
+    "Bearer firstX",
+    "first",
+    "Bearer a b",
+  ])("is none: %s", async (auth) => {
+    const options = { settings: { AUTH_TOKEN: "first, second" }, auth };
+    expect((await get("/v1/models", options))[0]).toBe(401);
+  });
+
+  test("is compared in full with each of the tokens", async () => {
+    const compared = vi.spyOn(crypto.subtle, "timingSafeEqual");
+    await get("/v1/models", { settings: { AUTH_TOKEN: "a b c" }, auth: "Bearer a" });
+    expect(compared).toHaveBeenCalledTimes(3);
+    for (const [one, other] of compared.mock.calls) {
+      expect([one.byteLength, other.byteLength]).toEqual([32, 32]);
+    }
+  });
+
+  test("of nobody is asked for where that is allowed", async () => {
+    const settings = { AUTH_TOKEN: "", ALLOW_ANONYMOUS: "true" };
+    expect((await get("/v1/models", { settings, auth: null }))[0]).toBe(200);
+  });
+});
+
+describe("a bridge", () => {
+  test.each([
+    ["without a token", { AUTH_TOKEN: " " }, "AUTH_TOKEN is not set"],
+    ["without a backend", { RUNPOD_URL: "" }, "Set one of RUNPOD_URL and SPEECH_URL"],
+    ["with two backends", { SPEECH_URL: "https://x" }, "Set one of RUNPOD_URL and SPEECH_URL"],
+    ["with an address that is none", { RUNPOD_URL: "api.runpod.ai" }, "RUNPOD_URL must be an http"],
+    ["with a number that is none", { JOB_TIMEOUT_SECONDS: "long" }, "JOB_TIMEOUT_SECONDS must be"],
+    ["with a switch that is none", { RUNPOD_STREAM: "maybe" }, "RUNPOD_STREAM must be true or"],
+    ["with a cache of another kind", { CACHE: "kv" }, "CACHE must be r2 or empty"],
+    ["with a cache and no bucket", { CACHE: "r2" }, "CACHE=r2 needs the bucket"],
+  ])("%s serves nothing, and its health says why", async (_, settings, problem) => {
+    const [status, { error }] = await get("/v1/models", { settings });
+    expect([status, error.code]).toEqual([500, "not_configured"]);
+    const [health, { problems }] = await get("/health", { settings, auth: null });
+    expect(health).toBe(503);
+    expect(problems.join()).toContain(problem);
+  });
+
+  test("that is well says which backend it has", async () => {
+    expect(await get("/health", { auth: null })).toEqual([200, { status: "ok", backend: "queue" }]);
+  });
+
+  test("with a longer limit takes longer texts", async () => {
+    network({ runsync: completed() });
+    const input = "a".repeat(5000);
+    expect((await speak({ input }, { settings: { OPENAI_INPUT_LIMIT: "5000" } })).status).toBe(200);
+  });
+
+  test("may be for one site alone", async () => {
+    const response = await visit("/health", { settings: { CORS_ORIGIN: "https://a.test" } }).answer;
+    expect(response.headers.get("Access-Control-Allow-Origin")).toBe("https://a.test");
+    expect(response.headers.get("Vary")).toBe("Origin");
+  });
+});
+
+describe("the log", () => {
+  test("has a line a request, without text, key or query", async () => {
+    const lines = [];
+    for (const level of ["log", "warn", "error"]) {
+      vi.spyOn(console, level).mockImplementation((line) => lines.push(line));
+    }
+    network({
+      runsync: [completed(), { id: "job-1", status: "FAILED", error: `oh: ${SPEECH.input}` }],
+    });
+    await speak();
+    await speak();
+    await visit("/v1/audio/speech?secret", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: `{"input": "${SPEECH.input}`,
+    }).answer;
+    expect(lines).toHaveLength(3);
+    for (const line of lines) {
+      for (const secret of [SPEECH.input, TOKEN, "rpa_1", "secret"])
+        expect(line).not.toContain(secret);
+    }
+    const { request, ...first } = JSON.parse(lines[0]);
+    expect(request).toMatch(/^req_/);
+    expect(first).toEqual({
+      ...{ method: "POST", path: "/v1/audio/speech", status: 200, job: "job-1" },
+      ms: expect.any(Number),
+    });
+  });
+
+  test("of what nobody foresaw has the place, not the message", async () => {
+    const errors = vi.spyOn(console, "error").mockImplementation(() => {});
+    network({ runsync: completed() });
+    vi.spyOn(crypto.subtle, "timingSafeEqual").mockImplementation(() => {
+      throw new Error(SPEECH.input);
+    });
+    const answer = await speak();
+    expect([answer.status, answer.headers.get("x-should-retry")]).toEqual([500, "false"]);
+    expect(answer.text()).not.toContain(SPEECH.input);
+    const [[line]] = errors.mock.calls;
+    expect(line).toMatch(/^internal error: Error\n +at /);
+    expect(line).not.toContain(SPEECH.input);
+  });
+});

@@ -1,0 +1,17 @@
+import { cloudflareTest } from "@cloudflare/vitest-pool-workers";
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  plugins: [
+    cloudflareTest({
+      main: "./worker.js",
+      miniflare: {
+        compatibilityDate: "2026-03-01",
+        compatibilityFlags: ["enable_request_signal"],
+        r2Buckets: ["VIBEVOICE_BUCKET"],
+        cf: false,
+      },
+    }),
+  ],
+  test: { include: ["test/*.test.js"] },
+});
