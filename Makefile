@@ -1,6 +1,7 @@
 # Everything runs from one virtual environment; `make` alone lists the targets.
 VENV ?= .venv
 PORT ?= 8000
+BRIDGE_PORT ?= 8787
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	"$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 	2>/dev/null && echo "$$name" && break; done)
@@ -31,7 +32,7 @@ export CLOUDFLARE_CF_FETCH_ENABLED=false
 help:
 	@echo "make demo    speech from a fresh machine  (TEXT=... VOICE=... FORMAT=... ENGINE=...)"
 	@echo "make serve   the local RunPod API on port $(PORT)  (PORT=...)"
-	@echo "make bridge  OpenAI's API on port 8787, in front of make serve"
+	@echo "make bridge  OpenAI's API on port $(BRIDGE_PORT), in front of make serve"
 	@echo "make test    every test                   make soak   the long ones"
 	@echo "make lint    ruff, mypy, tsc and biome    make bench  the measurements"
 	@echo "make setup   installs what they need      make clean  removes what they made"
@@ -68,7 +69,8 @@ serve: $(VENV)/.demo
 
 bridge: bridge/node_modules/.package-lock.json
 	cp -n bridge/wrangler.toml.example bridge/wrangler.toml
-	cd bridge && npx wrangler dev --port 8787 --var AUTH_TOKEN:local RUNPOD_URL:http://127.0.0.1:$(PORT)
+	cd bridge && npx wrangler dev --port $(BRIDGE_PORT) \
+		--var AUTH_TOKEN:local RUNPOD_URL:http://127.0.0.1:$(PORT)
 
 setup: $(VENV)/.dev $(if $(BRIDGE),bridge/node_modules/.package-lock.json)
 

@@ -2,8 +2,11 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
+
+BRIDGE = Path(__file__).resolve().parent.parent / "bridge"
 
 
 def require_program(name: str, package: str) -> str:
@@ -15,3 +18,14 @@ def require_program(name: str, package: str) -> str:
             pytest.fail(remedy)
         pytest.skip(remedy)
     return path
+
+
+def require_node() -> str:
+    """The path of node, with what the bridge is tested by installed; else as `require_program`."""
+    path = shutil.which("node")
+    if path is not None and (BRIDGE / "node_modules" / "miniflare").is_dir():
+        return path
+    remedy = "needs node and the bridge's packages (make setup installs them)"
+    if os.environ.get("REQUIRE_ALL") == "1":
+        pytest.fail(remedy)
+    pytest.skip(remedy)

@@ -15,6 +15,7 @@ const { VIBEVOICE_BUCKET, ...bindings } = JSON.parse(json);
 const bridge = new Miniflare({
   scriptPath: join(folder, "worker.js"),
   modules: true,
+  modulesRoot: folder,
   compatibilityDate: "2026-03-01",
   compatibilityFlags: ["enable_request_signal"],
   host: "127.0.0.1",

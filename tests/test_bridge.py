@@ -1,0 +1,425 @@
+"""The bridge end to end: OpenAI's own clients, the bridge in workerd, RunPod's API on loopback, the
+real SDK's worker loop, and the preview voice. What the clients get is decoded and checked."""
+
+import base64
+import io
+import json
+import os
+import re
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import soundfile
+
+from tests.bridge import ROOT, Bridge, bridge, wrangler
+from tests.need import require_node, require_program
+from tests.runpod_api import RunPodApi
+from tests.runpod_wire import KEY
+from tests.worker import FAKE, Worker, worker
+
+TOKEN = "sk-test"
+CONTRACT = json.loads((Path(__file__).parent / "openai_contract.json").read_text())
+CASES = {case["name"]: case for cases in CONTRACT["lines"].values() for case in cases}
+TYPES = {
+    "mp3": "audio/mpeg", "opus": "audio/opus", "aac": "audio/aac",
+    "flac": "audio/flac", "wav": "audio/wav", "pcm": "audio/pcm",
+}  # fmt: skip
+TEXT = CONTRACT["speech"]["input"]
+METHODS = ("get", "post", "head", "options")
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    bridge: Bridge
+    worker: Worker
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        settings = {"base_url": f"{self.bridge.url}/v1", "api_key": TOKEN, "max_retries": 0}
+        return openai.OpenAI(**(settings | options))
+
+
+def settings(api: RunPodApi, **more: str) -> dict[str, str]:
+    here = {"RUNPOD_URL": f"{api.url}/loopback/runsync", "RUNPOD_API_KEY": KEY}
+    return here | {"AUTH_TOKEN": TOKEN} | more
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("stack")
+    with (
+        RunPodApi() as api,
+        worker(api, folder / "worker", MAX_CONCURRENCY="8", SAVE_OUTPUT="false") as one,
+        bridge(folder / "bridge", **settings(api)) as door,
+    ):
+        yield Stack(door, one)
+    assert api.violations == []
+    assert TEXT not in one.log() + door.log()
+    assert TOKEN not in door.log()
+
+
+# The contract
+
+
+def send(url: str, case: dict[str, Any]) -> httpx.Response:
+    method = next((name for name in METHODS if name in case), "post")
+    headers = {"Authorization": f"Bearer {TOKEN}"} if "auth" not in case else {}
+    if case.get("auth"):
+        headers["Authorization"] = case["auth"]
+    content = case.get("body")
+    if not any(name in case for name in METHODS):
+        fields = CONTRACT["speech"] | case.get("speech", {})
+        fields |= {name: part * times for name, (part, times) in case.get("fill", {}).items()}
+        content = json.dumps({name: value for name, value in fields.items() if value is not None})
+    if content is not None:
+        headers["Content-Type"] = "application/json"
+    return httpx.request(
+        method.upper(),
+        url + case.get(method, "/v1/audio/speech"),
+        headers=headers | case.get("headers", {}),
+        content=content,
+        timeout=60,
+    )
+
+
+@pytest.fixture(scope="module")
+def answers(stack: Stack) -> dict[str, httpx.Response]:
+    """The answer to every case, and under "slow ..." to those with a tempo at speed 1."""
+    cases = CASES | {
+        f"slow {name}": case | {"speech": case["speech"] | {"speed": 1}}
+        for name, case in CASES.items()
+        if "tempo" in case
+    }
+    with ThreadPoolExecutor(8) as pool:
+        sent = pool.map(lambda case: send(stack.bridge.url, case), cases.values())
+        return dict(zip(cases, sent, strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_contract_holds(name: str, answers: dict[str, httpx.Response], tmp_path: Path) -> None:
+    case, answer = CASES[name], answers[name]
+    assert answer.status_code == case.get("status", 200), answer.text[:500]
+    assert answer.headers["x-request-id"]
+    for header, value in case.get("answers", {}).items():
+        if value.startswith("~"):
+            assert re.search(value[1:], answer.headers[header])
+        else:
+            assert answer.headers[header] == value
+    if "error" in case:
+        assert answer.headers["content-type"] == "application/json"
+        assert list(answer.json()) == ["error"]
+        error = answer.json()["error"]
+        assert isinstance(error.pop("message"), str)
+        assert error == {"type": "invalid_request_error"} | case["error"]
+    if "json" in case:
+        assert holds(answer.json(), case["json"])
+    if "audio" in case or "events" in case:
+        seconds = seconds_of(case, answer, tmp_path)
+        assert seconds > 0.3
+        if "tempo" in case:
+            slow = seconds_of(case, answers[f"slow {name}"], tmp_path)
+            assert slow / seconds == pytest.approx(case["tempo"], rel=0.1)
+    if "head" in case or answer.status_code == 204:
+        assert answer.content == b""
+
+
+def holds(whole: Any, part: Any) -> bool:
+    if isinstance(part, dict):
+        return all(holds(whole[name], value) for name, value in part.items())
+    if isinstance(part, list):
+        return all(any(holds(each, item) for each in whole) for item in part)
+    return bool(whole == part)
+
+
+def seconds_of(case: dict[str, Any], answer: httpx.Response, folder: Path) -> float:
+    if "audio" in case:
+        assert answer.headers["content-type"] == TYPES[case["audio"]]
+        assert int(answer.headers["content-length"]) == len(answer.content)
+        return decoded(answer.content, case["audio"], folder)
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    return decoded(spoken(answer.text), case["events"], folder)
+
+
+def spoken(text: str) -> bytes:
+    """The audio of whole and well-formed events."""
+    lines = text.split("\r\n\r\n")
+    assert lines.pop() == ""
+    assert lines.pop() == "data: [DONE]"
+    events = [json.loads(line.removeprefix("data: ")) for line in lines]
+    done = events.pop()
+    assert done["type"] == "speech.audio.done"
+    usage = done["usage"]
+    assert sorted(usage) == ["input_tokens", "output_tokens", "total_tokens"]
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+    assert {(*event,) for event in events} == {("type", "audio")}
+    parts = [base64.b64decode(event["audio"]) for event in events]
+    assert {len(part) for part in parts[:-1]} <= {4096}
+    return b"".join(parts)
+
+
+def decoded(data: bytes, name: str, folder: Path) -> float:
+    """The seconds of audio that a decoder finds which had no part in making it."""
+    if name == "pcm":
+        return len(data) / 2 / 24_000
+    if name == "aac":
+        (folder / "speech.aac").write_bytes(data)
+        command = [require_program("faad", "faad"), "-q", "-o", "speech.wav", "speech.aac"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        return float(soundfile.info(folder / "speech.wav").duration)
+    return float(soundfile.info(io.BytesIO(data)).duration)
+
+
+def test_the_facts_are_in_headers(stack: Stack) -> None:
+    case = {"speech": {"seed": 7, "nonsense": 1, "voice": "nova"}, "headers": {"X-Request-ID": "r-7"}}
+    answer = send(stack.bridge.url, case)
+    facts = {name: value for name, value in answer.headers.items() if name.startswith("x-speech")}
+    assert facts.pop("x-speech-job") in stack.worker.api.jobs
+    assert 1 < float(facts.pop("x-speech-seconds")) < 5
+    for part in ("queue", "synth", "total"):
+        assert int(facts.pop(f"x-speech-{part}-ms")) >= 0
+    assert facts == {
+        "x-speech-engine": "espeak",
+        "x-speech-voice": "Maya",
+        "x-speech-seed": "7",
+        "x-speech-ignored": "nonsense",
+    }
+    assert "request r-7" in stack.worker.log()
+
+
+# OpenAI's clients
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_the_python_client_gets_a_file(name: Any, stack: Stack, tmp_path: Path) -> None:
+    speech = stack.client().audio.speech.create(
+        model="tts-1", voice="alloy", input=TEXT, response_format=name
+    )
+    assert decoded(speech.content, name, tmp_path) > 1
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_the_python_client_streams_a_file(name: Any, stack: Stack, tmp_path: Path) -> None:
+    streaming = stack.client().audio.speech.with_streaming_response
+    with streaming.create(
+        model="gpt-4o-mini-tts", voice="verse", input=TEXT, response_format=name
+    ) as response:
+        data = b"".join(response.iter_bytes(1000))
+    assert decoded(data, name, tmp_path) > 1
+
+
+def test_the_python_client_lists_and_describes_models(stack: Stack) -> None:
+    client = stack.client()
+    assert "gpt-4o-mini-tts" in {model.id for model in client.models.list()}
+    assert client.models.retrieve("tts-1").owned_by == "vibevoice"
+
+
+def test_the_python_client_raises_its_own_errors(stack: Stack) -> None:
+    with pytest.raises(openai.AuthenticationError) as unknown:
+        stack.client(api_key="wrong").models.list()
+    assert unknown.value.code == "invalid_api_key"
+    client = stack.client()
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.audio.speech.create(model="fake_id", voice="alloy", input="Hi.")
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.audio.speech.create(model="tts-1", voice="alloy", input="Hi.", speed=9)
+    assert wrong.value.param == "speed"
+    assert wrong.value.request_id
+
+
+def test_what_the_worker_refuses_is_the_callers_error(stack: Stack) -> None:
+    extra = {"voice_url": "http://127.0.0.1:1/a.wav"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        stack.client(max_retries=2).audio.speech.create(
+            model="tts-1", voice="alloy", input=TEXT, extra_body=extra
+        )
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "voice_url")
+    assert "leads to no public http address" in refused.value.message
+
+
+def test_too_many_requests_are_tried_again(stack: Stack, tmp_path: Path) -> None:
+    stack.worker.api.fail("runsync", 429)
+    with pytest.raises(openai.RateLimitError) as limited:
+        stack.client().audio.speech.create(model="tts-1", voice="alloy", input=TEXT)
+    assert limited.value.code == "rate_limit_exceeded"
+    assert limited.value.response.headers["retry-after"] == "5"
+    stack.worker.api.fail("runsync", 503)
+    speech = stack.client(max_retries=1).audio.speech.create(
+        model="tts-1", voice="alloy", input=TEXT, response_format="wav"
+    )
+    assert decoded(speech.content, "wav", tmp_path) > 1
+
+
+def test_the_npm_client_speaks(stack: Stack, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [require_node(), "test/client.mjs", f"{stack.bridge.url}/v1", TOKEN, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    told = json.loads(run.stdout)
+    for name in TYPES:
+        for kind in ("whole", "streamed"):
+            assert decoded((tmp_path / f"{kind}.{name}").read_bytes(), name, tmp_path) > 1
+    assert "tts-1" in told["models"]
+    assert told["events"][-1] == "speech.audio.done"
+    assert decoded((tmp_path / "events.mp3").read_bytes(), "mp3", tmp_path) > 1
+    assert told["errors"] == [
+        ["AuthenticationError", 401, "invalid_api_key"],
+        ["NotFoundError", 404, "model_not_found"],
+        ["BadRequestError", 400, "missing_required_parameter"],
+    ]
+
+
+# Callers who leave, and jobs that fail
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A worker that does what the text says; see `tests.fake_worker`."""
+    folder = tmp_path_factory.mktemp("told")
+    with (
+        RunPodApi() as api,
+        worker(api, folder / "worker", FAKE, MAX_CONCURRENCY="4", MAX_RETRIES="0") as one,
+        bridge(folder / "bridge", **settings(api, RUNPOD_WAIT_SECONDS="1")) as door,
+    ):
+        yield Stack(door, one)
+    assert api.violations == []
+
+
+def resetting() -> httpx.Client:
+    """A client whose leaving is a reset. Cloudflare's edge sees every leaving; workerd by itself
+    takes a closed connection for one that only has no more to say, until an answer begins."""
+    linger = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return httpx.Client(transport=httpx.HTTPTransport(socket_options=[linger]))
+
+
+def test_a_client_that_leaves_stops_the_job(told: Stack) -> None:
+    text = "frames400 delay100"
+    client = told.client(timeout=2, http_client=resetting())
+    with pytest.raises(openai.APITimeoutError):
+        client.audio.speech.create(model="tts-1", voice="alloy", input=text)
+    left = time.monotonic()
+    told.worker.api.until(lambda: told.worker.journal(text)[-1:][0][1] == "cancelled")
+    assert time.monotonic() - left < 5
+    (job,) = [job for job in told.worker.api.jobs.values() if job.wire["input"]["text"] == text]
+    assert job.status == "CANCELLED"
+
+
+def test_a_job_that_outlasts_the_wait_is_waited_for(told: Stack) -> None:
+    speech = told.client().audio.speech.create(
+        model="tts-1", voice="alloy", input="frames40 delay60", response_format="pcm",
+    )  # fmt: skip
+    assert len(speech.content) == 40 * 3200 * 2
+    assert told.worker.api.seen("status")
+
+
+def test_a_failed_job_is_not_paid_for_three_times(told: Stack) -> None:
+    text = "frames4 fail1"
+    with pytest.raises(openai.InternalServerError) as failed:
+        told.client(max_retries=2).audio.speech.create(model="tts-1", voice="alloy", input=text)
+    assert "failed as it was told to" in failed.value.message
+    assert [what for _, what in told.worker.journal(text)].count("start") == 1
+
+
+# Pieces while the worker speaks
+
+
+@pytest.fixture(scope="module")
+def streaming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("streaming")
+    with (
+        RunPodApi() as api,
+        worker(api, folder / "worker", FAKE, MAX_CONCURRENCY="4", STREAM_JOBS="true") as one,
+        bridge(folder / "bridge", **settings(api, RUNPOD_STREAM="true")) as door,
+    ):
+        yield Stack(door, one)
+    assert api.violations == []
+
+
+def test_a_stream_begins_while_the_worker_speaks(streaming: Stack) -> None:
+    text = "frames40 delay40"
+    create = streaming.client().audio.speech.with_streaming_response.create
+    with create(model="tts-1", voice="alloy", input=text, response_format="pcm") as response:
+        chunks = response.iter_bytes()
+        data = next(chunks)
+        first = time.monotonic()
+        data += b"".join(chunks)
+    assert len(data) == 40 * 3200 * 2
+    frames = [at for at, what in streaming.worker.journal(text) if what == "frame"]
+    assert first < frames[-1]
+
+
+def test_a_client_that_leaves_a_stream_stops_the_job(streaming: Stack) -> None:
+    text = "frames400 delay100"
+    create = streaming.client().audio.speech.with_streaming_response.create
+    with create(model="tts-1", voice="alloy", input=text, response_format="pcm") as response:
+        next(response.iter_bytes())
+    journal = streaming.worker.journal
+    streaming.worker.api.until(lambda: journal(text)[-1:][0][1] == "cancelled")
+
+
+def test_a_stream_that_fails_is_an_error_event_and_no_end(streaming: Stack) -> None:
+    case = {"speech": {"input": "frames40 delay10 fail30", "stream_format": "sse"}}
+    lines = send(streaming.bridge.url, case).text.strip().split("\r\n\r\n")
+    assert "speech.audio.delta" in lines[0]
+    assert json.loads(lines[-1].removeprefix("data: "))["type"] == "error"
+
+
+@pytest.mark.xfail(strict=True, reason="cloudflare/workerd#6818: a failed body ends like a whole one")
+def test_a_raw_stream_that_fails_does_not_end_like_a_whole_one(streaming: Stack) -> None:
+    case = {"speech": {"input": "frames40 delay10 fail31", "response_format": "pcm"}}
+    with pytest.raises(httpx.RemoteProtocolError):
+        send(streaming.bridge.url, case)
+
+
+# What a new user does
+
+
+def test_wrangler_takes_the_example_as_it_is(tmp_path: Path) -> None:
+    run = wrangler("deploy", "--dry-run", "--outdir", str(tmp_path / "out"), folder=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "--dry-run: exiting now." in run.stdout
+
+
+def test_make_bridge_serves_in_front_of_make_serve(local_api: int, tmp_path: Path) -> None:
+    require_program("make", "make")
+    require_node()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["make", "-s", "bridge", f"PORT={local_api}", f"BRIDGE_PORT={port}"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env=os.environ | {"CI": "true"}, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="local")
+        speech = client.audio.speech.create(
+            model="tts-1", voice="nova", input=TEXT, response_format="wav"
+        )
+        assert decoded(speech.content, "wav", tmp_path) > 1
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(15)
