@@ -13,7 +13,7 @@ import { fetchWithin, NetworkError } from "./net.js";
 
 const SOON_SEC = 2;
 /** Beyond the wait that was asked for: what a slow network may take. */
-const SLACK_MS = 15_000;
+const SLACK_MS = 10_000;
 const MOST_FAILURES = 12;
 
 export class RunPod {

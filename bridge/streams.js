@@ -2,6 +2,8 @@
 
 import { ApiError, failed } from "./errors.js";
 
+const BLOCK = 64 * 1024;
+
 /** @typedef {{ readable: ReadableStream<Uint8Array>, writable: WritableStream<Uint8Array> }} Pipe */
 
 /**
@@ -25,7 +27,7 @@ export function pipe(length) {
  */
 export async function* bytesOf(stream, idleMs) {
   if (!stream) return;
-  const reader = stream.getReader();
+  const reader = readerOf(stream);
   reader.closed.catch(() => {}); // each read tells it
   let waitsSince = 0;
   let stalled = false;
@@ -38,7 +40,7 @@ export async function* bytesOf(stream, idleMs) {
   try {
     for (;;) {
       waitsSince = Date.now();
-      const { done, value } = await reader.read().catch(brokenOff);
+      const { done, value } = await reader.read(new Uint8Array(BLOCK)).catch(brokenOff);
       waitsSince = 0;
       if (stalled) throw failed(504, "timeout", "The audio stands still.", false);
       if (done) return;
@@ -47,6 +49,21 @@ export async function* bytesOf(stream, idleMs) {
   } finally {
     if (timer) clearInterval(timer);
     await reader.cancel().catch(() => {}); // it may have failed already
+  }
+}
+
+/**
+ * A reader that gives what is there, up to the size of the block that it is handed. By default the
+ * runtime gives 4 KiB at a time, at a fifth of the speed.
+ *
+ * @param {ReadableStream<Uint8Array>} stream
+ */
+function readerOf(stream) {
+  try {
+    return stream.getReader({ mode: "byob" });
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    return /** @type {any} */ (stream.getReader()); // it is no stream of bytes, but of chunks
   }
 }
 

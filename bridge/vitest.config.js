@@ -13,5 +13,5 @@ export default defineConfig({
       },
     }),
   ],
-  test: { include: ["test/*.test.js"] },
+  test: { include: ["test/*.test.js"], silent: "passed-only" },
 });

@@ -44,7 +44,7 @@ class Bridge:
     def memory_mb(self) -> float:
         """What workerd holds in RAM now."""
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return sum(child.memory_info().rss for child in children) / 1e6
+        return float(sum(child.memory_info().rss for child in children)) / 1e6
 
 
 def wrangler(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":

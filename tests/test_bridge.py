@@ -44,8 +44,8 @@ class Stack:
     worker: Worker
 
     def client(self, **options: Any) -> openai.OpenAI:
-        settings = {"base_url": f"{self.bridge.url}/v1", "api_key": TOKEN, "max_retries": 0}
-        return openai.OpenAI(**(settings | options))
+        options = {"api_key": TOKEN, "max_retries": 0, **options}
+        return openai.OpenAI(base_url=f"{self.bridge.url}/v1", **options)
 
 
 def settings(api: RunPodApi, **more: str) -> dict[str, str]:
@@ -180,7 +180,10 @@ def decoded(data: bytes, name: str, folder: Path) -> float:
 
 
 def test_the_facts_are_in_headers(stack: Stack) -> None:
-    case = {"speech": {"seed": 7, "nonsense": 1, "voice": "nova"}, "headers": {"X-Request-ID": "r-7"}}
+    case = {
+        "speech": {"seed": 7, "nonsense": 1, "voice": "nova"},
+        "headers": {"X-Request-ID": "r-7"},
+    }
     answer = send(stack.bridge.url, case)
     facts = {name: value for name, value in answer.headers.items() if name.startswith("x-speech")}
     assert facts.pop("x-speech-job") in stack.worker.api.jobs
@@ -379,7 +382,9 @@ def test_a_stream_that_fails_is_an_error_event_and_no_end(streaming: Stack) -> N
     assert json.loads(lines[-1].removeprefix("data: "))["type"] == "error"
 
 
-@pytest.mark.xfail(strict=True, reason="cloudflare/workerd#6818: a failed body ends like a whole one")
+@pytest.mark.xfail(
+    strict=True, reason="cloudflare/workerd#6818: a failed body ends like a whole one"
+)
 def test_a_raw_stream_that_fails_does_not_end_like_a_whole_one(streaming: Stack) -> None:
     case = {"speech": {"input": "frames40 delay10 fail31", "response_format": "pcm"}}
     with pytest.raises(httpx.RemoteProtocolError):
