@@ -34,7 +34,7 @@ help:
 	@echo "make serve   the local RunPod API on port $(PORT)  (PORT=...)"
 	@echo "make bridge  OpenAI's API on port $(BRIDGE_PORT), in front of make serve"
 	@echo "make test    every test                   make soak   the long ones"
-	@echo "make lint    ruff, mypy, tsc and biome    make bench  the measurements"
+	@echo "make lint    ruff, mypy, tsc, prettier    make bench  the measurements"
 	@echo "make setup   installs what they need      make clean  removes what they made"
 
 $(VENV)/.created:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("text_plan", "audio_chain", "job", "worker", "vibevoice_reference")
+SCRIPTS = ("text_plan", "audio_chain", "job", "worker", "vibevoice_reference", "bridge")
 
 
 def machine() -> str:

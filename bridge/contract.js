@@ -35,11 +35,9 @@ export function parseAsk(body, inputLimit) {
   if (!isObject(body)) {
     throw invalid(null, "invalid_value", "The body must be a JSON object.");
   }
-  /** @type {Record<string, unknown>} */
-  const given = {};
-  for (const [name, value] of Object.entries(body)) {
-    if (value !== null || name === "loudness") given[name] = value;
-  }
+  const given = Object.fromEntries(
+    Object.entries(body).filter(([name, value]) => value !== null || name === "loudness"),
+  );
   for (const name of ["model", "input", "voice"]) {
     if (given[name] === undefined) {
       throw invalid(name, "missing_required_parameter", `Missing required parameter: '${name}'.`);
@@ -61,7 +59,7 @@ export function parseAsk(body, inputLimit) {
     speed: given.speed === undefined ? 1 : number(given, "speed", 0.25, 4),
     sse: oneOf(given, "stream_format", ["audio", "sse"]) === "sse",
     extras,
-    ignored: Object.keys(given).filter((name) => !SPOKEN.has(name) && !(name in EXTRAS)),
+    ignored: Object.keys(given).filter((name) => !SPOKEN.has(name) && !Object.hasOwn(EXTRAS, name)),
   };
 }
 

@@ -55,7 +55,7 @@ export class Bridge {
     if (!methods.includes(request.method)) throw wrongMethod(request.method, methods);
     if (route === "/v1/audio/speech") return await this.speech(visit, token);
     if (route === "/v1/audio/voices") return Response.json(await this.listed(visit));
-    return Response.json(model ? getModel(decodeURIComponent(model)) : listModels());
+    return Response.json(model ? getModel(unescaped(model)) : listModels());
   }
 
   health() {
@@ -123,6 +123,15 @@ function audioResponse(speech, ask, waitUntil) {
   headers.set("Content-Type", speech.contentType);
   if (ask.sse) headers.set("Cache-Control", "no-store");
   return new Response(bodyOf(speech, waitUntil), { headers });
+}
+
+/** @param {string} part of an address */
+function unescaped(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** @param {string[]} methods */

@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -391,7 +392,18 @@ def test_a_raw_stream_that_fails_does_not_end_like_a_whole_one(streaming: Stack)
         send(streaming.bridge.url, case)
 
 
-# What a new user does
+# What a new user does and reads
+
+
+def test_the_readme_names_every_setting_and_header() -> None:
+    readme = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| (`.+?) \|", readme, re.M)
+    documented = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+    read = re.findall(r'this\.\w+\(\s*"([A-Z_]+)"', (ROOT / "settings.js").read_text())
+    headers = re.findall(r'"(X-Speech-[\w-]+)"', (ROOT / "facts.js").read_text())
+    assert len(read) > 10
+    assert set(read) | set(headers) <= documented
+    assert {name for name in documented if name.isupper() or name[:2] == "X-"} == {*read, *headers}
 
 
 def test_wrangler_takes_the_example_as_it_is(tmp_path: Path) -> None:
@@ -402,6 +414,7 @@ def test_wrangler_takes_the_example_as_it_is(tmp_path: Path) -> None:
 
 def test_make_bridge_serves_in_front_of_make_serve(local_api: int, tmp_path: Path) -> None:
     require_program("make", "make")
+    require_program("curl", "curl")
     require_node()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -420,11 +433,13 @@ def test_make_bridge_serves_in_front_of_make_serve(local_api: int, tmp_path: Pat
                 break
             except httpx.TransportError:
                 time.sleep(0.1)
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="local")
-        speech = client.audio.speech.create(
-            model="tts-1", voice="nova", input=TEXT, response_format="wav"
-        )
-        assert decoded(speech.content, "wav", tmp_path) > 1
+        readme = (ROOT / "README.md").read_text().replace("127.0.0.1:8787", f"127.0.0.1:{port}")
+        (curl,) = re.findall(r"^```bash\n(.*?)^```", readme, re.M | re.S)
+        (python,) = re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S)
+        subprocess.run(["bash", "-euo", "pipefail", "-c", curl], cwd=tmp_path, check=True)
+        subprocess.run([sys.executable, "-c", python], cwd=tmp_path, check=True)
+        for name in ("mp3", "wav"):
+            assert decoded((tmp_path / f"fox.{name}").read_bytes(), name, tmp_path) > 1
     finally:
         os.killpg(process.pid, 15)
         process.wait(15)

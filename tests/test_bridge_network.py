@@ -178,6 +178,28 @@ def test_audio_that_stands_still_is_broken_off(tmp_path: Path) -> None:
     assert time.monotonic() - start < 10
 
 
+def test_a_direct_server_sees_that_the_caller_has_left(tmp_path: Path) -> None:
+    left = threading.Event()
+
+    async def speaking(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(head(1000 * len(BLOCK), "audio/pcm"))
+        try:
+            while not reader.at_eof():
+                writer.write(BLOCK)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        finally:
+            left.set()
+
+    with serving(speaking) as port, bridge(tmp_path, **backend_settings("direct", port)) as one:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        url = f"{one.url}/v1/audio/speech"
+        with httpx.stream("POST", url, json=SPEECH, headers=headers) as answer:
+            next(answer.iter_bytes())
+        assert left.wait(5)
+
+
 @pytest.mark.parametrize("backend", ["link", "direct"])
 def test_200_mb_pass_through_a_bridge_that_stays_small(backend: str, tmp_path: Path) -> None:
     blocks = 200 * MB // len(BLOCK)

@@ -124,3 +124,48 @@ describe("the log", () => {
     expect(line).not.toContain(SPEECH.input);
   });
 });
+
+describe("whatever a caller sends", () => {
+  const fields = [
+    "model",
+    "input",
+    "voice",
+    "instructions",
+    "response_format",
+    "speed",
+    "stream_format",
+  ];
+  const extras = ["seed", "steps", "cfg_scale", "loudness", "disable_prefill", "voice_url"];
+  const values = [
+    ...[null, true, false, 0, -1, 1.5, 1e308, "", " ", "x", "\ud800", "\u0000", "__proto__"],
+    ...[[], [[]], [null], {}, { id: null }, { id: "x", id2: 1 }, { toString: 1 }, { 1: "Bob" }],
+  ];
+
+  test.each([...fields, ...extras, "speakers", "pronunciations", "stream", "constructor"])(
+    "as %s is spoken or refused, and no accident",
+    async (field) => {
+      network({ runsync: completed() });
+      for (const value of values) {
+        const answer = await speak({ [field]: value });
+        expect([200, 400, 404]).toContain(answer.status);
+        if (answer.status !== 200) expect(answer.error.param).toBe(field);
+      }
+    },
+  );
+
+  test("as a prototype is a field that nobody knows", async () => {
+    network({ runsync: completed() });
+    const body =
+      '{"model": "tts-1", "voice": "x", "__proto__": {"input": "Hi."}, "constructor": 1}';
+    expect((await speak({}, { body })).error.param).toBe("input");
+    const whole = body.replace("{", '{"input": "Hi.", ');
+    const answer = await speak({}, { body: whole });
+    expect(answer.headers.get("X-Speech-Ignored")).toBe("__proto__; constructor");
+  });
+
+  test("as an address is a 404", async () => {
+    for (const path of ["/v1/models/%", "/v1/models/%zz", "/v1//models", "/v1/models/a/b", "//"]) {
+      expect((await get(path))[0]).toBe(404);
+    }
+  });
+});
