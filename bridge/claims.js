@@ -5,9 +5,13 @@
  * retry (`x-stainless-retry-count`) within a minute of the attempt before. Isolates share no
  * memory, so the job's id lies in R2, where a put that depends on what was read decides who is
  * first. Without a bucket, or while it fails, every request has its own job.
+ *
+ * R2 takes one write a second of an object, so writes wait for each other and are tried again. What
+ * nobody waits for is written in the background.
  */
 
 /** @typedef {{ job: string | null, waiters: number, at: number }} Entry */
+/** @typedef {(work: Promise<unknown>) => void} WaitUntil */
 
 const RETRY_LIFE_MS = 60_000;
 /** RunPod keeps a result for half an hour at most. */
@@ -15,28 +19,39 @@ const KEY_LIFE_MS = 30 * 60_000;
 /** An SDK's first retry comes after half a second to a second. */
 const GRACE_MS = 2_000;
 const LOOK_MS = 250;
+const WRITE_PAUSE_MS = 1_100;
+const ATTEMPTS = 3;
 
 /**
  * @param {R2Bucket | null} bucket
  * @param {Request} request
  * @param {string} token
  * @param {string} body
+ * @param {WaitUntil} waitUntil
  * @returns {Promise<Claim>}
  */
-export async function claimFor(bucket, request, token, body) {
+export async function claimFor(bucket, request, token, body, waitUntil) {
   const key = request.headers.get("Idempotency-Key") ?? "";
   const retried = Number(request.headers.get("x-stainless-retry-count")) > 0;
   const digest = await sha256(JSON.stringify([token, key, body]));
   const life = key ? KEY_LIFE_MS : retried ? RETRY_LIFE_MS : 0;
-  return new Claim(bucket, `idempotency/${digest}.json`, life);
+  return new Claim(bucket, `idempotency/${digest}.json`, life, waitUntil);
 }
 
 export class Claim {
-  /** @param {R2Bucket | null} bucket @param {string} name @param {number} lifeMs 0 joins nothing */
-  constructor(bucket, name, lifeMs) {
+  /**
+   * @param {R2Bucket | null} bucket
+   * @param {string} name
+   * @param {number} lifeMs 0 joins nothing
+   * @param {WaitUntil} waitUntil
+   */
+  constructor(bucket, name, lifeMs, waitUntil) {
     this.bucket = bucket;
     this.name = name;
     this.lifeMs = lifeMs;
+    this.waitUntil = waitUntil;
+    /** @type {Promise<unknown>} */
+    this.written = Promise.resolve();
   }
 
   /**
@@ -47,6 +62,10 @@ export class Claim {
    * @returns {Promise<string | null>}
    */
   async open(patienceMs) {
+    if (!this.lifeMs) {
+      this.write((bucket) => bucket.put(this.name, entry(null, 1)));
+      return null;
+    }
     try {
       return await this.found(patienceMs);
     } catch (error) {
@@ -58,28 +77,29 @@ export class Claim {
   /** @param {number} patienceMs */
   async found(patienceMs) {
     if (!this.bucket) return null;
-    if (!this.lifeMs) {
-      await this.bucket.put(this.name, entry(null, 1));
-      return null;
-    }
     for (const start = Date.now(); ; await scheduler.wait(LOOK_MS)) {
-      const found = await this.read();
-      const fresh = found !== null && Date.now() - found.entry.at < this.lifeMs;
-      if (found && fresh && !found.entry.job && Date.now() - start < patienceMs) continue;
-      const job = found && fresh ? found.entry.job : null;
-      if (await this.replace(found?.etag, entry(job, found && job ? found.entry.waiters + 1 : 1)))
-        return job;
+      const patient = Date.now() - start < patienceMs;
+      const found = await this.read(this.bucket);
+      const known = found && Date.now() - found.entry.at < this.lifeMs ? found.entry : null;
+      if (known && !known.job && patient) continue;
+      const job = known?.job ?? null;
+      const claimed = entry(job, known && job ? known.waiters + 1 : 1);
+      try {
+        if (await this.replace(this.bucket, found?.etag, claimed)) return job;
+      } catch (error) {
+        if (!patient) throw error;
+      }
     }
   }
 
   /** @param {string} job */
-  async tell(job) {
-    await this.change((found) => ({ ...found, job })).catch(forgotten);
+  tell(job) {
+    this.write((bucket) => this.change(bucket, (found) => ({ ...found, job })));
   }
 
   /** After a start that failed: whoever comes next has to start. */
-  async drop() {
-    await this.bucket?.delete(this.name).catch(forgotten);
+  drop() {
+    this.write((bucket) => bucket.delete(this.name));
   }
 
   /**
@@ -90,35 +110,56 @@ export class Claim {
    */
   async leave() {
     if (!this.bucket) return true;
-    await this.change((found) => ({ ...found, waiters: found.waiters - 1 })).catch(forgotten);
+    const less = (/** @type {Entry} */ found) => ({ ...found, waiters: found.waiters - 1 });
+    this.write((bucket) => this.change(bucket, less));
+    await this.written;
     await scheduler.wait(GRACE_MS);
-    const found = await this.read().catch(forgotten);
+    const found = await this.read(this.bucket).catch(forgotten);
     if (found && found.entry.waiters > 0) return false;
-    await this.drop();
+    this.drop();
     return true;
   }
 
-  /** @param {(entry: Entry) => Entry} edit */
-  async change(edit) {
-    if (!this.bucket) return;
+  /** @param {(bucket: R2Bucket) => Promise<unknown>} work */
+  write(work) {
+    const { bucket } = this;
+    if (!bucket) return;
+    const persistently = async () => {
+      for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
+        try {
+          await work(bucket);
+          return;
+        } catch (error) {
+          if (attempt === ATTEMPTS) forgotten(error);
+          else await scheduler.wait(WRITE_PAUSE_MS);
+        }
+      }
+    };
+    this.written = this.written.then(persistently);
+    this.waitUntil(this.written);
+  }
+
+  /** @param {R2Bucket} bucket @param {(entry: Entry) => Entry} edit */
+  async change(bucket, edit) {
     for (;;) {
-      const found = await this.read();
+      const found = await this.read(bucket);
       if (!found) return;
       const { job, waiters } = edit(found.entry);
-      if (await this.replace(found.etag, entry(job, waiters))) return;
+      if (await this.replace(bucket, found.etag, entry(job, waiters))) return;
     }
   }
 
-  async read() {
-    const object = await this.bucket?.get(this.name);
+  /** @param {R2Bucket} bucket */
+  async read(bucket) {
+    const object = await bucket.get(this.name);
     if (!object) return null;
     return { etag: object.etag, entry: /** @type {Entry} */ (await object.json()) };
   }
 
-  /** @param {string | undefined} etag what must still be there @param {string} text */
-  async replace(etag, text) {
+  /** @param {R2Bucket} bucket @param {string | undefined} etag of what must be there @param {string} text */
+  async replace(bucket, etag, text) {
     const onlyIf = etag ? { etagMatches: etag } : { etagDoesNotMatch: "*" };
-    return (await this.bucket?.put(this.name, text, { onlyIf })) !== null;
+    return (await bucket.put(this.name, text, { onlyIf })) !== null;
   }
 }
 
@@ -129,7 +170,7 @@ function forgotten(error) {
 }
 
 /** Of a request that no other can join. */
-export const NO_CLAIM = new Claim(null, "", 0);
+export const NO_CLAIM = new Claim(null, "", 0, () => {});
 
 /** @param {string | null} job @param {number} waiters */
 function entry(job, waiters) {

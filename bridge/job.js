@@ -52,7 +52,7 @@ export class Job {
       return await this.whole(Promise.resolve({ state, audio: [] }));
     } catch (error) {
       if (this.call.signal.aborted || !isGone(error)) throw error;
-      await this.call.claim.drop();
+      this.call.claim.drop();
       return await this.whole(this.submit(input));
     }
   }
@@ -62,10 +62,10 @@ export class Job {
     const { claim } = this.call;
     try {
       const answer = await this.runpod.runsync(this.wire(input), this.settings.waitMs);
-      await claim.tell(answer.state.id);
+      claim.tell(answer.state.id);
       return answer;
     } catch (error) {
-      await claim.drop();
+      claim.drop();
       throw error;
     }
   }
@@ -143,8 +143,8 @@ export class Job {
   cancel(id) {
     if (this.ended) return;
     this.ended = true;
-    const cancelled = Promise.all([this.runpod.cancel(id), this.call.claim.drop()]);
-    this.call.waitUntil(cancelled.catch(() => {})); // its time to live ends it, too
+    this.call.claim.drop();
+    this.call.waitUntil(this.runpod.cancel(id).catch(() => {})); // its time to live ends it, too
   }
 
   /** @param {Promise<Answer>} begun */

@@ -164,6 +164,28 @@ describe("the same request again", () => {
     expect(starts(calls)).toBe(2);
   });
 
+  test("joins the job though R2 takes one write a second", async () => {
+    let last = 0;
+    const slow = new Proxy(bucket, {
+      get:
+        (target, name) =>
+        async (...args) => {
+          if (name !== "get" && Date.now() - last < 1000) throw new Error("429");
+          if (name !== "get") last = Date.now();
+          return target[name](...args);
+        },
+    });
+    let working = true;
+    const calls = network({ runsync: QUEUED, status: () => (working ? WORKING : completed()) });
+    const options = { settings: { VIBEVOICE_BUCKET: slow }, ...key };
+    const both = [speak({}, options), speak({}, options)];
+    setTimeout(() => {
+      working = false;
+    }, 3000);
+    for (const { bytes } of await Promise.all(both)) expect(bytes).toEqual(audio());
+    expect(starts(calls)).toBe(1);
+  });
+
   test("neither text nor token lies in the bucket", async () => {
     network({ runsync: completed() });
     await speak({}, { settings, ...key });
