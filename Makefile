@@ -23,6 +23,7 @@ override MODEL_PATH := $(value MODEL_PATH)
 export TEXT VOICE FORMAT ENGINE MODEL_PATH
 
 NODE := $(NODE)
+export BRIDGE
 export PATH := $(if $(NODE),$(abspath $(VENV))/bin:)$(PATH)
 export WRANGLER_SEND_METRICS=false
 export CLOUDFLARE_CF_FETCH_ENABLED=false
