@@ -2,9 +2,10 @@
  * A job's state as RunPod tells it, with its audio decoded on the way in.
  *
  * The JSON is read as it comes: the text of `audio_base64` and of `audio_chunk`s goes through a
- * base64 decoder and is never held, all else is kept and parsed in the end. So an answer costs the bytes of its audio. The
- * audio is held until the JSON has ended, because only then is it known to be whole, and its length
- * and the facts beside it can go into the headers. RunPod lets an answer have at most 20 MB.
+ * base64 decoder and is never held, all else is kept and parsed in the end. So an answer costs the
+ * bytes of its audio. They are held until the JSON has ended, because only then are they known to be
+ * whole, and their length and the facts beside them can go into the headers. RunPod lets an answer
+ * have at most 20 MB.
  */
 
 import { bytesOf } from "./streams.js";

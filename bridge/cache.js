@@ -76,7 +76,7 @@ export class Cache {
     for await (const bytes of chunks) {
       room -= bytes.length;
       if (room < 0) kept = [];
-      else kept.push(bytes);
+      else kept.push(bytes.slice()); // it may be a view of a block that is mostly empty
       yield bytes;
     }
     if (room >= 0) copy(kept);

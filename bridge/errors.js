@@ -27,7 +27,8 @@ export class ApiError extends Error {
     this.body = { error: { message, type, param, code } };
     this.headers = { ...headers };
     if (retry === false) this.headers["x-should-retry"] = "false";
-    if (typeof retry === "number") this.headers["Retry-After"] = String(Math.max(1, retry));
+    if (typeof retry === "number")
+      this.headers["Retry-After"] = String(Math.max(1, Math.ceil(retry)));
   }
 
   /** @returns {Response} */

@@ -28,16 +28,9 @@
 
 /** @typedef {Record<string, unknown>} Env */
 
-/** @type {WeakMap<Env, Settings>} */
-const read = new WeakMap();
-
 /** @param {Env} env @returns {Settings} */
 export function settingsOf(env) {
-  const known = read.get(env);
-  if (known) return known;
-  const settings = new Reader(env).settings();
-  read.set(env, settings);
-  return settings;
+  return new Reader(env).settings();
 }
 
 class Reader {
