@@ -339,6 +339,21 @@ def test_a_failed_job_is_not_paid_for_three_times(told: Stack) -> None:
     assert [what for _, what in told.worker.journal(text)].count("start") == 1
 
 
+def test_a_clients_own_retry_joins_the_job_that_it_left(told: Stack, tmp_path: Path) -> None:
+    text = "frames26 delay100"  # about 3.5 s
+    more = {"RUNPOD_WAIT_SECONDS": "1", "VIBEVOICE_BUCKET": "R2"}
+    with bridge(tmp_path, **settings(told.worker.api, **more)) as door:
+        client = Stack(door, told.worker).client(
+            timeout=2.5, max_retries=1, http_client=resetting()
+        )
+        speech = client.audio.speech.create(
+            model="tts-1", voice="alloy", input=text, response_format="pcm"
+        )
+    assert len(speech.content) == 26 * 3200 * 2
+    jobs = [job for job in told.worker.api.jobs.values() if job.wire["input"]["text"] == text]
+    assert [job.status for job in jobs] == ["COMPLETED"]
+
+
 # Pieces while the worker speaks
 
 
