@@ -340,11 +340,11 @@ def test_a_failed_job_is_not_paid_for_three_times(told: Stack) -> None:
 
 
 def test_a_clients_own_retry_joins_the_job_that_it_left(told: Stack, tmp_path: Path) -> None:
-    text = "frames26 delay100"  # about 3.5 s
+    text = "frames26 delay100"
     more = {"RUNPOD_WAIT_SECONDS": "1", "VIBEVOICE_BUCKET": "R2"}
     with bridge(tmp_path, **settings(told.worker.api, **more)) as door:
         client = Stack(door, told.worker).client(
-            timeout=2.5, max_retries=1, http_client=resetting()
+            timeout=2.5, max_retries=3, http_client=resetting()
         )
         speech = client.audio.speech.create(
             model="tts-1", voice="alloy", input=text, response_format="pcm"
