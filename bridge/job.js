@@ -101,8 +101,10 @@ export class Job {
       answer = await this.orCancel(id, this.runpod.status(id));
     }
     this.ended = true;
-    if (answer.state.status !== "COMPLETED") throw failureOf({ ...answer.state, id });
-    return answer;
+    if (answer.state.status === "COMPLETED") return answer;
+    const failure = failureOf({ ...answer.state, id });
+    if ("Retry-After" in failure.headers) this.call.claim.drop();
+    throw failure;
   }
 
   /**

@@ -2,7 +2,8 @@
  * How a job ended: the facts of a success, and the error that stands for any other end.
  *
  * The worker says what is wrong with a request as `field: problem (allowed: ...)`; see
- * docs/api.md. That is the caller's fault; everything else fails the same way again and costs again.
+ * docs/api.md. That is the caller's fault; everything else fails the same way again and costs again,
+ * unless the worker says that it will not.
  */
 
 import { failed, invalid } from "./errors.js";
@@ -12,6 +13,10 @@ import { failed, invalid } from "./errors.js";
 /** @import { Facts } from "./facts.js" */
 
 export const ENDED = new Set(["COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"]);
+
+/** What the worker says of a failure that another worker will not have. */
+const TRY_AGAIN = ": send the job again";
+const SOON_SEC = 2;
 
 /** The worker's names for what OpenAI calls otherwise. */
 const OPENAI_NAMES = new Map([
@@ -76,6 +81,7 @@ export function failureOf(state) {
     // What escapes a handler is reported with its traceback and the machine's paths.
     return failed(500, null, "The worker failed.", false);
   }
+  if (sentence.endsWith(TRY_AGAIN)) return failed(503, "worker_unavailable", sentence, SOON_SEC);
   const field = /^(\w+)(?:\.\w+)?: /.exec(sentence)?.[1] ?? "";
   const message = sentence.slice(0, 2000);
   if (!REQUEST_FIELDS.has(field)) return failed(500, null, message, false);

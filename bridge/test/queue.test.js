@@ -172,6 +172,12 @@ describe("a failure", () => {
     expect(answer.error.message).toBe("the engine is gone");
   });
 
+  test("of a worker that is replaced may be tried again", async () => {
+    const sentence = "the GPU failed and this worker has to be replaced: send the job again";
+    network({ runsync: failedWith(sentence) });
+    expectError(await speak(), 503, "worker_unavailable", 2);
+  });
+
   test("with a traceback keeps it", async () => {
     const error = JSON.stringify({ error_type: "X", error_traceback: "File /secret/place.py" });
     network({ runsync: failedWith(error) });

@@ -112,6 +112,14 @@ describe("the same request again", () => {
     expect(starts(calls)).toBe(1);
   });
 
+  test("after a failure that the next worker will not have starts anew", async () => {
+    const error = "this worker has to be replaced: send the job again";
+    const calls = network({ runsync: [{ id: "job-1", status: "FAILED", error }, completed()] });
+    expect((await speak({}, { settings, ...key })).status).toBe(503);
+    expect((await speak({}, { settings, ...retry, ...key })).status).toBe(200);
+    expect(starts(calls)).toBe(2);
+  });
+
   test("after a start that failed starts anew", async () => {
     const calls = network({ runsync: [429, completed()] });
     expect((await speak({}, { settings, ...key })).status).toBe(429);
