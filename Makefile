@@ -97,7 +97,7 @@ lock:
 	$(LOCK) --universal --python-version 3.11 --extra dev -c requirements-demo.txt \
 		-o requirements-dev.txt
 	$(LOCK) --python-platform x86_64-manylinux_2_28 --python-version 3.12 --extra gpu \
-		-c requirements-demo.txt -o requirements.txt
+		--generate-hashes -c requirements-demo.txt -o requirements.txt
 
 clean:
 	rm -rf .venv .venv-3.12 out .mypy_cache .pytest_cache .ruff_cache .hypothesis
