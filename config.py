@@ -61,6 +61,11 @@ class Settings(BaseModel):
         description="Folder that outlives the worker: voices, outputs, models",
     )
     model_path: str = Field("vibevoice/VibeVoice-7B", description="Hub id or folder of the model")
+    model_revision: str = Field(
+        "main",
+        pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$",
+        description="Commit, branch or tag of a model from the hub",
+    )
     vibevoice_code: Folder | None = Field(
         None, description="Folder of VibeVoice's code, if it is not `vibevoice/` on the volume"
     )

@@ -88,6 +88,7 @@ class VibeVoiceInference:
         return create_engine(
             choose_engine(settings.engine, on_runpod()),
             model=settings.model_path,
+            revision=settings.model_revision,
             code=settings.vibevoice_code,
             volume=settings.vibevoice_volume,
             hub_cache=hub_cache,

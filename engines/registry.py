@@ -30,6 +30,7 @@ def create_engine(
     name: str,
     *,
     model: str = "vibevoice/VibeVoice-7B",
+    revision: str = "main",
     code: Path | None = None,
     volume: Path | None = None,
     hub_cache: Path | None = None,
@@ -44,5 +45,12 @@ def create_engine(
     if name == "vibevoice":
         from engines.vibevoice.upstream import VibeVoiceEngine
 
-        return VibeVoiceEngine(model, code=code, volume=volume, hub_cache=hub_cache, token=token)
+        return VibeVoiceEngine(
+            model,
+            revision=revision,
+            code=code,
+            volume=volume,
+            hub_cache=hub_cache,
+            token=token,
+        )
     raise EngineError(f"ENGINE={name} is unknown: set it to auto, vibevoice or espeak")

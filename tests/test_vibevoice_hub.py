@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engines.vibevoice.hub import Hub, Incomplete, revision, snapshot
+from engines.vibevoice.hub import Hub, Incomplete, commit_of, snapshot
 from speech.errors import EngineError
 
 NAME = "vibevoice/VibeVoice-7B"
@@ -98,8 +98,8 @@ def test_the_snapshot_of_main_counts_else_the_newest(tmp_path: Path) -> None:
     (tmp_path / "models--vibevoice--VibeVoice-7B" / "refs" / "main").write_text("d" * 40)
     assert snapshot(tmp_path, NAME) in (first, second, third)
     assert snapshot(tmp_path, "vibevoice/Another") is None
-    assert revision(third) == "c" * 40
-    assert revision(tmp_path) is None
+    assert commit_of(third) == "c" * 40
+    assert commit_of(tmp_path) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.vibevoice.hub import Incomplete
+from engines.vibevoice.hub import Hub, Incomplete
 from speech.errors import EngineError
 
 FILES = ("*.json", "*.safetensors", "*.txt")
@@ -50,6 +50,15 @@ class Checkpoint:
     def is_test_model(self) -> bool:
         """Too small to be a voice: the smallest real one has a billion parameters."""
         return self.parameters < _TEST_SIZE
+
+
+def find(hub: Hub, name: str, revision: str = "main") -> tuple[Checkpoint, Path]:
+    """A model and the folder of its tokenizer, downloaded if need be. Raises `EngineError`."""
+    checkpoint = inspect(hub.find(name, "MODEL_PATH", inspect, FILES, revision))
+    tokenizer = hub.find(
+        checkpoint.tokenizer, "the model's tokenizer", check_tokenizer, TOKENIZER_FILES
+    )
+    return checkpoint, tokenizer
 
 
 def inspect(folder: Path) -> Checkpoint:

@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+from engines.vibevoice.download import COMMIT, download
 from speech.errors import EngineError
 
 PLATFORM_CACHE = Path("/runpod-volume/huggingface-cache/hub")
@@ -33,24 +35,57 @@ class Hub:
     download_to: Path | None = None
     token: str | None = None
 
+    @classmethod
+    def of(
+        cls,
+        volume: Path | None,
+        hub_cache: Path | None = None,
+        token: str | None = None,
+        platform_cache: Path = PLATFORM_CACHE,
+        more: Sequence[Path] = (),
+    ) -> Self:
+        """Searches the platform's cache, `hub_cache`, the volume's `hf_cache` and `more`, then the
+        volume's `models`; downloads to `hub_cache` or else to the volume."""
+        own = volume / "hf_cache" if volume else None
+        return cls(
+            caches=tuple(cache for cache in (platform_cache, hub_cache, own, *more) if cache),
+            models=volume / "models" if volume else None,
+            download_to=hub_cache or own,
+            token=token,
+        )
+
     def find(
-        self, name: str, setting: str, check: Callable[[Path], object], files: Sequence[str]
+        self,
+        name: str,
+        setting: str,
+        check: Callable[[Path], object],
+        files: Sequence[str],
+        revision: str = "main",
     ) -> Path:
         """The folder of a model, downloaded if need be: then `files` (patterns) are fetched.
 
         See `local`. Raises `EngineError`.
         """
-        folder = self.local(name, setting, check)
+        folder = self.local(name, setting, check, revision)
         if folder is None:
-            folder = self._download(name, setting, files)
-            check(folder)
+            folder = download(name, setting, files, self._downloads(), check, revision, self.token)
             log.info("%s: downloaded to %s", setting, folder)
         return folder
 
-    def local(self, name: str, setting: str, check: Callable[[Path], object]) -> Path | None:
+    def _downloads(self) -> Path:
+        if self.download_to is not None:
+            return self.download_to
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        return Path(HF_HUB_CACHE)
+
+    def local(
+        self, name: str, setting: str, check: Callable[[Path], object], revision: str = "main"
+    ) -> Path | None:
         """The folder of a model that is on this machine's disks, else None. `name` is a folder or a
         hub id, `setting` what it is called in messages. `check` raises `Incomplete` for a folder
-        that a download would complete. Raises `EngineError`."""
+        that a download would complete. `revision` counts in caches alone: a folder has but one.
+        Raises `EngineError`."""
         folder = Path(name).expanduser()
         if name and folder.is_dir():
             check(folder)
@@ -58,7 +93,7 @@ class Hub:
             return folder
         if not _ID.fullmatch(name):
             raise EngineError(f"{setting} is neither a folder that exists nor a hub id (ORG/NAME)")
-        for candidate in self._candidates(name):
+        for candidate in self._candidates(name, revision):
             try:
                 check(candidate)
             except Incomplete as problem:
@@ -68,42 +103,27 @@ class Hub:
                 return candidate
         return None
 
-    def _candidates(self, name: str) -> list[Path]:
-        found = [snapshot(cache, name) for cache in self.caches]
+    def _candidates(self, name: str, revision: str) -> list[Path]:
+        found = [snapshot(cache, name, revision) for cache in self.caches]
         if self.models is not None:
             found.append(self.models / name.rpartition("/")[2])
         return [folder for folder in found if folder is not None and folder.is_dir()]
 
-    def _download(self, name: str, setting: str, files: Sequence[str]) -> Path:
-        from huggingface_hub import snapshot_download
 
-        log.info("%s: downloading %s", setting, name)
-        try:
-            folder = snapshot_download(
-                name, cache_dir=self.download_to, token=self.token, allow_patterns=list(files)
-            )
-        except (OSError, ValueError) as problem:  # the library's own errors are either
-            log.warning("%s: the download of %s failed: %s", setting, name, problem)
-            raise EngineError(
-                f"{setting}: {name} is on no disk of this worker and its download failed"
-                f" ({type(problem).__name__}): check the name, the network and the space on the"
-                " volume, and set HF_TOKEN if it is a private model"
-            ) from problem
-        return Path(folder)
-
-
-def snapshot(cache: Path, name: str) -> Path | None:
-    """A model's folder in a hub cache: the snapshot of `main`, else the newest one."""
+def snapshot(cache: Path, name: str, revision: str = "main") -> Path | None:
+    """A model's folder in a hub cache: the snapshot of a commit, branch or tag. Where nothing says
+    what `main` is, it is the newest one."""
     root = cache / f"models--{name.replace('/', '--')}"
-    main = root / "refs" / "main"
-    if main.is_file():
-        named = root / "snapshots" / main.read_text().strip()
-        if named.is_dir():
-            return named
+    ref = root / "refs" / revision
+    commit = ref.read_text().strip() if ref.is_file() else revision
+    if COMMIT.fullmatch(commit) and (root / "snapshots" / commit).is_dir():
+        return root / "snapshots" / commit
+    if revision != "main":
+        return None
     snapshots = [folder for folder in root.glob("snapshots/*") if folder.is_dir()]
     return max(snapshots, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
-def revision(folder: Path) -> str | None:
+def commit_of(folder: Path) -> str | None:
     """The commit of a snapshot in a hub cache; None for any other folder."""
     return folder.name if folder.parent.name == "snapshots" else None

@@ -18,7 +18,7 @@ from engines.line import Line
 from engines.vibevoice import checkpoint as checkpoints
 from engines.vibevoice.code import find_code, import_code
 from engines.vibevoice.frames import Frames
-from engines.vibevoice.hub import PLATFORM_CACHE, Hub, revision
+from engines.vibevoice.hub import PLATFORM_CACHE, Hub, commit_of
 from speech.errors import EngineLost
 
 if TYPE_CHECKING:
@@ -30,15 +30,16 @@ log = logging.getLogger("vibevoice")
 class VibeVoiceEngine:
     """VibeVoice, loaded at the first `load` or `start`.
 
-    `model` is a hub id or a folder. `code` is a clone of upstream, by default the one in `volume`
-    or else the installed package. Models are looked for in `platform_cache`, `hub_cache`, and
-    `volume`'s `hf_cache` and `models`, before they are downloaded to `hub_cache` or `volume`.
+    `model` is a hub id, of which `revision` is used, or a folder. `code` is a clone of upstream, by
+    default the one in `volume` or else the installed package. Where models are looked for and
+    downloaded to is said by `Hub.of`.
     """
 
     def __init__(
         self,
         model: str,
         *,
+        revision: str = "main",
         code: Path | None = None,
         volume: Path | None = None,
         hub_cache: Path | None = None,
@@ -48,15 +49,10 @@ class VibeVoiceEngine:
         platform_cache: Path = PLATFORM_CACHE,
     ) -> None:
         self._name = model
+        self._revision = revision
         self._code = code
         self._volume = volume
-        caches = [platform_cache, hub_cache, volume / "hf_cache" if volume else None]
-        self._hub = Hub(
-            caches=tuple(cache for cache in caches if cache is not None),
-            models=volume / "models" if volume else None,
-            download_to=hub_cache or (volume / "hf_cache" if volume else None),
-            token=token,
-        )
+        self._hub = Hub.of(volume, hub_cache, token, platform_cache)
         self._device = device
         self._attention = attention
         self._details = {"model": Path(model).name if Path(model).is_dir() else model}
@@ -79,7 +75,7 @@ class VibeVoiceEngine:
         """Looks for the code and, where the model is on a disk already, at its files and for the
         memory that it needs."""
         find_code(self._code, self._volume)
-        folder = self._hub.local(self._name, "MODEL_PATH", checkpoints.inspect)
+        folder = self._hub.local(self._name, "MODEL_PATH", checkpoints.inspect, self._revision)
         if folder is None:
             log.warning("MODEL_PATH: %s is on no disk yet and will be downloaded", self._name)
         elif self._model is None:
@@ -118,14 +114,7 @@ class VibeVoiceEngine:
         code = find_code(self._code, self._volume)
         log.info("code: %s %s", code.version, code.folder or "")
         upstream = import_code(code)
-        folder = self._hub.find(self._name, "MODEL_PATH", checkpoints.inspect, checkpoints.FILES)
-        checkpoint = checkpoints.inspect(folder)
-        tokenizer = self._hub.find(
-            checkpoint.tokenizer,
-            "the model's tokenizer",
-            checkpoints.check_tokenizer,
-            checkpoints.TOKENIZER_FILES,
-        )
+        checkpoint, tokenizer = checkpoints.find(self._hub, self._name, self._revision)
         from engines.vibevoice.loader import choose_device, load_model
 
         model = load_model(
@@ -137,7 +126,7 @@ class VibeVoiceEngine:
             "weights": f"test model, {size}" if checkpoint.is_test_model else size,
             **model.details,
         }
-        if commit := revision(folder):
+        if commit := commit_of(checkpoint.folder):
             self._details["revision"] = commit
         log.info("ready: %s", ", ".join(f"{key} {value}" for key, value in self._details.items()))
         return model

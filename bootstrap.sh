@@ -1,0 +1,176 @@
+#!/usr/bin/env bash
+# How a worker starts: what its volume lacks is built there first, then it becomes the handler.
+#
+# A warm start runs no other process. It compares what the volume holds with what is wanted, in bash
+# alone, and execs; so nothing here may fork before `provision`. What builds is in provision/ and is
+# not even read then. A part counts as whole when its manifest is there, which is written last, and
+# its definition is, to the letter, what is wanted now.
+set -uo pipefail
+
+usage() {
+  printf '%s\n' \
+    'bootstrap.sh [ARGUMENT ...]   make the volume ready, then exec the handler with the arguments' \
+    'bootstrap.sh --prefetch       make the volume ready, on a machine without a GPU too, and exit' \
+    'bootstrap.sh --check          show what is there; exit 0 if a start would be warm, else 1' \
+    'bootstrap.sh --help           this' \
+    '' \
+    'Settings come from the environment: docs/deploy.md lists them.'
+}
+
+main() {
+  read_settings
+  case ${1-} in
+    -h | --help) usage ;;
+    --check) . provision/parts.sh && . provision/check.sh && check ;;
+    --prefetch) prefetch=yes && { everything_in_place || provision; } && say "everything is in place in $base" ;;
+    *)
+      refuse_without_driver /dev/nvidiactl /proc/driver/nvidia/version
+      everything_in_place || provision || exit
+      become_the_worker "$@"
+      ;;
+  esac
+}
+
+say() { printf 'bootstrap: %s\n' "$*" >&2; }
+refuse() { say "$*" && exit 1; }
+
+read_settings() {
+  # Where the caller is counts for relative paths; the code is where this file is.
+  local name
+  for name in VIBEVOICE_VOLUME REQUIREMENTS_FILE; do
+    [[ ${!name:-/} == /* ]] || printf -v "$name" %s "$PWD/${!name}"
+  done
+  [[ ${BASH_SOURCE[0]} != */* ]] || cd -- "${BASH_SOURCE[0]%/*}" || exit
+
+  export VIBEVOICE_VOLUME=${VIBEVOICE_VOLUME:-/runpod-volume/vibevoice}
+  volume=$VIBEVOICE_VOLUME
+  baked=${VIBEVOICE_BAKED:-/opt/vibevoice}
+  fallback=${VIBEVOICE_FALLBACK:-/var/lib/vibevoice}
+  repository=${VIBEVOICE_REPO:-https://github.com/vibevoice-community/VibeVoice.git}
+  ref=${VIBEVOICE_REF:-b9d561240ada3ee5d8fb5812bebb32f7ecfd97ae}
+  requirements_file=${REQUIREMENTS_FILE:-$PWD/requirements.txt}
+  export MODEL_PATH=${MODEL_PATH:-vibevoice/VibeVoice-7B} MODEL_REVISION=${MODEL_REVISION:-main}
+  hub_home=${HF_HOME:-}
+  hub_cache=${HF_HUB_CACHE:-${hub_home:+$hub_home/hub}}
+  worker=${RUNPOD_POD_ID:-$HOSTNAME-$$}
+  worker=${worker//[^A-Za-z0-9._-]/_}
+
+  # What is compiled or cached in passing belongs on the local disk, not on a network volume.
+  local cache=${TMPDIR:-/tmp}/vibevoice-cache
+  export XDG_CACHE_HOME=${XDG_CACHE_HOME:-$cache} HF_XET_CACHE=${HF_XET_CACHE:-$cache/xet}
+  export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$cache/triton}
+  export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$cache/inductor}
+  export NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR:-$cache/numba} CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-$cache/cuda}
+
+  case ${MODE:-queue} in
+    queue) door=handler.py ;;
+    *) refuse "MODE is '$MODE'; allowed: queue" ;;
+  esac
+  [[ $ref =~ ^[A-Za-z0-9][A-Za-z0-9._/-]*$ ]] || refuse "VIBEVOICE_REF is '$ref'; allowed: a commit, branch or tag"
+  slurp "$requirements_file" || refuse "REQUIREMENTS_FILE: $requirements_file cannot be read or is empty"
+  requirements=$REPLY
+
+  # The wheel of flash-attn for the production set. It is on no index; two public records of its
+  # hash agree. An empty FLASH_ATTN_WHEEL leaves it out.
+  local wheel=
+  [[ ${REQUIREMENTS_FILE:-} ]] || wheel=https://github.com/Dao-AILab/flash-attention/releases/download/v2.8.3/flash_attn-2.8.3+cu12torch2.8cxx11abiTRUE-cp312-cp312-linux_x86_64.whl#sha256=f25da18657a87fc83dc1bfb8b7751b82246e9db355510226b674fd437c34b5fb
+  flash_wheel=${FLASH_ATTN_WHEEL-$wheel}
+
+  python=${PYTHON:-python3.12}
+  [[ $python =~ python3\.[0-9]+$ ]] || refuse "PYTHON is '$python'; allowed: a name with its version, such as python3.12"
+  hash "$python" 2>/dev/null
+  python=${BASH_CMDS[$python]-$python}
+
+  # What each part is made from. The pins name the CUDA build, so it needs no line of its own.
+  venv_wanted="python $python"$'\n'"flash-attn $flash_wheel"$'\n'$requirements
+  code_wanted="repository $repository"$'\n'"ref $ref"
+  model_wanted=$MODEL_PATH@$MODEL_REVISION
+  local skip=${SKIP_MODEL_DOWNLOAD:-}
+  case ${skip,,},${ENGINE:-} in
+    1,* | true,* | yes,* | on,* | *,espeak) model_wanted=none ;;
+  esac
+}
+
+slurp() { # FILE: its text as REPLY; fails where it is empty or not there
+  local text=()
+  REPLY=
+  [[ -r $1 && -f $1 ]] && mapfile -d '' text <"$1" && REPLY=${text[0]-}
+  [[ $REPLY ]]
+}
+
+everything_in_place() {
+  local flag=$volume/.first_run_complete text
+  base=$volume
+  slurp "$flag" || return
+  text=$REPLY
+  recorded venv "$text" && venv=$REPLY && recorded code "$text" && code=$REPLY &&
+    recorded wanted "$text" && [[ $REPLY == "$model_wanted" ]] &&
+    recorded model "$text" && model=$REPLY && recorded cache "$text" && model_cache=$REPLY || return
+  # Before the parts are looked for: who removes old ones then sees this mark, or we their absence.
+  mark_in_use && find_venv "$venv" && find_code "$code" && model_is_untouched "$flag" "$text"
+}
+
+recorded() { # KEY JSON: the value as REPLY
+  [[ $2 =~ \"$1\":\ \"([^\"]*)\" ]] && REPLY=${BASH_REMATCH[1]}
+}
+
+mark_in_use() { # names what this worker uses; also the proof that the volume takes a file
+  mark=$base/.in-use/$worker
+  { printf '%s\n' "$venv" "$code" "${model##*/}" >"$mark"; } 2>/dev/null
+}
+
+find_venv() { find_part "$1" "$venv_wanted" bin/python && venv=$REPLY; }
+
+find_code() {
+  [[ ${VIBEVOICE_CODE:-} ]] && code=$VIBEVOICE_CODE && return
+  find_part "$1" "$code_wanted" vibevoice/modular/modeling_vibevoice_inference.py && code=$REPLY
+}
+
+find_part() { # NAME DEFINITION FILE: the whole part's folder as REPLY, in the image or on a volume
+  local place
+  for place in "$baked" "$volume" "$base"; do
+    place+=/$1
+    [[ -e $place/.manifest.json && -e $place/$3 ]] && slurp "$place/.definition" &&
+      [[ $REPLY == "$2" ]] && REPLY=$place && return
+  done
+  return 1
+}
+
+model_is_untouched() { # FLAG JSON: no file of the model is missing, empty or newer than the flag
+  local line
+  [[ $model_wanted != none ]] || return 0
+  [[ $model == /* ]] || model=$base/$model
+  [[ $model_cache == /* || ! $model_cache ]] || model_cache=$base/$model_cache
+  while IFS= read -r line; do
+    [[ $line =~ ^\ {4}\"(.*)\",?$ ]] || continue
+    line=$model/${BASH_REMATCH[1]}
+    [[ -s $line && ! $line -nt $1 ]] || return
+  done <<<"$2"
+}
+
+refuse_without_driver() { # DEVICE VERSION_FILE: for a CUDA build there has to be an NVIDIA driver
+  [[ ${ENGINE:-} != espeak && $requirements == *nvidia-cublas-cu12* ]] || return 0
+  [[ -e $1 ]] || refuse "there is no NVIDIA driver on this machine, and $requirements_file is a CUDA build:" \
+    "run the worker on a GPU. To fill a volume without one, use --prefetch"
+  slurp "$2" && [[ $REPLY =~ Module\ +([0-9]+)\.([0-9]+) ]] || return 0
+  local have=${BASH_REMATCH[1]}.${BASH_REMATCH[2]}
+  # CUDA 12 runs from 525 on; 12.8 came with 570.
+  ((BASH_REMATCH[1] >= 525)) ||
+    refuse "the NVIDIA driver $have is too old for CUDA 12.8: set the endpoint's CUDA versions to 12.8 and newer"
+  ((BASH_REMATCH[1] >= 570)) || say "the NVIDIA driver $have is older than CUDA 12.8; 570 or newer is better"
+}
+
+provision() {
+  . provision/lock.sh && . provision/parts.sh && . provision/steps.sh && make_ready
+}
+
+become_the_worker() {
+  export VIBEVOICE_VOLUME=$base VIBEVOICE_CODE=$code VIBEVOICE_IN_USE=$mark
+  export HF_HOME=${hub_home:-$base/hf_home}
+  export HF_HUB_CACHE=${hub_cache:-${model_cache:-$base/hf_cache}}
+  # All that is asked for is on a disk now, so nothing may wait for the network.
+  [[ $model_wanted == none ]] || export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
+  exec "$venv/bin/python" -u "$door" "$@"
+}
+
+[[ ${BASH_SOURCE[0]} != "$0" ]] || main "$@"

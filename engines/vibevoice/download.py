@@ -1,0 +1,208 @@
+"""Downloads from the Hugging Face hub into a cache of the hub's own layout: whole, or not at all.
+
+A commit's files are gathered in `.COMMIT.part`, where a later attempt goes on, and are renamed to
+`snapshots/COMMIT` once all of them are there in their full size and `check` has passed. Only then
+does `refs/REVISION` name the commit. So a revision is asked for once, and a kill at any moment
+leaves no half model. Two processes may do the same at once: one's work counts.
+"""
+
+import errno
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+
+from speech.errors import EngineError
+
+REPORT_SEC = 15.0
+COMMIT = re.compile("[0-9a-f]{40}")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM_TEXT = re.compile("no space left|quota exceeded|os error (28|122)", re.IGNORECASE)
+_GB = 1e9
+
+log = logging.getLogger("vibevoice")
+
+
+class NoRoom(EngineError):
+    """The disk or the volume's quota is too small for what is downloaded."""
+
+
+def download(
+    name: str,
+    setting: str,
+    files: Sequence[str],
+    cache: Path,
+    check: Callable[[Path], object],
+    revision: str = "main",
+    token: str | None = None,
+) -> Path:
+    """The snapshot's folder. `files` are patterns; `setting` is what the model is called in
+    messages. Raises `EngineError`, and what `check` raises of a download that is whole."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    root = cache / f"models--{name.replace('/', '--')}"
+    try:
+        info = HfApi(token=token).model_info(name, revision=revision, files_metadata=True)
+        commit = str(info.sha)
+        sizes = {
+            file.rfilename: file.size or 0
+            for file in info.siblings or ()
+            if any(fnmatch(file.rfilename, pattern) for pattern in files)
+        }
+        final, part = root / "snapshots" / commit, root / f".{commit}.part"
+        if final.is_dir():  # found wanting, or it would have been used
+            _set_aside(final, part)
+        part.mkdir(parents=True, exist_ok=True)
+        _check_room(part, sum(sizes.values()), name)
+        log.info("%s: downloading %s, %s", setting, name, _gb(sum(sizes.values())))
+        with _reporting(part, sum(sizes.values()), setting):
+            snapshot_download(
+                name, revision=commit, local_dir=part, token=token, allow_patterns=list(files)
+            )
+        _publish(part, final, sizes, check)
+        if not COMMIT.fullmatch(revision):
+            _name(root / "refs" / revision, commit)
+    except NoRoom:
+        raise
+    except (OSError, ValueError, RuntimeError) as problem:  # the library's own errors are these
+        if _is_no_room(problem):
+            raise NoRoom(f"{setting}: no space for {name}: {_text(problem)}") from problem
+        log.warning("%s: the download of %s failed: %s", setting, name, _text(problem))
+        raise EngineError(
+            f"{setting}: {name} is on no disk of this worker and its download failed:"
+            f" {_meaning(problem, revision, bool(token))}"
+        ) from problem
+    return final
+
+
+def _set_aside(final: Path, part: Path) -> None:
+    """What is good of a damaged snapshot need not come again: the library compares it by hash."""
+    if part.exists():
+        shutil.rmtree(final)
+    else:
+        final.rename(part)
+
+
+def _check_room(part: Path, size: int, name: str) -> None:
+    have = _bytes_in(part)
+    free = shutil.disk_usage(part).free  # of a network volume this is the cluster's, not the quota
+    if size - have > free:
+        raise NoRoom(f"no space for {name}: it needs {_gb(size - have)} and {_gb(free)} are free")
+
+
+def _publish(
+    part: Path, final: Path, sizes: Mapping[str, int], check: Callable[[Path], object]
+) -> None:
+    short = [name for name, size in sizes.items() if not _is_whole(part / name, size)]
+    if short or not sizes:
+        raise OSError(errno.EIO, f"files are missing or cut off: {', '.join(short) or 'all'}")
+    shutil.rmtree(part / ".cache", ignore_errors=True)  # the library's notes for going on
+    check(part)
+    for name in sizes:
+        with (part / name).open("rb") as file:
+            os.fsync(file.fileno())
+    final.parent.mkdir(exist_ok=True)
+    try:
+        part.rename(final)
+    except OSError:
+        check(final)  # another process was first
+
+
+def _is_whole(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size
+
+
+def _name(ref: Path, commit: str) -> None:
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    fresh = ref.with_name(f".{ref.name}.{os.getpid()}")
+    fresh.write_text(commit)
+    fresh.replace(ref)
+
+
+@contextmanager
+def _reporting(part: Path, size: int, setting: str) -> Iterator[None]:
+    """Logs how far the download is: the library's own bars are unreadable line by line."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    ended = threading.Event()
+
+    def report() -> None:
+        before, start = _bytes_in(part), time.monotonic()
+        while not ended.wait(REPORT_SEC):
+            have = _bytes_in(part)
+            rate = (have - before) / (time.monotonic() - start) / 1e6
+            log.info("%s: %s of %s, %.0f MB/s", setting, _gb(have), _gb(size), rate)
+
+    reporter = threading.Thread(target=report, name="download", daemon=True)
+    reporter.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        reporter.join()
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(place) / name).stat().st_size
+            except FileNotFoundError:  # renamed since it was listed
+                continue
+    return total
+
+
+def _gb(size: float) -> str:
+    return f"{size / _GB:.2f} GB"
+
+
+def _is_no_room(problem: BaseException) -> bool:
+    number = getattr(problem, "errno", None)
+    return number in _NO_ROOM or bool(_NO_ROOM_TEXT.search(str(problem)))
+
+
+def _text(problem: BaseException) -> str:
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0][:200]}" if lines else type(problem).__name__
+
+
+def _meaning(problem: Exception, revision: str, with_token: bool) -> str:
+    """What can be done about it. No text of the library's: it may hold paths."""
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RevisionNotFoundError
+    from requests.exceptions import RequestException
+
+    response = getattr(problem, "response", None)
+    status = getattr(response, "status_code", None)
+    if isinstance(problem, RevisionNotFoundError):
+        return f"it has no revision {revision!r} (404); check MODEL_REVISION"
+    if isinstance(problem, GatedRepoError) and with_token:
+        return f"HF_TOKEN's account has not accepted its terms ({status}); do so on its page"
+    if status == 401:
+        return (
+            "the hub refuses HF_TOKEN (401); make a new one, or unset it for a public model"
+            if with_token
+            else "it does not exist or is private (401); check the name or set HF_TOKEN"
+        )
+    if status == 403:
+        return "HF_TOKEN may not read it (403); give the token that right, or take another"
+    if status == 404:
+        seen_by = "HF_TOKEN's account sees" if with_token else "there is"
+        return f"{seen_by} no model of that name (404); check the name"
+    if status is not None:
+        return f"the hub answered {status}; try again later"
+    if isinstance(problem, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE forbids it"
+    if isinstance(problem, RequestException | ConnectionError | TimeoutError):
+        return "no network, or the hub is not to be reached"
+    return (
+        f"{type(problem).__name__}; check the name, the network and the space on the volume, and"
+        " set HF_TOKEN if it is a private model"
+    )

@@ -1,0 +1,223 @@
+# shellcheck shell=bash
+# The steps that make a volume ready. Each looks first whether its part is whole already, so that
+# they can be repeated from any state that a kill leaves behind.
+
+NO_ROOM=28 # what a step returns when the disk or the quota is full
+KEEP_MINUTES=1440
+PRODUCTION_MB=7600 # measured: 7,264 MB of packages; flash-attn comes on top
+
+make_ready() {
+  local status why
+  scratch=$(mktemp -d) || refuse "there is no room for a temporary folder"
+  trap 'end_turn; rm -rf -- "$scratch"' EXIT
+  trap 'exit 143' TERM HUP
+  trap 'exit 130' INT
+  export LC_ALL=C.UTF-8 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+  export GIT_TERMINAL_PROMPT=0 HF_HOME HF_HUB_CACHE
+  [[ -x $python ]] || refuse "there is no $python here: install Python 3.12 or set PYTHON"
+
+  # 1. On the volume, unless it cannot take what is missing
+  if why=$(unfit "$volume"); then
+    prepare "$volume"
+    status=$?
+    ((status != NO_ROOM)) || why="there is no space left on $volume"
+  else
+    status=$NO_ROOM
+  fi
+  # 2. Else on the container's own disk
+  if ((status == NO_ROOM)); then
+    [[ ! ${prefetch:-} ]] || refuse "$why"
+    end_turn
+    say "!!! $why. This worker uses its container disk, $fallback, and so does every new one, from the start"
+    why=$(unfit "$fallback") || refuse "$why"
+    prepare "$fallback"
+    status=$?
+    ((status != NO_ROOM)) || say "there is no space for it in $fallback either: enlarge the volume or the container disk"
+  fi
+  end_turn
+  rm -rf -- "$scratch"
+  trap - EXIT TERM HUP INT
+  unset LC_ALL
+  return "$status"
+}
+
+unfit() { # FOLDER: makes it and tries to write there; prints a sentence and fails where that does not work
+  local problem
+  [[ -d ${1%/*} || $1 == "$fallback" ]] || { echo "there is no ${1%/*}: no network volume is attached" && return 1; }
+  problem=$({ mkdir -p "$1" && printf '%4096s' . >"$1/.probe-$worker" && rm "$1/.probe-$worker"; } 2>&1) && return
+  rm -f "$1/.probe-$worker" 2>/dev/null
+  echo "$1 cannot be written to (${problem##*: })"
+  return 1
+}
+
+prepare() { # FOLDER
+  base=$1
+  mkdir -p "$base"/{hf_home,hf_cache,models,output,demo,.in-use} || return "$NO_ROOM"
+  take_turn || return "$NO_ROOM"
+  name_parts
+  environment && code && voices && model && finish
+}
+
+environment() {
+  find_venv "$venv_name" && return
+  doing "building the Python environment ($venv_name)"
+  local needed=1
+  [[ $requirements != *nvidia-cublas-cu12* ]] || needed=$PRODUCTION_MB
+  room_for "the Python environment" "$needed" || return
+  [[ ${RUNPOD_INIT_TIMEOUT:-} || $base == "$fallback" || ! ${RUNPOD_POD_ID:-} ]] ||
+    say "RUNPOD_INIT_TIMEOUT is not set: RunPod ends this worker after 7 minutes, ready or not"
+  venv=$base/$venv_name
+  rm -rf -- "$venv" # what a killed worker left; whatever has no manifest counts for nothing
+  build_environment || failed "the Python environment"
+}
+
+build_environment() {
+  # Python's own pip where it has one: then the thousand files of a pip need not go to the volume.
+  local outcome='' bare=(--without-pip) install=("$python" -m pip --python "$venv/bin/python")
+  "$python" -m pip --version &>/dev/null || bare=() install=("$venv/bin/python" -m pip)
+  install+=(install --progress-bar off --only-binary :all:)
+  work "$python" -m venv "${bare[@]}" "$venv" || return
+  keep_definition "$venv" "$venv_wanted" || return
+  work "${install[@]}" -r "$requirements_file" || return
+  if [[ $flash_wheel ]] && ! work "${install[@]}" --no-deps "$flash_wheel"; then
+    outcome='none, its wheel could not be had'
+    say "flash-attn could not be installed from $flash_wheel: the model will use torch's own attention (sdpa)"
+  fi
+  doing "checking the Python environment"
+  still_ours && work "$venv/bin/python" -m provision.environment "$venv" "$outcome"
+}
+
+code() {
+  find_code "$code_name" && return
+  doing "fetching VibeVoice's code ($code_name)"
+  rm -rf -- "$base/.building-$code_name" "${base:?}/$code_name"
+  room_for "VibeVoice's code" 100 || return
+  build_code "$base/.building-$code_name" || failed "VibeVoice's code from $repository"
+}
+
+build_code() { # FOLDER: beside its place, which it then takes in one step
+  local git=(git -C "$1" -c "safe.directory=*" -c advice.detachedHead=false)
+  mkdir "$1" || return
+  work "${git[@]}" init -q || return
+  work "${git[@]}" fetch -q --depth 1 -- "$repository" "$ref" || return
+  work "${git[@]}" checkout -q --detach FETCH_HEAD || return
+  if [[ ! -f $1/vibevoice/modular/modeling_vibevoice_inference.py ]]; then
+    say "there is no VibeVoice that can speak in $repository at $ref; check VIBEVOICE_REPO and VIBEVOICE_REF"
+    return 1
+  fi
+  keep_definition "$1" "$code_wanted" || return
+  work "$python" provision/manifest.py "$1/.manifest.json" \
+    commit="$("${git[@]}" rev-parse HEAD)" bytes="$(du -sb "$1" | cut -f 1)" || return
+  code=$base/$code_name
+  still_ours && mv -T "$1" "$code"
+}
+
+voices() { # upstream's recordings, once; what lies there already is the user's
+  [[ -e $base/demo/.voices-filled ]] || copy_voices || failed "the voices"
+}
+
+copy_voices() {
+  local home=$base/demo/voices voice
+  mkdir -p "$home" || return
+  for voice in "$volume"/demo/voices/*.wav "$code"/demo/voices/*.wav; do
+    [[ -f $voice && ! -e $home/${voice##*/} ]] || continue
+    work cp "$voice" "$home/.copying" || return
+    mv -nT "$home/.copying" "$home/${voice##*/}" || return
+  done
+  : >"$base/demo/.voices-filled"
+}
+
+model() {
+  local lines=()
+  model='' model_cache=''
+  : >"$scratch/files"
+  [[ $model_wanted != none ]] || return 0
+  doing "looking for the model $MODEL_PATH and downloading what is missing"
+  HF_HOME=${hub_home:-$base/hf_home} HF_HUB_CACHE=${hub_cache:-$base/hf_cache}
+  VIBEVOICE_VOLUME=$base work "$venv/bin/python" -m provision.model \
+    "$scratch/model" "$baked/hf_cache" "$volume/hf_cache" || return
+  mapfile -t lines <"$scratch/model"
+  model=${lines[0]} model_cache=${lines[1]}
+  printf '%s\n' "${lines[@]:2}" >"$scratch/files"
+}
+
+finish() { # links for people, the flag for warm starts, and old parts go
+  still_ours || return
+  doing "finishing"
+  raise_flag || failed "the flag" || return
+  local venv=$venv_name code=$code_name
+  mark_in_use
+  remove_old_parts
+}
+
+raise_flag() {
+  link venv "$venv" || return
+  link vibevoice "$code" || return
+  work "$python" provision/manifest.py "$base/.first_run_complete" venv="$venv_name" \
+    code="$code_name" wanted="$model_wanted" model="${model#"$base"/}" \
+    cache="${model_cache#"$base"/}" files:="$scratch/files"
+}
+
+link() { # NAME TARGET
+  if [[ -e $base/$1 && ! -L $base/$1 ]]; then
+    say "$base/$1 is no link of ours and stays as it is; $2 is used"
+    return 0
+  fi
+  ln -sfn "${2#"$base"/}" "$base/.$1.link" && mv -T "$base/.$1.link" "$base/$1"
+}
+
+remove_old_parts() { # those that nobody has used for a day
+  local part name
+  find "$base/.in-use" -type f -mmin "+$KEEP_MINUTES" -delete
+  rm -rf -- "$base"/.building-* "$base"/.trash-*
+  for part in "$base"/venv-* "$base"/vibevoice-* "${model%/*}"/*; do
+    name=${part##*/}
+    [[ -d $part && $name != "$venv_name" && $name != "$code_name" && $part != "$model" ]] || continue
+    [[ $part == "$base"/* && ! $(find "$part" -maxdepth 0 -mmin "-$KEEP_MINUTES") ]] || continue
+    ! in_use "$name" || continue
+    mv -T "$part" "$base/.trash-$name" || continue
+    if in_use "$name"; then # by a worker that started just now
+      mv -T "$base/.trash-$name" "$part"
+    else
+      say "removing $name, which nobody has used for a day"
+      rm -rf -- "$base/.trash-$name"
+    fi
+  done
+}
+
+in_use() { grep -qsxFr -- "$1" "$base/.in-use"; }
+
+room_for() { # WHAT MB: whether it fits by what the system says, which is more than a quota's
+  local free kept=0
+  free=$(df -m --output=avail "$base") && free=${free##*[[:space:]]}
+  # RunPod replaces workers whose container disk is fuller than nine tenths.
+  [[ $base != "$fallback" ]] || { kept=$(df -m --output=size "$base") && kept=$((${kept##*[[:space:]]} / 10)); }
+  ((free - kept >= $2)) && return
+  say "no space in $base: $1 needs $2 MB; $free MB are free, of which $kept MB have to stay so"
+  return "$NO_ROOM"
+}
+
+failed() { # WHAT: says why, by the last command's output; returns NO_ROOM if it was that
+  local log='' reason
+  slurp "$scratch/log" && log=$REPLY
+  unfit "$base" >/dev/null || log='No space left'
+  case $log in
+    *'No space left'* | *'Disk quota exceeded'* | *'Errno 28'* | *'Errno 122'*)
+      say "no space in $base for $1"
+      [[ ! ${venv:-} || -e $venv/.manifest.json ]] || rm -rf -- "$venv"
+      rm -rf -- "$base"/.building-*
+      return "$NO_ROOM"
+      ;;
+    *'Could not resolve host'* | *'Temporary failure in name resolution'* | *'Name or service not known'* | \
+      *'Network is unreachable'* | *'Connection refused'* | *'Failed to connect'* | *'timed out'*)
+      reason="no network, or the other side is not to be reached" ;;
+    *'not our ref'* | *"couldn't find remote ref"*) reason="it has no '$ref'; check VIBEVOICE_REF" ;;
+    *'Repository not found'* | *'does not appear to be a git repository'* | *'could not read Username'*)
+      reason="there is no such repository that can be read; check VIBEVOICE_REPO" ;;
+    *'THESE PACKAGES DO NOT MATCH THE HASHES'*) reason="a package is not the one that was pinned" ;;
+    *'No matching distribution found'*) reason="a pinned package is on no index that was asked" ;;
+    *) reason="the lines above say why" ;;
+  esac
+  say "$1 could not be had: $reason"
+  return 1
+}
