@@ -129,10 +129,13 @@ class Site:
         run = subprocess.run(["git", *words], env=env, check=True, capture_output=True, text=True)
         return run.stdout.strip()
 
-    def require(self, version: str) -> None:
-        """Makes that version of the one package what the environment consists of."""
-        path = json.dumps(sysconfig.get_paths()["purelib"])
-        files = {"tiny_package.py": f"version = {version!r}\n", "tiny.pth": json.loads(path) + "\n"}
+    def require(self, version: str, size: int = 0) -> None:
+        """Makes that version of the one package what the environment consists of; `size` bytes are
+        added to it."""
+        path = sysconfig.get_paths()["purelib"]
+        files = {"tiny_package.py": f"version = {version!r}\n", "tiny.pth": path}
+        if size:
+            files["tiny_package_data"] = "x" * size
         self.requirements.write_text(make_wheel(self.wheels, "tiny_package", version, files))
 
     # What is done with it

