@@ -59,8 +59,10 @@ begin_turn() { # NUMBER
   fi
   turn=$1
   printf '%s\n' "$worker" >"$base/.lock/$turn/owner"
+  set -m # in a process group of its own: it has to outlive us by a moment
   beat &
   heart=$!
+  set +m
   local entry
   for entry in "$base"/.lock/*; do
     [[ ${entry##*/} == "$turn" ]] || rm -rf -- "$entry"

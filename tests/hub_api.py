@@ -6,6 +6,7 @@ A model's only commit is a hash of its files; `main` names it. `asked` has every
 (method, path, the Range that it asked for). `stall_after` bytes of a file, its connection hangs.
 """
 
+import functools
 import hashlib
 import json
 import threading
@@ -50,7 +51,7 @@ class HubApi:
     def commit(self, model: str) -> str:
         digest = hashlib.sha1(usedforsecurity=False)
         for name, file in self.files(model).items():
-            digest.update(name.encode() + file.read_bytes())
+            digest.update(name.encode() + sha256(file).encode())
         return digest.hexdigest()
 
     def files(self, model: str) -> dict[str, Path]:
@@ -69,9 +70,20 @@ class HubApi:
         self._closing.wait(seconds)
 
 
+def sha256(file: Path) -> str:
+    state = file.stat()
+    return _sha256(file, state.st_mtime_ns, state.st_size)
+
+
+@functools.cache
+def _sha256(file: Path, _changed: int, _size: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def _handler(hub: HubApi) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -120,7 +132,7 @@ def _handler(hub: HubApi) -> type[BaseHTTPRequestHandler]:
             if file is None:
                 return self._refuse(404, "EntryNotFound", "")
             body = file.read_bytes()
-            etag = f'"{hashlib.sha256(body).hexdigest()}"'
+            etag = f'"{sha256(file)}"'
             heads = {"ETag": etag, "X-Repo-Commit": commit}
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
             if start:

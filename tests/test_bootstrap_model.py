@@ -258,7 +258,7 @@ from pathlib import Path
 from engines.vibevoice import checkpoint, hub
 
 cache, model = Path(sys.argv[2]), sys.argv[3]
-CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree", "open")
+CHANGES = sys.argv[5].split()
 
 def attempt(place):
     # The child dies at its change of that number; 0 is a whole download.
@@ -292,15 +292,23 @@ print("places", place - 1)
 """
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "os.rename os.mkdir os.remove os.rmdir os.truncate shutil.rmtree",
+        pytest.param("open", marks=pytest.mark.soak),
+    ],
+)
 def test_killed_at_any_change_of_the_cache_a_download_is_made_good(
-    tmp_path: Path, hub: HubApi
+    tmp_path: Path, hub: HubApi, changes: str
 ) -> None:
+    enlarge(hub, 10)
     cache = tmp_path / "a cache"
     cache.mkdir()
     run = subprocess.run(
-        [sys.executable, "-c", KILLED, str(ROOT), str(cache), MODEL, str(size(hub))],
+        [sys.executable, "-c", KILLED, str(ROOT), str(cache), MODEL, str(size(hub)), changes],
         env=os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "none")},
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert int(run.stdout.split()[-1]) > 20
+    assert int(run.stdout.split()[-1]) > 15

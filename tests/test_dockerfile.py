@@ -1,0 +1,55 @@
+"""The Dockerfile, as far as that goes without a container engine."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.bootstrap_site import ROOT, Site
+from tests.dockerfile import Image, context, instructions
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_the_context_holds_what_runs_and_nothing_else() -> None:
+    files = context(ROOT)
+    assert {"bootstrap.sh", "handler.py", "requirements.txt", "test_input.json"} < set(files)
+    folders = {path.split("/")[0] for path in files if "/" in path}
+    assert folders == {"engines", "provision", "speech"}
+    assert not [path for path in files if re.search(r"test_\w+\.py$|\.md$|requirements-", path)]
+
+
+def test_no_line_holds_a_secret() -> None:
+    for word, rest in instructions(DOCKERFILE):
+        if word in ("ARG", "ENV"):
+            assert not re.search(r"TOKEN|SECRET|PASSWORD|API_KEY", rest)
+
+
+def test_the_image_runs_what_runpod_needs() -> None:
+    assert "nvidia/cuda:12.8.1-cudnn-" in DOCKERFILE
+    last = dict(instructions(DOCKERFILE))
+    assert json.loads(last["ENTRYPOINT"]) == ["/usr/bin/tini", "--"]
+    assert last["WORKDIR"] == "/workspace/vibevoice"
+
+
+@pytest.mark.parametrize("bake", ["1", "0"])
+def test_its_lines_make_an_image_that_speaks(tmp_path: Path, bake: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    site = Site(tmp_path / "site")
+    own = {name: value for name, value in site.env.items() if "VIBEVOICE" not in name}
+    own |= {"VIBEVOICE_REPO": site.origin.as_uri(), "VIBEVOICE_REF": site.commit}
+    with Image(tmp_path / "image", ROOT, BAKE=bake) as image:
+        image.build(DOCKERFILE, own)
+        assert {"git", "ffmpeg", "tini", "python3.12-venv"} < set(image.packages)
+        baked = [path for path in image.files() if path.startswith("/opt/vibevoice/venv-")]
+        assert bool(baked) == (bake == "1")
+        start = image.run(image.command, {**own, "ENGINE": "espeak", "PIP_NO_INDEX": "1"})
+        assert start.returncode == 0, start.stdout
+        assert ("building the Python environment" in start.stdout) == (bake == "0")
+        assert "no network volume is attached" in start.stdout
+        assert re.search(r"Job local_test completed|Local testing complete", start.stdout)
+        copies = [path for path in image.files() if "/var/lib/vibevoice/output/" in path]
+        assert len(copies) == 1
