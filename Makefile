@@ -28,14 +28,14 @@ export PATH := $(if $(NODE),$(abspath $(VENV))/bin:)$(PATH)
 export WRANGLER_SEND_METRICS=false
 export CLOUDFLARE_CF_FETCH_ENABLED=false
 
-.PHONY: help demo setup test soak lint serve bridge bench lock clean
+.PHONY: help demo setup test soak lint serve bridge bench bench-bootstrap lock clean
 
 help:
 	@echo "make demo    speech from a fresh machine  (TEXT=... VOICE=... FORMAT=... ENGINE=...)"
 	@echo "make serve   the local RunPod API on port $(PORT)  (PORT=...)"
 	@echo "make bridge  OpenAI's API on port $(BRIDGE_PORT), in front of make serve"
 	@echo "make test    every test                   make soak   the long ones"
-	@echo "make lint    ruff, mypy, tsc, prettier    make bench  the measurements"
+	@echo "make lint    ruff, mypy, shellcheck, ...  make bench  the measurements"
 	@echo "make setup   installs what they need      make clean  removes what they made"
 
 $(VENV)/.created:
@@ -86,10 +86,15 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/shellcheck -x -a bootstrap.sh examples/*.sh
+	$(VENV)/bin/hadolint Dockerfile
 	$(if $(BRIDGE),cd bridge && npm run lint)
 
 bench: setup
 	$(PY) -m bench
+
+bench-bootstrap: setup
+	$(PY) -m bench bootstrap
 
 LOCK := uv pip compile pyproject.toml -q --no-annotate --no-header
 lock:

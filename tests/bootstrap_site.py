@@ -140,8 +140,18 @@ class Site:
 
     # What is done with it
 
-    def start(
-        self, *arguments: str, wrap: tuple[str, ...] = (), **env: str
+    def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+        return self._start((), arguments, env)
+
+    def run(self, *arguments: str, **env: str) -> Run:
+        return ended(self._start((), arguments, env))
+
+    def run_in(self, wrap: tuple[str, ...]) -> Run:
+        """Runs it by another program, which is given the command."""
+        return ended(self._start(wrap, (), {}))
+
+    def _start(
+        self, wrap: tuple[str, ...], arguments: tuple[str, ...], env: dict[str, str]
     ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [*wrap, "bash", str(self.code / "bootstrap.sh"), *arguments],
@@ -153,9 +163,6 @@ class Site:
             text=True,
             start_new_session=True,
         )
-
-    def run(self, *arguments: str, wrap: tuple[str, ...] = (), **env: str) -> Run:
-        return ended(self.start(*arguments, wrap=wrap, **env))
 
     def inside_mounts(self, commands: str) -> tuple[str, ...]:
         """What runs a bootstrap in a mount namespace of its own, after these shell commands."""

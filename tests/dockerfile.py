@@ -1,4 +1,4 @@
-"""As much of a container's build as goes without a container engine: a Dockerfile's lines, replayed.
+"""As much of a container's build as goes without a container engine: a Dockerfile, replayed.
 
     with Image(folder, ROOT, BAKE="1") as image:       # FROM is this machine, in an overlay
         image.run(["bash", "bootstrap.sh"], {...})     # in a chroot, as CMD would be
@@ -54,7 +54,7 @@ def _ignored(path: str, rules: list[str]) -> bool:
 
 
 class Image:
-    """`packages` are those that apt-get would have installed; `env` and `command` are the image's."""
+    """`packages` are what apt-get would have installed; `env` and `command` are the image's."""
 
     def __init__(self, folder: Path, root: Path, **arguments: str) -> None:
         self.folder, self.root, self.arguments = folder, root, arguments

@@ -63,7 +63,7 @@ def test_a_warm_start_runs_no_other_process_and_asks_no_network(ready: Site) -> 
     shutil.rmtree(ready.wheels)
     trace = ready.folder / "trace"
     calls = "execve,fork,vfork,clone,clone3,socket,connect"
-    run = ready.run(wrap=("strace", "-f", "-o", str(trace), "-e", f"trace={calls}"))
+    run = ready.run_in(("strace", "-f", "-o", str(trace), "-e", f"trace={calls}"))
     ready.assert_ready(run)
     lines = trace.read_text().splitlines()
     until_handler = lines[: next(n for n, line in enumerate(lines) if "bin/python" in line) + 1]

@@ -188,7 +188,7 @@ def test_a_read_only_volumes_model_is_used_from_there(site: Site, hub: HubApi) -
     asked = len(hub.asked)
     disk = f"'{site.volume.parent}'"
     read_only = f"mount --bind {disk} {disk}; mount -o remount,ro,bind {disk}"
-    run = site.run(wrap=site.inside_mounts(read_only))
+    run = site.run_in(site.inside_mounts(read_only))
     assert run.status == 0, run.log
     assert run.handler["env"]["HF_HUB_CACHE"] == str(site.volume / "hf_cache")
     assert run.handler["env"]["VIBEVOICE_VOLUME"] == str(site.fallback)
@@ -198,7 +198,7 @@ def test_a_read_only_volumes_model_is_used_from_there(site: Site, hub: HubApi) -
 def test_a_model_that_does_not_fit_goes_to_the_container_disk(site: Site, hub: HubApi) -> None:
     enlarge(hub, 52_000)
     small = f"mount -t tmpfs -o size=101m none '{site.volume.parent}'"
-    run = site.run(wrap=site.inside_mounts(small))
+    run = site.run_in(site.inside_mounts(small))
     assert run.status == 0, run.log
     assert f"no space for {MODEL}: it needs 0.11 GB and 0.1" in run.log
     assert snapshot(site, hub, site.fallback).is_dir()
@@ -295,8 +295,8 @@ print("places", place - 1)
 @pytest.mark.parametrize(
     "changes",
     [
-        "os.rename os.mkdir os.remove os.rmdir os.truncate shutil.rmtree",
-        pytest.param("open", marks=pytest.mark.soak),
+        "os.rename os.rmdir",
+        pytest.param("os.mkdir os.remove shutil.rmtree open", marks=pytest.mark.soak),
     ],
 )
 def test_killed_at_any_change_of_the_cache_a_download_is_made_good(
@@ -311,4 +311,4 @@ def test_killed_at_any_change_of_the_cache_a_download_is_made_good(
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert int(run.stdout.split()[-1]) > 15
+    assert int(run.stdout.split()[-1]) > 10

@@ -36,7 +36,7 @@ def test_without_a_volume_the_container_disk_serves(site: Site) -> None:
 
 
 def test_an_empty_read_only_volume_is_replaced_by_the_container_disk(site: Site) -> None:
-    run = site.run(wrap=on_tmpfs(site, "ro"))
+    run = site.run_in(on_tmpfs(site, "ro"))
     site.assert_ready(run, base=site.fallback)
     assert_loud(run.log, "cannot be written to (Read-only file system)")
 
@@ -47,10 +47,8 @@ def test_what_a_read_only_volume_has_is_used_from_there(site: Site) -> None:
     shutil.rmtree(site.wheels)
     (site.volume / "demo" / "voices" / "Me.wav").write_text("me")
     volume = f"'{site.volume.parent}'"
-    run = site.run(
-        wrap=site.inside_mounts(
-            f"mount --bind {volume} {volume}; mount -o remount,ro,bind {volume}"
-        )
+    run = site.run_in(
+        site.inside_mounts(f"mount --bind {volume} {volume}; mount -o remount,ro,bind {volume}")
     )
     assert run.status == 0, run.log
     assert_loud(run.log, "Read-only file system")
@@ -67,7 +65,7 @@ def test_a_volume_that_fills_up_while_it_is_filled_is_left_and_cleared(site: Sit
     kept = site.folder / "kept"
     wrap = on_tmpfs(site, "size=2m")
     script = wrap[4].replace('exec "$@"', f"\"$@\"; ls -A '{site.volume}' >'{kept}'")
-    run = site.run(wrap=(*wrap[:4], script, wrap[5]))
+    run = site.run_in((*wrap[:4], script, wrap[5]))
     site.assert_ready(run, base=site.fallback)
     assert "no space in" in run.log
     assert_loud(run.log, "there is no space left")
@@ -75,7 +73,7 @@ def test_a_volume_that_fills_up_while_it_is_filled_is_left_and_cleared(site: Sit
 
 
 def test_what_does_not_fit_by_what_the_system_says_is_not_begun(site: Site) -> None:
-    run = site.run(wrap=on_tmpfs(site, "size=20m"))
+    run = site.run_in(on_tmpfs(site, "size=20m"))
     assert run.status == 0, run.log
     assert "no space in" in run.log
     assert re.search(r"VibeVoice's code needs 100 MB; \d\d? MB are free", run.log)
@@ -84,7 +82,7 @@ def test_what_does_not_fit_by_what_the_system_says_is_not_begun(site: Site) -> N
 
 
 def test_a_volume_without_room_for_a_single_file_is_left(site: Site) -> None:
-    run = site.run(wrap=on_tmpfs(site, "nr_inodes=2"))
+    run = site.run_in(on_tmpfs(site, "nr_inodes=2"))
     site.assert_ready(run, base=site.fallback)
     assert_loud(run.log, "No space left on device")
 
@@ -109,7 +107,7 @@ def test_where_nothing_fits_anywhere_it_says_so_and_ends(site: Site) -> None:
     site.require("1.0", size=3_000_000)
     both = f"mount -t tmpfs -o size=2m none '{site.volume.parent}'; mkdir '{site.fallback}';"
     both += f"mount -t tmpfs -o size=2m none '{site.fallback}'"
-    run = site.run(wrap=site.inside_mounts(both))
+    run = site.run_in(site.inside_mounts(both))
     assert run.status == 28
     assert "enlarge the volume or the container disk" in run.log
     assert "HANDLER" not in run.log

@@ -70,7 +70,7 @@ def assert_it_speaks(one: Worker, site: Site, hub: HubApi) -> None:
 def test_an_empty_volume_becomes_a_worker_that_speaks(site: Site, tmp_path: Path) -> None:
     with HubApi({MODEL: vibevoice.checkpoint()}) as hub:
         own = settings(site, hub)
-        with RunPodApi() as api, worker(api, tmp_path / "first", BOOTSTRAP, 120, **own) as one:
+        with RunPodApi() as api, worker(api, tmp_path / "first", BOOTSTRAP, **own) as one:
             assert_it_speaks(one, site, hub)
             (mark,) = (one.volume / ".in-use").iterdir()
             assert mark.name == one.id
@@ -96,7 +96,7 @@ def test_the_same_with_an_environment_installed_from_the_package_index(
         for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_NO_CACHE_DIR"):
             del own[name]
         own |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-        with RunPodApi() as api, worker(api, tmp_path / "one", BOOTSTRAP, 900, **own) as one:
+        with RunPodApi() as api, worker(api, tmp_path / "one", BOOTSTRAP, **own) as one:
             assert_it_speaks(one, site, hub)
             prefix = (one.volume / "venv").resolve()
             assert list(prefix.glob("lib/python3*/site-packages/torch"))

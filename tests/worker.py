@@ -99,11 +99,9 @@ def worker(
     api: RunPodApi,
     folder: Path,
     command: Sequence[str] = HANDLER,
-    start_sec: float = 60,
     **settings: str,
 ) -> Iterator[Worker]:
-    """A worker that has polled for its first job, which has to happen within `start_sec`.
-    `settings` are environment variables of its own.
+    """A worker that has polled for its first job. `settings` are environment variables of its own.
 
     At the end it gets a SIGTERM, has to exit with 0 within 15 s, and leave no process behind.
     """
@@ -122,7 +120,7 @@ def worker(
         )
     one = Worker(api, name, folder, process)
     try:
-        _await_first_poll(one, start_sec)
+        _await_first_poll(one, 900 if command == BOOTSTRAP else 60)
         yield one
         if process.poll() is None:
             one.terminate()

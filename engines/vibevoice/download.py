@@ -128,7 +128,7 @@ def _name(ref: Path, commit: str) -> None:
 @contextmanager
 def _reporting(part: Path, size: int, setting: str) -> Iterator[None]:
     """Logs how far the download is: the library's own bars are unreadable line by line."""
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     ended = threading.Event()
