@@ -36,6 +36,10 @@ RUN if [ "$BAKE" = 1 ]; then \
 COPY *.py test_input.json ./
 COPY engines/ engines/
 COPY speech/ speech/
+# The models' tokenizer is a repository of its own: with it, a cached model needs no network at all.
+RUN if [ "$BAKE" = 1 ]; then \
+        /opt/vibevoice/venv/bin/python -m provision.model --tokenizer /opt/vibevoice/hf_cache; \
+    fi
 
 # As root, whom RunPod's volumes belong to. PID 1 has to pass signals on and to reap.
 ENTRYPOINT ["/usr/bin/tini", "--"]

@@ -50,6 +50,8 @@ read_settings() {
   ref=${VIBEVOICE_REF:-b9d561240ada3ee5d8fb5812bebb32f7ecfd97ae}
   requirements_file=${REQUIREMENTS_FILE:-$PWD/requirements.txt}
   export MODEL_PATH=${MODEL_PATH:-vibevoice/VibeVoice-7B} MODEL_REVISION=${MODEL_REVISION:-main}
+  # The image's and, where that cannot be written to, the volume's: what they have is used.
+  export MODEL_CACHES=${MODEL_CACHES:-}:$baked/hf_cache:$volume/hf_cache
   hub_home=${HF_HOME:-}
   hub_cache=${HF_HUB_CACHE:-${hub_home:+$hub_home/hub}}
   worker=${RUNPOD_POD_ID:-$HOSTNAME-$$}
@@ -105,7 +107,7 @@ everything_in_place() {
   text=$REPLY
   recorded venv "$text" && venv=$REPLY && recorded code "$text" && code=$REPLY &&
     recorded wanted "$text" && [[ $REPLY == "$model_wanted" ]] &&
-    recorded model "$text" && model=$REPLY && recorded cache "$text" && model_cache=$REPLY || return
+    recorded model "$text" && model=$REPLY || return
   # Before the parts are looked for: who removes old ones then sees this mark, or we their absence.
   mark_in_use && find_venv "$venv" && find_code "$code" && model_is_untouched "$flag" "$text"
 }
@@ -140,7 +142,6 @@ model_is_untouched() { # FLAG JSON: no file of the model is missing, empty or ne
   local line
   [[ $model_wanted != none ]] || return 0
   [[ $model == /* ]] || model=$base/$model
-  [[ $model_cache == /* || ! $model_cache ]] || model_cache=$base/$model_cache
   while IFS= read -r line; do
     [[ $line =~ ^\ {4}\"(.*)\",?$ ]] || continue
     line=$model/${BASH_REMATCH[1]}
@@ -167,7 +168,7 @@ provision() {
 become_the_worker() {
   export VIBEVOICE_VOLUME=$base VIBEVOICE_CODE=$code VIBEVOICE_IN_USE=$mark
   export HF_HOME=${hub_home:-$base/hf_home}
-  export HF_HUB_CACHE=${hub_cache:-${model_cache:-$base/hf_cache}}
+  export HF_HUB_CACHE=${hub_cache:-$base/hf_cache}
   # All that is asked for is on a disk now, so nothing may wait for the network.
   [[ $model_wanted == none ]] || export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
   exec "$venv/bin/python" -u "$door" "$@"

@@ -66,6 +66,9 @@ class Settings(BaseModel):
         pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$",
         description="Commit, branch or tag of a model from the hub",
     )
+    model_caches: str = Field(
+        "", description="Further hub caches in which models are looked for, with colons between"
+    )
     vibevoice_code: Folder | None = Field(
         None, description="Folder of VibeVoice's code, if it is not `vibevoice/` on the volume"
     )
@@ -196,6 +199,10 @@ class Settings(BaseModel):
             prefix=self.s3_prefix,
             url_ttl_seconds=self.s3_url_ttl_seconds,
         )
+
+    @property
+    def further_hub_caches(self) -> tuple[Path, ...]:
+        return tuple(Path(cache) for cache in self.model_caches.split(":") if cache)
 
     @property
     def audio_prompts_dir(self) -> Path:

@@ -92,6 +92,7 @@ class VibeVoiceInference:
             code=settings.vibevoice_code,
             volume=settings.vibevoice_volume,
             hub_cache=hub_cache,
+            further_caches=settings.further_hub_caches,
             token=settings.hf_token.get_secret_value() if settings.hf_token else None,
         )
 

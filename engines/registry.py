@@ -1,6 +1,7 @@
 """Which engine speaks: the one place that knows them all by name."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from engines.base import Engine
@@ -34,6 +35,7 @@ def create_engine(
     code: Path | None = None,
     volume: Path | None = None,
     hub_cache: Path | None = None,
+    further_caches: Sequence[Path] = (),
     token: str | None = None,
 ) -> Engine:
     """Makes the engine of that name, not yet loaded. The rest is for VibeVoice alone, see
@@ -51,6 +53,7 @@ def create_engine(
             code=code,
             volume=volume,
             hub_cache=hub_cache,
+            further_caches=further_caches,
             token=token,
         )
     raise EngineError(f"ENGINE={name} is unknown: set it to auto, vibevoice or espeak")

@@ -12,7 +12,7 @@ check() {
   if [[ $model_wanted == none ]]; then
     row model skipped '' 'not asked for'
   elif recorded wanted "$text" && [[ $REPLY == "$model_wanted" ]] && recorded model "$text" &&
-    model=$REPLY && model_cache='' && model_is_untouched "$volume/.first_run_complete" "$text"; then
+    model=$REPLY && model_is_untouched "$volume/.first_run_complete" "$text"; then
     row model whole "$(du -shL "$model" | cut -f 1)" "$MODEL_PATH, ${model#"$volume"/}"
   else
     row model missing '' "$model_wanted"

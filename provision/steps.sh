@@ -129,16 +129,15 @@ copy_voices() {
 
 model() {
   local lines=()
-  model='' model_cache=''
+  model=''
   : >"$scratch/files"
   [[ $model_wanted != none ]] || return 0
   doing "looking for the model $MODEL_PATH and downloading what is missing"
   HF_HOME=${hub_home:-$base/hf_home} HF_HUB_CACHE=${hub_cache:-$base/hf_cache}
-  VIBEVOICE_VOLUME=$base work "$venv/bin/python" -m provision.model \
-    "$scratch/model" "$baked/hf_cache" "$volume/hf_cache" || return
+  VIBEVOICE_VOLUME=$base work "$venv/bin/python" -m provision.model "$scratch/model" || return
   mapfile -t lines <"$scratch/model"
-  model=${lines[0]} model_cache=${lines[1]}
-  printf '%s\n' "${lines[@]:2}" >"$scratch/files"
+  model=${lines[0]}
+  printf '%s\n' "${lines[@]:1}" >"$scratch/files"
 }
 
 finish() { # links for people, the flag for warm starts, and old parts go
@@ -154,8 +153,7 @@ raise_flag() {
   link venv "$venv" || return
   link vibevoice "$code" || return
   work "$python" provision/manifest.py "$base/.first_run_complete" venv="$venv_name" \
-    code="$code_name" wanted="$model_wanted" model="${model#"$base"/}" \
-    cache="${model_cache#"$base"/}" files:="$scratch/files"
+    code="$code_name" wanted="$model_wanted" model="${model#"$base"/}" files:="$scratch/files"
 }
 
 link() { # NAME TARGET

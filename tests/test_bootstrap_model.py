@@ -165,7 +165,8 @@ def test_the_models_cache_of_the_platform_image_or_user_is_used(site: Site, hub:
     paper_checkpoint(baked / "snapshots" / ("d" * 40))
     run = site.run()
     site.assert_ready(run)
-    assert run.handler["env"]["HF_HUB_CACHE"] == str(site.baked / "hf_cache")
+    assert f":{site.baked}/hf_cache:" in run.handler["env"]["MODEL_CACHES"]
+    assert site.manifest()["model"].startswith(str(site.baked))
     assert hub.asked == []
     assert "bootstrap:" not in site.run().log
 
@@ -190,7 +191,7 @@ def test_a_read_only_volumes_model_is_used_from_there(site: Site, hub: HubApi) -
     read_only = f"mount --bind {disk} {disk}; mount -o remount,ro,bind {disk}"
     run = site.run_in(site.inside_mounts(read_only))
     assert run.status == 0, run.log
-    assert run.handler["env"]["HF_HUB_CACHE"] == str(site.volume / "hf_cache")
+    assert f":{site.volume}/hf_cache" in run.handler["env"]["MODEL_CACHES"]
     assert run.handler["env"]["VIBEVOICE_VOLUME"] == str(site.fallback)
     assert len(hub.asked) == asked
 
@@ -311,4 +312,4 @@ def test_killed_at_any_change_of_the_cache_a_download_is_made_good(
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert int(run.stdout.split()[-1]) > 10
+    assert int(run.stdout.split()[-1]) >= 10

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from engines.vibevoice.checkpoint import DEFAULT_TOKENIZER
 from tests.bootstrap_site import ROOT, Site
 from tests.dockerfile import Image, context, instructions
+from tests.hub_api import HubApi
+from tests.paper_checkpoint import write_paper_tokenizer
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
@@ -38,14 +41,18 @@ def test_the_image_runs_what_runpod_needs() -> None:
 def test_its_lines_make_an_image_that_speaks(tmp_path: Path, bake: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
+    pytest.importorskip("huggingface_hub")
+    tokenizer = write_paper_tokenizer(tmp_path / "tokenizer")
     site = Site(tmp_path / "site")
     own = {name: value for name, value in site.env.items() if "VIBEVOICE" not in name}
     own |= {"VIBEVOICE_REPO": site.origin.as_uri(), "VIBEVOICE_REF": site.commit}
     with Image(tmp_path / "image", ROOT, BAKE=bake) as image:
-        image.build(DOCKERFILE, own)
+        with HubApi({DEFAULT_TOKENIZER: tokenizer}) as hub:
+            image.build(DOCKERFILE, own | {"HF_ENDPOINT": hub.url})
         assert {"git", "ffmpeg", "tini", "python3.12-venv"} < set(image.packages)
         baked = [path for path in image.files() if path.startswith("/opt/vibevoice/venv-")]
         assert bool(baked) == (bake == "1")
+        assert any("/hf_cache/models--Qwen" in path for path in image.files()) == (bake == "1")
         start = image.run(image.command, {**own, "ENGINE": "espeak", "PIP_NO_INDEX": "1"})
         assert start.returncode == 0, start.stdout
         assert ("building the Python environment" in start.stdout) == (bake == "0")

@@ -1,13 +1,15 @@
 """Where models are looked for, in which order, and what a download is asked for."""
 
 import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from engines.vibevoice.hub import Hub, Incomplete, commit_of, snapshot
 from speech.errors import EngineError
+from tests.hub_api import TOKEN, HubApi
 
 NAME = "vibevoice/VibeVoice-7B"
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -110,40 +112,70 @@ def test_what_is_neither_a_folder_nor_an_id_is_refused(tmp_path: Path, name: str
         find(Hub(caches=(tmp_path,), models=tmp_path), name)
 
 
-def test_what_is_nowhere_is_downloaded_to_the_volume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, dict[str, Any]]] = []
+@pytest.fixture
+def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubApi]:
+    """The hub on loopback, with the one model in it."""
+    from huggingface_hub import constants
+    from huggingface_hub._snapshot_download import snapshot_download
 
-    def download(name: str, **options: Any) -> str:
-        asked.append((name, options))
-        return str(cached(tmp_path / "hf_cache"))
+    model = tmp_path / "hub"
+    model.mkdir()
+    for name in ("weights", "config.json", "README.md"):
+        (model / name).write_text(name)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with HubApi({NAME: model}) as hub:
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        yield hub
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    hub = Hub((tmp_path / "hf_cache",), tmp_path / "models", tmp_path / "hf_cache", "hf_secret")
+
+def test_what_is_nowhere_is_downloaded_to_the_volume(tmp_path: Path, online: HubApi) -> None:
+    hub = Hub.of(tmp_path / "volume", token=TOKEN, platform_cache=tmp_path / "platform")
     folder = find(hub)
-    assert asked == [
-        (
-            NAME,
-            {
-                "cache_dir": tmp_path / "hf_cache",
-                "token": "hf_secret",
-                "allow_patterns": ["*.json", "weights"],
-            },
-        )
-    ]
+    assert folder == snapshot(tmp_path / "volume" / "hf_cache", NAME)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "weights"]
+    assert commit_of(folder) == online.commit(NAME)
+    asked = len(online.asked)
     assert find(hub) == folder
-    assert len(asked) == 1
+    assert len(online.asked) == asked
+
+
+def test_a_damaged_snapshot_is_made_good_by_the_next_download(
+    tmp_path: Path, online: HubApi
+) -> None:
+    hub = Hub.of(tmp_path / "volume", platform_cache=tmp_path / "platform")
+    (find(hub) / "weights").unlink()
+    assert (find(hub) / "weights").read_text() == "weights"
+    assert online.bytes_asked_of("weights") == ["", ""]
+
+
+def test_what_two_download_at_once_is_there_once(tmp_path: Path, online: HubApi) -> None:
+    hub = Hub.of(tmp_path / "volume", platform_cache=tmp_path / "platform")
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: find(hub), range(2))
+    assert first == second
+    assert online.commit(NAME) == first.name
+
+
+def test_a_revision_is_found_by_its_name_or_commit(tmp_path: Path) -> None:
+    first, second = cached(tmp_path, "a" * 40), cached(tmp_path, "b" * 40, ref="b" * 40)
+    (second.parents[1] / "refs" / "v1").write_text("a" * 40)
+    assert snapshot(tmp_path, NAME, "main") == second
+    assert snapshot(tmp_path, NAME, "v1") == first
+    assert snapshot(tmp_path, NAME, "a" * 40) == first
+    assert snapshot(tmp_path, NAME, "v2") is None
+    assert snapshot(tmp_path, NAME, "c" * 40) is None
 
 
 @pytest.mark.parametrize("problem", [OSError("no route to hf_secret"), ValueError("offline")])
 def test_a_download_that_fails_names_the_remedies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
 ) -> None:
-    def download(*_: object, **__: object) -> str:
+    def ask(*_: object, **__: object) -> None:
         raise problem
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", ask)
     with pytest.raises(EngineError, match=r"VibeVoice-7B is on no disk.*set HF_TOKEN") as caught:
         find(Hub(caches=(tmp_path,)))
     assert "hf_secret" not in str(caught.value)

@@ -7,7 +7,7 @@ speech has a thread while it is iterated, and none before or after.
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ class VibeVoiceEngine:
         code: Path | None = None,
         volume: Path | None = None,
         hub_cache: Path | None = None,
+        further_caches: Sequence[Path] = (),
         token: str | None = None,
         device: str = "auto",
         attention: str | None = None,
@@ -52,7 +53,7 @@ class VibeVoiceEngine:
         self._revision = revision
         self._code = code
         self._volume = volume
-        self._hub = Hub.of(volume, hub_cache, token, platform_cache)
+        self._hub = Hub.of(volume, hub_cache, token, platform_cache, further_caches)
         self._device = device
         self._attention = attention
         self._details = {"model": Path(model).name if Path(model).is_dir() else model}
