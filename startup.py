@@ -28,7 +28,8 @@ def prepare(inference: VibeVoiceInference, log: Any) -> None:
     runpod.serverless.register_fitness_check(volume_check(inference))
     runpod.serverless.register_fitness_check(engine_check(inference))
     if mark := os.environ.get("VIBEVOICE_IN_USE"):
-        threading.Thread(target=stay_in_use, args=(Path(mark), log), daemon=True).start()
+        never = threading.Event()
+        threading.Thread(target=stay_in_use, args=(Path(mark), log, never), daemon=True).start()
     imported = time.time()
     voices = inference.voices.names()
     for problem in inference.voices.problems():
@@ -59,8 +60,8 @@ def preload(inference: VibeVoiceInference, log: Any) -> None:
         log.info(f"loaded: {json.dumps({'load_sec': round(time.monotonic() - start, 2)})}")
 
 
-def stay_in_use(mark: Path, log: Any, every_sec: float = 60) -> None:
-    """Touches bootstrap.sh's mark for ever: what it names stays on the volume while it is fresh."""
+def stay_in_use(mark: Path, log: Any, ended: threading.Event, every_sec: float = 60) -> None:
+    """Touches bootstrap.sh's mark until `ended`: what it names stays on the volume meanwhile."""
     named = mark.read_bytes() if mark.is_file() else b""
     failed = False
     while True:
@@ -75,7 +76,8 @@ def stay_in_use(mark: Path, log: Any, every_sec: float = 60) -> None:
             if not failed:
                 log.warn(f"the volume cannot be told that its parts are in use: {error.strerror}")
             failed = True
-        time.sleep(every_sec)
+        if ended.wait(every_sec):
+            return
 
 
 def volume_check(inference: VibeVoiceInference) -> Any:

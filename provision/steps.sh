@@ -92,7 +92,7 @@ code() {
   doing "fetching VibeVoice's code ($code_name)"
   rm -rf -- "$base/.building-$code_name" "${base:?}/$code_name"
   room_for "VibeVoice's code" 100 || return
-  build_code "$base/.building-$code_name" || failed "VibeVoice's code from $repository"
+  build_code "$base/.building-$code_name" || failed "VibeVoice's code from ${repository/\/\/*@//\/}"
 }
 
 build_code() { # FOLDER: beside its place, which it then takes in one step
@@ -102,7 +102,7 @@ build_code() { # FOLDER: beside its place, which it then takes in one step
   work "${git[@]}" fetch -q --depth 1 -- "$repository" "$ref" || return
   work "${git[@]}" checkout -q --detach FETCH_HEAD || return
   if [[ ! -f $1/vibevoice/modular/modeling_vibevoice_inference.py ]]; then
-    say "there is no VibeVoice that can speak in $repository at $ref; check VIBEVOICE_REPO and VIBEVOICE_REF"
+    say "there is no VibeVoice that can speak at $ref; check VIBEVOICE_REPO and VIBEVOICE_REF"
     return 1
   fi
   keep_definition "$1" "$code_wanted" || return
@@ -165,13 +165,15 @@ link() { # NAME TARGET
 }
 
 remove_old_parts() { # those that nobody has used for a day
-  local part name
+  local part name parts=("$base"/venv-* "$base"/vibevoice-*)
+  # Of models the other revisions of this one alone: another endpoint may live on this volume too.
+  [[ $model != "$base"/hf_cache/models--*/snapshots/* ]] || parts+=("${model%/*}"/*)
   find "$base/.in-use" -type f -mmin "+$KEEP_MINUTES" -delete
   rm -rf -- "$base"/.building-* "$base"/.trash-*
-  for part in "$base"/venv-* "$base"/vibevoice-* "${model%/*}"/*; do
+  for part in "${parts[@]}"; do
     name=${part##*/}
     [[ -d $part && $name != "$venv_name" && $name != "$code_name" && $part != "$model" ]] || continue
-    [[ $part == "$base"/* && ! $(find "$part" -maxdepth 0 -mmin "-$KEEP_MINUTES") ]] || continue
+    [[ ! $(find "$part" -maxdepth 0 -mmin "-$KEEP_MINUTES") ]] || continue
     ! in_use "$name" || continue
     mv -T "$part" "$base/.trash-$name" || continue
     if in_use "$name"; then # by a worker that started just now

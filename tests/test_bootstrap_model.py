@@ -171,6 +171,16 @@ def test_the_models_cache_of_the_platform_image_or_user_is_used(site: Site, hub:
     assert "bootstrap:" not in site.run().log
 
 
+def test_a_users_models_are_never_removed(site: Site) -> None:
+    names = ("VibeVoice-7B", "mine", "other")
+    for name in names:
+        os.utime(paper_checkpoint(site.volume / "models" / name), (1, 1))
+    site.assert_ready(site.run())
+    assert site.manifest()["model"] == "models/VibeVoice-7B"
+    site.assert_ready(site.run(MODEL_PATH=str(site.volume / "models" / "mine")))
+    assert sorted(path.name for path in (site.volume / "models").iterdir()) == sorted(names)
+
+
 def test_a_folder_as_model_is_checked_and_used(site: Site, hub: HubApi) -> None:
     model = paper_checkpoint(site.folder / "my model")
     site.env["MODEL_PATH"] = str(model)
@@ -285,7 +295,7 @@ while attempt(place) == signal.SIGKILL:
         if "7B" in str(folder):
             checkpoint.inspect(folder)  # nothing half is ever there to be found
     assert attempt(0) == 0, f"after a kill at change {place}"
-    for root in cache.iterdir():
+    for root in cache.glob("models--*"):
         assert not list(root.glob(".*")), f"left over after a kill at change {place}"
         os.system(f"rm -rf '{root}'")
     place += 1

@@ -160,7 +160,15 @@ def test_code_that_is_not_vibevoices_is_refused(site: Site) -> None:
     site.git("-C", str(site.origin), "commit", "-q", "-m", "something else")
     run = site.run(VIBEVOICE_REF="main")
     assert run.status == 1
-    assert "there is no VibeVoice that can speak in" in run.log
+    assert "there is no VibeVoice that can speak at main" in run.log
+
+
+def test_the_password_in_a_repositorys_address_is_not_logged(site: Site) -> None:
+    run = site.run(VIBEVOICE_REPO="http://me:hush@127.0.0.1:9/VibeVoice.git")
+    assert run.status == 1
+    (line,) = [line for line in run.log.splitlines() if "could not be had" in line]
+    assert "code from http://127.0.0.1:9/VibeVoice.git could not" in line
+    assert "hush" not in run.log
 
 
 def test_a_package_that_is_not_the_pinned_one_is_refused(site: Site) -> None:

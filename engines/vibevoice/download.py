@@ -3,10 +3,11 @@
 A commit's files are gathered in `.COMMIT.part`, where a later attempt goes on, and are renamed to
 `snapshots/COMMIT` once all of them are there in their full size and `check` has passed. Only then
 does `refs/REVISION` name the commit. So a revision is asked for once, and a kill at any moment
-leaves no half model. Two processes may do the same at once: one's work counts.
+leaves no half model. Of two processes that want the same one works and the other waits.
 """
 
 import errno
+import fcntl
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -44,28 +45,24 @@ def download(
 ) -> Path:
     """The snapshot's folder. `files` are patterns; `setting` is what the model is called in
     messages. Raises `EngineError`, and what `check` raises of a download that is whole."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    root = cache / f"models--{name.replace('/', '--')}"
     try:
-        info = HfApi(token=token).model_info(name, revision=revision, files_metadata=True)
-        commit = str(info.sha)
-        sizes = {
-            file.rfilename: file.size or 0
-            for file in info.siblings or ()
-            if any(fnmatch(file.rfilename, pattern) for pattern in files)
-        }
+        commit, sizes = _ask(name, files, revision, token)
+        root = cache / f"models--{name.replace('/', '--')}"
         final, part = root / "snapshots" / commit, root / f".{commit}.part"
-        if final.is_dir():  # found wanting, or it would have been used
-            _set_aside(final, part)
-        part.mkdir(parents=True, exist_ok=True)
-        _check_room(part, sum(sizes.values()), name)
-        log.info("%s: downloading %s, %s", setting, name, _gb(sum(sizes.values())))
-        with _reporting(part, sum(sizes.values()), setting):
-            snapshot_download(
-                name, revision=commit, local_dir=part, token=token, allow_patterns=list(files)
-            )
-        _publish(part, final, sizes, check)
+        with _alone(cache / ".locks" / f"{root.name}.download"):
+            if not _is_there(final, part, check):
+                part.mkdir(parents=True, exist_ok=True)
+                size = sum(sizes.values())
+                _check_room(part, size, name)
+                log.info("%s: downloading %s, %s", setting, name, _gb(size))
+                with _reporting(part, size, setting):
+                    snapshot_download(
+                        name, revision=commit, local_dir=part, token=token,
+                        allow_patterns=list(files),
+                    )  # fmt: skip
+                _publish(part, final, sizes, check)
         if not COMMIT.fullmatch(revision):
             _name(root / "refs" / revision, commit)
     except NoRoom:
@@ -79,6 +76,42 @@ def download(
             f" {_meaning(problem, revision, bool(token))}"
         ) from problem
     return final
+
+
+def _ask(
+    name: str, files: Sequence[str], revision: str, token: str | None
+) -> tuple[str, dict[str, int]]:
+    """The commit, and its files with their sizes in bytes."""
+    from huggingface_hub import HfApi
+
+    info = HfApi(token=token).model_info(name, revision=revision, files_metadata=True)
+    return str(info.sha), {
+        file.rfilename: file.size or 0
+        for file in info.siblings or ()
+        if any(fnmatch(file.rfilename, pattern) for pattern in files)
+    }
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time, as far as the file system knows locks; a dead one holds none."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_there(final: Path, part: Path, check: Callable[[Path], object]) -> bool:
+    """Whether another process was first. What is damaged is set aside."""
+    if not final.is_dir():
+        return False
+    try:
+        check(final)
+    except EngineError:
+        _set_aside(final, part)
+        return False
+    return True
 
 
 def _set_aside(final: Path, part: Path) -> None:
@@ -108,10 +141,7 @@ def _publish(
         with (part / name).open("rb") as file:
             os.fsync(file.fileno())
     final.parent.mkdir(exist_ok=True)
-    try:
-        part.rename(final)
-    except OSError:
-        check(final)  # another process was first
+    part.rename(final)
 
 
 def _is_whole(file: Path, size: int) -> bool:

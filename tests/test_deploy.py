@@ -1,0 +1,67 @@
+"""docs/deploy.md: its settings are those of the scripts, its local commands run as they stand."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from config import Settings
+from tests.bootstrap_site import PYTHON, ROOT, Site
+
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
+SCRIPTS = "".join(
+    path.read_text() for path in (ROOT / "bootstrap.sh", *sorted((ROOT / "provision").glob("*.sh")))
+)
+OTHERS = {"BASH_REMATCH", "HOSTNAME", "RUNPOD_POD_ID", "TMPDIR", "REPLY"}
+INNER = re.compile("LOCK_|XDG_|TRITON_|TORCHINDUCTOR_|NUMBA_|CUDA_|HF_XET_")
+"""What nobody has to set: bash's and the platform's own, caches, and the pace of the lock."""
+
+
+def test_every_setting_of_the_start_is_documented() -> None:
+    read = set(re.findall(r"\$\{!?([A-Z][A-Z_]+)(?::?[-=]|,|\})", SCRIPTS))
+    read = {name for name in read if name not in OTHERS and not INNER.match(name)}
+    table = DEPLOY.split("## Settings of the start")[1].split("## ")[0]
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", table, re.M))
+    settings = {name.upper() for name in Settings.model_fields}
+    assert read <= documented | settings
+    assert documented - read == set()
+
+
+def test_what_the_log_says_is_in_the_troubleshooting() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \|", DEPLOY.split("## Troubleshooting")[1], re.M)
+    said = SCRIPTS + (ROOT / "engines" / "vibevoice" / "download.py").read_text()
+    said = said.replace("{status}", "403")
+    for row in rows:
+        for part in re.split(r"\.\.\.|WORKER|/runpod-volume|!!!| \(Read-only file system\)", row):
+            assert part.strip() in said, part
+
+
+def commands(title: str) -> str:
+    section = DEPLOY.split(f"## {title}")[1]
+    (block,) = re.findall(r"^```bash\n(.*?)^```", section.split("\n## ")[0], re.M | re.S)
+    return str(block)
+
+
+@pytest.mark.soak
+def test_the_local_commands_speak(tmp_path: Path) -> None:
+    """With the package index; the code comes from a repository of ours instead of GitHub."""
+    site = Site(tmp_path / "site", handler=None)
+    (site.code / "examples").symlink_to(ROOT / "examples")
+    block = commands("Try it on your machine").replace("PYTHON=python3.11", f"PYTHON={PYTHON}")
+    env = {
+        **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
+        **{name: site.env[name] for name in ("PATH", "HOME", "TMPDIR", "GIT_CONFIG_GLOBAL")},
+        "VIBEVOICE_REPO": site.env["VIBEVOICE_REPO"],
+        "VIBEVOICE_REF": site.commit,
+    }
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=site.code, env=env, capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "everything is in place" in run.stderr
+    assert re.search(r"next start +warm", run.stdout)
+    volume = site.code / "out" / "network-volume" / "vibevoice"
+    assert len(list((volume / "output").iterdir())) == 1
