@@ -19,7 +19,8 @@ from speech.errors import SpeechError
 
 
 def prepare(inference: VibeVoiceInference, log: Any) -> None:
-    """Sets up logs and checks, starts preloading, and logs how long the start took."""
+    """Sets up logs and checks, starts preloading, and logs how long the start took: in seconds
+    since the process began, which for one that bootstrap.sh became is that script's begin."""
     # The SDK logs whole answers, audio and all, at its default level.
     log.set_level(os.environ.get("RUNPOD_LOG_LEVEL", "INFO"))
     engines = logging.getLogger("vibevoice")
@@ -43,7 +44,7 @@ def prepare(inference: VibeVoiceInference, log: Any) -> None:
         "engine": inference.engine.capabilities.name,
         "voices": len(voices),
         "volume": inference.settings.vibevoice_volume.is_dir(),
-        "import_sec": round(imported - psutil.Process().create_time(), 2),
+        "start_sec": round(imported - psutil.Process().create_time(), 2),
         "voices_sec": round(time.time() - imported, 2),
     }
     log.info(f"started: {json.dumps(summary)}")

@@ -21,7 +21,8 @@ take_turn() { # waits for it; fails where the volume takes no folder
     [[ $state == "$seen" ]] || seen=$state changed=$SECONDS
     if ((latest == 0 || SECONDS - changed >= LOCK_STALE_SEC)) || [[ -e $base/.lock/$latest/released ]]; then
       begin_turn $((latest + 1)) && break
-      [[ -d $base/.lock/$((latest + 1)) ]] || return
+      latest_turn
+      ((REPLY > latest)) || return # nobody was faster: no folder can be made here
       continue
     fi
     slurp "$base/.lock/$latest/owner" && owner=${REPLY%$'\n'} || owner='a worker unknown'
@@ -72,7 +73,7 @@ begin_turn() { # NUMBER
 beat() { # in the background: shows life, and ends the work when this worker or its turn is gone
   local count=0 parent
   while :; do
-    printf '%s\n' $((count += 1)) >"$base/.lock/$turn/beat"
+    { printf '%s\n' $((count += 1)) >"$base/.lock/$turn/beat"; } 2>/dev/null
     read -rt "$LOCK_BEAT_SEC" -u "$never"
     read -r _ _ _ parent _ <"/proc/$BASHPID/stat"
     if ((parent != $$)); then

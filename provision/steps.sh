@@ -12,8 +12,8 @@ make_ready() {
   trap 'end_turn; rm -rf -- "$scratch"' EXIT
   trap 'exit 143' TERM HUP
   trap 'exit 130' INT
-  export LC_ALL=C.UTF-8 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
-  export GIT_TERMINAL_PROMPT=0 HF_HOME HF_HUB_CACHE
+  local -x LC_ALL=C.UTF-8 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+  local -x GIT_TERMINAL_PROMPT=0 HF_HOME HF_HUB_CACHE
   [[ -x $python ]] || refuse "there is no $python here: install Python 3.12 or set PYTHON"
 
   # 1. On the volume, unless it cannot take what is missing
@@ -37,7 +37,6 @@ make_ready() {
   end_turn
   rm -rf -- "$scratch"
   trap - EXIT TERM HUP INT
-  unset LC_ALL
   return "$status"
 }
 

@@ -205,6 +205,12 @@ class Site:
     def temporary_folders(self) -> list[Path]:
         return list((self.folder / "tmp").glob("tmp.*"))
 
+    def end(self) -> None:
+        """Kills what a failed test left running."""
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def processes(self) -> list[str]:
         """The commands of `pids`."""
         commands = []

@@ -30,11 +30,12 @@ def hub(tmp_path: Path) -> Iterator[HubApi]:
 
 
 @pytest.fixture
-def site(tmp_path: Path, hub: HubApi) -> Site:
+def site(tmp_path: Path, hub: HubApi) -> Iterator[Site]:
     site = Site(tmp_path / "a site")
     del site.env["SKIP_MODEL_DOWNLOAD"]
     site.env["HF_ENDPOINT"] = hub.url
-    return site
+    yield site
+    site.end()
 
 
 def snapshot(site: Site, hub: HubApi, base: Path | None = None) -> Path:

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from tests.bootstrap_site import ROOT, Site
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path / "a site")
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "a site")
+    yield site
+    site.end()
 
 
 def assert_loud(log: str, reason: str) -> None:
