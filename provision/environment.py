@@ -53,7 +53,7 @@ def main() -> None:
     problems = [problem for name in large if (problem := cannot_be_imported(name))]
     if problems:
         sys.exit("; ".join(problems))
-    sizes = [file.stat().st_size for file in venv.rglob("*") if file.is_file()]
+    sizes = [file.lstat().st_size for file in venv.rglob("*") if not file.is_dir()]
     manifest.write(
         venv / ".manifest.json",
         {

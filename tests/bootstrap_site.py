@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.need import require_program
+from tests.need import require_mounts, require_program
 from tests.wheels import make_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,11 +166,7 @@ class Site:
 
     def inside_mounts(self, commands: str) -> tuple[str, ...]:
         """What runs a bootstrap in a mount namespace of its own, after these shell commands."""
-        require_program("unshare", "util-linux")
-        if os.geteuid() != 0:
-            import pytest
-
-            pytest.skip("mounting needs root")
+        require_mounts()
         return ("unshare", "-m", "bash", "-ec", f'{commands}\nexec "$@"', "--")
 
     # What is there then

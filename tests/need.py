@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,11 @@ def require_node() -> str:
     if os.environ.get("REQUIRE_ALL") == "1":
         pytest.fail(remedy)
     pytest.skip(remedy)
+
+
+def require_mounts() -> None:
+    """Skips the test where this process may not mount: that takes root, and in a container more."""
+    require_program("unshare", "util-linux")
+    attempt = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"]
+    if subprocess.run(attempt, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount")

@@ -1,7 +1,6 @@
 """The Dockerfile, as far as that goes without a container engine."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from engines.vibevoice.checkpoint import DEFAULT_TOKENIZER
 from tests.bootstrap_site import ROOT, Site
 from tests.dockerfile import Image, context, instructions
 from tests.hub_api import HubApi
+from tests.need import require_mounts
 from tests.paper_checkpoint import write_paper_tokenizer
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -39,8 +39,7 @@ def test_the_image_runs_what_runpod_needs() -> None:
 
 @pytest.mark.parametrize("bake", ["1", "0"])
 def test_its_lines_make_an_image_that_speaks(tmp_path: Path, bake: str) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
+    require_mounts()
     pytest.importorskip("huggingface_hub")
     tokenizer = write_paper_tokenizer(tmp_path / "tokenizer")
     site = Site(tmp_path / "site")
