@@ -63,8 +63,8 @@ def download(
                         allow_patterns=list(files),
                     )  # fmt: skip
                 _publish(part, final, sizes, check)
-        if not COMMIT.fullmatch(revision):
-            _name(root / "refs" / revision, commit)
+            if not COMMIT.fullmatch(revision):
+                _name(root / "refs" / revision, commit)
     except NoRoom:
         raise
     except (OSError, ValueError, RuntimeError) as problem:  # the library's own errors are these
