@@ -171,6 +171,7 @@ remove_old_parts() { # those that nobody has used for a day
   rm -rf -- "$base"/.building-* "$base"/.trash-*
   for part in "${parts[@]}"; do
     name=${part##*/}
+    [[ $name =~ (^|-)[0-9a-f]{12,}$ ]] || continue # whatever else is the user's
     [[ -d $part && $name != "$venv_name" && $name != "$code_name" && $part != "$model" ]] || continue
     [[ ! $(find "$part" -maxdepth 0 -mmin "-$KEEP_MINUTES") ]] || continue
     ! in_use "$name" || continue
@@ -182,6 +183,7 @@ remove_old_parts() { # those that nobody has used for a day
       rm -rf -- "$base/.trash-$name"
     fi
   done
+  return 0
 }
 
 in_use() { grep -qsxFr -- "$1" "$base/.in-use"; }

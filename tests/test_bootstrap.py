@@ -273,12 +273,16 @@ def test_another_python_gets_an_environment_of_its_own(ready: Site) -> None:
 def test_an_old_part_goes_after_a_day_without_a_worker(ready: Site) -> None:
     old = ready.manifest()["venv"]
     ready.require("2.0")
+    for own in ("venv-mine", "vibevoice-backup"):
+        (ready.volume / own).mkdir()
+        age(ready.volume / own)
     age(ready.volume / old)
     age(*(ready.volume / ".in-use").iterdir())
     run = ready.run()
     ready.assert_ready(run, "2.0")
     assert f"removing {old}, which nobody has used for a day" in run.log
     assert old not in ready.parts()
+    assert {"venv-mine", "vibevoice-backup"} < set(ready.parts())
 
 
 def test_an_old_part_stays_while_a_worker_marks_it(ready: Site) -> None:
