@@ -50,7 +50,8 @@ class Options:
     """How to generate. An engine without a knob ignores its value.
 
     A chunk may take max(`min_frames`, `frames_per_token` * its text's tokens) frames of 3200
-    samples; what is longer ends as `cap`.
+    samples; what is longer ends as `cap`. Where `repeatable`, the same plan gives the same bits
+    whatever else runs, which may cost speed; else it may differ in rounding.
     """
 
     cfg_scale: float = 1.3
@@ -58,6 +59,7 @@ class Options:
     disable_prefill: bool = False
     frames_per_token: float = 4.0
     min_frames: int = 64
+    repeatable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,17 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from engines.base import Frame, Options, Plan, PlannedChunk, Samples, Turn, Voice
-from engines.vibevoice.upstream import VibeVoiceEngine, VibeVoiceSpeech
+from engines.base import Frame, Options, Plan, PlannedChunk, Samples, Speech, Turn, Voice
+from engines.vibevoice.engine import RuntimeName, VibeVoiceEngine
 from tests.tiny_checkpoint import tiny_checkpoint
+
+if TYPE_CHECKING:
+    from engines.vibevoice.model import Model
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -66,11 +70,24 @@ def checkpoint() -> Path:
 
 
 @functools.cache
-def engine() -> VibeVoiceEngine:
+def engine(runtime: RuntimeName = "reference") -> VibeVoiceEngine:
     """A loaded engine that tests share. None may leave it changed."""
-    made = VibeVoiceEngine(str(checkpoint()), volume=volume(), device="cpu")
+    made = VibeVoiceEngine(str(checkpoint()), volume=volume(), device="cpu", runtime=runtime)
     made.load()
     return made
+
+
+def model() -> "Model":
+    """Upstream's, as the shared reference engine has loaded it."""
+    return model_of(engine())
+
+
+def model_of(engine: VibeVoiceEngine) -> "Model":
+    from engines.vibevoice.upstream import Reference
+
+    runtime = engine._loaded()
+    assert isinstance(runtime, Reference)
+    return runtime.model
 
 
 def recording(pitch: float = 110, seconds: float = 1.5) -> Samples:
@@ -80,8 +97,8 @@ def recording(pitch: float = 110, seconds: float = 1.5) -> Samples:
     return (0.4 * np.exp(-8 * phase) * np.sin(2 * np.pi * 5 * phase)).astype(np.float32)
 
 
-def voice(pitch: float = 110) -> Voice:
-    return Voice(f"pitch {pitch}", recording(pitch), f"{pitch}")
+def voice(pitch: float = 110, seconds: float = 1.5) -> Voice:
+    return Voice(f"pitch {pitch}", recording(pitch, seconds), f"{pitch} {seconds}")
 
 
 def plan(
@@ -100,7 +117,7 @@ def plan(
     )
 
 
-def samples(speech: VibeVoiceSpeech) -> Samples:
+def samples(speech: Speech) -> Samples:
     """All that is spoken, in one piece."""
     frames = [event.samples for event in speech if isinstance(event, Frame)]
     return np.concatenate(frames) if frames else np.zeros(0, np.float32)

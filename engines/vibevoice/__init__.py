@@ -1,11 +1,24 @@
-"""VibeVoice behind the engine wall: upstream's own classes, loaded from its clone.
+"""VibeVoice behind the engine wall.
 
-    upstream.py    the engine, by upstream's `generate`   code.py    where its code comes from
-    model.py       what the model makes of a chunk        hub.py     where models lie
-    prompt.py      the token ids of a chunk               memory.py  whether there is room
-    frames.py      frames on their way to a reader        loader.py  the model on its device
-    checkpoint.py  what a model folder holds              failures.py  what a GPU's errors mean
+    engine.py      the engine: finds, loads, starts        code.py    where upstream's code is
+    fast.py        the fast runtime                        hub.py     where models lie
+    upstream.py    the reference runtime, by upstream's    checkpoint.py  what a model folder holds
+    model.py       `generate`; both loaded by loader.py    memory.py  whether there is room
+    prompt.py      the token ids of a chunk                failures.py  what a GPU's errors mean
+    frames.py      frames on their way to a reader
 
-Importing the package, `upstream` and what it imports at its top needs neither torch nor upstream's
+The fast runtime, from the outside in (docs/frame-loop.md):
+
+    loop.py        admits, launches and reads, in a thread of its own
+    scheduler.py   which chunk gets which slot             bucket.py  the few shapes of a frame
+    batch.py       chunks into slots, frames out of them   graphs.py  frames as CUDA graphs
+    frame.py       one frame of all slots                  slots.py   their state
+    language.py    the language model                      cache.py   its keys and values
+    head.py        the diffusion head                      solver.py  its steps as constants
+    codec.py       decoder and encoders                    noise.py   a chunk's random numbers
+    voice_cache.py what is known of voices                 lru.py     a cache bounded in bytes
+    weights.py     weights in their places                 architecture.py  the sizes of a model
+
+Importing the package, `engine` and what it imports at its top needs neither torch nor upstream's
 code; loading the engine does.
 """

@@ -5,7 +5,6 @@ numbers, which upstream draws from. Every call seeds them anew, so a chunk's sam
 arguments alone.
 """
 
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import torch
 from engines.base import Options, PlannedChunk, Samples
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.failures import free_memory, meaning
-from engines.vibevoice.prompt import Prompt, build_prompt, spoken
+from engines.vibevoice.noise import noise_seed
+from engines.vibevoice.prompt import Prompt, build_prompt, frame_limit, spoken
 from speech.errors import EngineError
 
 Reason = Literal["eos", "cap", "empty"]
@@ -97,7 +97,7 @@ class Model:
         if not turns:
             return "empty"
         prompt = build_prompt(self.tokenizer, turns, recordings.frames)
-        limit = self._limit(prompt, options)
+        limit = frame_limit(prompt, options, self.checkpoint.context)
         frames = _Frames(emit)
         failure = None
         try:
@@ -114,16 +114,6 @@ class Model:
             return "empty"
         # Upstream's own flag for this stays False: it breaks off without a word.
         return "eos" if last == self.tokenizer.eos_token_id else "cap"
-
-    def _limit(self, prompt: Prompt, options: Options) -> int:
-        wanted = max(options.min_frames, round(options.frames_per_token * prompt.text_tokens))
-        room = self.checkpoint.context - len(prompt.ids)
-        if room < min(wanted, options.min_frames):
-            raise EngineError(
-                f"the text and the voices fill the model's context of {self.checkpoint.context}"
-                " tokens: use shorter chunks (MAX_CHUNK_CHARS) or shorter voice recordings"
-            )
-        return min(wanted, room)
 
     def _generate(
         self,
@@ -194,12 +184,6 @@ class _Noise:
     def __exit__(self, *_: object) -> None:
         if self._hook is not None:
             self._hook.remove()
-
-
-def noise_seed(chunk: PlannedChunk) -> int:
-    """The seed of a further attempt's noise: 32 bits, all that torch's CPU generator takes."""
-    digest = hashlib.sha256(f"{chunk.seed}:{chunk.attempt}".encode()).digest()
-    return int.from_bytes(digest[:4], "little")
 
 
 class _Frames:

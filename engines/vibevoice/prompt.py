@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from speech.chunks import Turn
+from engines.base import Options, Turn
+from speech.errors import EngineError
 
 _SYSTEM = (
     " Transform the text provided by various speakers into speech output, utilizing the distinct"
@@ -35,11 +36,12 @@ class Tokenizer(Protocol):
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """`ids` with `is_voice` for each: whether a frame of a voice takes its place. `text_tokens`
-    counts those of the turns."""
+    counts those of the turns; the first `shared` are the same for every text."""
 
     ids: tuple[int, ...]
     is_voice: tuple[bool, ...]
     text_tokens: int
+    shared: int
 
 
 def build_prompt(
@@ -58,6 +60,7 @@ def build_prompt(
             ids += [tokenizer.speech_diffusion_id] * frames
             ids += [tokenizer.speech_end_id, *newline]
     ids += _encode(tokenizer, " Text input:\n")
+    shared = len(ids)
     script = [
         token
         for turn in turns
@@ -65,11 +68,24 @@ def build_prompt(
     ]
     ids += [*script, *_encode(tokenizer, " Speech output:\n"), tokenizer.speech_start_id]
     is_voice += [False] * (len(ids) - len(is_voice))
-    return Prompt(tuple(ids), tuple(is_voice), len(script))
+    return Prompt(tuple(ids), tuple(is_voice), len(script), shared)
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def frame_limit(prompt: Prompt, options: Options, context: int) -> int:
+    """The most tokens that may come after a prompt, in a model of so much context. Raises
+    `EngineError` where the prompt leaves too few."""
+    wanted = max(options.min_frames, round(options.frames_per_token * prompt.text_tokens))
+    room = context - len(prompt.ids)
+    if room < min(wanted, options.min_frames):
+        raise EngineError(
+            f"the text and the voices fill the model's context of {context} tokens: use shorter"
+            " chunks (MAX_CHUNK_CHARS) or shorter voice recordings"
+        )
+    return min(wanted, room)
 
 
 def spoken(turns: Iterable[Turn]) -> tuple[Turn, ...]:
