@@ -44,12 +44,12 @@ def chunk(characters: int) -> PlannedChunk:
 
 
 def tiny(code: Path | None) -> None:
-    from engines.vibevoice.upstream import VibeVoiceEngine
+    from engines.vibevoice.engine import VibeVoiceEngine
     from tests.tiny_checkpoint import tiny_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = tiny_checkpoint(Path(folder, "tiny"), code)
-        engine = VibeVoiceEngine(str(checkpoint), code=code, device="cpu")
+        engine = VibeVoiceEngine(str(checkpoint), code=code, device="cpu", runtime="reference")
         start = time.perf_counter()
         engine.load()
         print(f"load {time.perf_counter() - start:.2f} s: {dict(engine.capabilities.details)}")

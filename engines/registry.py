@@ -39,13 +39,13 @@ def create_engine(
     token: str | None = None,
 ) -> Engine:
     """Makes the engine of that name, not yet loaded. The rest is for VibeVoice alone, see
-    `engines.vibevoice.upstream.VibeVoiceEngine`."""
+    `engines.vibevoice.engine.VibeVoiceEngine`."""
     if name == "espeak":
         from engines.espeak import EspeakEngine
 
         return EspeakEngine()
     if name == "vibevoice":
-        from engines.vibevoice.upstream import VibeVoiceEngine
+        from engines.vibevoice.engine import VibeVoiceEngine
 
         return VibeVoiceEngine(
             model,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from engines.vibevoice.checkpoint import DEFAULT_TOKENIZER, check_tokenizer, inspect
+from engines.vibevoice.engine import VibeVoiceEngine
 from engines.vibevoice.memory import free_host_memory
-from engines.vibevoice.upstream import VibeVoiceEngine
 from speech.errors import EngineError
 from tests import vibevoice_fixtures as vibevoice
 from tests.tiny_checkpoint import tiny_checkpoint
@@ -45,14 +45,15 @@ def rewrite(folder: Path, changes: dict[str, Any]) -> None:
 
 
 def load(folder: Path, **options: Any) -> VibeVoiceEngine:
-    engine = VibeVoiceEngine(str(folder), volume=vibevoice.volume(), device="cpu", **options)
+    settings = {"device": "cpu", "runtime": "reference", **options}
+    engine = VibeVoiceEngine(str(folder), volume=vibevoice.volume(), **settings)
     engine.load()
     return engine
 
 
 def test_the_tiny_checkpoint_is_read_as_what_it_is() -> None:
     found = inspect(vibevoice.checkpoint())
-    network = vibevoice.engine()._loaded().network
+    network = vibevoice.model().network
     assert found.parameters == sum(p.numel() for p in network.parameters()) + 2
     assert (found.tied, found.context, found.hop) == (False, 8192, 3200)
     assert found.normalise
@@ -150,11 +151,9 @@ def test_a_speech_scale_that_is_no_number_is_refused(folder: Path) -> None:
 def test_an_output_head_of_its_own_is_kept_though_the_config_does_not_say_so(folder: Path) -> None:
     edit(folder, {"tie_word_embeddings": None})
     engine = load(folder)
-    network = engine._loaded().network
+    network = vibevoice.model_of(engine).network
     assert network.lm_head.weight is not network.get_input_embeddings().weight
-    assert vibevoice.torch.equal(
-        network.lm_head.weight, vibevoice.engine()._loaded().network.lm_head.weight
-    )
+    assert vibevoice.torch.equal(network.lm_head.weight, vibevoice.model().network.lm_head.weight)
 
 
 @pytest.mark.parametrize("key", [{}, {"tie_word_embeddings": False}], ids=["no key", "wrong key"])
@@ -165,7 +164,7 @@ def test_a_head_that_is_not_in_the_weights_is_the_embedding(
     decoder = json.loads((folder / "config.json").read_text())["decoder_config"]
     edit(folder, {"tie_word_embeddings": None, "decoder_config": decoder})
     edit(folder, {"decoder_config": {**decoder, "tie_word_embeddings": True}, **key})
-    network = load(folder)._loaded().network
+    network = vibevoice.model_of(load(folder)).network
     assert network.lm_head.weight is network.get_input_embeddings().weight
 
 
@@ -180,7 +179,7 @@ def test_half_precision_weights_become_float32_on_a_cpu(folder: Path) -> None:
     rewrite(folder, {name: tensor.bfloat16() for name, tensor in weights.items()})
     edit(folder, {"torch_dtype": "bfloat16"})
     engine = load(folder)
-    kinds = {p.dtype for p in engine._loaded().network.state_dict().values()}
+    kinds = {p.dtype for p in vibevoice.model_of(engine).network.state_dict().values()}
     assert kinds == {vibevoice.torch.float32}
     assert len(samples(engine.start(plan(TEXT))))
 

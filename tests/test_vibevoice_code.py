@@ -142,9 +142,11 @@ import sys
 from pathlib import Path
 from tests import vibevoice_fixtures as vibevoice
 from engines.base import Options
-from engines.vibevoice.upstream import VibeVoiceEngine
+from engines.vibevoice.engine import VibeVoiceEngine
 checkpoint, code, out = sys.argv[1:]
-engine = VibeVoiceEngine(checkpoint, code=Path(code) if code else None, device="cpu")
+engine = VibeVoiceEngine(
+    checkpoint, code=Path(code) if code else None, device="cpu", runtime="reference"
+)
 speech = engine.start(
     vibevoice.plan(vibevoice.TEXT, options=Options(steps=2, disable_prefill=True))
 )

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from engines.base import End, Frame, Options, Samples, Turn, Voice
-from engines.vibevoice.upstream import VibeVoiceEngine
+from engines.vibevoice.engine import VibeVoiceEngine
 from speech.errors import EngineError
 from speech.voices import NO_VOICE, VoiceMapper
 from tests import vibevoice_fixtures as vibevoice
@@ -27,7 +27,7 @@ def usual() -> Samples:
 
 
 def network() -> Any:
-    return engine()._loaded().network
+    return vibevoice.model().network
 
 
 class Calls:
@@ -156,7 +156,7 @@ def test_four_speakers_each_have_their_voice_and_no_line_is_dropped(
     voices = tuple(voice(pitch) for pitch in (90, 120, 150, 200))
     events = list(engine().start(plan(turns, voices=voices)))
     assert events[-1] == End(0, "eos", 7)
-    text = engine()._loaded().tokenizer.decode(prompts.results[0].sequences[0])
+    text = vibevoice.model().tokenizer.decode(prompts.results[0].sequences[0])
     script = text.split(" Text input:\n")[1].split(" Speech output:")[0]
     assert script == (
         " Speaker 0: This is line 0.\n Speaker 3: This is line 1.\n"
@@ -190,7 +190,7 @@ def test_a_text_without_words_is_empty(words: str) -> None:
 def test_a_chunk_of_which_nothing_comes_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = network().lm_head.weight
     silent = vibevoice.torch.zeros_like(weight)
-    silent[engine()._loaded().tokenizer.eos_token_id, 0] = 1
+    silent[vibevoice.model().tokenizer.eos_token_id, 0] = 1
     monkeypatch.setattr(weight, "data", silent)
     assert list(engine().start(plan(TEXT))) == [End(0, "empty", 7)]
 
@@ -220,7 +220,7 @@ def test_the_limit_grows_with_the_text_and_is_ours_not_upstreams(
     usual = Options(steps=1, frames_per_token=4.0)
     for text, options in ((TEXT, Options(steps=1)), (long, usual)):
         samples(engine().start(plan(text, voices=(NO_VOICE,), options=options)))
-    script = engine()._loaded().tokenizer.encode(f" Speaker 0: {long.strip()}.\n")
+    script = vibevoice.model().tokenizer.encode(f" Speaker 0: {long.strip()}.\n")
     assert limits[1][0] == 4 * len(script)
     assert limits[1][0] > 2 * limits[1][1]
     assert limits[0][0] >= 64
@@ -254,7 +254,10 @@ def test_without_flash_attention_it_falls_back_and_says_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fallen = VibeVoiceEngine(
-        str(vibevoice.checkpoint()), volume=vibevoice.volume(), attention="flash_attention_2"
+        str(vibevoice.checkpoint()),
+        volume=vibevoice.volume(),
+        runtime="reference",
+        attention="flash",
     )
     with caplog.at_level(logging.WARNING, "vibevoice"):
         fallen.load()

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.base import End, Frame, Options, Plan, PlannedChunk, Turn
-from engines.vibevoice.upstream import VibeVoiceEngine, VibeVoiceSpeech
+from engines.base import End, Frame, Options, Plan, PlannedChunk, Speech, Turn
+from engines.vibevoice.engine import VibeVoiceEngine
+from engines.vibevoice.upstream import Reference
 from speech.errors import Cancelled, EngineError, EngineLost
 from tests import vibevoice_fixtures as vibevoice
 from tests.engine_contract import EngineContract
@@ -22,7 +23,12 @@ pytestmark = pytest.mark.filterwarnings(  # upstream's solver under a newer nump
 
 
 def new_engine() -> VibeVoiceEngine:
-    return VibeVoiceEngine(str(vibevoice.checkpoint()), volume=vibevoice.volume(), device="cpu")
+    return VibeVoiceEngine(
+        str(vibevoice.checkpoint()),
+        volume=vibevoice.volume(),
+        device="cpu",
+        runtime="reference",
+    )
 
 
 class TestContract(EngineContract):
@@ -103,11 +109,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def waiting() -> int:
-    return len(engine()._line._waiting)
+    runtime = engine()._loaded()
+    assert isinstance(runtime, Reference)
+    return len(runtime.line._waiting)
 
 
 def test_a_cancel_is_seen_within_one_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = engine()._loaded().network
+    network = vibevoice.model().network
     sampled: list[object] = []
     original = network.sample_speech_tokens
 
@@ -133,7 +141,7 @@ def test_a_cancel_is_seen_within_one_frame(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_jobs_take_turns_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch, engine()._loaded(), "speak")
+    gate = Gate(monkeypatch, vibevoice.model(), "speak")
     long = Reader(lambda: samples(engine().start(plan("A.", "B.", "C.", seed=1))))
     assert gate.reached.wait(60)
     short = Reader(lambda: samples(engine().start(plan("A.", "B.", seed=2))))
@@ -144,7 +152,7 @@ def test_jobs_take_turns_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_waiting_job_is_cancelled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch, engine()._loaded(), "speak")
+    gate = Gate(monkeypatch, vibevoice.model(), "speak")
     first = Reader(lambda: samples(engine().start(plan(TEXT))))
     assert gate.reached.wait(60)
     speech = engine().start(plan(TEXT))
@@ -210,12 +218,10 @@ def test_a_load_that_fails_fails_for_all_who_wait_and_may_be_tried_again(
     assert loaded.ready
 
 
-def speech_that_meets(
-    error: Exception, own: VibeVoiceEngine, patch: pytest.MonkeyPatch
-) -> VibeVoiceSpeech:
+def speech_that_meets(error: Exception, own: VibeVoiceEngine, patch: pytest.MonkeyPatch) -> Speech:
     """A speech in whose second chunk upstream raises `error`."""
     own.load()
-    network = own._loaded().network
+    network = vibevoice.model_of(own).network
     original = network.generate
     calls: list[None] = []
 

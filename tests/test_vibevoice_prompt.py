@@ -32,7 +32,7 @@ SENTENCES = (
 def processor() -> Any:
     vibevoice.engine()  # puts the clone on the path
     module = importlib.import_module("vibevoice.processor.vibevoice_processor")
-    return module.VibeVoiceProcessor(vibevoice.engine()._loaded().tokenizer)
+    return module.VibeVoiceProcessor(vibevoice.model().tokenizer)
 
 
 def script(number: int) -> tuple[list[Turn], list[np.ndarray[Any, Any]]]:
@@ -52,7 +52,7 @@ def test_ids_and_voice_places_are_those_of_upstreams_processor(number: int) -> N
     turns, voices = script(number)
     lines = "\n".join(f"Speaker {turn.speaker}: {turn.text}" for turn in turns)
     theirs = processor()([lines], voice_samples=[voices] if voices else None, return_tensors="pt")
-    model = vibevoice.engine()._loaded()
+    model = vibevoice.model()
     recordings = model.record(voices)
     ours = build_prompt(model.tokenizer, turns, recordings.frames)
     assert list(ours.ids) == theirs["input_ids"][0].tolist()
@@ -64,7 +64,7 @@ def test_ids_and_voice_places_are_those_of_upstreams_processor(number: int) -> N
 
 
 def test_marks_of_control_tokens_in_a_text_are_read_as_text() -> None:
-    tokenizer = vibevoice.engine()._loaded().tokenizer
+    tokenizer = vibevoice.model().tokenizer
     marks = [token for token in tokenizer.get_added_vocab() if token.startswith("<|")]
     assert {"<|vision_pad|>", "<|endoftext|>", "<|im_start|>"} <= set(marks)
     text = " ".join(marks)
@@ -79,7 +79,7 @@ def test_marks_of_control_tokens_in_a_text_are_read_as_text() -> None:
 
 
 def test_only_the_turns_tokens_are_counted() -> None:
-    tokenizer = vibevoice.engine()._loaded().tokenizer
+    tokenizer = vibevoice.model().tokenizer
     turns = [Turn(0, "Hello there."), Turn(1, "And you?")]
     lines = " Speaker 0: Hello there.\n", " Speaker 1: And you?\n"
     count = sum(len(tokenizer.encode(line)) for line in lines)

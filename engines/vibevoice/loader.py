@@ -56,7 +56,7 @@ def load_model(
     for name in ("speech_scaling_factor", "speech_bias_factor"):
         if not torch.isfinite(getattr(network.model, name)):
             raise EngineError(f"MODEL_PATH: the model's {name} is not a number")
-    _check_tokens(tokenizer, config.decoder_config.vocab_size)
+    check_tokens(tokenizer, config.decoder_config.vocab_size)
     return Model(network, tokenizer, checkpoint, upstream.AudioNormalizer())
 
 
@@ -121,7 +121,7 @@ def _flash_problem(device: torch.device) -> Exception | None:
     return None
 
 
-def _check_tokens(tokenizer: Any, vocabulary: int) -> None:
+def check_tokens(tokenizer: Any, vocabulary: int) -> None:
     marks = {
         tokenizer.speech_start_id,
         tokenizer.speech_end_id,

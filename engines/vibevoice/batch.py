@@ -1,0 +1,289 @@
+"""The model at work on all slots: chunks become work, go into slots, and frames come out.
+
+Not for two threads at once, but for `prepare`, which any thread may call.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.base import Options, Plan, PlannedChunk, Samples
+from engines.vibevoice.bucket import FIXED_CONTEXT, Bucket, context_for
+from engines.vibevoice.cache import KVCache
+from engines.vibevoice.checkpoint import Checkpoint
+from engines.vibevoice.frame import Frame, Tokens, connect
+from engines.vibevoice.graphs import Graphs
+from engines.vibevoice.noise import Noise
+from engines.vibevoice.prompt import Prompt, Tokenizer, build_prompt, frame_limit, spoken
+from engines.vibevoice.scheduler import Occupant, Work
+from engines.vibevoice.slots import IDLE, Slots
+from engines.vibevoice.voice_cache import Lease, Recording, VoiceCache, recordings
+from engines.vibevoice.weights import Weights
+from speech.errors import EngineError
+
+_GIB = 1 << 30
+_USUAL_STEPS = 10
+_WARM_CONTEXTS = (512, 1024)
+_RING = 3  # frames on their way to the host: one is read while another is made
+
+
+class Normaliser(Protocol):
+    """Upstream's levelling of a voice."""
+
+    def __call__(self, audio: Samples) -> Samples: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Script(Work):
+    """A chunk with its prompt, ready for a slot."""
+
+    chunk: PlannedChunk
+    prompt: Prompt
+    voices: Mapping[int, Recording]
+    guidance: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Token:
+    """What came for a chunk in a frame: it ended (`eos`), or sound, or neither."""
+
+    eos: bool = False
+    samples: Samples | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A frame that was started, and for whom. Its values lie on the host once `done`."""
+
+    occupants: tuple[Occupant[Script], ...]
+    chosen: Tensor
+    audio: Tensor
+    done: torch.cuda.Event | None
+
+
+class Batch:
+    """`slots` chunks at a time. `cache_bytes` bounds what is remembered of voices, `reserve` is
+    memory that graphs leave alone."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        tokenizer: Tokenizer,
+        normaliser: Normaliser,
+        checkpoint: Checkpoint,
+        *,
+        slots: int,
+        cache_bytes: int,
+        reserve: int = 2 * _GIB,
+        flash: bool = False,
+    ) -> None:
+        self.slots = slots
+        self._weights = weights
+        self._tokenizer, self._level = tokenizer, normaliser
+        self._checkpoint = checkpoint
+        self._prompting = threading.Lock()  # the tokenizer changes its state when it is used
+        self.tokens = Tokens.of(tokenizer)
+        sizes = weights.architecture
+        with torch.inference_mode():
+            self.frame = Frame(weights, self.tokens, FIXED_CONTEXT, flash=flash)
+            self.state = Slots(
+                sizes,
+                slots,
+                FIXED_CONTEXT,
+                len(self.tokens.choices),
+                (self.frame.decoder, self.frame.encoder),
+                weights.device,
+                weights.dtype,
+            )
+        self.graphs = Graphs(self.frame, self.state, reserve)
+        self.voices = VoiceCache(weights, cache_bytes)
+        self._on_cuda = weights.device.type == "cuda"
+        self.lag = 1 if self._on_cuda else 0
+        self._ring = [self._host_buffers() for _ in range(_RING)] if self._on_cuda else []
+        self._turn = 0
+
+    def _host_buffers(self) -> tuple[Tensor, Tensor]:
+        return (
+            torch.empty_like(self.state.chosen, device="cpu").pin_memory(),
+            torch.empty_like(self.state.audio, device="cpu").pin_memory(),
+        )
+
+    def lease(self) -> Lease:
+        """What a job knows of its voices; to be released when it ends."""
+        return self.voices.lease()
+
+    def warm_up(self) -> None:
+        """Captures the frames that most jobs need: one alone, and all slots."""
+        if not self._on_cuda:
+            return
+        for context in _WARM_CONTEXTS:
+            self.graphs.capture(Bucket(1, context, _USUAL_STEPS))
+        self.graphs.capture(Bucket(self.slots, FIXED_CONTEXT, _USUAL_STEPS))
+
+    # What a plan asks for
+
+    def prepare(self, plan: Plan) -> list[Script | None]:
+        """The work for each chunk, None where it has no words. Raises `EngineError` for a chunk
+        that does not fit into the model's context."""
+        normalise = self._level if self._checkpoint.normalise else lambda samples: samples
+        voices = recordings(plan.voices, normalise, self._checkpoint.hop)
+        frames = {speaker: voice.frames for speaker, voice in voices.items()}
+        return [
+            self._script(index, chunk, plan.options, voices, frames)
+            for index, chunk in enumerate(plan.chunks)
+        ]
+
+    def _script(
+        self,
+        index: int,
+        chunk: PlannedChunk,
+        options: Options,
+        voices: Mapping[int, Recording],
+        frames: Mapping[int, int],
+    ) -> Script | None:
+        turns = spoken(chunk.turns)
+        if not turns:
+            return None
+        with self._prompting:
+            prompt = build_prompt(self._tokenizer, turns, frames)
+        return Script(
+            index=index,
+            seed=chunk.seed,
+            tokens=len(prompt.ids),
+            limit=frame_limit(prompt, options, self._checkpoint.context),
+            steps=options.steps,
+            repeatable=options.repeatable,
+            chunk=chunk,
+            prompt=prompt,
+            voices={} if options.disable_prefill else voices,
+            guidance=options.cfg_scale,
+        )
+
+    # Into a slot
+
+    @torch.inference_mode()
+    def admit(self, occupant: Occupant[Script], lease: Lease) -> None:
+        """Reads a chunk's prompt into its slot. Raises `EngineError` where memory is too short for
+        one of its length."""
+        script, slot = occupant.work, occupant.slot
+        self._make_room(script.context)
+        sizes, prompt, row = self._weights.architecture, script.prompt, 2 * slot
+        noise = Noise(script.chunk, self._weights.device, with_voices=bool(script.voices))
+        voices = list(script.voices.values())
+        longest = max((voice.frames for voice in voices), default=0)
+        around = None
+        if voices:
+            around = noise.voices(
+                (len(voices), longest, sizes.latent),
+                self._weights.dtype,
+                sizes.voice_std,
+                sizes.voice_noise,
+            )
+        shared = prompt.ids[: prompt.shared]
+        key = ("prefix", shared, *(voice.key for voice in voices), *((script.seed,) * bool(voices)))
+
+        def read_prefix() -> Tensor:
+            x = self._embedded(shared)
+            if around is not None:
+                places = torch.tensor(prompt.is_voice[: prompt.shared], device=x.device)
+                x[places] = self._connected(lease, voices, around)
+            self.frame.language.prefill(x, 0, self.state.cache, row)
+            return self.state.cache.prefix(row, len(shared))
+
+        self.state.cache.put(row, lease.hold(key, read_prefix))
+        rest = self._embedded(prompt.ids[prompt.shared :])
+        self.frame.language.prefill(rest[:-1], len(shared), self.state.cache, row)
+        # The host draws while the device reads.
+        drawn = noise.frames(script.limit, sizes.latent).to(self._weights.dtype)
+        self.state.admit(
+            slot,
+            start=rest[-1],
+            length=script.tokens,
+            limit=script.limit,
+            steps=script.steps,
+            guidance=script.guidance,
+            noise=drawn.pin_memory() if self._on_cuda else drawn,
+        )
+
+    def _embedded(self, ids: Sequence[int]) -> Tensor:
+        return self._weights.embedding[torch.tensor(ids, device=self._weights.device)]
+
+    def _connected(self, lease: Lease, voices: Sequence[Recording], around: Tensor) -> Tensor:
+        """The voices as the language model gets them, one after the other."""
+        weights = self._weights
+        sampled = torch.cat(
+            [
+                lease.latents(voice) + noise[: voice.frames]
+                for voice, noise in zip(voices, around, strict=True)
+            ]
+        )
+        return connect(weights.acoustic, (sampled + weights.bias) * weights.scale)
+
+    def _make_room(self, context: int) -> None:
+        """Lets slots hold longer sequences, if there is memory for that."""
+        capacity = self.state.capacity
+        if context <= capacity:
+            return
+        needed = KVCache.size(self._weights.architecture, 2 * self.slots, context) * (
+            self._weights.dtype.itemsize
+        )
+        if self._on_cuda and needed > torch.cuda.mem_get_info(self._weights.device)[0]:
+            raise EngineError(
+                f"the text and the voices need a context of {context} tokens and this worker has"
+                f" memory for {capacity}: use shorter chunks (MAX_CHUNK_CHARS), shorter voice"
+                " recordings or fewer MAX_SLOTS"
+            )
+        self.graphs.clear()
+        self.state.grow(context)
+        self.frame.grow(context)
+
+    def release(self, occupant: Occupant[Script], *, wipe: bool = False) -> None:
+        self.state.release(occupant.slot, wipe=wipe)
+
+    # Out of the slots
+
+    def launch(self, bucket: Bucket, occupants: Sequence[Occupant[Script]]) -> Ticket:
+        """Starts a frame. On a GPU it returns before that is made."""
+        self.graphs.run(bucket)
+        if not self._on_cuda:
+            return Ticket(tuple(occupants), self.state.chosen, self.state.audio, None)
+        chosen, audio = self._ring[self._turn]
+        self._turn = (self._turn + 1) % _RING
+        chosen.copy_(self.state.chosen, non_blocking=True)
+        audio.copy_(self.state.audio, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        return Ticket(tuple(occupants), chosen, audio, done)
+
+    def read(self, ticket: Ticket) -> list[tuple[Occupant[Script], Token]]:
+        """What came for whom, as the model made it; waits for the frame."""
+        if ticket.done is not None:
+            ticket.done.synchronize()
+        choices = self.tokens.choices
+        came = []
+        for occupant in ticket.occupants:
+            choice = int(ticket.chosen[occupant.slot])
+            if choice == IDLE:
+                continue
+            token = choices[choice]
+            samples = None
+            if token == self.tokens.diffusion:
+                samples = np.array(ticket.audio[occupant.slot].numpy(), np.float32)
+            came.append((occupant, Token(token == self.tokens.eos, samples)))
+        return came
+
+
+def slots_for(weights: Weights, free: int, most: int = 32) -> int:
+    """How many slots fit into `free` bytes, beside room for prompts and graphs."""
+    sizes = weights.architecture
+    cache = KVCache.size(sizes, 2, context_for(1)) * weights.dtype.itemsize
+    work = 64 * sizes.hop * max(sizes.decoder.widths[-1], 1) * weights.dtype.itemsize
+    slots = most
+    while slots > 1 and slots * (cache + work) > 0.8 * max(0, free - 3 * _GIB):
+        slots //= 2
+    return slots

@@ -1,0 +1,192 @@
+"""VibeVoice behind the engine wall: finds its code and its model, and loads a runtime for it.
+
+The fast runtime (`fast.py`) makes many chunks at once by our own forward; the reference
+(`upstream.py`) runs upstream's `generate`, one chunk at a time. Which one it is makes no difference
+to what is asked and answered.
+"""
+
+import logging
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Literal, Protocol
+
+from engines.base import Capabilities, Plan, Speech
+from engines.vibevoice import checkpoint as checkpoints
+from engines.vibevoice.code import Upstream, find_code, import_code
+from engines.vibevoice.hub import PLATFORM_CACHE, Hub, commit_of
+from speech.errors import EngineLost
+
+RuntimeName = Literal["fast", "reference"]
+Attention = Literal["sdpa", "flash"]
+
+log = logging.getLogger("vibevoice")
+
+
+class Runtime(Protocol):
+    """A loaded model. `lost` is why it works no more, if so."""
+
+    lost: EngineLost | None
+
+    @property
+    def details(self) -> Mapping[str, str]: ...
+
+    def start(self, plan: Plan) -> Speech: ...
+
+    def close(self) -> None: ...
+
+
+class VibeVoiceEngine:
+    """VibeVoice, loaded at the first `load` or `start`.
+
+    `model` is a hub id, of which `revision` is used, or a folder. `code` is a clone of upstream, by
+    default the one in `volume` or else the installed package. Where models are looked for and
+    downloaded to is said by `Hub.of`.
+    `slots` bounds the chunks that the fast runtime makes at once, by default as memory allows.
+    Where that cannot run the model the reference does, with the reason in log and details.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str = "main",
+        code: Path | None = None,
+        volume: Path | None = None,
+        hub_cache: Path | None = None,
+        further_caches: Sequence[Path] = (),
+        token: str | None = None,
+        device: str = "auto",
+        runtime: RuntimeName = "fast",
+        slots: int | None = None,
+        attention: Attention | None = None,
+        platform_cache: Path = PLATFORM_CACHE,
+    ) -> None:
+        self._name = model
+        self._revision = revision
+        self._code = code
+        self._volume = volume
+        self._hub = Hub.of(volume, hub_cache, token, platform_cache, further_caches)
+        self._device = device
+        self._attention = attention
+        self._details = {"model": Path(model).name if Path(model).is_dir() else model}
+        self._runtime_name: RuntimeName = runtime
+        self._slots = slots
+        self._guard = threading.Lock()
+        self._loading: Future[Runtime] | None = None
+        self._runtime: Runtime | None = None
+        self._lost: EngineLost | None = None
+        self._speeches: weakref.WeakSet[Speech] = weakref.WeakSet()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities("vibevoice", cloning=True, varies=True, details=dict(self._details))
+
+    @property
+    def ready(self) -> bool:
+        return self._runtime is not None and self._fatal() is None
+
+    def _fatal(self) -> EngineLost | None:
+        return self._lost or (self._runtime.lost if self._runtime is not None else None)
+
+    def check(self) -> None:
+        """Looks for the code and, where the model is on a disk already, at its files and for the
+        memory that it needs."""
+        find_code(self._code, self._volume)
+        folder = self._hub.local(self._name, "MODEL_PATH", checkpoints.inspect, self._revision)
+        if folder is None:
+            log.warning("MODEL_PATH: %s is on no disk yet and will be downloaded", self._name)
+        elif self._runtime is None:
+            from engines.vibevoice.loader import check_room, choose_device
+
+            check_room(checkpoints.inspect(folder), choose_device(self._device))
+
+    def load(self) -> None:
+        """Loads the model once; whoever calls meanwhile waits for the same outcome. After a failure
+        the next call tries again. Raises `EngineError`."""
+        self._loaded()
+
+    def _loaded(self) -> Runtime:
+        with self._guard:
+            if (lost := self._fatal()) is not None:
+                raise EngineLost(str(lost))
+            first = self._loading is None
+            if self._loading is None:
+                self._loading = Future()
+            loading = self._loading
+        if first:
+            try:
+                runtime = self._load()
+            except BaseException as error:
+                with self._guard:
+                    self._loading = None
+                    if isinstance(error, EngineLost):
+                        self._lost = error
+                loading.set_exception(error)
+                raise
+            self._runtime = runtime
+            loading.set_result(runtime)
+        return loading.result()
+
+    def _load(self) -> Runtime:
+        code = find_code(self._code, self._volume)
+        log.info("code: %s %s", code.version, code.folder or "")
+        upstream = import_code(code)
+        checkpoint, tokenizer = checkpoints.find(self._hub, self._name, self._revision)
+        runtime = self._load_runtime(upstream, checkpoint, str(tokenizer))
+        size = f"{checkpoint.parameters / 1e6:,.1f} million parameters"
+        self._details |= {
+            "code": code.version,
+            "weights": f"test model, {size}" if checkpoint.is_test_model else size,
+            **runtime.details,
+        }
+        if commit := commit_of(checkpoint.folder):
+            self._details["revision"] = commit
+        log.info("ready: %s", ", ".join(f"{key} {value}" for key, value in self._details.items()))
+        return runtime
+
+    def _load_runtime(
+        self, upstream: Upstream, checkpoint: checkpoints.Checkpoint, tokenizer: str
+    ) -> Runtime:
+        from engines.vibevoice.architecture import Unsupported
+        from engines.vibevoice.fast import load_fast
+        from engines.vibevoice.loader import choose_device, load_model
+        from engines.vibevoice.upstream import Reference
+
+        device = choose_device(self._device)
+        if self._runtime_name == "fast":
+            try:
+                return load_fast(
+                    upstream,
+                    checkpoint,
+                    tokenizer,
+                    device,
+                    slots=self._slots,
+                    flash=self._attention == "flash",
+                )
+            except Unsupported as reason:
+                log.warning("the reference runtime is used: %s", reason)
+                self._details["fallback"] = str(reason)
+        attention = {"flash": "flash_attention_2", "sdpa": "sdpa", None: None}[self._attention]
+        return Reference(load_model(upstream, checkpoint, tokenizer, device, attention))
+
+    def start(self, plan: Plan) -> Speech:
+        speech = self._loaded().start(plan)
+        self._speeches.add(speech)
+        return speech
+
+    def close(self) -> None:
+        """Ends all speeches and lets go of the model; `load` brings it back."""
+        for speech in list(self._speeches):
+            speech.cancel()
+        with self._guard:
+            runtime, self._runtime, self._loading = self._runtime, None, None
+        if runtime is not None:
+            self._lost = runtime.lost or self._lost
+            runtime.close()
+            del runtime
+            from engines.vibevoice.failures import free_memory
+
+            free_memory()

@@ -1,0 +1,221 @@
+"""The thread that moves all slots on, frame by frame: admit, launch, read.
+
+On a GPU a frame is read while the next one is made, so a chunk that has ended is known one frame
+late; that frame leaves its slot alone. A reader that is slow never holds up the loop, since what it
+leaves goes to disk (`frames.py`).
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from engines.base import End, Frame, Samples
+from engines.vibevoice.bucket import Bucket
+from engines.vibevoice.failures import free_memory, meaning
+from engines.vibevoice.frames import Frames
+from engines.vibevoice.scheduler import Job, Occupant, Scheduler, Work
+from speech.errors import Cancelled, EngineError, EngineLost
+
+_PROMPT_TOKENS = 1024
+"""Tokens of prompts that are read between two frames, so that those who speak do not wait long."""
+
+
+class Came(Protocol):
+    """What came for a chunk in a frame: it ended, or sound, or neither."""
+
+    @property
+    def eos(self) -> bool: ...
+
+    @property
+    def samples(self) -> Samples | None: ...
+
+
+class Lease(Protocol):
+    """What a job holds until it ends."""
+
+    def release(self) -> None: ...
+
+
+class Runner(Protocol):
+    """What makes the frames: see `batch.Batch`. `lag` frames may be under way at a time."""
+
+    @property
+    def slots(self) -> int: ...
+
+    @property
+    def lag(self) -> int: ...
+
+    def lease(self) -> Lease: ...
+
+    def admit(self, occupant: Occupant[Any], lease: Any) -> None: ...
+
+    def release(self, occupant: Occupant[Any], *, wipe: bool = False) -> None: ...
+
+    def launch(self, bucket: Bucket, occupants: Sequence[Occupant[Any]]) -> Any: ...
+
+    def read(self, ticket: Any) -> Iterable[tuple[Occupant[Any], Came]]: ...
+
+
+class SpeechJob(Job[Work]):
+    """The chunks of a speech that have words, and where their frames go."""
+
+    def __init__(self, works: Iterable[Work], frames: Frames) -> None:
+        super().__init__(works)
+        self.frames = frames
+        self.cancelled = threading.Event()
+        self.lease: Lease | None = None
+
+
+class Loop:
+    """Its thread runs from the first `submit` to `close`. `lose` is told of an error after which
+    the device works no more."""
+
+    def __init__(self, runner: Runner, lose: Callable[[EngineLost], None]) -> None:
+        self._runner = runner
+        self._lose = lose
+        self._scheduler: Scheduler[Work] = Scheduler(runner.slots)
+        self._flight: deque[list[Any]] = deque()
+        self._changed = threading.Condition()
+        self._arrived: deque[SpeechJob] = deque()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: SpeechJob) -> None:
+        """From any thread. Raises `Cancelled` after `close`."""
+        with self._changed:
+            if self._closed:
+                raise Cancelled
+            self._arrived.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def cancel(self, job: SpeechJob) -> None:
+        """From any thread. The job gets nothing more; a frame later its slots are free."""
+        job.cancelled.set()
+        job.frames.close()
+
+    def close(self) -> None:
+        """Waits for the frame that is being made. What was not read is dropped."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while self._has_work():
+            self._sweep()
+            try:
+                self._admit()
+                self._advance()
+            except Exception as error:  # noqa: BLE001 - raised again where the speeches are read
+                failure = _failure(error)
+            else:
+                continue
+            # Only here the failed frame's tensors are let go of.
+            self._flight.clear()
+            for job in self._jobs():
+                self._end(job, failure, wipe=True)
+            free_memory()
+        for job in self._jobs():
+            self._end(job, Cancelled())
+
+    def _has_work(self) -> bool:
+        """Waits for some. False once the loop is closed."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or self._arrived or self._scheduler.jobs or self._flight
+            )
+            while self._arrived:
+                job = self._arrived.popleft()
+                job.lease = self._runner.lease()
+                self._scheduler.add(job)
+            return not self._closed
+
+    def _jobs(self) -> list[SpeechJob]:
+        return [job for job in self._scheduler.jobs if isinstance(job, SpeechJob)]
+
+    def _sweep(self) -> None:
+        for job in self._jobs():
+            if job.cancelled.is_set():
+                self._end(job, Cancelled())
+
+    def _admit(self) -> None:
+        tokens = 0
+        while tokens < _PROMPT_TOKENS and (occupant := self._scheduler.next()):
+            job = _job(occupant)
+            failure = None
+            try:
+                self._runner.admit(occupant, job.lease)
+            except Exception as error:  # noqa: BLE001 - raised again where the speech is read
+                failure = _failure(error)
+            if isinstance(failure, EngineLost):
+                raise failure
+            if failure is not None:
+                self._end(job, failure, wipe=True)
+                free_memory()
+            tokens += occupant.work.tokens
+
+    def _advance(self) -> None:
+        """Starts a frame and reads those that it overtakes."""
+        running = list(self._scheduler.occupants.values())
+        tickets = []
+        for bucket in self._scheduler.buckets():
+            moved = [each for each in running if each.work.steps == bucket.steps]
+            tickets.append(self._runner.launch(bucket, moved))
+            for occupant in moved:
+                occupant.launched += 1
+        if tickets:
+            self._flight.append(tickets)
+        while len(self._flight) > (self._runner.lag if tickets else 0):
+            for ticket in self._flight.popleft():
+                for occupant, came in self._runner.read(ticket):
+                    self._deliver(occupant, came)
+
+    def _deliver(self, occupant: Occupant[Work], came: Came) -> None:
+        if self._scheduler.occupants.get(occupant.slot) is not occupant:
+            return  # it was cancelled, or its job has failed, while the frame was made
+        job, work = _job(occupant), occupant.work
+        occupant.seen += 1
+        if came.samples is not None:
+            if not np.isfinite(came.samples).all():
+                damaged = "the model made samples that are no numbers: its weights are damaged"
+                self._end(job, EngineError(damaged), wipe=True)
+                return
+            occupant.spoken += 1
+            job.frames.put(Frame(work.index, np.clip(came.samples, -1, 1)))
+        if came.eos or occupant.seen == work.limit:
+            reason = "empty" if not occupant.spoken else "eos" if came.eos else "cap"
+            job.frames.put(End(work.index, reason, work.seed))
+            self._runner.release(occupant)
+            if self._scheduler.finish(occupant):
+                self._close(job)
+
+    def _end(self, job: SpeechJob, error: BaseException, *, wipe: bool = False) -> None:
+        """A job ends before its time. `wipe` where its slots may hold what is no number."""
+        if isinstance(error, EngineLost):
+            self._lose(error)
+        for occupant in self._scheduler.drop(job):
+            if not isinstance(error, EngineLost):  # nothing can be told to such a device
+                self._runner.release(occupant, wipe=wipe)
+        self._close(job, error)
+
+    def _close(self, job: SpeechJob, error: BaseException | None = None) -> None:
+        if job.lease is not None:
+            job.lease.release()
+        job.frames.finish(error)
+
+
+def _job(occupant: Occupant[Work]) -> SpeechJob:
+    assert isinstance(occupant.job, SpeechJob)  # noqa: S101 - for the type checker
+    return occupant.job
+
+
+def _failure(error: Exception) -> Exception:
+    """What the speech's reader is told."""
+    return (meaning(error) if isinstance(error, RuntimeError) else None) or error
