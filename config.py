@@ -98,8 +98,18 @@ class Settings(BaseModel):
         3, gt=1, le=100, description="Factor by which a chunk may be longer or shorter than usual"
     )
 
-    max_concurrency: int = Field(
-        1, ge=1, le=256, description="Jobs that the worker takes at the same time"
+    vibevoice_runtime: Literal["fast", "reference"] = Field(
+        "fast",
+        description="`reference` runs upstream's own loop, one chunk at a time",
+    )
+    vibevoice_attention: Literal["sdpa", "flash"] | None = Field(
+        None, description="Attention of VibeVoice, if not the runtime's own choice"
+    )
+    max_slots: int | None = Field(
+        None, ge=1, le=64, description="Chunks of text that are generated at the same time"
+    )
+    max_concurrency: int | None = Field(
+        None, ge=1, le=256, description="Jobs that the worker takes at the same time"
     )
     stream_jobs: bool = Field(
         False, description="Jobs may ask for `stream: true`; every answer then comes as a list"

@@ -272,7 +272,7 @@ def main() -> None:
     worker_loop.use()
     # The local API ends by the signal itself, which would leave the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    start: dict[str, Any] = {"concurrency_modifier": lambda _: settings().max_concurrency}
+    start: dict[str, Any] = {"concurrency_modifier": lambda _: inference().concurrency}
     if settings().stream_jobs:
         start |= {"handler": stream_handler, "return_aggregate_stream": True}
     else:

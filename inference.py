@@ -60,7 +60,8 @@ class VibeVoiceInference:
         self.pace = Pace(settings.pace_tolerance)
         self.loudness = LoudnessMemory()
         self.guests = GuestVoices()
-        self._pool = ThreadPoolExecutor(settings.max_concurrency, thread_name_prefix="job")
+        self.concurrency = settings.max_concurrency or self.engine.capabilities.jobs
+        self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="job")
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-")
 
     def load_model(self) -> None:
@@ -94,6 +95,9 @@ class VibeVoiceInference:
             hub_cache=hub_cache,
             further_caches=settings.further_hub_caches,
             token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+            runtime=settings.vibevoice_runtime,
+            slots=settings.max_slots,
+            attention=settings.vibevoice_attention,
         )
 
     async def generate(

@@ -99,7 +99,12 @@ class Job:
         self._plan = Plan(
             chunks=tuple(PlannedChunk(chunk.turns, seed) for chunk in text.chunks),
             voices=self._voices(text, folder),
-            options=Options(request.cfg_scale, request.steps, request.disable_prefill),
+            options=Options(
+                request.cfg_scale,
+                request.steps,
+                request.disable_prefill,
+                repeatable=request.seed is not None,
+            ),
         )
         self.mark("planned")
 

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from engines.base import Engine
 from speech.errors import EngineError
@@ -37,6 +38,9 @@ def create_engine(
     hub_cache: Path | None = None,
     further_caches: Sequence[Path] = (),
     token: str | None = None,
+    runtime: Literal["fast", "reference"] = "fast",
+    slots: int | None = None,
+    attention: Literal["sdpa", "flash"] | None = None,
 ) -> Engine:
     """Makes the engine of that name, not yet loaded. The rest is for VibeVoice alone, see
     `engines.vibevoice.engine.VibeVoiceEngine`."""
@@ -55,5 +59,8 @@ def create_engine(
             hub_cache=hub_cache,
             further_caches=further_caches,
             token=token,
+            runtime=runtime,
+            slots=slots,
+            attention=attention,
         )
     raise EngineError(f"ENGINE={name} is unknown: set it to auto, vibevoice or espeak")

@@ -128,7 +128,7 @@ def run(count: int, arrivals: Sequence[tuple[int, Case]], context: int = 128) ->
             slots.preference[slot, TOKENS.choices.index(left[0])] = 1e9
         for steps in {arrived.steps for _, arrived, _ in inside.values()}:
             frame()(slots, Bucket(count, context, steps))
-            for slot, (index, arrived, left) in list(inside.items()):
+            for slot, (index, _, left) in list(inside.items()):
                 if slots.chosen[slot] == IDLE:
                     continue
                 token = left.pop(0)

@@ -1,19 +1,23 @@
 """The fast runtime behind the engine wall, held against the reference on the paced checkpoint."""
 
 import functools
-from collections.abc import Iterator
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
-from engines.base import End, Frame, Options, Plan, PlannedChunk, Samples, Turn
+from engines.base import End, Frame, Options, Plan, PlannedChunk, Samples, Speech, Turn
 from engines.vibevoice.batch import Batch
 from engines.vibevoice.engine import VibeVoiceEngine
 from engines.vibevoice.fast import FastRuntime
+from speech.errors import Cancelled, EngineError, EngineLost
 from speech.voices import NO_VOICE
 from tests import vibevoice_fixtures as vibevoice
-from tests.engine_contract import EngineContract, by_chunk
-from tests.vibevoice_fixtures import TEXT, plan, voice
+from tests.engine_contract import EngineContract, by_chunk, in_threads
+from tests.vibevoice_fixtures import TEXT, plan, samples, voice
 
 torch = vibevoice.torch
 pytestmark = pytest.mark.filterwarnings(  # upstream's solver under a newer numpy
@@ -120,3 +124,307 @@ def assert_as_reference(request: Plan) -> list[Frame | End]:
 )
 def test_what_comes_is_what_the_reference_makes(request_: Plan) -> None:
     assert_as_reference(request_)
+
+
+SENTENCES = (
+    "Hello there, how are you today?",
+    "I am fine.",
+    "The first train leaves at six.",
+    "And the second?",
+    "Nobody knows.",
+    "It was raining: the streets were empty!",
+)
+
+
+def test_thirty_texts_end_where_the_reference_ends_them() -> None:
+    """Free-running: every token is our own choice."""
+    texts = [
+        " ".join(SENTENCES[(start + at) % 6] for at in range(1 + start % 3)) for start in range(30)
+    ]
+    assert_as_reference(plan(*texts, options=Options(steps=2)))
+
+
+def test_a_chunk_comes_out_the_same_to_the_bit_whatever_else_runs() -> None:
+    alone = by_chunk(list(engine().start(plan(TEXT, "And more of it."))))
+    together: dict[int, dict[int, Samples]] = {}
+
+    def speak(number: int) -> None:
+        asked = plan(TEXT, "And more of it.") if number == 1 else plan(*[TEXT] * 4, seed=number)
+        together[number] = by_chunk(list(engine().start(asked)))
+
+    in_threads(3, speak)
+    assert all(np.array_equal(alone[chunk], together[1][chunk]) for chunk in alone)
+
+
+def test_without_a_seed_of_ones_own_only_rounding_may_differ() -> None:
+    loose = Options(steps=2, repeatable=False)
+    exact = by_chunk(list(engine().start(plan(TEXT, "More."))))
+    ours = by_chunk(list(engine().start(plan(TEXT, "More.", options=loose))))
+    for chunk, heard in exact.items():
+        assert_close(ours[chunk], heard)
+
+
+def test_chunks_run_side_by_side_and_each_comes_in_order() -> None:
+    own = new_engine(slots=3)
+    events = list(own.start(plan(*[TEXT] * 7)))
+    first_end = next(at for at, event in enumerate(events) if isinstance(event, End))
+    assert {event.chunk for event in events[:first_end]} == {0, 1, 2}
+    heard = by_chunk(events)
+    assert all(np.array_equal(heard[0], heard[chunk]) for chunk in range(7))
+    own.close()
+
+
+def test_more_slots_change_nothing_but_the_rounding() -> None:
+    wanted = by_chunk(list(engine().start(plan(TEXT, "More.", "And more of it."))))
+    for slots in (1, 8):
+        own = new_engine(slots)
+        heard = by_chunk(list(own.start(plan(TEXT, "More.", "And more of it."))))
+        own.close()
+        for chunk, samples_ in wanted.items():
+            assert_close(heard[chunk], samples_)
+
+
+class Counted:
+    """Counts the calls of a method."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.count = 0
+        original = getattr(owner, name)
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            return original(*args, **kwargs)
+
+        patch.setattr(owner, name, called)
+
+
+def test_a_known_voice_costs_no_encoder_run_and_sounds_the_same(
+    own: VibeVoiceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batch_of(own)
+    heard = Counted(monkeypatch, batch.voices, "listen")
+    read = Counted(monkeypatch, batch.frame.language, "prefill")
+    first = samples(own.start(plan(TEXT, voices=TWO)))
+    assert (heard.count, read.count) == (2, 2)
+    again = samples(own.start(plan(TEXT, voices=TWO)))
+    assert (heard.count, read.count) == (2, 3), "only what follows the voices is read"
+    assert np.array_equal(first, again)
+    samples(own.start(plan(TEXT, voices=TWO, seed=8)))
+    assert (heard.count, read.count) == (2, 5), "another seed is another sample of the same voices"
+    samples(own.start(plan(TEXT, "More.", "And more.", voices=(TWO[1],))))
+    assert (heard.count, read.count) == (2, 9), "chunks of a job share what stands before them"
+
+
+def test_a_voice_that_was_forgotten_sounds_the_same(own: VibeVoiceEngine) -> None:
+    known = batch_of(own).voices
+    first = samples(own.start(plan(TEXT)))
+    assert known.used > 0
+    known._known.clear()
+    assert known.used == 0
+    assert np.array_equal(samples(own.start(plan(TEXT))), first)
+
+
+def test_a_cache_without_room_holds_nothing_but_what_is_in_use(own: VibeVoiceEngine) -> None:
+    known = batch_of(own).voices
+    known._known.most = 0
+    assert len(samples(own.start(plan(TEXT, "More.", voices=TWO))))
+    assert known.used == 0
+
+
+@pytest.mark.parametrize("words", ["", "   \n ", "... !?"])
+def test_a_text_without_words_is_empty_and_needs_no_slot(words: str) -> None:
+    assert list(engine().start(plan(words))) == [End(0, "empty", 7)]
+
+
+def test_a_chunk_of_which_nothing_comes_is_empty(own: VibeVoiceEngine) -> None:
+    batch = batch_of(own)
+    ends = batch.tokens.choices.index(batch.tokens.eos)
+    with torch.inference_mode():
+        batch.state.preference[:, ends] = 1e6
+    assert list(own.start(plan(TEXT))) == [End(0, "empty", 7)]
+
+
+def test_a_prompt_that_fills_the_context_is_refused_and_the_next_one_served() -> None:
+    with pytest.raises(EngineError, match=r"context of 8192 tokens.*MAX_CHUNK_CHARS"):
+        samples(engine().start(plan("Short.", "word " * 9000)))
+    assert len(samples(engine().start(plan(TEXT))))
+
+
+def test_a_longer_chunk_than_slots_hold_makes_them_hold_it(own: VibeVoiceEngine) -> None:
+    batch = batch_of(own)
+    before = samples(own.start(plan(TEXT)))
+    reading = iter(
+        own.start(plan(f"{TEXT} " * 9, seed=3, options=Options(steps=2, repeatable=False)))
+    )
+    next(reading)
+    long = plan("word " * 700, options=Options(steps=1, min_frames=3, frames_per_token=0.001))
+    assert batch.state.capacity == 2048
+    heard = samples(own.start(long))
+    assert batch.state.capacity == 4096
+    assert_close(heard, samples(vibevoice.engine().start(long)))
+    others = [event.samples for event in reading if isinstance(event, Frame)]
+    wanted = samples(vibevoice.engine().start(plan(f"{TEXT} " * 9, seed=3)))
+    assert_close(np.concatenate(others), wanted[3200:])
+    assert np.array_equal(samples(own.start(plan(TEXT))), before), "in its bucket as before"
+
+
+def frames_made(batch: Batch, patch: pytest.MonkeyPatch) -> Counted:
+    return Counted(patch, batch.graphs, "run")
+
+
+def test_a_cancel_is_seen_within_one_frame(
+    own: VibeVoiceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = frames_made(batch_of(own), monkeypatch)
+    speech = own.start(plan(f"{TEXT} " * 9))
+    reader = iter(speech)
+    next(reader)
+    speech.cancel()
+    seen = made.count
+    with pytest.raises(Cancelled):
+        next(reader)
+    assert len(samples(own.start(plan("More.", options=Options(steps=2)))))
+    rest = made.count
+    assert rest - seen < 20, "the long one would take many more"
+
+
+def test_nothing_runs_once_all_is_said(
+    own: VibeVoiceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = frames_made(batch_of(own), monkeypatch)
+    samples(own.start(plan(TEXT)))
+    seen = made.count
+    threading.Event().wait(0.05)
+    assert made.count == seen
+    assert not batch_of(own).state.active.any()
+
+
+def meet(error: Exception, owner: Any, name: str, patch: pytest.MonkeyPatch, after: int) -> None:
+    """Lets a method fail in a later call, once."""
+    original = getattr(owner, name)
+    calls = iter(range(10**6))
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == after:
+            raise error
+        return original(*args, **kwargs)
+
+    patch.setattr(owner, name, called)
+
+
+MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+BROKEN = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize("where", ["frame", "admission"])
+def test_out_of_memory_fails_the_job_and_the_next_one_works(
+    own: VibeVoiceEngine, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    batch = batch_of(own)
+    freed: list[None] = []
+    monkeypatch.setattr("engines.vibevoice.loop.free_memory", lambda: freed.append(None))
+    owner: Any = batch.graphs if where == "frame" else batch.frame.language
+    meet(MEMORY, owner, "run" if where == "frame" else "prefill", monkeypatch, after=2)
+    with pytest.raises(EngineError, match="ran out of memory: send a shorter text") as caught:
+        samples(own.start(plan(TEXT, "More.", "And more.")))
+    assert not isinstance(caught.value, EngineLost)
+    assert caught.value.__context__ is None, "it would keep the failed call's tensors alive"
+    assert freed == [None]
+    monkeypatch.undo()
+    assert own.ready
+    wanted = samples(engine().start(plan(TEXT)))
+    assert np.array_equal(samples(own.start(plan(TEXT))), wanted)
+
+
+def test_a_poisoned_gpu_asks_for_another_worker(
+    own: VibeVoiceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meet(BROKEN, batch_of(own).graphs, "run", monkeypatch, after=3)
+    with pytest.raises(EngineLost, match="this worker has to be replaced"):
+        samples(own.start(plan(TEXT)))
+    assert not own.ready
+    calls: list[Callable[[], object]] = [own.load, lambda: own.start(plan(TEXT))]
+    for call in calls:
+        with pytest.raises(EngineLost, match="has to be replaced"):
+            call()
+
+
+def test_samples_that_are_no_numbers_fail_their_job_and_leave_the_slot_clean(
+    own: VibeVoiceEngine,
+) -> None:
+    batch = batch_of(own)
+    kept = batch.frame.weights.decoder.head[1].clone()
+    with torch.inference_mode():
+        batch.frame.weights.decoder.head[1].fill_(float("nan"))
+    with pytest.raises(EngineError, match="weights are damaged"):
+        samples(own.start(plan(TEXT)))
+    with torch.inference_mode():
+        batch.frame.weights.decoder.head[1].copy_(kept)
+    assert np.array_equal(samples(own.start(plan(TEXT))), samples(engine().start(plan(TEXT))))
+
+
+def test_closing_ends_all_speeches_and_loading_brings_the_model_back(
+    own: VibeVoiceEngine,
+) -> None:
+    before = samples(own.start(plan(TEXT)))
+    reader = iter(own.start(plan(f"{TEXT} " * 9)))
+    next(reader)
+    own.close()
+    assert not own.ready
+    with pytest.raises(Cancelled):
+        list(reader)
+    own.load()
+    assert np.array_equal(samples(own.start(plan(TEXT))), before)
+
+
+def test_details_say_what_speaks_and_in_which_bucket_a_seed_repeats() -> None:
+    details = engine().capabilities.details
+    assert (details["runtime"], details["device"], details["dtype"]) == ("fast", "cpu", "float32")
+    assert (details["attention"], details["bucket"]) == ("sdpa", "4x2048")
+    assert details["weights"].startswith("test model, 1.")
+
+
+def test_the_best_number_of_jobs_is_a_quarter_of_the_slots() -> None:
+    assert engine().capabilities.jobs == 2
+    assert new_engine(slots=32).capabilities.jobs == 8
+    assert vibevoice.engine().capabilities.jobs == 1
+
+
+def test_what_the_fast_runtime_cannot_run_the_reference_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = VibeVoiceEngine(
+        str(vibevoice.checkpoint()), volume=vibevoice.volume(), device="cpu", attention="flash"
+    )
+    with caplog.at_level(logging.WARNING, "vibevoice"):
+        other.load()
+    assert "the reference runtime is used: flash-attn has no kernel" in caplog.text
+    details = other.capabilities.details
+    assert details["runtime"] == "reference"
+    assert details["fallback"].startswith("flash-attn has no kernel")
+    assert_close(samples(other.start(plan(TEXT))), samples(engine().start(plan(TEXT))))
+    other.close()
+
+
+def test_no_word_of_a_text_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        samples(engine().start(plan("Zanzibar is\nsecret", "<|vision_pad|> Zanzibar")))
+    assert "Zanzibar" not in caplog.text
+
+
+def test_a_slow_reader_costs_memory_a_bounded_amount_and_others_nothing(
+    own: VibeVoiceEngine,
+) -> None:
+    slow: Speech = own.start(plan(*[f"{TEXT} {TEXT}"] * 20, options=Options(steps=1)))
+    reader = iter(slow)
+    first = next(reader)
+    assert len(samples(own.start(plan(TEXT))))
+    frames: Any = slow._frames  # type: ignore[attr-defined]
+    while not frames._finished:
+        threading.Event().wait(0.01)
+    assert len(frames._near) == 256
+    assert len(frames._far) > 50
+    events = [first, *reader]
+    assert sum(isinstance(event, End) for event in events) == 20
+    heard = by_chunk(events)
+    assert all(np.array_equal(heard[0], heard[chunk]) for chunk in heard)

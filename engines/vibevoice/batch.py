@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engines.base import Options, Plan, PlannedChunk, Samples
-from engines.vibevoice.bucket import FIXED_CONTEXT, Bucket, context_for
+from engines.vibevoice.bucket import FIXED_CONTEXT, MOST_SLOTS, Bucket, context_for
 from engines.vibevoice.cache import KVCache
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.frame import Frame, Tokens, connect
@@ -251,7 +251,9 @@ class Batch:
         """Starts a frame. On a GPU it returns before that is made."""
         self.graphs.run(bucket)
         if not self._on_cuda:
-            return Ticket(tuple(occupants), self.state.chosen, self.state.audio, None)
+            # The next frame may be another bucket's, made before this one is read.
+            state = self.state
+            return Ticket(tuple(occupants), state.chosen.clone(), state.audio.clone(), None)
         chosen, audio = self._ring[self._turn]
         self._turn = (self._turn + 1) % _RING
         chosen.copy_(self.state.chosen, non_blocking=True)
@@ -278,7 +280,7 @@ class Batch:
         return came
 
 
-def slots_for(weights: Weights, free: int, most: int = 32) -> int:
+def slots_for(weights: Weights, free: int, most: int = MOST_SLOTS) -> int:
     """How many slots fit into `free` bytes, beside room for prompts and graphs."""
     sizes = weights.architecture
     cache = KVCache.size(sizes, 2, context_for(1)) * weights.dtype.itemsize

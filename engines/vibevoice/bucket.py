@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+CPU_SLOTS = 4
+MOST_SLOTS = 32
+"""Slots where no number is asked for: on a CPU, and at most on a GPU, as memory allows."""
+
 FIXED_CONTEXT = 2048
 """Tokens: a chunk of 1,000 characters with a voice of 30 s and its limit need some 1,800."""
 

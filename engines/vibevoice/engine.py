@@ -5,6 +5,7 @@ The fast runtime (`fast.py`) makes many chunks at once by our own forward; the r
 to what is asked and answered.
 """
 
+import functools
 import logging
 import threading
 import weakref
@@ -15,6 +16,7 @@ from typing import Literal, Protocol
 
 from engines.base import Capabilities, Plan, Speech
 from engines.vibevoice import checkpoint as checkpoints
+from engines.vibevoice.bucket import CPU_SLOTS, MOST_SLOTS
 from engines.vibevoice.code import Upstream, find_code, import_code
 from engines.vibevoice.hub import PLATFORM_CACHE, Hub, commit_of
 from speech.errors import EngineLost
@@ -82,7 +84,19 @@ class VibeVoiceEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities("vibevoice", cloning=True, varies=True, details=dict(self._details))
+        return Capabilities(
+            "vibevoice", cloning=True, varies=True, jobs=self._jobs, details=dict(self._details)
+        )
+
+    @functools.cached_property
+    def _jobs(self) -> int:
+        """A quarter of the slots, so that a long text's chunks still run side by side."""
+        if self._runtime_name == "reference":
+            return 1
+        from engines.vibevoice.loader import choose_device
+
+        on_cpu = choose_device(self._device).type == "cpu"
+        return max(2, (self._slots or (CPU_SLOTS if on_cpu else MOST_SLOTS)) // 4)
 
     @property
     def ready(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 from engines.base import End, Frame, Plan
 from engines.vibevoice.architecture import Architecture, architecture
 from engines.vibevoice.batch import Batch, slots_for
-from engines.vibevoice.bucket import FIXED_CONTEXT, Bucket
+from engines.vibevoice.bucket import CPU_SLOTS, FIXED_CONTEXT, Bucket
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.code import Upstream
 from engines.vibevoice.failures import free_memory, meaning
@@ -24,7 +24,6 @@ from engines.vibevoice.memory import free_host_memory
 from engines.vibevoice.weights import Shards, load_weights
 from speech.errors import Cancelled, EngineError, EngineLost
 
-CPU_SLOTS = 4
 _CACHE = 1 << 30  # bytes for voices: a prefix of the 7B model takes 17 MB
 
 log = logging.getLogger("vibevoice")

@@ -39,11 +39,12 @@ class Head:
 
     def __call__(self, hidden: Tensor, noise: Tensor, guidance: Tensor) -> Tensor:
         """`hidden` (2n, width) with the positive and the negative row of each slot in turn, `noise`
-        (n, latent) and `guidance` (n, 1), both float32; gives latents (n, latent)."""
+        (n, latent) and `guidance` (n, 1), in float32; gives latents (n, latent)."""
         sizes, weights = self._sizes, self._weights
         count, width, layers = len(noise), sizes.hidden, sizes.head_layers
         shifts, scales, gates = self._modulations(hidden)
-        state = noise.new_zeros(3, count, sizes.latent)
+        # The solver's own arithmetic stays in float32.
+        state = torch.zeros(3, count, sizes.latent, device=noise.device)
         state[0] = noise
         for step, mix in enumerate(self._mixes):
             shift, scale, gate = shifts[step], scales[step], gates[step]

@@ -108,22 +108,35 @@ class Loop:
             self._thread.join()
 
     def _run(self) -> None:
-        while self._has_work():
-            self._sweep()
-            try:
-                self._admit()
-                self._advance()
-            except Exception as error:  # noqa: BLE001 - raised again where the speeches are read
-                failure = _failure(error)
-            else:
-                continue
-            # Only here the failed frame's tensors are let go of.
-            self._flight.clear()
+        ending: BaseException = Cancelled()
+        try:
+            while self._has_work():
+                self._move()
+        except BaseException as error:  # noqa: BLE001 - raised again where the speeches are read
+            ending = error
+        finally:
+            with self._changed:
+                self._closed = True
+            self._take_arrived()
             for job in self._jobs():
-                self._end(job, failure, wipe=True)
-            free_memory()
+                self._scheduler.drop(job)
+                self._close(job, ending)
+
+    def _move(self) -> None:
+        """All slots by one token. What fails fails the jobs that are there, not the loop."""
+        try:
+            self._sweep()
+            self._admit()
+            self._advance()
+        except Exception as error:  # noqa: BLE001 - raised again where the speeches are read
+            failure = _failure(error)
+        else:
+            return
+        # Only here the failed frame's tensors are let go of.
+        self._flight.clear()
         for job in self._jobs():
-            self._end(job, Cancelled())
+            self._end(job, failure, wipe=True)
+        free_memory()
 
     def _has_work(self) -> bool:
         """Waits for some. False once the loop is closed."""
@@ -131,11 +144,14 @@ class Loop:
             self._changed.wait_for(
                 lambda: self._closed or self._arrived or self._scheduler.jobs or self._flight
             )
-            while self._arrived:
-                job = self._arrived.popleft()
-                job.lease = self._runner.lease()
-                self._scheduler.add(job)
+            self._take_arrived()
             return not self._closed
+
+    def _take_arrived(self) -> None:
+        while self._arrived:
+            job = self._arrived.popleft()
+            job.lease = self._runner.lease()
+            self._scheduler.add(job)
 
     def _jobs(self) -> list[SpeechJob]:
         return [job for job in self._scheduler.jobs if isinstance(job, SpeechJob)]
@@ -190,8 +206,8 @@ class Loop:
             occupant.spoken += 1
             job.frames.put(Frame(work.index, np.clip(came.samples, -1, 1)))
         if came.eos or occupant.seen == work.limit:
-            reason = "empty" if not occupant.spoken else "eos" if came.eos else "cap"
-            job.frames.put(End(work.index, reason, work.seed))
+            reason: Literal["eos", "cap"] = "eos" if came.eos else "cap"
+            job.frames.put(End(work.index, reason if occupant.spoken else "empty", work.seed))
             self._runner.release(occupant)
             if self._scheduler.finish(occupant):
                 self._close(job)

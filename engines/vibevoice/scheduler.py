@@ -95,11 +95,9 @@ class Scheduler(Generic[AnyWork]):
 
     def _fits(self, work: Work) -> bool:
         """Whether there is a bucket for it and all that run: a repeatable chunk needs its own."""
-        others = [occupant.work for occupant in self.occupants.values()]
-        fixed = [other.context for other in (*others, work) if other.repeatable]
-        return not fixed or (
-            min(fixed) == max(fixed) >= max(other.context for other in (*others, work))
-        )
+        beside: list[Work] = [work, *(occupant.work for occupant in self.occupants.values())]
+        fixed = [each.context for each in beside if each.repeatable]
+        return not fixed or min(fixed) == max(fixed) >= max(each.context for each in beside)
 
     def finish(self, occupant: Occupant[AnyWork]) -> bool:
         """Its chunk has ended. True where that was its job's last."""

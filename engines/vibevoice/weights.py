@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -121,7 +122,7 @@ class Shards:
         else:
             names = {}
         files = sorted(set(names.values())) or ["model.safetensors"]
-        self._handles = {}
+        self._handles: dict[str, Any] = {}
         for file in files:
             handle = safe_open(folder / file, framework="pt", device=str(device))
             self._handles |= dict.fromkeys(handle.keys(), handle)

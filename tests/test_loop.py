@@ -1,0 +1,311 @@
+"""The loop with a runner of known samples in the model's place."""
+
+import itertools
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+
+from engines.base import End, Frame, Samples
+from engines.vibevoice.bucket import Bucket
+from engines.vibevoice.frames import Frames
+from engines.vibevoice.loop import Loop, SpeechJob
+from engines.vibevoice.scheduler import Occupant, Work
+from speech.errors import Cancelled, EngineError, EngineLost
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Line(Work):
+    """A chunk that says its job's number, its own and the frame's, `length` times, then ends."""
+
+    job: int = 0
+    length: int = 3
+
+    def sample(self, frame: int) -> float:
+        return (self.job * 100 + self.index) / 100_000 + frame / 10_000_000
+
+
+def line(job: int, index: int, length: int, limit: int = 50, **more: Any) -> Line:
+    return Line(index, 7, 100, limit, more.pop("steps", 10), True, job, length)
+
+
+@dataclass
+class Token:
+    eos: bool
+    samples: Samples | None
+
+
+class Leases:
+    def __init__(self) -> None:
+        self.open = 0
+
+    def release(self) -> None:
+        self.open -= 1
+
+
+class ToyRunner:
+    """Keeps the state of slots as the device does: who ended stays silent, whatever the host
+    believes. With a `lag`, frames are read one late."""
+
+    def __init__(self, slots: int = 3, lag: int = 0) -> None:
+        self.slots, self.lag = slots, lag
+        self.leases = Leases()
+        self.device: dict[int, list[Any]] = {}
+        self.wiped: list[int] = []
+        self.launches = 0
+        self.gate: threading.Semaphore | None = None
+        self.fail: dict[str, Exception] = {}
+
+    def lease(self) -> Leases:
+        self.leases.open += 1
+        return self.leases
+
+    def admit(self, occupant: Occupant[Any], lease: Any) -> None:
+        assert lease is self.leases
+        assert occupant.slot not in self.device, "a slot was given twice"
+        if error := self.fail.pop(f"admit {occupant.work.index}", None):
+            raise error
+        self.device[occupant.slot] = [occupant.work, 0, True]
+
+    def release(self, occupant: Occupant[Any], *, wipe: bool = False) -> None:
+        self.device.pop(occupant.slot, None)
+        if wipe:
+            self.wiped.append(occupant.slot)
+
+    def launch(self, bucket: Bucket, occupants: Sequence[Occupant[Any]]) -> Any:
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=30)
+        self.launches += 1
+        if error := self.fail.pop(f"launch {self.launches}", None):
+            raise error
+        made = {}
+        for slot, state in self.device.items():
+            work, frame, active = state
+            if slot >= bucket.slots or work.steps != bucket.steps or not active:
+                continue
+            eos = frame == work.length
+            state[1] += 1
+            state[2] = not eos and state[1] < work.limit
+            made[slot] = Token(eos, None if eos else np.full(2, work.sample(frame), np.float32))
+        return made, list(occupants)
+
+    def read(self, ticket: Any) -> Iterable[tuple[Occupant[Any], Token]]:
+        made, occupants = ticket
+        return [(each, made[each.slot]) for each in occupants if each.slot in made]
+
+
+class Run:
+    """A loop and a way to speak through it."""
+
+    def __init__(self, runner: ToyRunner) -> None:
+        self.runner = runner
+        self.lost: list[EngineLost] = []
+        self.loop = Loop(runner, self.lost.append)
+
+    def submit(self, *lines: Line) -> SpeechJob:
+        job = SpeechJob(lines, Frames(in_memory=3))
+        self.loop.submit(job)
+        return job
+
+
+@pytest.fixture(params=[0, 1], ids=["at once", "a frame late"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    made = Run(ToyRunner(lag=request.param))
+    yield made
+    made.loop.close()
+    assert made.runner.leases.open == 0
+    assert not any(thread.name == "frames" for thread in threading.enumerate())
+
+
+def check(job: SpeechJob, *lines: Line) -> None:
+    """All frames of all chunks, each in order, and how each ended."""
+    heard: dict[int, list[float]] = {each.index: [] for each in lines}
+    ends = {}
+    for event in job.frames:
+        assert event.chunk not in ends
+        if isinstance(event, Frame):
+            heard[event.chunk].append(float(event.samples[0]))
+        else:
+            ends[event.chunk] = event
+    for each in lines:
+        spoken = min(each.length, each.limit)
+        wanted = np.array([each.sample(frame) for frame in range(spoken)], np.float32)
+        assert np.array_equal(np.array(heard[each.index], np.float32), wanted)
+        reason = "eos" if each.length < each.limit else "cap"
+        assert ends[each.index] == End(each.index, reason if spoken else "empty", 7)
+
+
+def test_chunks_of_a_job_run_side_by_side(run: Run) -> None:
+    lines = [line(0, index, 4 + index) for index in range(8)]
+    job = run.submit(*lines)
+    check(job, *lines)
+    assert run.runner.launches < sum(each.length for each in lines)
+
+
+def test_a_chunk_without_a_frame_is_empty(run: Run) -> None:
+    lines = [line(0, 0, 0), line(0, 1, 2), line(0, 2, 0, limit=1)]
+    check(run.submit(*lines), *lines)
+
+
+def test_the_limit_is_exact(run: Run) -> None:
+    lines = [line(0, index, 99, limit=index + 1) for index in range(5)]
+    check(run.submit(*lines), *lines)
+
+
+def test_jobs_with_other_steps_run_beside(run: Run) -> None:
+    fives, tens = [line(0, 0, 7, steps=5)], [line(1, 0, 5), line(1, 1, 5)]
+    one, two = run.submit(*fives), run.submit(*tens)
+    check(one, *fives)
+    check(two, *tens)
+
+
+def test_a_cancelled_job_is_out_a_frame_later(run: Run) -> None:
+    run.runner.gate = threading.Semaphore(3)
+    job = run.submit(*(line(0, index, 40) for index in range(9)))
+    next(iter(job.frames))
+    run.loop.cancel(job)
+    for _ in range(200):
+        run.runner.gate.release()
+    other = [line(1, 0, 2)]
+    check(run.submit(*other), *other)
+    assert run.runner.launches < 15
+    with pytest.raises(Cancelled):
+        next(iter(job.frames))
+
+
+def test_a_failed_admission_fails_its_job_alone(run: Run) -> None:
+    run.runner.fail["admit 5"] = EngineError("no room")
+    lines = [line(0, index, 6) for index in range(3)]
+    good, bad = run.submit(*lines), run.submit(line(1, 4, 9), line(1, 5, 2))
+    with pytest.raises(EngineError, match="no room"):
+        list(bad.frames)
+    check(good, *lines)
+    assert not run.lost
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "ran out of memory"),
+        (ValueError("a bug"), "a bug"),
+    ],
+)
+def test_a_failed_frame_fails_who_is_there_and_the_next_job_works(
+    run: Run, error: Exception, wanted: str
+) -> None:
+    run.runner.fail["launch 3"] = error
+    jobs = [run.submit(*(line(each, index, 9) for index in range(2))) for each in range(2)]
+    failures = []
+    for job in jobs:
+        with pytest.raises(Exception, match=wanted) as caught:
+            list(job.frames)
+        failures.append(caught.value)
+    assert run.runner.wiped
+    assert all(failure.__context__ is None for failure in failures)
+    lines = [line(2, 0, 4)]
+    check(run.submit(*lines), *lines)
+    assert not run.lost
+
+
+def test_a_broken_device_is_told_and_all_jobs_fail(run: Run) -> None:
+    run.runner.fail["launch 2"] = RuntimeError("CUDA error: device-side assert triggered")
+    jobs = [run.submit(line(each, 0, 9)) for each in range(5)]
+    failed = 0
+    for job in jobs:
+        try:
+            list(job.frames)
+        except EngineLost:
+            failed += 1
+    assert failed
+    assert run.lost
+
+
+def test_samples_that_are_no_numbers_fail_their_job_and_leave_nothing_behind(run: Run) -> None:
+    class Damaged(Line):
+        def sample(self, frame: int) -> float:
+            return float("nan") if frame == 2 else 0.0
+
+    bad = run.submit(Damaged(0, 7, 100, 50, 10, True, 0, 9))
+    lines = [line(1, 0, 9)]
+    good = run.submit(*lines)
+    with pytest.raises(EngineError, match="weights are damaged"):
+        list(bad.frames)
+    check(good, *lines)
+    assert len(run.runner.wiped) == 1
+
+
+def test_closing_ends_every_job(run: Run) -> None:
+    job = run.submit(line(0, 0, 10**6, limit=10**7))
+    reader = iter(job.frames)
+    next(reader)
+    run.loop.close()
+    with pytest.raises(Cancelled):
+        for _ in itertools.repeat(None):
+            next(reader)
+    with pytest.raises(Cancelled):
+        run.submit(line(0, 0, 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    slots=st.integers(1, 5),
+    lag=st.sampled_from([0, 1]),
+    jobs=st.lists(
+        st.tuples(
+            st.lists(
+                st.tuples(st.integers(0, 12), st.integers(1, 14), st.sampled_from([5, 10])),
+                min_size=1,
+                max_size=9,
+            ),
+            st.none() | st.integers(0, 30),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+)
+def test_no_slot_leaks_and_no_audio_crosses_jobs(
+    slots: int, lag: int, jobs: list[tuple[list[tuple[int, int, int]], int | None]]
+) -> None:
+    """Jobs of random chunks, some of them cancelled after some events, from one thread each."""
+    run = Run(ToyRunner(slots, lag))
+    failures: list[BaseException] = []
+
+    def speak(number: int) -> None:
+        chunks, patience = jobs[number]
+        lines = [
+            line(number, index, length, limit, steps=steps)
+            for index, (length, limit, steps) in enumerate(chunks)
+        ]
+        job = run.submit(*lines)
+        try:
+            if patience is None:
+                check(job, *lines)
+            else:
+                for event in itertools.islice(job.frames, patience):
+                    if isinstance(event, Frame):
+                        place = round(float(event.samples[0]) * 100_000 - 0.005, 1)
+                        assert int(place) == number * 100 + event.chunk
+                run.loop.cancel(job)
+        except BaseException as failure:  # noqa: BLE001 (raised below, in the test's thread)
+            failures.append(failure)
+
+    threads = [threading.Thread(target=speak, args=(each,)) for each in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    lines = [line(99, 0, 2)]
+    check(run.submit(*lines), *lines)
+    run.loop.close()
+    for failure in failures:
+        raise failure
+    assert not run.runner.device
+    assert not run.loop._scheduler.occupants
+    assert run.runner.leases.open == 0

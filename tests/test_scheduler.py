@@ -1,0 +1,252 @@
+"""Who gets a slot, and in which shape frames run."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engines.vibevoice.bucket import FIXED_CONTEXT, Bucket, context_for, power_of_two
+from engines.vibevoice.scheduler import SMALLEST_CONTEXT, Job, Occupant, Scheduler, Work
+
+
+def work(
+    index: int = 0,
+    *,
+    tokens: int = 100,
+    limit: int = 100,
+    steps: int = 10,
+    repeatable: bool = False,
+) -> Work:
+    return Work(index, 7, tokens, limit, steps, repeatable)
+
+
+def job(count: int) -> Job[Work]:
+    return Job(work(index) for index in range(count))
+
+
+def fill(scheduler: Scheduler[Work]) -> list[tuple[Job[Work], int]]:
+    given = []
+    while occupant := scheduler.next():
+        given.append((occupant.job, occupant.work.index))
+    return given
+
+
+def scheduler_of(slots: int, *jobs: Job[Work]) -> Scheduler[Work]:
+    made: Scheduler[Work] = Scheduler(slots)
+    for each in jobs:
+        made.add(each)
+    return made
+
+
+def test_a_job_alone_gets_all_slots_in_the_order_of_its_chunks() -> None:
+    one = job(6)
+    scheduler = scheduler_of(4, one)
+    assert fill(scheduler) == [(one, 0), (one, 1), (one, 2), (one, 3)]
+    assert sorted(scheduler.occupants) == [0, 1, 2, 3]
+    scheduler.finish(scheduler.occupants[2])
+    assert fill(scheduler) == [(one, 4)]
+    assert scheduler.occupants[2].work.index == 4
+
+
+def test_jobs_share_the_slots() -> None:
+    long, short, other = job(9), job(1), job(9)
+    scheduler = scheduler_of(6, long, short, other)
+    given = fill(scheduler)
+    assert given[:3] == [(long, 0), (short, 0), (other, 0)]
+    assert Counter(id(who) for who, _ in given) == {id(long): 3, id(short): 1, id(other): 2}
+
+
+def test_a_new_jobs_first_chunk_comes_before_the_rest_of_a_long_one() -> None:
+    long = job(100)
+    scheduler = scheduler_of(4, long)
+    fill(scheduler)
+    late = job(3)
+    scheduler.add(late)
+    assert not fill(scheduler)
+    scheduler.finish(scheduler.occupants[1])
+    assert fill(scheduler) == [(late, 0)]
+    scheduler.finish(scheduler.occupants[0])
+    assert fill(scheduler) == [(late, 1)], "it has one slot, the long one has two"
+    scheduler.finish(scheduler.occupants[3])
+    assert fill(scheduler) == [(long, 4)]
+
+
+def test_finish_says_when_a_job_has_nothing_left() -> None:
+    scheduler = scheduler_of(2, job(2))
+    fill(scheduler)
+    assert not scheduler.finish(scheduler.occupants[0])
+    assert scheduler.finish(scheduler.occupants[1])
+    assert not scheduler.jobs
+
+
+def test_a_dropped_job_gives_its_slots_back() -> None:
+    one, two = job(5), job(5)
+    scheduler = scheduler_of(4, one, two)
+    fill(scheduler)
+    assert [each.slot for each in scheduler.drop(one)] == [0, 2]
+    assert scheduler.drop(one) == []
+    assert [who for who, _ in fill(scheduler)] == [two, two]
+
+
+def test_a_repeatable_chunk_runs_in_the_bucket_of_its_size() -> None:
+    scheduler = scheduler_of(4, Job([work(repeatable=True)]))
+    fill(scheduler)
+    assert scheduler.buckets() == [Bucket(4, FIXED_CONTEXT, 10)]
+    longer = scheduler_of(4, Job([work(tokens=FIXED_CONTEXT, repeatable=True)]))
+    fill(longer)
+    assert longer.buckets() == [Bucket(4, 2 * FIXED_CONTEXT, 10)]
+
+
+def test_other_chunks_run_in_the_smallest_bucket() -> None:
+    scheduler = scheduler_of(8, job(3))
+    fill(scheduler)
+    assert scheduler.buckets() == [Bucket(4, SMALLEST_CONTEXT, 10)]
+    scheduler.occupants[1].launched = 60
+    assert scheduler.buckets() == [Bucket(4, SMALLEST_CONTEXT, 10)]
+    other = scheduler_of(8, Job([work(tokens=250, limit=1000)]))
+    fill(other)
+    other.occupants[0].launched = 6
+    assert other.occupants[0].reach == 256
+    assert other.buckets() == [Bucket(1, 256, 10)]
+    other.occupants[0].launched = 7
+    assert other.buckets() == [Bucket(1, 512, 10)]
+
+
+def test_a_chunk_never_reaches_beyond_its_context() -> None:
+    occupant = Occupant(0, job(1), work(tokens=FIXED_CONTEXT - 100), launched=5000)
+    assert occupant.reach < occupant.work.context == FIXED_CONTEXT
+
+
+def test_each_number_of_steps_has_a_frame_of_its_own() -> None:
+    scheduler = scheduler_of(4, Job([work(steps=20), work(steps=5), work(steps=20)]))
+    fill(scheduler)
+    assert [bucket.steps for bucket in scheduler.buckets()] == [5, 20]
+
+
+def test_a_chunk_that_needs_another_bucket_waits_and_holds_up_those_behind_it() -> None:
+    big = Job([work(tokens=3000, repeatable=True)])
+    small = Job([work(repeatable=True) for _ in range(9)])
+    scheduler = scheduler_of(4, small)
+    fill(scheduler)
+    scheduler.add(big)
+    scheduler.finish(scheduler.occupants[0])
+    assert not fill(scheduler), "or the big one would wait for as long as small ones come"
+    for slot in (1, 2, 3):
+        scheduler.finish(scheduler.occupants[slot])
+    assert fill(scheduler) == [(big, 0)]
+    assert scheduler.buckets() == [Bucket(4, 4096, 10)]
+
+
+def test_what_is_not_repeatable_runs_beside_a_larger_fixed_bucket() -> None:
+    scheduler = scheduler_of(
+        4, Job([work(tokens=3000, repeatable=True)]), Job([work()]), Job([work(tokens=9000)])
+    )
+    assert len(fill(scheduler)) == 2
+    assert scheduler.buckets() == [Bucket(4, 4096, 10)]
+
+
+@pytest.mark.parametrize(("value", "power"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (2048, 2048)])
+def test_powers_of_two(value: int, power: int) -> None:
+    assert power_of_two(value) == power
+
+
+def test_nearly_all_chunks_have_one_context() -> None:
+    assert {context_for(tokens) for tokens in (1, 500, 2048)} == {FIXED_CONTEXT}
+    assert context_for(2049) == 4096
+
+
+class Schedules(RuleBasedStateMachine):
+    """Jobs come, end and are dropped at random; what holds is checked after every step."""
+
+    @initialize(slots=st.integers(1, 9))
+    def begin(self, slots: int) -> None:
+        self.scheduler: Scheduler[Work] = Scheduler(slots)
+        self.unborn: dict[int, tuple[Job[Work], list[Work]]] = {}
+        self.seen: dict[int, list[int]] = {}
+
+    @rule(
+        works=st.lists(
+            st.builds(
+                work,
+                tokens=st.sampled_from([10, 1900, 3000, 9000]),
+                limit=st.sampled_from([1, 64, 900]),
+                steps=st.sampled_from([5, 10]),
+                repeatable=st.booleans(),
+            ),
+            min_size=1,
+            max_size=12,
+        )
+    )
+    def a_job_comes(self, works: list[Work]) -> None:
+        new = Job(works)
+        self.unborn[id(new)] = (new, works)
+        self.seen[id(new)] = []
+        self.scheduler.add(new)
+
+    @rule()
+    def slots_are_filled(self) -> None:
+        while occupant := self.scheduler.next():
+            place = self.unborn[id(occupant.job)][1].index(occupant.work)
+            self.seen[id(occupant.job)].append(place)
+
+    @rule()
+    def a_frame_runs(self) -> None:
+        for occupant in self.scheduler.occupants.values():
+            occupant.launched += 1
+
+    @precondition(lambda self: self.scheduler.occupants)
+    @rule(pick=st.randoms(use_true_random=False))
+    def a_chunk_ends(self, pick: object) -> None:
+        slot = pick.choice(sorted(self.scheduler.occupants))  # type: ignore[attr-defined]
+        occupant = self.scheduler.occupants[slot]
+        ended = self.scheduler.finish(occupant)
+        assert ended == (occupant.job not in self.scheduler.jobs)
+
+    @precondition(lambda self: self.scheduler.jobs)
+    @rule(pick=st.randoms(use_true_random=False))
+    def a_job_is_dropped(self, pick: object) -> None:
+        dropped = pick.choice(self.scheduler.jobs)  # type: ignore[attr-defined]
+        slots = set(dropped.running)
+        assert {each.slot for each in self.scheduler.drop(dropped)} == slots
+        assert not dropped.running
+        assert not slots & set(self.scheduler.occupants)
+
+    @invariant()
+    def no_slot_leaks(self) -> None:
+        held = [slot for each in self.scheduler.jobs for slot in each.running]
+        assert sorted(held) == sorted(self.scheduler.occupants)
+        assert all(0 <= slot < self.scheduler.slots for slot in held)
+        assert all(each.job in self.scheduler.jobs for each in self.scheduler.occupants.values())
+
+    @invariant()
+    def every_job_has_something_left(self) -> None:
+        assert all(each.waiting or each.running for each in self.scheduler.jobs)
+
+    @invariant()
+    def chunks_begin_in_order(self) -> None:
+        assert all(places == list(range(len(places))) for places in self.seen.values())
+
+    @invariant()
+    def every_slot_is_in_exactly_one_frame_that_reaches_it(self) -> None:
+        buckets = {bucket.steps: bucket for bucket in self.scheduler.buckets()}
+        for slot, occupant in self.scheduler.occupants.items():
+            bucket = buckets[occupant.work.steps]
+            assert slot < bucket.slots <= self.scheduler.slots
+            assert occupant.reach <= bucket.context
+            if occupant.work.repeatable:
+                assert (bucket.slots, bucket.context) == (
+                    self.scheduler.slots,
+                    occupant.work.context,
+                )
+
+    @invariant()
+    def somebody_always_runs(self) -> None:
+        if self.scheduler.jobs and not self.scheduler.occupants:
+            self.slots_are_filled()
+            assert self.scheduler.occupants
+
+
+TestSchedules = Schedules.TestCase
+TestSchedules.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
