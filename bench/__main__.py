@@ -10,7 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("text_plan", "audio_chain", "job", "worker", "vibevoice_reference", "bridge")
+SCRIPTS = (
+    "text_plan",
+    "audio_chain",
+    "job",
+    "worker",
+    "vibevoice_reference",
+    "frame_loop",
+    "bridge",
+)
 
 
 def machine() -> str:

@@ -28,6 +28,7 @@ def narrow_network(
     latent: int = 8,
     semantic: int = 16,
     head_layers: int = 4,
+    vocabulary: int = VOCABULARY,
     seed: int = 0,
     code: Path | None = None,
 ) -> Any:
@@ -48,7 +49,7 @@ def narrow_network(
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
-            "vocab_size": VOCABULARY,
+            "vocab_size": vocabulary,
             "max_position_embeddings": 4096,
             "rope_theta": 1e6,
             "tie_word_embeddings": False,
@@ -89,8 +90,8 @@ def weights_of(network: Any, tokens: Tokens = TOKENS, dtype: Any = None) -> Weig
         tensors.__getitem__,
         sizes_of(network),
         tokens.choices,
-        torch.device("cpu"),
-        dtype or torch.float32,
+        network.device,
+        dtype or network.dtype,
     )
 
 

@@ -1,6 +1,7 @@
 """A long text through the fast runtime at eight slots: side by side inside, in order outside."""
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +49,14 @@ def test_twenty_thousand_characters_come_out_in_order_with_every_span_right(
     # Every chunk has its place in the text, one after the other, and nothing is left out
     places = [(chunk.text_start, chunk.text_end) for chunk in result.chunks]
     assert places == [(chunk.text_start, chunk.text_end) for chunk in planned.chunks]
-    for (_, end), (start, _) in zip(places, places[1:], strict=False):
+    for (_, end), (start, _) in pairwise(places):
         assert end <= start
         assert not text[end:start].strip()
 
     # and in the audio, where its own samples are, then the pause that was planned
     spans = [(round(c.start_sec * rate), round(c.end_sec * rate)) for c in result.chunks]
     assert spans[0][0] == 0
-    for (_, end), (start, _), chunk in zip(spans, spans[1:], planned.chunks, strict=False):
+    for ((_, end), (start, _)), chunk in zip(pairwise(spans), planned.chunks, strict=False):
         assert start - end == round(chunk.pause_ms * rate / 1000)
         assert not heard[end:start].any()
     assert spans[-1][1] == len(heard)

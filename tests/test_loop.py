@@ -4,7 +4,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -138,7 +138,7 @@ def check(job: SpeechJob, *lines: Line) -> None:
         spoken = min(each.length, each.limit)
         wanted = np.array([each.sample(frame) for frame in range(spoken)], np.float32)
         assert np.array_equal(np.array(heard[each.index], np.float32), wanted)
-        reason = "eos" if each.length < each.limit else "cap"
+        reason: Literal["eos", "cap"] = "eos" if each.length < each.limit else "cap"
         assert ends[each.index] == End(each.index, reason if spoken else "empty", 7)
 
 
