@@ -34,7 +34,8 @@ from engines.vibevoice.code import find_code, import_code
 from engines.vibevoice.fast import FastRuntime
 from engines.vibevoice.frame import Tokens
 from engines.vibevoice.model import Model
-from engines.vibevoice.weights import Shards, load_weights
+from engines.vibevoice.packer import Shards
+from engines.vibevoice.weights import load_weights
 
 from bench.prose import prose  # isort: skip
 from tests.narrow_model import narrow_network, sizes_of, weights_of  # isort: skip
@@ -155,10 +156,10 @@ def compare(subject: Subject, counts: list[int], rounds: int) -> None:
             f"{slots} slots: {1000 * min(ours):.2f} ms a frame, real-time factor"
             f" {min(ours) / real:.4f}, {slots * real / min(ours):.1f} s of audio a second;"
             f" upstream {1000 * each:.2f} ms, {each / real:.4f}: {slots * each / min(ours):.1f} x\n"
-            f"  {slots} chunks of {frames} frames, prompts and all: {min(whole):.2f} s, upstream one"
-            f" by one {text:.2f} s: {text / min(whole):.1f} x\n"
-            f"  first frame after {1000 * cold:.0f} ms with a new voice, {1000 * min(known):.0f} ms"
-            f" with a known one, upstream {1000 * first:.0f} ms{_memory(subject)}",
+            f"  {slots} chunks of {frames} frames, prompts and all: {min(whole):.2f} s, upstream"
+            f" one by one {text:.2f} s: {text / min(whole):.1f} x\n"
+            f"  first frame after {1000 * cold:.0f} ms with a new voice, {1000 * min(known):.0f}"
+            f" ms with a known one, upstream {1000 * first:.0f} ms{_memory(subject)}",
             flush=True,
         )
 

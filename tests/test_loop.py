@@ -117,11 +117,12 @@ class Run:
 
 @pytest.fixture(params=[0, 1], ids=["at once", "a frame late"])
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    before = set(threading.enumerate())
     made = Run(ToyRunner(lag=request.param))
     yield made
     made.loop.close()
     assert made.runner.leases.open == 0
-    assert not any(thread.name == "frames" for thread in threading.enumerate())
+    assert set(threading.enumerate()) <= before
 
 
 def check(job: SpeechJob, *lines: Line) -> None:

@@ -11,13 +11,15 @@ The fast runtime, from the outside in (docs/frame-loop.md):
 
     loop.py        admits, launches and reads, in a thread of its own
     scheduler.py   which chunk gets which slot             bucket.py  the few shapes of a frame
+    scripts.py     chunks as work for a slot
     batch.py       chunks into slots, frames out of them   graphs.py  frames as CUDA graphs
     frame.py       one frame of all slots                  slots.py   their state
     language.py    the language model                      cache.py   its keys and values
     head.py        the diffusion head                      solver.py  its steps as constants
     codec.py       decoder and encoders                    noise.py   a chunk's random numbers
     voice_cache.py what is known of voices                 lru.py     a cache bounded in bytes
-    weights.py     weights in their places                 architecture.py  the sizes of a model
+    weights.py     weights in their places                 packer.py  the way there
+    architecture.py  the sizes of a model
 
 Importing the package, `engine` and what it imports at its top needs neither torch nor upstream's
 code; loading the engine does.

@@ -1,51 +1,33 @@
 """The model at work on all slots: chunks become work, go into slots, and frames come out.
 
-Not for two threads at once, but for `prepare`, which any thread may call.
+Not for two threads at once.
 """
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engines.base import Options, Plan, PlannedChunk, Samples
+from engines.base import Samples
 from engines.vibevoice.bucket import FIXED_CONTEXT, MOST_SLOTS, Bucket, context_for
 from engines.vibevoice.cache import KVCache
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.frame import Frame, Tokens, connect
 from engines.vibevoice.graphs import Graphs
 from engines.vibevoice.noise import Noise
-from engines.vibevoice.prompt import Prompt, Tokenizer, build_prompt, frame_limit, spoken
-from engines.vibevoice.scheduler import Occupant, Work
+from engines.vibevoice.prompt import Tokenizer
+from engines.vibevoice.scheduler import Occupant
+from engines.vibevoice.scripts import Normaliser, Script, Scripts
 from engines.vibevoice.slots import IDLE, Slots
-from engines.vibevoice.voice_cache import Lease, Recording, VoiceCache, recordings
+from engines.vibevoice.voice_cache import Lease, Recording, VoiceCache
 from engines.vibevoice.weights import Weights
 from speech.errors import EngineError
 
 _GIB = 1 << 30
 _USUAL_STEPS = 10
 _WARM_CONTEXTS = (512, 1024)
-_RING = 3  # frames on their way to the host: one is read while another is made
-
-
-class Normaliser(Protocol):
-    """Upstream's levelling of a voice."""
-
-    def __call__(self, audio: Samples) -> Samples: ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Script(Work):
-    """A chunk with its prompt, ready for a slot."""
-
-    chunk: PlannedChunk
-    prompt: Prompt
-    voices: Mapping[int, Recording]
-    guidance: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,9 +66,7 @@ class Batch:
     ) -> None:
         self.slots = slots
         self._weights = weights
-        self._tokenizer, self._level = tokenizer, normaliser
-        self._checkpoint = checkpoint
-        self._prompting = threading.Lock()  # the tokenizer changes its state when it is used
+        self.scripts = Scripts(tokenizer, normaliser, checkpoint)
         self.tokens = Tokens.of(tokenizer)
         sizes = weights.architecture
         with torch.inference_mode():
@@ -104,10 +84,12 @@ class Batch:
         self.voices = VoiceCache(weights, cache_bytes)
         self._on_cuda = weights.device.type == "cuda"
         self.lag = 1 if self._on_cuda else 0
-        self._ring = [self._host_buffers() for _ in range(_RING)] if self._on_cuda else []
-        self._turn = 0
+        self._spare: list[tuple[Tensor, Tensor]] = []
 
     def _host_buffers(self) -> tuple[Tensor, Tensor]:
+        """Pinned, so that a copy to them does not wait. They come back when they are read."""
+        if self._spare:
+            return self._spare.pop()
         return (
             torch.empty_like(self.state.chosen, device="cpu").pin_memory(),
             torch.empty_like(self.state.audio, device="cpu").pin_memory(),
@@ -124,45 +106,6 @@ class Batch:
         for context in _WARM_CONTEXTS:
             self.graphs.capture(Bucket(1, context, _USUAL_STEPS))
         self.graphs.capture(Bucket(self.slots, FIXED_CONTEXT, _USUAL_STEPS))
-
-    # What a plan asks for
-
-    def prepare(self, plan: Plan) -> list[Script | None]:
-        """The work for each chunk, None where it has no words. Raises `EngineError` for a chunk
-        that does not fit into the model's context."""
-        normalise = self._level if self._checkpoint.normalise else lambda samples: samples
-        voices = recordings(plan.voices, normalise, self._checkpoint.hop)
-        frames = {speaker: voice.frames for speaker, voice in voices.items()}
-        return [
-            self._script(index, chunk, plan.options, voices, frames)
-            for index, chunk in enumerate(plan.chunks)
-        ]
-
-    def _script(
-        self,
-        index: int,
-        chunk: PlannedChunk,
-        options: Options,
-        voices: Mapping[int, Recording],
-        frames: Mapping[int, int],
-    ) -> Script | None:
-        turns = spoken(chunk.turns)
-        if not turns:
-            return None
-        with self._prompting:
-            prompt = build_prompt(self._tokenizer, turns, frames)
-        return Script(
-            index=index,
-            seed=chunk.seed,
-            tokens=len(prompt.ids),
-            limit=frame_limit(prompt, options, self._checkpoint.context),
-            steps=options.steps,
-            repeatable=options.repeatable,
-            chunk=chunk,
-            prompt=prompt,
-            voices={} if options.disable_prefill else voices,
-            guidance=options.cfg_scale,
-        )
 
     # Into a slot
 
@@ -254,8 +197,7 @@ class Batch:
             # The next frame may be another bucket's, made before this one is read.
             state = self.state
             return Ticket(tuple(occupants), state.chosen.clone(), state.audio.clone(), None)
-        chosen, audio = self._ring[self._turn]
-        self._turn = (self._turn + 1) % _RING
+        chosen, audio = self._host_buffers()
         chosen.copy_(self.state.chosen, non_blocking=True)
         audio.copy_(self.state.audio, non_blocking=True)
         done = torch.cuda.Event()
@@ -277,6 +219,8 @@ class Batch:
             if token == self.tokens.diffusion:
                 samples = np.array(ticket.audio[occupant.slot].numpy(), np.float32)
             came.append((occupant, Token(token == self.tokens.eos, samples)))
+        if self._on_cuda:
+            self._spare.append((ticket.chosen, ticket.audio))
         return came
 
 

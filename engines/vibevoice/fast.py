@@ -21,7 +21,8 @@ from engines.vibevoice.frames import Frames
 from engines.vibevoice.loader import check_room, check_tokens, dtype_for
 from engines.vibevoice.loop import Loop, SpeechJob
 from engines.vibevoice.memory import free_host_memory
-from engines.vibevoice.weights import Shards, load_weights
+from engines.vibevoice.packer import Shards
+from engines.vibevoice.weights import load_weights
 from speech.errors import Cancelled, EngineError, EngineLost
 
 _CACHE = 1 << 30  # bytes for voices: a prefix of the 7B model takes 17 MB
@@ -69,7 +70,7 @@ class FastSpeech:
     def _submit(self) -> None:
         if self._job.cancelled.is_set():
             raise Cancelled
-        scripts = self._batch.prepare(self._plan)
+        scripts = self._batch.scripts.prepare(self._plan)
         for index, script in enumerate(scripts):
             if script is None:
                 self._frames.put(End(index, "empty", self._plan.chunks[index].seed))

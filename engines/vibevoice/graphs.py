@@ -55,6 +55,8 @@ class Graphs:
         self._graphs.clear()
         self._eager.clear()
         self.used = 0
+        if self._on_cuda:  # a pool ends with its last graph
+            self._pool = torch.cuda.graph_pool_handle()
 
     @torch.inference_mode()
     def capture(self, bucket: Bucket) -> None:

@@ -6,21 +6,15 @@ Matrices are kept as (inputs, outputs) views, so that a product is `x @ w`. Norm
 scales of the codecs are folded into the matrix beside them; the language model's stay as they are.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from engines.vibevoice.architecture import Architecture, Net, Unsupported
+from engines.vibevoice.architecture import Architecture, Net
 from engines.vibevoice.checkpoint import EMBEDDING, HEAD
-
-Source = Callable[[str], Tensor]
-"""A tensor by its name in the checkpoint; raises `KeyError`."""
+from engines.vibevoice.packer import Packer, Source
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,62 +106,6 @@ class Weights:
         return self.embedding.dtype
 
 
-class Shards:
-    """A source: the safetensors files of a model's folder. Reads a tensor when asked for it."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            names: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
-        else:
-            names = {}
-        files = sorted(set(names.values())) or ["model.safetensors"]
-        self._handles: dict[str, Any] = {}
-        for file in files:
-            handle = safe_open(folder / file, framework="pt", device=str(device))
-            self._handles |= dict.fromkeys(handle.keys(), handle)
-
-    def __call__(self, name: str) -> Tensor:
-        tensor: Tensor = self._handles[name].get_tensor(name)
-        return tensor
-
-
-class _Packer:
-    """Puts tensors of a source where they belong, in one dtype on one device."""
-
-    def __init__(self, source: Source, device: torch.device, dtype: torch.dtype) -> None:
-        self._source, self.device, self.dtype = source, device, dtype
-
-    def raw(self, name: str) -> Tensor:
-        try:
-            return self._source(name)
-        except KeyError:
-            raise Unsupported(f"the model has no {name}") from None
-
-    def one(self, name: str) -> Tensor:
-        return self.raw(name).to(self.device, self.dtype, copy=True).contiguous()
-
-    def rows(self, *names: str) -> Tensor:
-        """The matrices one below the other, as (inputs, outputs)."""
-        first = self.raw(names[0])
-        shapes = [first.shape] + [self.raw(name).shape for name in names[1:]]
-        packed = self.empty(sum(shape[0] for shape in shapes), *first.shape[1:])
-        at = 0
-        for name, shape in zip(names, shapes, strict=True):
-            packed[at : at + shape[0]].copy_(self.raw(name))
-            at += shape[0]
-        return packed.t() if packed.dim() == 2 else packed
-
-    def empty(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.dtype, device=self.device)
-
-    def float(self, name: str) -> Tensor:
-        return self.raw(name).to(self.device, torch.float32)
-
-    def kept(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype).contiguous()
-
-
 @torch.inference_mode()
 def load_weights(
     source: Source,
@@ -178,7 +116,7 @@ def load_weights(
 ) -> Weights:
     """`choices` are the ids of the tokens that may come out. Raises `Unsupported` where a tensor
     is missing."""
-    pack = _Packer(source, device, dtype)
+    pack = Packer(source, device, dtype)
     embedding = pack.one(EMBEDDING)
     try:
         lm_head = source(HEAD)
@@ -205,7 +143,7 @@ def load_weights(
     )
 
 
-def _layer(pack: _Packer, name: str) -> Layer:
+def _layer(pack: Packer, name: str) -> Layer:
     attention, mlp = f"{name}.self_attn", f"{name}.mlp"
     projections = [f"{attention}.{which}_proj" for which in "qkv"]
     return Layer(
@@ -219,7 +157,7 @@ def _layer(pack: _Packer, name: str) -> Layer:
     )
 
 
-def _connector(pack: _Packer, name: str) -> Connector:
+def _connector(pack: Packer, name: str) -> Connector:
     return Connector(
         first=pack.rows(f"{name}.fc1.weight"),
         first_bias=pack.one(f"{name}.fc1.bias"),
@@ -229,7 +167,7 @@ def _connector(pack: _Packer, name: str) -> Connector:
     )
 
 
-def _head(pack: _Packer, name: str, architecture: Architecture) -> HeadWeights:
+def _head(pack: Packer, name: str, architecture: Architecture) -> HeadWeights:
     layers = [f"{name}.layers.{index}" for index in range(architecture.head_layers)]
     hidden = architecture.hidden
     modulation = pack.empty(3 * len(layers) + 2, hidden, hidden)
@@ -256,7 +194,7 @@ def _head(pack: _Packer, name: str, architecture: Architecture) -> HeadWeights:
     )
 
 
-def _codec(pack: _Packer, name: str, net: Net, decodes: bool) -> CodecWeights:
+def _codec(pack: Packer, name: str, net: Net, decodes: bool) -> CodecWeights:
     scalers = []
     for index in range(len(net.widths)):
         layer = f"{name}.{'up' if decodes else 'down'}sample_layers.{index}.0"
@@ -279,13 +217,13 @@ def _codec(pack: _Packer, name: str, net: Net, decodes: bool) -> CodecWeights:
     )
 
 
-def _convolution(pack: _Packer, name: str) -> tuple[Tensor, Tensor]:
+def _convolution(pack: Packer, name: str) -> tuple[Tensor, Tensor]:
     """As a matrix of (kernel * inputs, outputs)."""
     weight = pack.float(f"{name}.weight")
     return pack.kept(weight.permute(2, 1, 0).flatten(0, 1)), pack.one(f"{name}.bias")
 
 
-def _block(pack: _Packer, name: str) -> Block:
+def _block(pack: Packer, name: str) -> Block:
     convolution, ffn = f"{name}.mixer.conv.conv.conv", f"{name}.ffn"
     norm, scale = pack.float(f"{name}.norm.weight"), pack.float(f"{name}.gamma")
     ffn_norm, ffn_scale = pack.float(f"{name}.ffn_norm.weight"), pack.float(f"{name}.ffn_gamma")
