@@ -202,7 +202,9 @@ def test_a_failed_frame_fails_who_is_there_and_the_next_job_works(
     run: Run, error: Exception, wanted: str
 ) -> None:
     run.runner.fail["launch 3"] = error
+    run.runner.gate = threading.Semaphore(1)
     jobs = [run.submit(*(line(each, index, 9) for index in range(2))) for each in range(2)]
+    run.runner.gate.release(1000)
     failures = []
     for job in jobs:
         with pytest.raises(Exception, match=wanted) as caught:
