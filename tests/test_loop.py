@@ -219,15 +219,16 @@ def test_a_failed_frame_fails_who_is_there_and_the_next_job_works(
 
 def test_a_broken_device_is_told_and_all_jobs_fail(run: Run) -> None:
     run.runner.fail["launch 2"] = RuntimeError("CUDA error: device-side assert triggered")
+    run.runner.gate = threading.Semaphore(1)
     jobs = [run.submit(line(each, 0, 9)) for each in range(5)]
-    failed = 0
+    run.runner.gate.release(1000)
     for job in jobs:
-        try:
+        with pytest.raises(EngineLost):
             list(job.frames)
-        except EngineLost:
-            failed += 1
-    assert failed
-    assert run.lost
+    assert len(run.lost) == 1
+    run.loop.close()
+    with pytest.raises(EngineLost):
+        run.submit(line(0, 0, 1))
 
 
 def test_samples_that_are_no_numbers_fail_their_job_and_leave_nothing_behind(run: Run) -> None:

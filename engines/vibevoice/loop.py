@@ -81,13 +81,14 @@ class Loop:
         self._changed = threading.Condition()
         self._arrived: deque[SpeechJob] = deque()
         self._closed = False
+        self._ending: BaseException = Cancelled()
         self._thread: threading.Thread | None = None
 
     def submit(self, job: SpeechJob) -> None:
-        """From any thread. Raises `Cancelled` after `close`."""
+        """From any thread. Raises `Cancelled` after `close`, or why the loop has ended."""
         with self._changed:
             if self._closed:
-                raise Cancelled
+                raise self._ending
             self._arrived.append(job)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
@@ -108,22 +109,24 @@ class Loop:
             self._thread.join()
 
     def _run(self) -> None:
-        ending: BaseException = Cancelled()
         try:
             while self._has_work():
                 self._move()
         except BaseException as error:  # noqa: BLE001 - raised again where the speeches are read
-            ending = error
-        finally:
-            with self._changed:
-                self._closed = True
+            self._ending = error
+        if isinstance(self._ending, EngineLost):
+            self._lose(self._ending)
+        with self._changed:
+            self._closed = True
             self._take_arrived()
-            for job in self._jobs():
-                self._scheduler.drop(job)
-                self._close(job, ending)
+        self._flight.clear()
+        for job in self._jobs():
+            self._scheduler.drop(job)
+            self._close(job, self._ending)
 
     def _move(self) -> None:
-        """All slots by one token. What fails fails the jobs that are there, not the loop."""
+        """All slots by one token. What fails fails the jobs that are there; only a broken device
+        ends the loop."""
         try:
             self._sweep()
             self._admit()
@@ -133,6 +136,8 @@ class Loop:
         else:
             return
         # Only here the failed frame's tensors are let go of.
+        if isinstance(failure, EngineLost):
+            raise failure
         self._flight.clear()
         for job in self._jobs():
             self._end(job, failure, wipe=True)
@@ -214,11 +219,8 @@ class Loop:
 
     def _end(self, job: SpeechJob, error: BaseException, *, wipe: bool = False) -> None:
         """A job ends before its time. `wipe` where its slots may hold what is no number."""
-        if isinstance(error, EngineLost):
-            self._lose(error)
         for occupant in self._scheduler.drop(job):
-            if not isinstance(error, EngineLost):  # nothing can be told to such a device
-                self._runner.release(occupant, wipe=wipe)
+            self._runner.release(occupant, wipe=wipe)
         self._close(job, error)
 
     def _close(self, job: SpeechJob, error: BaseException | None = None) -> None:
