@@ -10,7 +10,13 @@
  * nobody waits for is written in the background.
  */
 
-/** @typedef {{ job: string | null, waiters: number, at: number }} Entry */
+/**
+ * @typedef {object} Entry
+ * @property {string} start names the start that made it; another start may come in its place
+ * @property {string | null} job
+ * @property {number} waiters
+ * @property {number} at
+ */
 /** @typedef {(work: Promise<unknown>) => void} WaitUntil */
 
 const RETRY_LIFE_MS = 60_000;
@@ -50,6 +56,8 @@ export class Claim {
     this.name = name;
     this.lifeMs = lifeMs;
     this.waitUntil = waitUntil;
+    /** Of the job that is started or joined. */
+    this.start = "";
     /** @type {Promise<unknown>} */
     this.written = Promise.resolve();
   }
@@ -59,33 +67,45 @@ export class Claim {
    * an id that another request is about to tell, up to `patienceMs`.
    *
    * @param {number} patienceMs
+   * @param {string | null} [gone] the id of a job that cannot be joined any more
    * @returns {Promise<string | null>}
    */
-  async open(patienceMs) {
+  async open(patienceMs, gone = null) {
     if (!this.lifeMs) {
-      this.write((bucket) => bucket.put(this.name, entry(null, 1)));
+      const fresh = this.begun();
+      this.write((bucket) => bucket.put(this.name, JSON.stringify(fresh)));
       return null;
     }
     try {
-      return await this.found(patienceMs);
+      return await this.found(patienceMs, gone);
     } catch (error) {
       this.bucket = null;
       return forgotten(error);
     }
   }
 
-  /** @param {number} patienceMs */
-  async found(patienceMs) {
+  /** @returns {Entry} for a job that is about to be started */
+  begun() {
+    this.start = crypto.randomUUID();
+    return { start: this.start, job: null, waiters: 1, at: Date.now() };
+  }
+
+  /** @param {number} patienceMs @param {string | null} gone */
+  async found(patienceMs, gone) {
     if (!this.bucket) return null;
     for (const start = Date.now(); ; await scheduler.wait(LOOK_MS)) {
       const patient = Date.now() - start < patienceMs;
       const found = await this.read(this.bucket);
       const known = found && Date.now() - found.entry.at < this.lifeMs ? found.entry : null;
       if (known && !known.job && patient) continue;
-      const job = known?.job ?? null;
-      const claimed = entry(job, known && job ? known.waiters + 1 : 1);
+      const joins = known?.job && known.job !== gone;
+      const claimed = joins
+        ? { ...known, waiters: known.waiters + 1, at: Date.now() }
+        : this.begun();
       try {
-        if (await this.replace(this.bucket, found?.etag, claimed)) return job;
+        if (!(await this.replace(this.bucket, found?.etag, claimed))) continue;
+        this.start = claimed.start;
+        return claimed.job;
       } catch (error) {
         if (!patient) throw error;
       }
@@ -99,7 +119,9 @@ export class Claim {
 
   /** After a start that failed: whoever comes next has to start. */
   drop() {
-    this.write((bucket) => bucket.delete(this.name));
+    this.write(async (bucket) => {
+      if (await this.mine(bucket)) await bucket.delete(this.name);
+    });
   }
 
   /**
@@ -114,7 +136,7 @@ export class Claim {
     this.write((bucket) => this.change(bucket, less));
     await this.written;
     await scheduler.wait(GRACE_MS);
-    const found = await this.read(this.bucket).catch(forgotten);
+    const found = await this.mine(this.bucket).catch(forgotten);
     if (found && found.entry.waiters > 0) return false;
     this.drop();
     return true;
@@ -142,11 +164,21 @@ export class Claim {
   /** @param {R2Bucket} bucket @param {(entry: Entry) => Entry} edit */
   async change(bucket, edit) {
     for (;;) {
-      const found = await this.read(bucket);
+      const found = await this.mine(bucket);
       if (!found) return;
-      const { job, waiters } = edit(found.entry);
-      if (await this.replace(bucket, found.etag, entry(job, waiters))) return;
+      const edited = { ...edit(found.entry), at: Date.now() };
+      if (await this.replace(bucket, found.etag, edited)) return;
     }
+  }
+
+  /**
+   * What was read, unless the same request has been started anew since: that is another's.
+   *
+   * @param {R2Bucket} bucket
+   */
+  async mine(bucket) {
+    const found = await this.read(bucket);
+    return found?.entry.start === this.start ? found : null;
   }
 
   /** @param {R2Bucket} bucket */
@@ -156,10 +188,10 @@ export class Claim {
     return { etag: object.etag, entry: /** @type {Entry} */ (await object.json()) };
   }
 
-  /** @param {R2Bucket} bucket @param {string | undefined} etag of what must be there @param {string} text */
-  async replace(bucket, etag, text) {
+  /** @param {R2Bucket} bucket @param {string | undefined} etag of what must be there @param {Entry} entry */
+  async replace(bucket, etag, entry) {
     const onlyIf = etag ? { etagMatches: etag } : { etagDoesNotMatch: "*" };
-    return (await bucket.put(this.name, text, { onlyIf })) !== null;
+    return (await bucket.put(this.name, JSON.stringify(entry), { onlyIf })) !== null;
   }
 }
 
@@ -171,11 +203,6 @@ function forgotten(error) {
 
 /** Of a request that no other can join. */
 export const NO_CLAIM = new Claim(null, "", 0, () => {});
-
-/** @param {string | null} job @param {number} waiters */
-function entry(job, waiters) {
-  return JSON.stringify({ job, waiters, at: Date.now() });
-}
 
 /** @param {string} text */
 export async function sha256(text) {

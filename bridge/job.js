@@ -5,7 +5,7 @@
  * its last caller leaves or its time is over.
  */
 
-import { ApiError, failed } from "./errors.js";
+import { ApiError, asApiError, failed } from "./errors.js";
 import { ENDED, failureOf } from "./outcome.js";
 
 /** @import { Answer, State } from "./answer.js" */
@@ -28,13 +28,15 @@ const COLD_START_SEC = 30;
  */
 
 export class Job {
-  /** @param {RunPod} runpod @param {Settings} settings @param {Call} call */
-  constructor(runpod, settings, call) {
+  /** @param {RunPod} runpod @param {Settings} settings @param {Call} call @param {number} [start] */
+  constructor(runpod, settings, call, start = Date.now()) {
     this.runpod = runpod;
     this.settings = settings;
     this.call = call;
+    this.start = start;
     this.latestStart = Date.now() + settings.queueTimeoutMs;
-    this.latestEnd = Date.now() + settings.jobTimeoutMs;
+    this.latestEnd = start + settings.jobTimeoutMs;
+    this.joined = false;
     this.ended = false;
   }
 
@@ -42,18 +44,21 @@ export class Job {
    * The answer of a job that succeeded.
    *
    * @param {object} input
+   * @param {string | null} [gone] the id of a job that was not there to be joined
    * @returns {Promise<Answer>}
    */
-  async answer(input) {
-    const joined = await this.call.claim.open(this.settings.waitMs + PATIENCE_MS);
+  async answer(input, gone = null) {
+    const joined = await this.call.claim.open(this.settings.waitMs + PATIENCE_MS, gone);
     if (!joined) return await this.whole(this.submit(input));
+    this.joined = true;
     try {
       const state = { id: joined, status: "IN_QUEUE" };
       return await this.whole(Promise.resolve({ state, audio: [] }));
     } catch (error) {
-      if (this.call.signal.aborted || !isGone(error)) throw error;
-      this.call.claim.drop();
-      return await this.whole(this.submit(input));
+      if (this.call.signal.aborted || gone || !isGone(error)) throw error;
+      this.ended = true;
+      const next = new Job(this.runpod, this.settings, this.call, this.start);
+      return await next.answer(input, joined);
     }
   }
 
@@ -61,6 +66,7 @@ export class Job {
   async submit(input) {
     const { claim } = this.call;
     try {
+      this.checkCaller();
       const answer = await this.runpod.runsync(this.wire(input), this.settings.waitMs);
       claim.tell(answer.state.id);
       return answer;
@@ -77,6 +83,7 @@ export class Job {
    * @returns {Promise<string>} its id
    */
   async begin(input) {
+    this.checkCaller();
     const begun = this.runpod.run(this.wire(input));
     this.cancelWithCaller(begun);
     return (await begun).state.id;
@@ -117,9 +124,14 @@ export class Job {
     try {
       return await work;
     } catch (error) {
-      this.cancel(id);
+      if (!this.joined || !isGone(error)) this.cancel(id);
       throw error;
     }
+  }
+
+  /** Raises where nobody waits any more. */
+  checkCaller() {
+    if (this.call.signal.aborted) throw failed(499, null, "The caller has left.", false);
   }
 
   /**
@@ -129,7 +141,7 @@ export class Job {
    * @param {State} state
    */
   check(id, state) {
-    if (this.call.signal.aborted) throw failed(499, null, "The caller has left.", false);
+    this.checkCaller();
     if (state.status === "IN_QUEUE" && Date.now() > this.latestStart) {
       this.cancel(id);
       const problem = "No worker has taken the job yet; one may be starting.";
@@ -146,7 +158,7 @@ export class Job {
     if (this.ended) return;
     this.ended = true;
     this.call.claim.drop();
-    this.call.waitUntil(this.runpod.cancel(id).catch(() => {})); // its time to live ends it, too
+    this.call.waitUntil(this.runpod.cancel(id).catch(runsOn));
   }
 
   /** @param {Promise<Answer>} begun */
@@ -162,6 +174,11 @@ export class Job {
     if (signal.aborted) left();
     else signal.addEventListener("abort", left, { once: true });
   }
+}
+
+/** Its time to live ends the job, too. @param {unknown} error */
+function runsOn(error) {
+  console.warn(`a job could not be cancelled: ${asApiError(error).message}`);
 }
 
 /** Whether a job that was joined is no longer there to be joined. @param {unknown} error */

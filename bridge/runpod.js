@@ -72,7 +72,7 @@ export class RunPod {
 
   /** @param {string} id */
   async cancel(id) {
-    const response = await this.call(`cancel/${id}`, {}, SLACK_MS);
+    const response = await this.persistently(() => this.call(`cancel/${id}`, {}, SLACK_MS));
     await response.body?.cancel();
   }
 

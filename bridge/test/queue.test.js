@@ -350,6 +350,23 @@ describe("a caller who leaves", () => {
     expect(calls.length).toBe(polls);
   });
 
+  test("cancels the job though RunPod fails for the moment", async () => {
+    const calls = network({ runsync: QUEUED, status: WORKING, cancel: [500, 429, {}] });
+    const { left, settled } = leaving();
+    await vi.waitUntil(() => calls.length > 2);
+    left();
+    await settled();
+    expect(calls.filter(({ kind }) => kind === "cancel")).toHaveLength(3);
+  });
+
+  test("before the job is submitted has none", async () => {
+    const calls = network({ runsync: QUEUED, cancel: {} });
+    const { left, settled } = leaving();
+    left();
+    await settled();
+    expect(calls).toEqual([]);
+  });
+
   test("before RunPod tells the job's id cancels it after", async () => {
     let tell;
     const calls = network({

@@ -134,6 +134,73 @@ describe("the same request again", () => {
     expect(starts(calls)).toBe(2);
   });
 
+  /** A first job that RunPod has forgotten, and others that are at work. */
+  const forgotten = () => {
+    let count = 0;
+    let working = true;
+    const calls = network({
+      runsync: () => (++count === 1 ? completed() : { id: `job-${count}`, status: "IN_QUEUE" }),
+      status: ({ path }) => {
+        if (path === "status/job-1") return 404;
+        const id = path.slice("status/".length);
+        return working ? { id, status: "IN_PROGRESS" } : completed(audio(), {}, { id });
+      },
+      cancel: {},
+    });
+    return { calls, finish: () => (working = false) };
+  };
+
+  test("by two after RunPod has forgotten the job starts one anew", async () => {
+    const { calls, finish } = forgotten();
+    await speak({}, { settings, ...key });
+    setTimeout(finish, 1500);
+    const both = [speak({}, { settings, ...key }), speak({}, { settings, ...key })];
+    for (const answer of await Promise.all(both)) {
+      expect(answer.headers.get("X-Speech-Job")).toBe("job-2");
+    }
+    expect(starts(calls)).toBe(2);
+  });
+
+  test("that started anew is cancelled, too, when its caller leaves", async () => {
+    const { calls } = forgotten();
+    await speak({}, { settings, ...key });
+    const { leave, settled } = leaving(key.headers);
+    await vi.waitUntil(() => calls.some(({ path }) => path === "status/job-2"));
+    leave();
+    await settled();
+    expect(calls.filter(({ kind }) => kind === "cancel").map(({ path }) => path)).toEqual([
+      "cancel/job-2",
+    ]);
+  });
+
+  test("has its own job to leave, whatever becomes of an equal one", async () => {
+    let count = 0;
+    let working = true;
+    const calls = network({
+      runsync: () => ({ id: `job-${++count}`, status: "IN_QUEUE" }),
+      status: ({ path }) => {
+        const id = path.slice("status/".length);
+        return working ? { id, status: "IN_PROGRESS" } : completed(audio(), {}, { id });
+      },
+      cancel: {},
+    });
+    const first = leaving();
+    await vi.waitUntil(() => calls.length > 1);
+    const second = speak({}, { settings });
+    await vi.waitUntil(() => calls.some(({ path }) => path === "status/job-2"));
+    first.leave();
+    await scheduler.wait(200);
+    const third = speak({}, { settings, ...retry });
+    await first.settled();
+    working = false;
+    for (const answer of await Promise.all([second, third])) {
+      expect(answer.headers.get("X-Speech-Job")).toBe("job-2");
+    }
+    expect(calls.filter(({ kind }) => kind === "cancel").map(({ path }) => path)).toEqual([
+      "cancel/job-1",
+    ]);
+  });
+
   test("keeps the job that the first caller has left", async () => {
     let working = true;
     const calls = network({
