@@ -60,7 +60,9 @@ function dressed(answer, method, id, took, origin) {
   headers.set("X-Content-Type-Options", "nosniff");
   headers.set("Access-Control-Allow-Origin", origin);
   if (origin !== "*") headers.append("Vary", "Origin");
-  const exposed = ["X-Request-ID", "Retry-After", "openai-processing-ms", ...EXPOSED];
+  // An SDK in a browser retries what it is not shown to leave alone.
+  const told = ["X-Request-ID", "Retry-After", "x-should-retry", "openai-processing-ms"];
+  const exposed = [...told, ...EXPOSED];
   headers.set("Access-Control-Expose-Headers", exposed.join(", "));
   const body = method === "HEAD" ? null : answer.body;
   return new Response(body, { status: answer.status, headers });

@@ -81,6 +81,14 @@ describe("a bridge", () => {
   });
 });
 
+test("SDKs in a browser are shown what they retry by", async () => {
+  const { headers } = await visit("/v1/models").answer;
+  const exposed = headers.get("Access-Control-Expose-Headers").split(", ");
+  for (const name of ["X-Request-ID", "Retry-After", "x-should-retry"]) {
+    expect(exposed).toContain(name);
+  }
+});
+
 describe("the log", () => {
   test("has a line a request, without text, key or query", async () => {
     const lines = [];
