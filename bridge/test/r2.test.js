@@ -49,7 +49,7 @@ function leaving(headers = {}) {
     settings,
   });
   answer.then((response) => response.body?.cancel()).catch(() => {});
-  return { leave: () => caller.abort(), settled };
+  return { answer, leave: () => caller.abort(), settled };
 }
 
 describe("the same request again", () => {
@@ -219,6 +219,33 @@ describe("the same request again", () => {
     await first.settled();
     expect(calls.some(({ kind }) => kind === "cancel")).toBe(false);
     expect(starts(calls)).toBe(1);
+  });
+
+  test("by one who left before it was looked for starts nothing", async () => {
+    const calls = network({ runsync: QUEUED, status: WORKING, cancel: {} });
+    let look;
+    const looked = new Promise((resolve) => (look = resolve));
+    let leave;
+    const slow = new Proxy(bucket, {
+      get:
+        (target, name) =>
+        async (...args) => {
+          if (name === "get" && args[0] !== "voices.json") {
+            leave();
+            await looked;
+          }
+          return target[name](...args);
+        },
+    });
+    settings.VIBEVOICE_BUCKET = slow;
+    const left = new Promise((resolve) => (leave = resolve));
+    const first = leaving(key.headers);
+    await left;
+    first.leave();
+    look();
+    await first.answer;
+    await first.settled();
+    expect(calls).toEqual([]);
   });
 
   test("does not come: the job that was left is cancelled", async () => {
