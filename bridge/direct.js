@@ -9,6 +9,7 @@ import { factsFrom } from "./facts.js";
 import { lengthOf } from "./link.js";
 import { fetchWithin, NetworkError } from "./net.js";
 import { checked } from "./speech.js";
+import { withError } from "./sse.js";
 import { bytesOf } from "./streams.js";
 
 /** @import { Ask } from "./contract.js" */
@@ -20,6 +21,8 @@ const MOST_ERROR_BYTES = 64 * 1024;
 const VOICES_TIMEOUT_MS = 3_000;
 const SOON_SEC = 2;
 const COLD_START_SEC = 30;
+/** Failures on the way to a server, which may have passed in a moment. */
+const PASSING = [502, 503];
 
 export class DirectBackend {
   speaksSse = true;
@@ -33,11 +36,13 @@ export class DirectBackend {
   async speak(ask, call) {
     const response = await this.post(ask, call);
     if (!response.ok || !response.body) throw await refusal(response);
+    if (!ask.sse) await refuseText(response); // which could pass for pcm
     const source = bytesOf(response.body, this.settings.idleTimeoutMs);
     const chunks = await checked(source, ask.sse ? "sse" : ask.format);
-    const facts = factsFrom(response.headers);
-    const contentType = ask.sse ? EVENTS : CONTENT_TYPES[ask.format];
-    return { chunks, length: lengthOf(response), contentType, facts: () => facts };
+    const known = factsFrom(response.headers);
+    const facts = () => known;
+    if (ask.sse) return { chunks: withError(chunks), length: null, contentType: EVENTS, facts };
+    return { chunks, length: lengthOf(response), contentType: CONTENT_TYPES[ask.format], facts };
   }
 
   /** @param {Ask} ask @param {Call} call */
@@ -98,6 +103,14 @@ export class DirectBackend {
   }
 }
 
+/** @param {Response} response */
+async function refuseText(response) {
+  const type = response.headers.get("Content-Type") ?? "";
+  if (!/^(text\/|application\/(json|xml))/i.test(type)) return;
+  await response.body?.cancel();
+  throw failed(502, "upstream_error", "The server answers with text, not with audio.", false);
+}
+
 /**
  * A server's own error, if it speaks OpenAI's language, else what its status means. 401 and 403
  * are about the bridge's key, not the caller's.
@@ -116,11 +129,15 @@ async function refusal(response) {
     return failed(503, "worker_unavailable", problem, COLD_START_SEC);
   }
   const own = envelope(text);
-  if (own && status >= 400) {
+  if (own && status >= 400 && status < 600) {
     const error = new ApiError(status, own.type, own.message, own);
     for (const name of ["Retry-After", "x-should-retry"]) {
       const value = headers.get(name);
       if (value) error.headers[name] = value;
+    }
+    const silent = !Object.keys(error.headers).length;
+    if (silent && status >= 500 && !PASSING.includes(status)) {
+      error.headers["x-should-retry"] = "false";
     }
     return error;
   }
@@ -132,7 +149,7 @@ async function refusal(response) {
   if (status === 504 || status === 524) {
     return failed(504, "timeout", "The speech took longer than it may.", false);
   }
-  const retry = status === 502 || status === 503 ? SOON_SEC : false;
+  const retry = PASSING.includes(status) ? SOON_SEC : false;
   return failed(502, "upstream_error", `The server answers with ${status}.`, retry);
 }
 

@@ -157,6 +157,9 @@ function refusal(response) {
       retry: later > 0 ? Math.ceil(later) : 5,
     });
   }
+  if (status === 504 || status === 524) {
+    return failed(504, "timeout", "RunPod did not answer in time.", false);
+  }
   if (status >= 500) {
     return failed(502, "upstream_error", `RunPod answers with ${status}.`, later || SOON_SEC);
   }

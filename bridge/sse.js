@@ -36,10 +36,29 @@ async function* events(speech, text) {
     yield encoder.encode(event({ type: "speech.audio.done", usage }));
     yield encoder.encode("data: [DONE]\r\n\r\n");
   } catch (error) {
-    const { message, type, code } = asApiError(error).body.error;
-    const told = { type: "error", error: { message, type, param: null, code } };
-    yield encoder.encode(event(told));
+    yield encoder.encode(errorEvent(error));
   }
+}
+
+/**
+ * Another server's events, and one more for what fails on the way.
+ *
+ * @param {AsyncGenerator<Uint8Array>} chunks
+ * @returns {AsyncGenerator<Uint8Array>}
+ */
+export async function* withError(chunks) {
+  try {
+    yield* chunks;
+  } catch (error) {
+    // What broke off may be in the middle of an event.
+    yield new TextEncoder().encode(`\r\n\r\n${errorEvent(error)}`);
+  }
+}
+
+/** @param {unknown} error */
+function errorEvent(error) {
+  const { message, type, code } = asApiError(error).body.error;
+  return event({ type: "error", error: { message, type, param: null, code } });
 }
 
 /** Bytes of any number into events of 4096 each. */

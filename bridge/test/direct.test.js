@@ -70,6 +70,7 @@ test.each([
     "queue_full",
     "9",
   ],
+  ["a failure of its own", refusal(500, { error: envelope }), 500, "queue_full", null],
   ["a cold start", refusal(400, "no workers available"), 503, "worker_unavailable", "30"],
   ["a key that is refused", refusal(401, { error: envelope }), 502, "upstream_refused", null],
   ["RunPod's limit of time", refusal(524, "<html>"), 504, "timeout", null],
@@ -102,6 +103,32 @@ test("a body that breaks off is broken off", async () => {
   });
   network({ [ROUTE]: () => new Response(body) });
   expect((await speak({}, { settings })).broken).toBe(true);
+});
+
+test("a page is no pcm", async () => {
+  for (const type of ["text/html", "application/json; charset=utf-8"]) {
+    network({ [ROUTE]: served("<html>", { "Content-Type": type }) });
+    const answer = await speak({ response_format: "pcm" }, { settings });
+    expect([answer.status, answer.error.code]).toEqual([502, "upstream_error"]);
+  }
+});
+
+test("events that break off end with an error", async () => {
+  const event = 'data: {"type":"speech.audio.delta","audio":"//PE"}\r\n\r\n';
+  let count = 0;
+  const body = new ReadableStream({
+    pull(controller) {
+      if (count++ < 3) controller.enqueue(new TextEncoder().encode(event));
+      else controller.error(new Error("reset"));
+    },
+  });
+  const headers = { "Content-Length": String(event.length * 10) };
+  network({ [ROUTE]: () => new Response(body, { headers }) });
+  const answer = await speak({ stream_format: "sse" }, { settings });
+  const lines = answer.text().split("\r\n\r\n").filter(Boolean);
+  expect(lines.slice(0, 3)).toEqual(Array(3).fill(event.trim()));
+  expect(JSON.parse(lines[3].slice("data: ".length)).error.code).toBe("upstream_error");
+  expect(lines).toHaveLength(4);
 });
 
 test("the voices are the map's and the server's", async () => {

@@ -216,6 +216,8 @@ describe("a failure", () => {
     [429, 429, "rate_limit_exceeded", 5],
     [500, 502, "upstream_error", 2],
     [503, 502, "upstream_error", 2],
+    [504, 504, "timeout", false],
+    [524, 504, "timeout", false],
   ])("of RunPod with %i is a %i", async (status, http, code, retry) => {
     network({ runsync: status });
     const answer = await speak();
@@ -357,14 +359,6 @@ describe("a caller who leaves", () => {
     left();
     await settled();
     expect(calls.filter(({ kind }) => kind === "cancel")).toHaveLength(3);
-  });
-
-  test("before the job is submitted has none", async () => {
-    const calls = network({ runsync: QUEUED, cancel: {} });
-    const { left, settled } = leaving();
-    left();
-    await settled();
-    expect(calls).toEqual([]);
   });
 
   test("before RunPod tells the job's id cancels it after", async () => {
