@@ -1,28 +1,38 @@
 /** The audio behind a link, which is where a worker with S3 leaves it. */
 
 import { failed } from "./errors.js";
-import { fetchWithin, NetworkError } from "./net.js";
+import { fetchWithin, isPublic, NetworkError } from "./net.js";
+
+/** @import { Settings } from "./settings.js" */
 
 const ATTEMPTS = 3;
 const PAUSE_MS = 200;
 
 /**
- * Asks again where the store fails for the moment. Raises a 502, without the link: it is a secret.
+ * Asks again where the store fails for the moment, and where it says that the audio is elsewhere.
+ * Never asks a private address, unless RunPod itself has one. Raises a 502, without the link: it is
+ * a secret.
  *
  * @param {string} url
- * @param {number} timeoutMs for each attempt, until the answer begins
+ * @param {Settings} settings
  * @returns {Promise<{ body: ReadableStream<Uint8Array>, length: number | null }>}
  */
-export async function follow(url, timeoutMs) {
+export async function follow(url, { idleTimeoutMs, runpodUrl }) {
   let problem = "";
   for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
     if (attempt > 1) await scheduler.wait(PAUSE_MS * (attempt - 1));
+    if (isPublic(runpodUrl) && !isPublic(url)) {
+      problem = "leads to no public address";
+      break;
+    }
     try {
-      const response = await fetchWithin(url, {}, timeoutMs);
+      const response = await fetchWithin(url, { redirect: "manual" }, idleTimeoutMs);
       if (response.ok && response.body) return { body: response.body, length: lengthOf(response) };
       await response.body?.cancel();
       problem = `answers with ${response.status}`;
-      if (response.status < 500) break;
+      const elsewhere = response.status < 400 && response.headers.get("Location");
+      if (elsewhere && URL.canParse(elsewhere, url)) url = new URL(elsewhere, url).href;
+      else if (response.status < 500) break;
     } catch (error) {
       if (!(error instanceof NetworkError)) throw error;
       problem = "cannot be followed";

@@ -23,6 +23,26 @@ export async function fetchWithin(url, init, timeoutMs) {
   }
 }
 
+/** Loopback, private, link-local, shared, multicast and reserved. */
+const PRIVATE_IPV4 =
+  /^(0|10|127|169\.254|172\.(1[6-9]|2\d|3[01])|192\.168|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])|22[4-9]|2[3-5]\d)\./;
+const PRIVATE_NAME = /(^|\.)(localhost|local|internal|lan|home\.arpa)$/;
+
+/**
+ * Whether an address is one of the public internet, as far as it can be told without asking DNS,
+ * which a Worker cannot.
+ *
+ * @param {string} url
+ */
+export function isPublic(url) {
+  if (!/^https?:/i.test(url) || !URL.canParse(url)) return false;
+  const host = new URL(url).hostname.replace(/\.$/, "");
+  if (host.startsWith("[")) return /^\[[23]/.test(host); // 2000::/3
+  // The parser has made four numbers of every way to write them.
+  if (/^[\d.]+$/.test(host)) return !PRIVATE_IPV4.test(host);
+  return host.includes(".") && !PRIVATE_NAME.test(host);
+}
+
 export class NetworkError extends Error {
   /** @param {boolean} late */
   constructor(late) {

@@ -50,7 +50,7 @@ export async function* piecesOf(job, id, tell) {
     if (!count) yield* audio;
     if (!count && typeof url === "string") {
       const { idleTimeoutMs } = job.settings;
-      yield* bytesOf((await follow(url, idleTimeoutMs)).body, idleTimeoutMs);
+      yield* bytesOf((await follow(url, job.settings)).body, idleTimeoutMs);
     }
     tell(factsOf(state));
   } finally {

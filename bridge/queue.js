@@ -68,7 +68,7 @@ export class QueueBackend {
       throw failed(502, "upstream_error", "The job ended without audio.", false);
     }
     const { idleTimeoutMs } = this.settings;
-    const file = audio.length ? null : await follow(url, idleTimeoutMs);
+    const file = audio.length ? null : await follow(url, this.settings);
     const length = file ? file.length : audio.reduce((sum, bytes) => sum + bytes.length, 0);
     const source = file ? bytesOf(file.body, idleTimeoutMs) : each(audio);
     const chunks = await checked(source, kind);

@@ -136,6 +136,16 @@ describe("a success", () => {
     expect(answer.bytes.at(-1)).toBe(bytes.at(-1));
   });
 
+  test.each([
+    "http://8.8.8.8/a",
+    "http://223.1.1.1/a",
+    "http://172.32.0.1/a",
+    "http://[2a00::1]/a",
+  ])("may lie behind a link to a number: %s", async (audio_url) => {
+    network({ runsync: completed(null, { audio_url }), [audio_url]: () => new Response(audio()) });
+    expect((await speak()).bytes).toEqual(audio());
+  });
+
   test("may lie behind a link, which is followed without the bridge's key", async () => {
     const store = () => new Response(audio(), { headers: { "Content-Length": "10000" } });
     const audio_url = "https://store.test/a.mp3?X-Amz-Signature=secret";
@@ -281,6 +291,43 @@ describe("a failure", () => {
     expectError(answer, 502, "upstream_error", false);
     expect(answer.text()).not.toContain("secret");
     expect(calls).toHaveLength(2);
+  });
+
+  const inside = [
+    ...[
+      "http://127.0.0.1/a",
+      "http://2130706433/a",
+      "http://0x7f.1/a",
+      "http://10.1.2.3/a",
+      "http://224.0.0.1/",
+    ],
+    ...["http://169.254.169.254/latest", "http://172.31.0.1/", "http://192.168.0.1/"],
+    ...["http://100.100.0.1/", "http://[::1]/", "http://[fd00::1]/", "http://[::ffff:10.0.0.1]/"],
+    ...[
+      "http://localhost/a",
+      "http://a.localhost./",
+      "http://metadata.google.internal/",
+      "http://x/",
+    ],
+    ...["file:///etc/passwd", "data:audio/mpeg,x", "a.mp3", "http://"],
+  ];
+  test.each(inside)("of a link to %s is not followed", async (audio_url) => {
+    const calls = network({ runsync: completed(null, { audio_url }), [audio_url]: () => audio() });
+    expectError(await speak(), 502, "upstream_error", false);
+    expect(calls).toHaveLength(1);
+  });
+
+  test("of a link that leads there is not followed, and one that leads on is", async () => {
+    const audio_url = "https://store.test/a.mp3";
+    const to = (Location) => () => new Response(null, { status: 307, headers: { Location } });
+    const calls = network({
+      runsync: completed(null, { audio_url }),
+      [audio_url]: [to("http://127.0.0.1/a"), to("/b.mp3")],
+      "https://store.test/b.mp3": () => new Response(audio()),
+    });
+    expectError(await speak(), 502, "upstream_error", false);
+    expect(calls).toHaveLength(2);
+    expect((await speak()).bytes).toEqual(audio());
   });
 
   test.each(["", "sse"])(
