@@ -52,6 +52,13 @@ class Reader {
     const runpodUrl = this.url("RUNPOD_URL").replace(/\/run(sync)?$/, "");
     const speechUrl = this.url("SPEECH_URL").replace(/\/v1(\/audio\/speech)?$/, "");
     if (!runpodUrl === !speechUrl) this.problems.push("Set one of RUNPOD_URL and SPEECH_URL");
+    if (/YOUR_/.test(runpodUrl + speechUrl)) {
+      this.problems.push("RUNPOD_URL or SPEECH_URL still has YOUR_ENDPOINT in it");
+    }
+    const runpodKey = this.text("RUNPOD_API_KEY");
+    if (!runpodKey && /\brunpod\.ai\b/.test(runpodUrl + speechUrl)) {
+      this.problems.push("RUNPOD_API_KEY is not set");
+    }
     const bucket = /** @type {R2Bucket | undefined} */ (this.env.VIBEVOICE_BUCKET) ?? null;
     const cache = this.text("CACHE");
     if (cache && cache !== "r2") this.problems.push("CACHE must be r2 or empty");
@@ -60,14 +67,14 @@ class Reader {
       tokens,
       runpodUrl,
       speechUrl,
-      runpodKey: this.text("RUNPOD_API_KEY"),
+      runpodKey,
       stream: this.flag("RUNPOD_STREAM"),
       waitMs: this.number("RUNPOD_WAIT_SECONDS", 5, 1, 300) * 1000,
       queueTimeoutMs: this.number("QUEUE_TIMEOUT_SECONDS", 300, 1, 86_400) * 1000,
       jobTimeoutMs: this.number("JOB_TIMEOUT_SECONDS", 590, 10, 86_400) * 1000,
       idleTimeoutMs: this.number("IDLE_TIMEOUT_SECONDS", 60, 1, 3600) * 1000,
       inputLimit: this.number("OPENAI_INPUT_LIMIT", 4096, 1, 1_000_000),
-      origin: this.text("CORS_ORIGIN") || "*",
+      origin: this.origin("CORS_ORIGIN"),
       bucket,
       cache: cache === "r2",
       cacheUnseeded: this.flag("CACHE_UNSEEDED"),
@@ -97,6 +104,14 @@ class Reader {
       this.problems.push(`${name} must be an http or https address`);
     }
     return value;
+  }
+
+  /** Browsers compare it letter by letter, without a slash at its end. @param {string} name */
+  origin(name) {
+    const value = this.text(name).replace(/\/$/, "") || "*";
+    if (value === "*" || /^https?:\/\/[\w.:[\]-]+$/.test(value)) return value;
+    this.problems.push(`${name} must be * or one address such as https://example.com`);
+    return "null"; // of no site
   }
 
   /** @param {string} name @param {number} fallback @param {number} least @param {number} most */

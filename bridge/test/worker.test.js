@@ -54,6 +54,18 @@ describe("a bridge", () => {
     ["with an address that is none", { RUNPOD_URL: "api.runpod.ai" }, "RUNPOD_URL must be an http"],
     ["with a number that is none", { JOB_TIMEOUT_SECONDS: "long" }, "JOB_TIMEOUT_SECONDS must be"],
     ["with a switch that is none", { RUNPOD_STREAM: "maybe" }, "RUNPOD_STREAM must be true or"],
+    [
+      "with the example's address",
+      { RUNPOD_URL: "https://api.runpod.ai/v2/YOUR_ENDPOINT" },
+      "YOUR_",
+    ],
+    [
+      "without RunPod's key",
+      { RUNPOD_URL: "https://api.runpod.ai/v2/abc", RUNPOD_API_KEY: "" },
+      "RUNPOD_API_KEY is not set",
+    ],
+    ["for two sites", { CORS_ORIGIN: "https://a.test, https://b.test" }, "CORS_ORIGIN must be"],
+    ["for a header of its own", { CORS_ORIGIN: "https://a.test\r\nX: 1" }, "CORS_ORIGIN must be"],
     ["with a cache of another kind", { CACHE: "kv" }, "CACHE must be r2 or empty"],
     ["with a cache and no bucket", { CACHE: "r2" }, "CACHE=r2 needs the bucket"],
   ])("%s serves nothing, and its health says why", async (_, settings, problem) => {
@@ -75,9 +87,11 @@ describe("a bridge", () => {
   });
 
   test("may be for one site alone", async () => {
-    const response = await visit("/health", { settings: { CORS_ORIGIN: "https://a.test" } }).answer;
-    expect(response.headers.get("Access-Control-Allow-Origin")).toBe("https://a.test");
-    expect(response.headers.get("Vary")).toBe("Origin");
+    for (const CORS_ORIGIN of ["https://a.test:8080", "https://a.test:8080/"]) {
+      const { headers } = await visit("/health", { settings: { CORS_ORIGIN } }).answer;
+      expect(headers.get("Access-Control-Allow-Origin")).toBe("https://a.test:8080");
+      expect(headers.get("Vary")).toBe("Origin");
+    }
   });
 });
 
