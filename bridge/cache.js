@@ -16,6 +16,8 @@ import { bytesOf } from "./streams.js";
 /** @import { Speech } from "./speech.js" */
 
 const VERSION = 1;
+/** R2 takes 8 KiB of facts with an object, and workerd's own 2 KiB, with 2 bytes a character. */
+const MOST_WARNINGS = 500;
 
 export class Cache {
   /** @param {Settings} settings */
@@ -84,10 +86,11 @@ export class Cache {
 
   /** @param {string} name @param {Speech} speech @param {Uint8Array[]} kept */
   async put(name, speech, kept) {
-    const { engine, voice, seed, seconds } = speech.facts();
-    const facts = JSON.stringify({ engine, voice, seed, seconds });
+    const { engine, voice, seed, seconds, warnings = [] } = speech.facts();
+    const said = warnings.length ? [warnings.join("; ").slice(0, MOST_WARNINGS)] : [];
+    const facts = JSON.stringify({ engine, voice, seed, seconds, warnings: said });
     try {
-      await this.bucket.put(name, await new Blob(kept).arrayBuffer(), {
+      await this.bucket.put(name, new Blob(kept), {
         httpMetadata: { contentType: speech.contentType },
         customMetadata: { facts },
       });

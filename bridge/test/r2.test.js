@@ -304,15 +304,32 @@ describe("the cache", () => {
   const hit = (answer) => answer.headers.get("X-Speech-Cache");
 
   test("answers an identical request, with the same facts", async () => {
-    const calls = network({ runsync: completed() });
+    const warnings = ["voice: “Bob” is unknown", "text: an emoji was left out"];
+    const calls = network({ runsync: completed(audio(), { warnings }) });
     const first = await speak({ seed: 7 }, on());
     const second = await speak({ seed: 7 }, on());
     expect([hit(first), hit(second)]).toEqual(["miss", "hit"]);
     expect(second.bytes).toEqual(first.bytes);
-    for (const name of ["Content-Type", "X-Speech-Seed", "X-Speech-Engine", "X-Speech-Seconds"]) {
+    for (const name of [
+      "X-Speech-Warnings",
+      "Content-Type",
+      "X-Speech-Seed",
+      "X-Speech-Engine",
+      "X-Speech-Seconds",
+    ]) {
+      expect(first.headers.get(name)).not.toBeNull();
       expect(second.headers.get(name)).toBe(first.headers.get(name));
     }
     expect(starts(calls)).toBe(1);
+  });
+
+  test("keeps an answer with however many warnings", async () => {
+    const warnings = ["“".repeat(5000)];
+    network({ runsync: completed(audio(), { warnings }) });
+    const answers = [await speak({ seed: 7 }, on()), await speak({ seed: 7 }, on())];
+    expect(answers.map(hit)).toEqual(["miss", "hit"]);
+    const said = answers.map(({ headers }) => headers.get("X-Speech-Warnings"));
+    expect(said.map(({ length }) => length)).toEqual([1000, 500]);
   });
 
   test("serves events from what was kept as bytes", async () => {
