@@ -20,7 +20,7 @@
 /** @typedef {(work: Promise<unknown>) => void} WaitUntil */
 
 const RETRY_LIFE_MS = 60_000;
-/** RunPod keeps a result for half an hour at most. */
+/** RunPod keeps a result of /runsync for a minute, and one of /run for half an hour. */
 const KEY_LIFE_MS = 30 * 60_000;
 /** An SDK's first retry comes after half a second to a second. */
 const GRACE_MS = 2_000;
