@@ -69,7 +69,7 @@ serve: $(VENV)/.demo
 	$(PY) handler.py --rp_serve_api --rp_api_host 127.0.0.1 --rp_api_port $(PORT)
 
 bridge: bridge/node_modules/.package-lock.json
-	cp -n bridge/wrangler.toml.example bridge/wrangler.toml
+	test -e bridge/wrangler.toml || cp bridge/wrangler.toml.example bridge/wrangler.toml
 	cd bridge && npx wrangler dev --port $(BRIDGE_PORT) \
 		--var AUTH_TOKEN:local RUNPOD_URL:http://127.0.0.1:$(PORT)
 
