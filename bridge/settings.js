@@ -60,6 +60,9 @@ class Reader {
       this.problems.push("RUNPOD_API_KEY is not set");
     }
     const bucket = /** @type {R2Bucket | undefined} */ (this.env.VIBEVOICE_BUCKET) ?? null;
+    if (typeof bucket === "string") {
+      this.problems.push("VIBEVOICE_BUCKET must be a binding under [[r2_buckets]], not a variable");
+    }
     const cache = this.text("CACHE");
     if (cache && cache !== "r2") this.problems.push("CACHE must be r2 or empty");
     if (cache && !bucket) this.problems.push("CACHE=r2 needs the bucket VIBEVOICE_BUCKET");

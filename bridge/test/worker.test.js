@@ -67,6 +67,11 @@ describe("a bridge", () => {
     ["for two sites", { CORS_ORIGIN: "https://a.test, https://b.test" }, "CORS_ORIGIN must be"],
     ["for a header of its own", { CORS_ORIGIN: "https://a.test\r\nX: 1" }, "CORS_ORIGIN must be"],
     ["with a cache of another kind", { CACHE: "kv" }, "CACHE must be r2 or empty"],
+    [
+      "with a bucket's name",
+      { VIBEVOICE_BUCKET: "vibevoice" },
+      "VIBEVOICE_BUCKET must be a binding",
+    ],
     ["with a cache and no bucket", { CACHE: "r2" }, "CACHE=r2 needs the bucket"],
   ])("%s serves nothing, and its health says why", async (_, settings, problem) => {
     const [status, { error }] = await get("/v1/models", { settings });
