@@ -28,12 +28,13 @@ export PATH := $(if $(NODE),$(abspath $(VENV))/bin:)$(PATH)
 export WRANGLER_SEND_METRICS=false
 export CLOUDFLARE_CF_FETCH_ENABLED=false
 
-.PHONY: help demo setup test soak lint serve bridge bench bench-bootstrap lock clean
+.PHONY: help demo setup test soak lint serve serve-http bridge bench bench-bootstrap lock clean
 
 help:
 	@echo "make demo    speech from a fresh machine  (TEXT=... VOICE=... FORMAT=... ENGINE=...)"
 	@echo "make serve   the local RunPod API on port $(PORT)  (PORT=...)"
 	@echo "make bridge  OpenAI's API on port $(BRIDGE_PORT), in front of make serve"
+	@echo "make serve-http   the HTTP server and its page on that port"
 	@echo "make test    every test                   make soak   the long ones"
 	@echo "make lint    ruff, mypy, shellcheck, ...  make bench  the measurements"
 	@echo "make setup   installs what they need      make clean  removes what they made"
@@ -67,6 +68,9 @@ demo: $(VENV)/$(if $(filter vibevoice,$(ENGINE)),.dev,.demo)
 
 serve: $(VENV)/.demo
 	$(PY) handler.py --rp_serve_api --rp_api_host 127.0.0.1 --rp_api_port $(PORT)
+
+serve-http: $(VENV)/.demo
+	PORT=$(PORT) $(PY) server.py
 
 bridge: bridge/node_modules/.package-lock.json
 	test -e bridge/wrangler.toml || cp bridge/wrangler.toml.example bridge/wrangler.toml

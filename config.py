@@ -4,6 +4,7 @@
 once. An empty variable counts as unset. Secrets are `SecretStr`: they print as asterisks.
 """
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,16 @@ class ConfigError(Exception):
 def on_runpod(env: Mapping[str, str] | None = None) -> bool:
     """Whether this process runs as a RunPod worker, by the variables that the platform sets."""
     return any((os.environ if env is None else env).get(name) for name in _RUNPOD_MARKS)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address means this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _absolute(value: Any) -> Any:
@@ -115,6 +126,40 @@ class Settings(BaseModel):
         False, description="Jobs may ask for `stream: true`; every answer then comes as a list"
     )
 
+    host: str | None = Field(
+        None,
+        description="Address that `server.py` binds; without keys it is this machine's own alone",
+    )
+    port: int = Field(8000, ge=0, le=65_535, description="Port of `server.py`; 80 on RunPod")
+    port_health: int | None = Field(
+        None, ge=1, le=65_535, description="A port of its own for `/ping`, in a thread of its own"
+    )
+    api_keys: SecretStr | None = Field(None, description="Keys of callers, with commas between")
+    allow_anonymous: bool = Field(
+        False, description="Without `API_KEYS`, serve more than this machine"
+    )
+    cors_origin: str | None = Field(
+        None, description="Web site whose pages may call `server.py`, or `*`"
+    )
+    openai_input_limit: int = Field(
+        4096, ge=1, le=1_000_000, description="Longest `input` over HTTP, in characters"
+    )
+    max_streams: int = Field(
+        32, ge=1, le=1024, description="Answers that `server.py` speaks at the same time"
+    )
+    max_queue: int = Field(
+        64, ge=0, le=10_000, description="Requests that may wait for that; more are refused"
+    )
+    max_sessions: int = Field(
+        128, ge=1, le=10_000, description="WebSockets that may be open at the same time"
+    )
+    max_request_sec: float = Field(
+        600, gt=0, le=86_400, description="Longest time that an answer over HTTP may take"
+    )
+    session_idle_sec: float = Field(
+        60, gt=0, le=86_400, description="Time after which a silent WebSocket is closed"
+    )
+
     max_text_length: int = Field(
         4096, ge=1, le=1_000_000, description="Longest accepted text, in characters"
     )
@@ -166,6 +211,7 @@ class Settings(BaseModel):
                     break
         if on_runpod(env):
             given.setdefault("vibevoice_volume", "/runpod-volume/vibevoice")
+            given.setdefault("port", "80")
         try:
             return cls.model_validate(given)
         except ValidationError as error:
@@ -194,6 +240,25 @@ class Settings(BaseModel):
             raise ValueError(f"S3 is half set: {', '.join(missing)} must be given too")
         _ = self.bucket  # raises where one of its parts cannot be
         return self
+
+    @model_validator(mode="after")
+    def _callers_are_known(self) -> Self:
+        if self.host and not is_loopback(self.host) and not (self.keys or self.allow_anonymous):
+            raise ValueError(
+                "HOST lets other machines in: give API_KEYS, or set ALLOW_ANONYMOUS=true"
+            )
+        return self
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that callers of `server.py` may have; none where everyone may call."""
+        given = self.api_keys.get_secret_value() if self.api_keys else ""
+        return tuple(filter(None, (key.strip() for key in given.split(","))))
+
+    @property
+    def address(self) -> str:
+        """What `server.py` binds."""
+        return self.host or ("0.0.0.0" if self.keys or self.allow_anonymous else "127.0.0.1")  # noqa: S104
 
     @property
     def bucket(self) -> Bucket | None:

@@ -27,7 +27,7 @@ import runpod
 import startup
 import worker_loop
 from config import ConfigError, Settings
-from inference import Progress, Result, VibeVoiceInference
+from inference import Began, Progress, Result, VibeVoiceInference
 from progress import reporting
 from speech import delivery, s3
 from speech.bucket import Bucket
@@ -203,6 +203,8 @@ async def _stream(
                     if isinstance(piece, Result):
                         result = piece
                         break
+                    if isinstance(piece, Began):
+                        continue
                     file.write(piece.data)
                     yield {
                         "index": index,

@@ -7,6 +7,7 @@ the engine.
 """
 
 import asyncio
+import json
 import tempfile
 import threading
 from collections.abc import AsyncGenerator
@@ -14,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from config import Settings, on_runpod
+from config import ROOT, Settings, on_runpod
 from engines.base import Engine
 from engines.registry import choose_engine, create_engine
 from fetch import fetch_voice
@@ -27,19 +28,31 @@ from speech.level import LoudnessMemory
 from speech.pace import Pace
 from speech.request import Defaults, SpeechRequest
 from speech.voices import VoiceMapper
-from stream import Piece, StreamJob
+from stream import LONGEST_PIECE_SEC, Began, Piece, StreamJob
 
 _PIECES_AHEAD = 4
+_OPENAI_VOICES = ROOT / "bridge" / "voices.json"
 T = TypeVar("T")
 
-__all__ = ["Piece", "Progress", "Result", "SpokenChunk", "VibeVoiceInference", "VoiceMapper"]
+__all__ = [
+    "Began",
+    "Piece",
+    "Progress",
+    "Result",
+    "SpokenChunk",
+    "VibeVoiceInference",
+    "VoiceMapper",
+]
 
 
 class VibeVoiceInference:
     """Speech from requests. Safe to use from many tasks at once; the engine decides what runs
-    side by side. `close` ends the engine and removes the temporary folder."""
+    side by side, of up to `concurrency` (default: MAX_CONCURRENCY). `close` ends the engine and
+    removes the temporary folder."""
 
-    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine | None = None, concurrency: int | None = None
+    ) -> None:
         self.settings = settings
         self.engine = engine or self._engine(settings)
         self.limits = Limits(
@@ -56,11 +69,12 @@ class VibeVoiceInference:
             default=settings.default_speaker,
             builtin=self.engine.capabilities.voices,
             strict=settings.strict_voices,
+            others=openai_voices(),
         )
         self.pace = Pace(settings.pace_tolerance)
         self.loudness = LoudnessMemory()
         self.guests = GuestVoices()
-        self.concurrency = settings.max_concurrency or self.engine.capabilities.jobs
+        self.concurrency = concurrency or settings.max_concurrency or self.engine.capabilities.jobs
         self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="job")
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-")
 
@@ -124,15 +138,22 @@ class VibeVoiceInference:
             raise
 
     async def stream(
-        self, request: SpeechRequest, folder: Path
-    ) -> AsyncGenerator[Piece | Result, None]:
-        """Speaks a request piece by piece; after the last piece comes what there is to say.
-        `folder` takes what has to wait.
+        self,
+        request: SpeechRequest,
+        folder: Path,
+        *,
+        sample_rate: int | None = None,
+        longest_piece_sec: float = LONGEST_PIECE_SEC,
+    ) -> AsyncGenerator[Began | Piece | Result, None]:
+        """Speaks a request piece by piece: `Began`, the pieces, and what there is to say.
+        `folder` takes what has to wait. With `longest_piece_sec` 0 every frame is a piece.
 
         Raises `SpeechError`s. Closing or cancelling the iteration ends the engine's work first.
         """
-        job = StreamJob(self, request)
+        job = StreamJob(self, request, sample_rate=sample_rate)
+        job.longest_piece_sec = longest_piece_sec
         await asyncio.to_thread(job.plan, folder)
+        yield job.began()
         pieces = job.run(folder)
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[Piece | Result | BaseException] = asyncio.Queue()
@@ -175,6 +196,12 @@ class VibeVoiceInference:
         """Waits for a cancelled job's thread; one that has not begun never will."""
         if not working.cancel():
             await asyncio.wait([_awaitable(working)])
+
+
+def openai_voices() -> dict[str, str]:
+    """OpenAI's voice names, each with ours for it."""
+    names: dict[str, str] = json.loads(_OPENAI_VOICES.read_text())
+    return names
 
 
 def _awaitable(working: "Future[T]") -> "asyncio.Future[T]":

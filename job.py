@@ -76,14 +76,19 @@ class Job:
     """What every way to serve a request begins and ends with."""
 
     def __init__(
-        self, studio: Studio, request: SpeechRequest, progress: Progress | None = None
+        self,
+        studio: Studio,
+        request: SpeechRequest,
+        progress: Progress | None = None,
+        sample_rate: int | None = None,
     ) -> None:
         self.studio, self.request = studio, request
         self.recorder = Recorder(studio.engine, studio.pace, studio.settings.max_retries)
         self.recorder.progress = progress or self.recorder.progress
         self.warnings: list[str] = []
         self.format: str = request.output_format
-        self.rate = codec_rate(request.output_format, studio.settings.default_sample_rate)
+        wanted = sample_rate or studio.settings.default_sample_rate
+        self.rate = codec_rate(request.output_format, wanted)
         self._marks = {"asked": time.monotonic()}
 
     def cancel(self) -> None:

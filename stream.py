@@ -6,6 +6,7 @@ remembered from what the voice said before.
 """
 
 import tempfile
+import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,27 +23,49 @@ from speech.takes import Take
 
 MOST_PIECE_BYTES = 512 * 1024
 """RunPod takes stream pieces below 1 MB, and base64 adds a third."""
-_LONGEST_PIECE_SEC = 4.0
+LONGEST_PIECE_SEC = 4.0
 _BLOCK = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next bytes of the file. The last piece may be empty."""
+    """The next bytes of the file. The last piece may be empty. `count` samples of the answer have
+    been encoded up to its end; the encoder may hold the last of them."""
 
     data: bytes
     sample_rate: int
     is_last: bool = False
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """What is known before the first sound."""
+
+    voices: tuple[str, ...]
+    seed: int
+    sample_rate: int
+    warnings: tuple[str, ...]
 
 
 class StreamJob(Job):
-    """Yields the file in pieces, small ones first; returns what there is to say."""
+    """Yields the file in pieces, small ones first; returns what there is to say. With
+    `longest_piece_sec` 0 every frame leaves by itself."""
+
+    longest_piece_sec = LONGEST_PIECE_SEC
+
+    def began(self) -> Began:
+        """To be asked once it is planned."""
+        voices = tuple(voice.name for voice in self._plan.voices)
+        seed = self._plan.chunks[0].seed
+        return Began(voices, seed, self.rate, tuple(self.warnings))
 
     def run(self, folder: Path) -> Generator[Piece, None, Result]:
         text, plan = self.prepare()
         gain_db = self.remembered_gain(plan)
         level = Level(self.rate, gain_db)
-        pieces = _Pieces(level, Encoder(self.request.output_format, self.rate), self.rate)
+        encoder = Encoder(self.request.output_format, self.rate)
+        pieces = _Pieces(level, encoder, self.rate, self.longest_piece_sec)
         meter = LoudnessMeter(self.rate)
         pauses = self.pauses(text)
         recorded: list[Recorded[Take]] = []
@@ -69,7 +92,9 @@ class StreamJob(Job):
         yield from pieces.add(silence(pending))
         yield pieces.close()
         self.mark("encoded")
-        return self.result(text, plan, recorded, starts, pieces.count, gain_db)
+        result = self.result(text, plan, recorded, starts, pieces.count, gain_db)
+        result.timings["encode_sec"] = round(pieces.encode_sec, 4)
+        return result
 
     def _take(self) -> Take:
         return Take(self.rate, self.request.speed)
@@ -79,8 +104,10 @@ class _Pieces:
     """Levels and encodes samples and groups the bytes: the first leave at once, later ones in ever
     larger pieces, since each costs its receiver a request."""
 
-    def __init__(self, level: Level, encoder: Encoder, rate: int) -> None:
+    def __init__(self, level: Level, encoder: Encoder, rate: int, longest_sec: float) -> None:
         self.count = 0
+        self.encode_sec = 0.0
+        self._longest = longest_sec
         self._level, self._encoder, self._rate = level, encoder, rate
         self._bytes = bytearray()
         self._left = 0
@@ -90,11 +117,13 @@ class _Pieces:
         for at in range(0, len(samples), _BLOCK):
             block = samples[at : at + _BLOCK]
             self.count += len(block)
+            began = time.monotonic()
             self._bytes += self._encoder.encode(self._level.feed(block))
+            self.encode_sec += time.monotonic() - began
             seconds = (self.count - self._left) / self._rate
             if self._bytes and (seconds >= self._wanted or len(self._bytes) >= MOST_PIECE_BYTES):
                 self._left = self.count
-                self._wanted = min(_LONGEST_PIECE_SEC, max(0.25, 2 * self._wanted))
+                self._wanted = min(self._longest, max(0.25, 2 * self._wanted))
                 yield self._taken(is_last=False)
 
     def close(self) -> Piece:
@@ -103,7 +132,7 @@ class _Pieces:
         return self._taken(is_last=True)
 
     def _taken(self, is_last: bool) -> Piece:
-        piece = Piece(bytes(self._bytes), self._rate, is_last)
+        piece = Piece(bytes(self._bytes), self._rate, is_last, self.count)
         self._bytes.clear()
         return piece
 

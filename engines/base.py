@@ -113,14 +113,15 @@ class Speech(Protocol):
 class Capabilities:
     """What an engine can do. `voices` are those that it brings itself, the default first; with
     `varies` another attempt at a chunk comes out differently, so a bad one is worth repeating;
-    `jobs` is how many it is best given at a time; `details` say what an answer was made with (which
-    model, on what), as far as it is loaded."""
+    `jobs` is how many it is best given at a time; `languages` are BCP 47 tags that it speaks well;
+    `details` say what an answer was made with (which model, on what), as far as it is loaded."""
 
     name: str
     cloning: bool
     voices: tuple[str, ...] = ()
     varies: bool = False
     jobs: int = 1
+    languages: tuple[str, ...] = ("en", "zh")
     details: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -88,6 +88,13 @@ _LANGUAGES = {
     "MYANMAR": "sit/my",
 }
 
+
+def _tag(language: str) -> str:
+    """The BCP 47 tag of one of espeak's languages."""
+    name = language.rpartition("/")[2]
+    return {"cmn": "zh", "en-US": "en"}.get(name, name)
+
+
 # Where a long turn may be cut, best first: after a sentence, after a clause, between words.
 _CUTS = [
     re.compile(p) for p in (r"[.!?…][\"'”’)\]]*\s|[。！？।።။\n]", r"[,;:]\s|[，、；：]", r"\s")
@@ -97,7 +104,12 @@ _CUTS = [
 class EspeakEngine:
     """The preview voice behind the engine wall. Any number of speeches may run side by side."""
 
-    capabilities = Capabilities(name="espeak", cloning=False, voices=tuple(_LOOKS))
+    capabilities = Capabilities(
+        name="espeak",
+        cloning=False,
+        voices=tuple(_LOOKS),
+        languages=("en", *sorted({_tag(path) for path in _LANGUAGES.values()} - {"en"})),
+    )
 
     def __init__(self) -> None:
         self.ready = False

@@ -6,7 +6,7 @@ one stem, the first by the order of `EXTENSIONS` counts.
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,16 +49,24 @@ class VoiceMapper:
     """The voices of a folder by name, or `builtin` ones while the folder has no usable file.
 
     A voice answers to its file's stem with and without a language prefix and suffixes, in any
-    case, then to any part of it. Safe to share between threads. Any call may read files, and
-    `resolve` decodes them: not for an event loop.
+    case, then to any part of it. `others` are names from elsewhere, each with a voice's: a voice of
+    such a name itself comes before it, parts of names after it. Safe to share between threads. Any
+    call may read files, and `resolve` decodes them: not for an event loop.
     """
 
     def __init__(
-        self, directory: Path, *, default: str, builtin: Sequence[str] = (), strict: bool = False
+        self,
+        directory: Path,
+        *,
+        default: str,
+        builtin: Sequence[str] = (),
+        strict: bool = False,
+        others: Mapping[str, str] | None = None,
     ) -> None:
         self._default = default
         self._builtin = [Named(name) for name in builtin]
         self._strict = strict
+        self._others = {folded(name): voice for name, voice in (others or {}).items()}
         self._folder = VoiceFolder(directory)
         self._lock = threading.RLock()
 
@@ -111,6 +119,9 @@ class VoiceMapper:
         with self._lock:
             self._folder.refresh()
             exact, alias, partial = self._matches(asked)
+            if not exact and not alias and (meant := self._others.get(folded(asked))):
+                exact, alias, others = self._matches(meant)
+                partial = partial if not (exact or alias) else others
             for entry in (*exact, *alias, *partial):
                 try:
                     voice, remarks = self._load(entry)

@@ -48,15 +48,39 @@ def test_importing_the_handler_starts_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "engines").rglob("*.py")), ids=str)
 def test_an_engine_imports_no_door_codec_or_delivery(path: Path) -> None:
-    forbidden = {"handler", "server", "inference", "config", "speech.codecs", "speech.delivery"}
+    forbidden = {
+        "handler",
+        "server",
+        "web",
+        "inference",
+        "config",
+        "speech.codecs",
+        "speech.delivery",
+    }
     assert not imports(path) & forbidden
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "speech").glob("*.py")), ids=str)
 def test_the_core_imports_nothing_above_it(path: Path) -> None:
-    above = {"torch", "runpod", "engines", "inference", "handler", "config", "server"}
+    above = {"torch", "runpod", "engines", "inference", "handler", "config", "server", "web"}
     assert not {name.split(".")[0] for name in imports(path)} & above
 
 
-def test_a_door_imports_no_engine() -> None:
-    assert not {name.split(".")[0] for name in imports(ROOT / "handler.py")} & {"engines"}
+DOORS = [ROOT / "handler.py", ROOT / "server.py", *sorted((ROOT / "web").glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", DOORS, ids=str)
+def test_a_door_imports_no_engine_and_no_other_door(path: Path) -> None:
+    above = {"engines", "handler"} if path.name != "server.py" else {"engines", "handler", "runpod"}
+    assert not {name.split(".")[0] for name in imports(path)} & above
+
+
+def test_importing_the_server_starts_nothing(tmp_path: Path) -> None:
+    code = "import threading, server\nassert threading.active_count() == 1"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "ENGINE": "nonsense"},
+        check=True,
+    )
+    assert list(tmp_path.iterdir()) == []

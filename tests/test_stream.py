@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from config import Settings
 from engines.base import End, Frame
-from inference import Piece, Result, VibeVoiceInference
+from inference import Began, Piece, Result, VibeVoiceInference
 from speech.errors import EngineError
 from speech.pcm import Samples
 from speech.request import Defaults, SpeechRequest, parse_request
@@ -55,7 +55,8 @@ def streamed(inference: VibeVoiceInference, asked: SpeechRequest) -> tuple[list[
             async for piece in inference.stream(asked, Path(folder)):
                 if isinstance(piece, Result):
                     return pieces, piece
-                pieces.append(piece.data)
+                if isinstance(piece, Piece):
+                    pieces.append(piece.data)
         raise AssertionError("no result")
 
     return asyncio.run(main())
@@ -114,6 +115,8 @@ def test_the_first_piece_leaves_before_the_last_frame_is_made(
         with inference.workspace() as folder:
             async with aclosing(inference.stream(request("One."), Path(folder))) as pieces:
                 async for piece in pieces:
+                    if isinstance(piece, Began):
+                        continue
                     assert isinstance(piece, Piece)
                     assert 0 < len(piece.data) < 3200 * 10 * 2
                     return len(piece.data)
@@ -121,6 +124,39 @@ def test_the_first_piece_leaves_before_the_last_frame_is_made(
 
     assert asyncio.run(main())
     assert engine.speeches[0].cancelled
+
+
+def test_what_is_planned_is_told_before_the_first_sound(inference: VibeVoiceInference) -> None:
+    async def main() -> list[object]:
+        with inference.workspace() as folder:
+            asked = request("One.", speaker_name="nobody", seed=7)
+            return [item async for item in inference.stream(asked, Path(folder))]
+
+    first, *pieces, last = asyncio.run(main())
+    assert isinstance(first, Began) and isinstance(last, Result)
+    assert (first.voices, first.seed, first.sample_rate) == (("Alice",), 7, 24_000)
+    assert [warning.split(";")[0] for warning in first.warnings] == [
+        "speaker_name: no voice 'nobody'"
+    ]
+    assert all(isinstance(piece, Piece) for piece in pieces)
+
+
+def test_without_grouping_every_frame_is_a_piece_and_another_rate_is_only_that(
+    inference: VibeVoiceInference, engine: FakeEngine
+) -> None:
+    engine.audio = lambda _: np.full(3200 * 20, 0.5, np.float32)
+
+    async def main() -> list[Piece]:
+        with inference.workspace() as folder:
+            asked = request("One.")
+            items = inference.stream(asked, Path(folder), sample_rate=48_000, longest_piece_sec=0)
+            return [item async for item in items if isinstance(item, Piece)]
+
+    pieces = asyncio.run(main())
+    assert len(pieces) >= 20
+    assert max(len(piece.data) for piece in pieces) <= 3 * 6400 * 2
+    assert {piece.sample_rate for piece in pieces} == {48_000}
+    assert pieces[-1].count == 3200 * 20 * 2 == sum(len(piece.data) for piece in pieces) // 2
 
 
 def test_pieces_grow_and_stay_below_their_limit(
@@ -184,8 +220,8 @@ def test_a_listener_who_leaves_stops_the_engine(
 
     async def listen(folder: Path) -> None:
         async with aclosing(inference.stream(request("One."), folder)) as pieces:
-            async for _ in pieces:
-                if how == "close":
+            async for piece in pieces:
+                if how == "close" and isinstance(piece, Piece):
                     return
 
     async def main() -> None:
@@ -221,7 +257,9 @@ def test_a_slow_listener_holds_the_engine_back(
         asked = request("One. [pause:0ms] " * 200)
         with inference.workspace() as folder:
             async with aclosing(inference.stream(asked, Path(folder))) as pieces:
-                async for _ in pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Began):
+                        continue
                     await asyncio.sleep(0.5)
                     return len(begun)
         return 0

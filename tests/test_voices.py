@@ -1019,3 +1019,15 @@ def test_the_engine_wall_imports_no_decoder() -> None:
     code = "import sys, engines.base; print({'av', 'pydub', 'soundfile'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"
+
+
+def test_names_from_elsewhere_mean_voices_here_unless_a_voice_has_them(tmp_path: Path) -> None:
+    others = {"echo": "Frank", "ash": "Carter", "nova": "Gone"}
+    mapper = VoiceMapper(
+        tmp_path, default="Alice", builtin=("Alice", "Frank", "Natasha", "Carter"), others=others
+    )
+    found = {name: mapper.resolve(name) for name in ("echo", "ECHO", "ash", "nova")}
+    assert [found[name][0].name for name in found] == ["Frank", "Frank", "Carter", "Alice"]
+    assert [bool(found[name][1]) for name in found] == [False, False, False, True]
+    own = VoiceMapper(tmp_path, default="Alice", builtin=("Alice", "Echo", "Frank"), others=others)
+    assert own.resolve("echo")[0].name == "Echo"

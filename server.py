@@ -1,0 +1,91 @@
+"""Door 2: HTTP and WebSocket, by OpenAI's contract; also RunPod's load-balancing endpoints.
+
+    python server.py        serves on HOST and PORT; see docs/streaming.md
+
+Importing this module starts nothing. Logs carry a request's id and never its text or a key.
+"""
+
+import logging
+import os
+import signal
+import sys
+
+import uvicorn
+
+from config import ConfigError, Settings
+from inference import VibeVoiceInference
+from speech.errors import SpeechError
+from web.app import create_app
+from web.health import Health, health_port
+from web.protocol import Protocol
+from web.speaking import Door
+
+MOST_MESSAGE_BYTES = 256 * 1024
+_LAST_ANSWERS_SEC = 30
+
+
+def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server:
+    """The server, not yet running."""
+    config = uvicorn.Config(
+        create_app(Door.of(inference, health)),
+        host=inference.settings.address,
+        port=inference.settings.port,
+        http=Protocol,
+        ws="websockets-sansio",
+        ws_max_size=MOST_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # audio does not shrink
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_LAST_ANSWERS_SEC,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(inference: VibeVoiceInference, log: logging.Logger) -> None:
+    """Serves until a signal ends it; what is being said then may end within 30 s."""
+    settings, health = inference.settings, Health()
+    server = make_server(inference, health)
+    own_port = settings.port_health if settings.port_health != settings.port else None
+    with (
+        server.config.bind_socket() as listener,
+        health_port(health, settings.address, own_port),
+    ):
+        listener.listen(2048)
+        log.info("serving on %s, port %d", settings.address, listener.getsockname()[1])
+        health.load_in_thread(inference)
+        server.run(sockets=[listener])
+
+
+def log_to_stderr() -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=os.environ.get("LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    # It logs the paths that callers send; `web.dressing` logs routes.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+def main() -> None:
+    log_to_stderr()
+    try:
+        settings = Settings.from_env()
+        inference = VibeVoiceInference(settings, concurrency=settings.max_streams)
+    except (ConfigError, SpeechError) as error:
+        sys.exit(f"The server cannot start:\n{error}")
+    log = logging.getLogger("vibevoice.http")
+    for problem in inference.voices.problems():
+        log.warning(problem)
+    # uvicorn raises a signal again once it has shut down; by default that ends the process at once.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: sys.exit(0))
+    try:
+        serve(inference, log)
+    finally:
+        inference.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,497 @@
+"""The second door: sound at once, nothing after a failure, and nobody waits for ever."""
+
+import asyncio
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import openai
+import pytest
+
+from config import ConfigError, Settings
+from engines.base import Plan
+from inference import VibeVoiceInference
+from speech.errors import EngineLost
+from speech.request import parse_request
+from tests.fake_engine import FakeEngine, FakeSpeech
+from tests.http_server import ASK, Answer, Server, server_process, serving, wait_for
+
+LONG = 3200 * 10_000
+HUSH = "a secret text"
+
+
+class HeldEngine(FakeEngine):
+    """Speaks no faster than it is told: each frame needs a permit, `cancel` needs none."""
+
+    def __init__(self) -> None:
+        super().__init__(audio=lambda _: np.full(LONG, 0.25, np.float32))
+        self.permits = threading.Semaphore(0)
+        self.frames = 0
+
+    def start(self, plan: Plan) -> "HeldSpeech":
+        self.load()
+        self.speeches.append(HeldSpeech(self, plan))
+        return self.speeches[-1]  # type: ignore[return-value]
+
+
+class HeldSpeech(FakeSpeech):
+    def __iter__(self) -> Iterator[Any]:
+        for event in super().__iter__():
+            engine = self._engine
+            assert isinstance(engine, HeldEngine)
+            while not engine.permits.acquire(timeout=0.01):
+                if self.cancelled:
+                    break
+            engine.frames += 1
+            yield event
+
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def start(tmp_path: Path, engine: FakeEngine) -> Iterator[Start]:
+    """Starts a server with settings of the test's own."""
+    with ExitStack() as stack:
+
+        def one(ready: bool = True, engine: FakeEngine = engine, **env: str) -> Server:
+            settings = Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path), **env})
+            inference = VibeVoiceInference(settings, engine, settings.max_streams)
+            return stack.enter_context(serving(inference, ready))
+
+        yield one
+
+
+@pytest.fixture
+def server(start: Start) -> Server:
+    return start()
+
+
+def head_of(peer: socket.socket) -> tuple[bytes, bytes]:
+    """The headers, and what has come of the body with them."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = peer.recv(65536)
+        assert more, data
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    return head, body
+
+
+def unchunked(data: bytes) -> bytes:
+    body = b""
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        body += data[: int(size, 16)]
+        data = data[int(size, 16) + 2 :]
+    return body
+
+
+def test_the_first_bytes_come_before_the_second_frame_is_made(start: Start) -> None:
+    engine = HeldEngine()
+    server = start(engine=engine)
+    with server.raw(response_format="pcm", loudness=None) as peer:
+        wait_for(lambda: engine.speeches)
+        peer.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            peer.recv(1)  # no 200 without a frame
+        peer.settimeout(30)
+        engine.permits.release(2)  # a frame and the next: 10 ms of a fade are held back
+        head, body = head_of(peer)
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        while len(body) < 3000:
+            body += peer.recv(65536)
+        assert engine.frames <= 2
+        assert set(np.frombuffer(unchunked(body)[1000:3000], "<i2")) == {8192}
+
+
+def test_a_caller_who_leaves_stops_the_engine_within_one_frame(start: Start) -> None:
+    engine = HeldEngine()
+    server = start(engine=engine)
+    with server.raw(response_format="pcm") as peer:
+        wait_for(lambda: engine.speeches)
+        engine.permits.release(3)
+        head_of(peer)
+        made = engine.frames
+    wait_for(lambda: engine.speeches[0].cancelled)
+    assert engine.frames <= made + 3
+    cancels = b'vibevoice_cancels_total{door="http",why="left"} 1.0'
+    wait_for(lambda: cancels in server.call("GET", "/metrics").body)
+    assert b"vibevoice_active_streams 0.0" in server.call("GET", "/metrics").body
+
+
+def test_a_caller_who_leaves_before_the_first_sound_stops_the_engine(start: Start) -> None:
+    engine = HeldEngine()
+    server = start(engine=engine)
+    with server.raw():
+        wait_for(lambda: engine.speeches)
+    wait_for(lambda: engine.speeches[0].cancelled)
+
+
+def test_a_caller_who_leaves_the_queue_is_never_spoken_for(start: Start) -> None:
+    engine = HeldEngine()
+    server = start(engine=engine, MAX_STREAMS="1")
+    with server.raw():
+        wait_for(lambda: engine.speeches)
+        with server.raw():
+            wait_for(lambda: server.call("GET", "/v1/capabilities").json["queue_depth"] == 1)
+        wait_for(lambda: server.call("GET", "/v1/capabilities").json["queue_depth"] == 0)
+    assert len(engine.speeches) == 1
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_failure_after_the_first_frame_resets_the_connection(
+    server: Server, engine: FakeEngine, version: str
+) -> None:
+    engine.audio = lambda _: np.full(LONG, 0.25, np.float32)
+    engine.fail_at, engine.delay = 5, 0.05
+    body = json.dumps(ASK | {"response_format": "pcm"}).encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as peer:
+        head = f"POST /v1/audio/speech HTTP/{version}\r\nHost: 127.0.0.1\r\nContent-Length:"
+        peer.sendall(f"{head} {len(body)}\r\n\r\n".encode() + body)
+        head_of(peer)
+        with pytest.raises(ConnectionResetError):
+            while peer.recv(65536):
+                pass
+
+
+def test_a_failure_before_the_first_frame_is_an_envelope(
+    server: Server, engine: FakeEngine
+) -> None:
+    engine.fail_at = 0
+    answer = server.speak()
+    assert answer.status == 500
+    assert answer.headers["x-should-retry"] == "false"
+    assert answer.error == {
+        "message": "the fake engine failed as it was told to",
+        "type": "server_error",
+        "param": None,
+        "code": None,
+    }
+
+
+def test_a_failure_in_a_stream_of_events_is_an_event_and_no_end(
+    server: Server, engine: FakeEngine
+) -> None:
+    engine.audio = lambda _: np.full(LONG, 0.25, np.float32)
+    engine.fail_at = 5
+    answer = server.speak(stream_format="sse", response_format="pcm")
+    parts = answer.body.decode().split("\r\n\r\n")
+    told = json.loads(parts[-2].removeprefix("data: "))
+    assert (answer.status, parts[-1]) == (200, "")
+    assert told["type"] == "error"
+    assert told["error"]["type"] == "server_error"
+    assert "[DONE]" not in answer.body.decode()
+
+
+def test_what_nobody_foresaw_is_an_envelope_that_quotes_nothing(
+    server: Server, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def crash(_: int) -> Any:
+        raise RuntimeError(HUSH)
+
+    engine.audio = crash
+    answer = server.speak(input=HUSH)
+    assert (answer.status, answer.error["message"]) == (
+        500,
+        "The server failed; its log has the place.",
+    )
+    assert "internal error: RuntimeError" in caplog.text
+    assert HUSH not in caplog.text
+
+
+def test_a_lost_engine_takes_the_server_out_of_the_pool(
+    server: Server, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: Plan) -> Any:
+        raise EngineLost("the GPU is gone")
+
+    monkeypatch.setattr(engine, "start", start)
+    assert server.call("GET", "/ping").status == 200
+    answer = server.speak()
+    assert (answer.status, answer.error["code"]) == (503, "worker_unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert server.call("GET", "/ping").status == 503
+
+
+def test_who_comes_to_a_full_queue_is_told_when_to_come_again(start: Start) -> None:
+    engine = HeldEngine()
+    server = start(engine=engine, MAX_STREAMS="1", MAX_QUEUE="2")
+    with ExitStack() as stack:
+        stack.enter_context(server.raw())
+        wait_for(lambda: engine.speeches)
+        for _ in range(2):
+            stack.enter_context(server.raw())
+        wait_for(lambda: server.call("GET", "/v1/capabilities").json["queue_depth"] == 2)
+        answer = server.speak()
+        assert (answer.status, answer.error["code"]) == (503, "queue_full")
+        assert answer.error["type"] == "server_error"
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert "vibevoice_queue_depth 2.0" in server.call("GET", "/metrics").body.decode()
+
+
+def test_those_who_wait_are_served_in_their_order(start: Start, engine: FakeEngine) -> None:
+    engine.delay = 0.05
+    server = start(MAX_STREAMS="1")
+    answers: list[Answer] = []
+    threads = []
+    for number in range(6):
+        thread = threading.Thread(target=lambda n=number: answers.append(server.speak(seed=n)))
+        thread.start()
+        threads.append(thread)
+        wait_for(lambda n=number: _busy(server) == n + 1)
+    for thread in threads:
+        thread.join()
+    assert [answer.status for answer in answers] == [200] * 6
+    assert [plan.chunks[0].seed for plan in engine.plans] == list(range(6))
+
+
+def _busy(server: Server) -> int:
+    facts = server.call("GET", "/v1/capabilities").json
+    return int(facts["slots_taken"] + facts["queue_depth"]) + _done(server)
+
+
+def _done(server: Server) -> int:
+    text = server.call("GET", "/metrics").body.decode()
+    line = 'vibevoice_http_answers_total{route="/v1/audio/speech",status="200"} '
+    return int(float(text.partition(line)[2].partition("\n")[0] or 0))
+
+
+def test_the_longest_time_of_an_answer_is_kept(start: Start) -> None:
+    engine = HeldEngine()
+    server = start(engine=engine, MAX_REQUEST_SEC="0.3")
+    answer = server.speak()
+    assert (answer.status, answer.error["code"]) == (504, "timeout")
+    wait_for(lambda: engine.speeches[0].cancelled)
+
+
+def test_both_doors_give_the_same_samples(server: Server, tmp_path: Path) -> None:
+    text = "One. [pause:100ms] Two."
+    answer = server.speak(input=text, response_format="pcm", loudness=None, seed=3)
+    engine = FakeEngine()
+    inference = VibeVoiceInference(Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path)}), engine)
+    fields = {"text": text, "output_format": "pcm", "loudness": None, "seed": 3, "voice": "Alice"}
+    request, _ = parse_request(fields, inference.defaults)
+
+    async def filed() -> bytes:
+        with inference.workspace() as folder:
+            path, _ = await inference.generate(request, Path(folder))
+            return path.read_bytes()
+
+    assert asyncio.run(filed()) == answer.body
+    inference.close()
+
+
+def test_an_answer_says_who_spoke_and_what_was_ignored(server: Server) -> None:
+    answer = server.speak(voice="nobody", seed=7, nonsense=1, session_id="x", stream=True)
+    named = answer.headers
+    assert (named["x-speech-engine"], named["x-speech-voice"]) == ("fake", "Alice")
+    assert named["x-speech-seed"] == "7"
+    assert named["x-speech-ignored"] == "nonsense; session_id"
+    assert "no voice 'nobody'" in named["x-speech-warnings"]
+
+
+def test_openais_names_become_voices_of_ours(server: Server) -> None:
+    assert server.speak(voice="echo").headers["x-speech-voice"] == "Frank"
+    assert server.speak(voice="Alloy").headers["x-speech-voice"] == "Alice"
+    listed = server.call("GET", "/v1/audio/voices").json
+    assert listed["data"] == listed["voices"]
+    names = [voice["id"] for voice in listed["data"]]
+    assert len(names) == len(set(names)) == 13 + 2
+    assert names[-2:] == ["Alice", "Frank"]
+
+
+def test_an_unknown_voice_of_a_strict_worker_is_a_404(start: Start) -> None:
+    answer = start(STRICT_VOICES="true").speak(voice="nobody")
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (
+        404,
+        "voice_not_found",
+        "voice",
+    )
+
+
+def test_the_input_limit_is_a_setting(start: Start) -> None:
+    server = start(OPENAI_INPUT_LIMIT="20000")
+    assert server.speak(input="Word. " * 3000).status == 200
+    answer = server.speak(input="a" * 20_001)
+    assert (answer.status, answer.error["code"]) == (400, "string_above_max_length")
+
+
+def test_the_official_client_speaks_streams_and_understands_errors(start: Start) -> None:
+    server = start(API_KEYS="the-key", HOST="127.0.0.1")
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="the-key", max_retries=0)
+    fields: dict[str, Any] = {"model": "tts-1", "voice": "alloy", "input": "One."}
+    with client.audio.speech.with_streaming_response.create(
+        **fields, response_format="flac"
+    ) as reply:
+        data = io.BytesIO(reply.read())
+    with av.open(data, "r", format="flac") as container:
+        frames = list(container.decode(audio=0))
+    assert {frame.sample_rate for frame in frames} == {24_000}
+    assert 7000 < sum(frame.samples for frame in frames) <= 8000
+    assert client.audio.speech.create(**fields).content[:2] == b"\xff\xf3"
+    assert "tts-1" in {model.id for model in client.models.list()}
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.audio.speech.create(**fields | {"model": "other"})
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    assert caught.value.request_id
+    with pytest.raises(openai.BadRequestError, match="string too long"):
+        client.audio.speech.create(**fields | {"input": "a" * 4097})
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").models.list()
+
+
+def test_the_official_client_repeats_what_is_worth_repeating(
+    server: Server, engine: FakeEngine
+) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=2)
+    engine.fail_at = 0
+    with pytest.raises(openai.InternalServerError):
+        client.audio.speech.create(model="tts-1", voice="alloy", input="One.")
+    assert len(engine.speeches) == 1  # a failure that would come again is not repeated
+
+
+def test_a_loading_server_says_so(start: Start) -> None:
+    server = start(ready=False)
+    answer = server.call("GET", "/ping")
+    assert (answer.status, answer.body) == (204, b"")
+    assert "content-length" not in answer.headers
+    assert server.call("GET", "/health").json == {"status": "loading"}
+    assert server.speak().status == 200  # the first answer loads it
+    assert server.call("GET", "/ping").status == 200
+
+
+def test_the_health_port_answers_while_the_model_loads(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with server_process(tmp_path, PORT_HEALTH=str(port)):
+        health = Server(port)
+        wait_for(lambda: health.call("GET", "/ping").status == 200)
+
+
+def test_capabilities_say_what_it_can_do_and_how_busy_it_is(server: Server) -> None:
+    server.speak()
+    facts = server.call("GET", "/v1/capabilities").json
+    assert (facts["engine"], facts["cloning"], facts["ready"]) == ("fake", True, True)
+    assert facts["languages"] == ["en", "zh"]
+    assert facts["streaming"] == {"http": True, "sse": True, "websocket": True}
+    assert (facts["slots"], facts["slots_taken"], facts["queue_depth"]) == (32, 0, 0)
+    assert facts["real_time_factor"] > 0
+
+
+def test_metrics_count_what_was_spoken(server: Server) -> None:
+    server.speak(input="One.")
+    server.speak(model="other")
+    text = server.call("GET", "/metrics").body.decode()
+    for line in (
+        'vibevoice_http_answers_total{route="/v1/audio/speech",status="200"} 1.0',
+        'vibevoice_http_answers_total{route="/v1/audio/speech",status="404"} 1.0',
+        'vibevoice_first_audio_seconds_count{door="http"} 1.0',
+        'vibevoice_real_time_factor_count{door="http"} 1.0',
+        'vibevoice_encode_seconds_count{door="http"} 1.0',
+        "vibevoice_queue_depth 0.0",
+        "vibevoice_active_streams 0.0",
+        "vibevoice_active_sessions 0.0",
+    ):
+        assert line in text
+
+
+def test_without_keys_it_binds_this_machine_alone() -> None:
+    assert Settings.from_env({}).address == "127.0.0.1"
+    assert Settings.from_env({"API_KEYS": "a, b"}).address == "0.0.0.0"
+    assert Settings.from_env({"API_KEYS": "a, b,"}).keys == ("a", "b")
+    assert Settings.from_env({"ALLOW_ANONYMOUS": "true"}).address == "0.0.0.0"
+    assert Settings.from_env({"HOST": "::1"}).address == "::1"
+    with pytest.raises(ConfigError, match="HOST lets other machines in"):
+        Settings.from_env({"HOST": "0.0.0.0"})
+    assert "a-key" not in repr(Settings.from_env({"API_KEYS": "a-key"}))
+
+
+def test_pages_of_other_sites_may_not_call(server: Server, start: Start) -> None:
+    mine = f"http://127.0.0.1:{server.port}"
+    for headers, status in (
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example"}, 403),  # a name that was made to resolve to this machine
+        ({"Host": "localhost:1"}, 200),
+        ({"Origin": mine}, 200),
+    ):
+        answer = server.call("GET", "/v1/models", headers=headers)
+        assert answer.status == status, headers
+        assert "access-control-allow-origin" not in answer.headers
+        if status == 403:
+            assert answer.error["type"] == "permission_error"
+    allowed = start(CORS_ORIGIN="https://good.example")
+    answer = allowed.call("GET", "/v1/models", headers={"Origin": "https://good.example"})
+    assert answer.headers["access-control-allow-origin"] == "https://good.example"
+    assert answer.headers["vary"] == "Origin"
+    bad = allowed.call("GET", "/v1/models", headers={"Origin": "https://evil.example"})
+    assert bad.status == 403
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    ],
+    ids=["garbage", "large header", "large path", "negative length"],
+)
+def test_what_is_no_http_is_an_envelope_too(server: Server, request_: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as peer:
+        peer.sendall(request_)
+        head, body = head_of(peer)
+        assert head.startswith(b"HTTP/1.1 400 ")
+        while b"}}" not in body:
+            body += peer.recv(65536)
+        assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
+def test_a_body_that_does_not_end_is_not_waited_for_in_memory(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as peer:
+        peer.sendall(
+            b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        chunk = b"10000\r\n" + b"a" * 0x10000 + b"\r\n"
+        for _ in range(40):
+            peer.sendall(chunk)
+        head, _ = head_of(peer)
+        assert head.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_deep_or_strange_body_is_bad_json(server: Server) -> None:
+    headers = {"Content-Type": "application/json"}
+    for body in (b"[" * 200_000, b'{"speed": NaN}', b"\xff\xfe\xfd", b"1" * 5000):
+        answer = server.call("POST", "/v1/audio/speech", body, headers)
+        assert (answer.status, answer.error["code"]) == (400, "invalid_json")
+
+
+def test_texts_and_keys_never_reach_the_log(tmp_path: Path) -> None:
+    with server_process(tmp_path, API_KEYS="hush-hush") as server:
+        key = {"Authorization": "Bearer hush-hush", "Content-Type": "application/json"}
+        body = json.dumps(ASK | {"input": "A confession."})
+        answer = server.call("POST", "/v1/audio/speech", body, key | {"X-Request-ID": "mine"})
+        assert answer.status == 200
+        assert server.call("GET", "/confession?confession", headers=key).status == 404
+        assert server.call("POST", "/v1/audio/speech", body[:-1], key).status == 400
+    log = (tmp_path / "log").read_text()
+    assert '"request": "mine"' in log
+    assert '"route": "/v1/audio/speech", "status": 200' in log
+    assert "onfession" not in log and "hush" not in log

@@ -1,0 +1,126 @@
+"""The second door as one ASGI application: every route, and what each answers."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from speech.errors import SpeechError
+from web.access import Access
+from web.dressing import Dressing
+from web.errors import ApiError, as_api_error, invalid
+from web.models import model, models
+from web.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES
+from web.speaking import Door
+from web.speech import SpeechResponse, ask_of
+
+OPEN_PATHS = frozenset({"/ping", "/health", "/docs", "/openapi.json"})
+
+
+def create_app(door: Door) -> ASGIApp:
+    api = FastAPI(
+        title="VibeVoice worker",
+        description=DESCRIPTION,
+        version="1",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        responses=ERRORS,
+        exception_handlers=dict.fromkeys(
+            (ApiError, SpeechError, HTTPException, RequestValidationError, Exception), _enveloped
+        ),
+    )
+    _speech(api, door)
+    _lists(api, door)
+    _state(api, door)
+    settings = door.settings
+    access = Access(settings)
+    return Dressing(api, api.routes, access, door.metrics, settings.cors_origin, OPEN_PATHS)
+
+
+async def _enveloped(_: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        error = invalid(None, "invalid_value", "The request does not fit the description.")
+    elif isinstance(error, HTTPException):
+        error = invalid(None, "invalid_value", str(error.detail), error.status_code)
+    return as_api_error(error).response()
+
+
+def _speech(api: FastAPI, door: Door) -> None:
+    @api.post(
+        "/v1/audio/speech",
+        response_class=Response,
+        responses=SPEECH_RESPONSES,
+        openapi_extra={"requestBody": SPEECH_BODY},
+    )
+    async def create_speech(request: Request) -> Response:
+        """Speaks a text, as bytes that come while it is spoken."""
+        return SpeechResponse(door, await ask_of(request, door))
+
+
+def _lists(api: FastAPI, door: Door) -> None:
+    @api.get("/v1/models")
+    @api.get("/v1/audio/models")
+    async def list_models() -> dict[str, Any]:
+        """The models, all of them the same voice."""
+        return models()
+
+    @api.get("/v1/models/{name:path}")
+    async def get_model(name: str) -> dict[str, Any]:
+        """One model."""
+        return model(name)
+
+    @api.get("/v1/audio/voices")
+    def list_voices() -> dict[str, Any]:
+        """OpenAI's names and the worker's own, in every shape that clients are known to read."""
+        from inference import openai_voices
+
+        names = dict.fromkeys([*openai_voices(), *door.inference.voices.names()])
+        voices = [{"id": name, "name": name, "object": "audio.voice"} for name in names]
+        return {"object": "list", "data": voices, "voices": voices}
+
+    @api.get("/v1/capabilities")
+    def get_capabilities() -> dict[str, Any]:
+        """What this server can do, and how busy it is."""
+        return capabilities(door)
+
+
+def capabilities(door: Door) -> dict[str, Any]:
+    engine, settings = door.inference.engine.capabilities, door.settings
+    return {
+        "engine": engine.name,
+        "model": dict(engine.details),
+        "ready": door.health.status == 200,
+        "cloning": engine.cloning,
+        "languages": list(engine.languages),
+        "streaming": {"http": True, "sse": True, "websocket": True},
+        "formats": ["mp3", "opus", "aac", "flac", "wav", "pcm"],
+        "sample_rate": settings.default_sample_rate,
+        "input_limit": settings.openai_input_limit,
+        "slots": door.seats.count,
+        "slots_taken": door.seats.taken,
+        "queue_limit": settings.max_queue,
+        "queue_depth": door.seats.waiting,
+        "real_time_factor": door.metrics.real_time_factor,
+    }
+
+
+def _state(api: FastAPI, door: Door) -> None:
+    @api.get("/ping", response_class=Response, responses={204: {}, 503: {}})
+    async def ping() -> Response:
+        """204 while the model loads, 200 once it can speak, 503 when it never will."""
+        return Response(status_code=door.health.status)
+
+    @api.get("/health")
+    async def health() -> Response:
+        """The same in words."""
+        status = door.health.status
+        words = {200: "ok", 204: "loading"}.get(status, "unhealthy")
+        return JSONResponse({"status": words}, 503 if status == 503 else 200)
+
+    @api.get("/metrics", response_class=Response)
+    def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(door.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

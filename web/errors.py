@@ -1,0 +1,96 @@
+"""What can go wrong over HTTP, in the envelope that OpenAI's clients know.
+
+SDKs repeat 429 and 5xx by themselves, twice. So an error says what they should do: `retry` is a
+number of seconds, or False for what would fail, and cost, the same again.
+"""
+
+import logging
+import re
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from speech.errors import EngineLost, RequestError, SpeechError
+
+log = logging.getLogger("vibevoice.http")
+
+_OPENAI_NAMES = {"text": "input", "speaker_name": "voice", "output_format": "response_format"}
+_FIELD = re.compile(r"(\w+)(?:\.\w+)?: ")
+
+
+class ApiError(Exception):
+    """An answer that is an error. `message` is written for the caller and holds no secret."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry: int | bool = True,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        self.headers = dict(headers or {})
+        if retry is False:
+            self.headers["x-should-retry"] = "false"
+        elif retry is not True:
+            self.headers["Retry-After"] = str(max(1, retry))
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body, self.status, self.headers)
+
+
+def invalid(param: str | None, code: str, message: str, status: int = 400) -> ApiError:
+    """The request cannot be served as it stands."""
+    return ApiError(status, message, param=param, code=code)
+
+
+def failed(status: int, code: str | None, message: str, retry: int | bool) -> ApiError:
+    """The fault is not the caller's."""
+    return ApiError(status, message, kind="server_error", code=code, retry=retry)
+
+
+def busy(message: str, seconds: int) -> ApiError:
+    return failed(503, "queue_full", message, seconds)
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """The answer for whatever was raised. Logs what nobody foresaw, without its message, which may
+    quote the text."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestError):
+        return _refusal(str(error))
+    if isinstance(error, EngineLost):
+        return failed(503, "worker_unavailable", str(error), 5)
+    if isinstance(error, SpeechError):
+        return failed(500, None, str(error), retry=False)
+    if isinstance(error, TimeoutError):
+        return failed(504, "timeout", "The answer took longer than it may.", retry=False)
+    place = "".join(traceback.format_tb(error.__traceback__))
+    log.error("internal error: %s\n%s", type(error).__name__, place)
+    return failed(500, None, "The server failed; its log has the place.", retry=False)
+
+
+def _refusal(sentence: str) -> ApiError:
+    """The inference layer says `field: problem (allowed: ...)`, by names of its own."""
+    found = _FIELD.match(sentence)
+    field = found[1] if found else None
+    param = _OPENAI_NAMES.get(field, field) if field else None
+    if ": no voice " in sentence:
+        return invalid(param, "voice_not_found", sentence, 404)
+    return invalid(param, "invalid_value", sentence)
+
+
+def event_of(error: BaseException) -> dict[str, Any]:
+    """The same as a message in a stream or on a socket."""
+    told = as_api_error(error).body["error"]
+    return {"type": "error", "message": told["message"], "error": told}

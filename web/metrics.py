@@ -1,0 +1,67 @@
+"""What `/metrics` shows, in Prometheus' text format."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from job import Result
+from web.seats import Seats
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_FACTORS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 5)
+
+
+class Metrics:
+    """The figures of one server. Labels are from small sets; none comes from a caller."""
+
+    def __init__(self, seats: Seats) -> None:
+        self.registry = CollectorRegistry()
+        into = self.registry
+        self.answers = Counter(
+            "vibevoice_http_answers",
+            "Answers by route and status",
+            ["route", "status"],
+            registry=into,
+        )
+        self.errors = Counter("vibevoice_errors", "Errors by code", ["door", "code"], registry=into)
+        self.cancels = Counter(
+            "vibevoice_cancels", "Speech stopped before its end", ["door", "why"], registry=into
+        )
+        self.sessions = Gauge("vibevoice_active_sessions", "Open WebSockets", registry=into)
+        self.audio = Counter("vibevoice_audio_seconds", "Speech made", registry=into)
+        self._first = self._times("first_audio_seconds", "From the request to the first sound")
+        self._encode = self._times("encode_seconds", "Spent on levelling and encoding an answer")
+        self._factor = Histogram(
+            "vibevoice_real_time_factor",
+            "Time through duration",
+            ["door"],
+            buckets=_FACTORS,
+            registry=into,
+        )
+        active = Gauge("vibevoice_active_streams", "Answers that are being spoken", registry=into)
+        active.set_function(lambda: seats.taken)
+        depth = Gauge("vibevoice_queue_depth", "Requests that wait for a place", registry=into)
+        depth.set_function(lambda: seats.waiting)
+        self._factors = (0.0, 0.0)
+
+    def _times(self, name: str, text: str) -> Histogram:
+        return Histogram(
+            f"vibevoice_{name}", text, ["door"], buckets=_SECONDS, registry=self.registry
+        )
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """The mean so far, weighted by duration."""
+        spent, made = self._factors
+        return round(spent / made, 4) if made else None
+
+    def spoken(self, door: str, result: Result, waited_sec: float) -> None:
+        """Notes an answer that came to its end."""
+        timings = result.timings
+        self._first.labels(door).observe(waited_sec + timings["first_audio_sec"])
+        self._encode.labels(door).observe(timings["encode_sec"])
+        self._factor.labels(door).observe(timings["real_time_factor"])
+        self.audio.inc(result.duration_sec)
+        spent, made = self._factors
+        self._factors = (spent + timings["total_sec"], made + result.duration_sec)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

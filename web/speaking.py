@@ -1,0 +1,73 @@
+"""One text spoken for one caller of the server: a place in the queue, a folder, the figures."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+from config import Settings
+from inference import Began, Piece, Result, VibeVoiceInference
+from speech.errors import EngineLost, SpeechError
+from speech.request import Defaults, SpeechRequest
+from web.contract import limited
+from web.errors import ApiError, as_api_error
+from web.health import Health
+from web.metrics import Metrics
+from web.seats import Seats
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What all answers of a server share."""
+
+    settings: Settings
+    inference: VibeVoiceInference
+    seats: Seats
+    metrics: Metrics
+    health: Health
+
+    @classmethod
+    def of(cls, inference: VibeVoiceInference, health: Health) -> "Door":
+        settings = inference.settings
+        seats = Seats(settings.max_streams, settings.max_queue)
+        return cls(settings, inference, seats, Metrics(seats), health)
+
+    @property
+    def defaults(self) -> Defaults:
+        return limited(self.inference.defaults, self.settings.openai_input_limit)
+
+
+class Speaking:
+    """`waited_sec` is how long the place in the queue took; `door` is a label in the figures."""
+
+    waited_sec = 0.0
+
+    def __init__(self, door: Door, label: str) -> None:
+        self._door, self._label = door, label
+
+    async def items(
+        self, request: SpeechRequest, sample_rate: int | None = None
+    ) -> AsyncGenerator[Began | Piece | Result, None]:
+        """Every frame as it is made. Closing it stops the engine within one frame."""
+        metrics, health = self._door.metrics, self._door.health
+        try:
+            async with self._door.seats.one() as self.waited_sec:
+                with self._door.inference.workspace() as folder:
+                    stream = self._door.inference.stream(
+                        request, Path(folder), sample_rate=sample_rate, longest_piece_sec=0
+                    )
+                    async with aclosing(stream) as items:
+                        async for item in items:
+                            if isinstance(item, Result):
+                                health.works()
+                                metrics.spoken(self._label, item, self.waited_sec)
+                            yield item
+        except (asyncio.CancelledError, GeneratorExit):
+            metrics.cancels.labels(self._label, "left").inc()
+            raise
+        except (SpeechError, ApiError) as error:
+            if isinstance(error, EngineLost):
+                health.lost()
+            metrics.errors.labels(self._label, as_api_error(error).code or "engine").inc()
+            raise
