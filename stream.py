@@ -50,9 +50,10 @@ class Began:
 
 class StreamJob(Job):
     """Yields the file in pieces, small ones first; returns what there is to say. With
-    `longest_piece_sec` 0 every frame leaves by itself."""
+    `longest_piece_sec` 0 every frame leaves by itself; `gain_db` is a gain to keep to."""
 
     longest_piece_sec = LONGEST_PIECE_SEC
+    gain_db: float | None = None
 
     def began(self) -> Began:
         """To be asked once it is planned."""
@@ -62,7 +63,7 @@ class StreamJob(Job):
 
     def run(self, folder: Path) -> Generator[Piece, None, Result]:
         text, plan = self.prepare()
-        gain_db = self.remembered_gain(plan)
+        gain_db = self.remembered_gain(plan) if self.gain_db is None else self.gain_db
         level = Level(self.rate, gain_db)
         encoder = Encoder(self.request.output_format, self.rate)
         pieces = _Pieces(level, encoder, self.rate, self.longest_piece_sec)

@@ -1,19 +1,22 @@
 """The second door as one ASGI application: every route, and what each answers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from speech.errors import SpeechError
-from web.access import Access
+from web.access import SUBPROTOCOL, Access
 from web.dressing import Dressing
-from web.errors import ApiError, as_api_error, invalid
+from web.errors import ApiError, as_api_error, busy, invalid
 from web.models import model, models
 from web.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES
+from web.session import Session
 from web.speaking import Door
 from web.speech import SpeechResponse, ask_of
 
@@ -33,10 +36,11 @@ def create_app(door: Door) -> ASGIApp:
         ),
     )
     _speech(api, door)
-    _lists(api, door)
-    _state(api, door)
     settings = door.settings
     access = Access(settings)
+    _socket(api, door, access)
+    _lists(api, door)
+    _state(api, door)
     return Dressing(api, api.routes, access, door.metrics, settings.cors_origin, OPEN_PATHS)
 
 
@@ -58,6 +62,43 @@ def _speech(api: FastAPI, door: Door) -> None:
     async def create_speech(request: Request) -> Response:
         """Speaks a text, as bytes that come while it is spoken."""
         return SpeechResponse(door, await ask_of(request, door))
+
+
+def _socket(api: FastAPI, door: Door, access: Access) -> None:
+    sessions = Sessions(door.settings.max_sessions)
+
+    @api.websocket("/v1/audio/speech/stream")
+    async def stream_speech(socket: WebSocket) -> None:
+        names: list[str] = socket.scope.get("subprotocols", [])
+        try:
+            access.check_origin(socket.headers)
+            access.check_key(socket.headers, names)
+            sessions.check()
+        except ApiError as error:
+            await socket.send_denial_response(error.response())
+            return
+        with sessions.one():
+            await socket.accept(SUBPROTOCOL if SUBPROTOCOL in names else None)
+            await Session(door, socket).run()
+
+
+class Sessions:
+    """How many sockets are open."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count = most, 0
+
+    def check(self) -> None:
+        if self._count >= self._most:
+            raise busy(f"All {self._most} sessions are open.", 10)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
 
 
 def _lists(api: FastAPI, door: Door) -> None:

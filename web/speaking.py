@@ -39,15 +39,19 @@ class Door:
 
 
 class Speaking:
-    """`waited_sec` is how long the place in the queue took; `door` is a label in the figures."""
+    """`waited_sec` is how long the place in the queue took. `label` and `why` are labels in the
+    figures: by which door, and what it means when it is closed before its end."""
 
     waited_sec = 0.0
 
-    def __init__(self, door: Door, label: str) -> None:
-        self._door, self._label = door, label
+    def __init__(self, door: Door, label: str, why: str = "left") -> None:
+        self._door, self._label, self._why = door, label, why
 
     async def items(
-        self, request: SpeechRequest, sample_rate: int | None = None
+        self,
+        request: SpeechRequest,
+        sample_rate: int | None = None,
+        gain_db: float | None = None,
     ) -> AsyncGenerator[Began | Piece | Result, None]:
         """Every frame as it is made. Closing it stops the engine within one frame."""
         metrics, health = self._door.metrics, self._door.health
@@ -55,7 +59,11 @@ class Speaking:
             async with self._door.seats.one() as self.waited_sec:
                 with self._door.inference.workspace() as folder:
                     stream = self._door.inference.stream(
-                        request, Path(folder), sample_rate=sample_rate, longest_piece_sec=0
+                        request,
+                        Path(folder),
+                        sample_rate=sample_rate,
+                        longest_piece_sec=0,
+                        gain_db=gain_db,
                     )
                     async with aclosing(stream) as items:
                         async for item in items:
@@ -64,7 +72,7 @@ class Speaking:
                                 metrics.spoken(self._label, item, self.waited_sec)
                             yield item
         except (asyncio.CancelledError, GeneratorExit):
-            metrics.cancels.labels(self._label, "left").inc()
+            metrics.cancels.labels(self._label, self._why).inc()
             raise
         except (SpeechError, ApiError) as error:
             if isinstance(error, EngineLost):

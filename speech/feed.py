@@ -1,0 +1,103 @@
+"""Text that is written while it is spoken: pieces of any size go in, whole sentences come out.
+
+A sentence is let go when its end is sure: when a word of the next one is whole, since only that
+tells `Dr.` or `No.` from an end. What has no end in `LONG_SENTENCE` characters is cut at the best
+place. Spans are offsets in code points into all that was fed.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from speech.sentences import LONG_SENTENCE, sentences, split_long
+from speech.text import speakable
+
+Granularity = Literal["sentence", "clause", "none"]
+
+_SPACES = str.maketrans(dict.fromkeys("\t\r\u00a0", " "))
+_PARAGRAPH = re.compile(r"\n[ \t\r]*\n\s*")
+_WHOLE_WORD = re.compile(r"\w\W")
+_CLAUSE = re.compile(r"(?<=[,;:\u2014]) ")
+_SHORTEST_CLAUSE = 30
+_TAGS = re.compile(r"\[[^\[\]]*\]|<[^<>]*>")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """`starts_paragraph` says that an empty line came before it."""
+
+    text: str
+    start: int
+    end: int
+    starts_paragraph: bool = False
+
+
+class SentenceFeed:
+    """With the granularity `clause` long sentences leave clause by clause, with `none` all text
+    waits for `flush`."""
+
+    def __init__(self, granularity: Granularity = "sentence") -> None:
+        self.text = ""
+        self._granularity = granularity
+        self._at = 0
+        self._new_paragraph = False
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self.text[self._at :].strip())
+
+    def feed(self, text: str) -> list[Sentence]:
+        self.text += text
+        if self._granularity == "none":
+            return []
+        found: list[Sentence] = []
+        while paragraph := _PARAGRAPH.search(self.text, self._at):
+            if not self.text[paragraph.end() :]:
+                break  # more of the empty lines may come
+            found += self._sure(paragraph.start(), whole=True)
+            self._at = paragraph.end()
+            self._new_paragraph = bool(found) or self._new_paragraph or paragraph.start() > 0
+        return found + self._sure(len(self.text), whole=False)
+
+    def flush(self) -> list[Sentence]:
+        """All that waits, as if the text ended here."""
+        if self._granularity == "none":
+            start, self._at = self._at, len(self.text)
+            return self._taken([(start, self._at)])
+        return self._sure(len(self.text), whole=True)
+
+    def _sure(self, end: int, whole: bool) -> list[Sentence]:
+        start = self._at
+        text = self.text[start:end].translate(_SPACES)
+        spans = [part for span in sentences(text) for part in split_long(text, span, LONG_SENTENCE)]
+        if not whole and spans:
+            last = spans.pop()
+            if spans and not _WHOLE_WORD.search(text[last[0] :]):
+                last = (spans.pop()[0], last[1])
+            if self._granularity == "clause":
+                spans += self._clauses(text, last)
+        taken = self._taken([(start + first, start + last) for first, last in spans])
+        if whole:
+            self._at = end
+        elif taken:
+            self._at = taken[-1].end
+        return taken
+
+    def _clauses(self, text: str, span: tuple[int, int]) -> list[tuple[int, int]]:
+        ends = [match.start() for match in _CLAUSE.finditer(text, span[0])]
+        ends = [end for end in ends if end - span[0] >= _SHORTEST_CLAUSE]
+        return [(span[0], ends[-1])] if ends else []
+
+    def _taken(self, spans: list[tuple[int, int]]) -> list[Sentence]:
+        """What of it can be spoken. A tag alone goes with the sentence after it."""
+        found: list[Sentence] = []
+        held: int | None = None
+        for start, end in spans:
+            first = start if held is None else held
+            if not speakable(_TAGS.sub("", self.text[first:end])):
+                held = first
+                continue
+            held = None
+            found.append(Sentence(self.text[first:end], first, end, self._new_paragraph))
+            self._new_paragraph = False
+        return found

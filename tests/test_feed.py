@@ -1,0 +1,77 @@
+"""Text that is written while it is spoken: no sentence too early, none lost, none twice."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speech.feed import SentenceFeed
+
+
+def texts(feed: SentenceFeed, *pieces: str) -> list[list[str]]:
+    return [[sentence.text for sentence in feed.feed(piece)] for piece in pieces]
+
+
+def test_a_sentence_is_spoken_once_the_next_has_a_word() -> None:
+    feed = SentenceFeed()
+    found = texts(feed, "Hello", " there.", " How", " are", " you? Fine")
+    assert found == [[], [], [], ["Hello there."], []]
+    assert [each.text for each in feed.flush()] == ["How are you?", "Fine"]
+    assert feed.flush() == []
+
+
+def test_a_title_or_a_number_is_no_end() -> None:
+    feed = SentenceFeed()
+    found = texts(feed, "See Dr.", " Smith", " in No.", " 5", " at 3.5", " km. ", "Then ", "go.")
+    assert found == [[], [], [], [], [], [], ["See Dr. Smith in No. 5 at 3.5 km."], []]
+
+
+def test_an_empty_line_is_an_end_and_is_remembered() -> None:
+    feed = SentenceFeed()
+    assert texts(feed, "A heading\n\n") == [[]]
+    (heading,) = feed.feed("T")
+    (rest,) = feed.flush()
+    assert (heading.text, heading.starts_paragraph) == ("A heading", False)
+    assert (rest.text, rest.starts_paragraph) == ("T", True)
+
+
+def test_clauses_leave_earlier() -> None:
+    feed = SentenceFeed("clause")
+    found = texts(feed, "When the long winter was over at last, the", " birds came back, and")
+    assert found[0] == ["When the long winter was over at last,"]
+    assert [each.text for each in feed.flush()] == ["the birds came back, and"]
+
+
+def test_without_splitting_all_waits_for_the_end() -> None:
+    feed = SentenceFeed("none")
+    assert texts(feed, "One. Two. ", "Three.") == [[], []]
+    assert [each.text for each in feed.flush()] == ["One. Two. Three."]
+
+
+def test_what_cannot_be_spoken_alone_goes_along_or_is_left() -> None:
+    feed = SentenceFeed()
+    assert texts(feed, "[pause:1s]", " One. Two", " it") == [[], [], ["[pause:1s] One."]]
+    assert [each.text for each in feed.flush()] == ["Two it"]
+    assert feed.feed(" [pause:1s]") == []
+    assert feed.flush() == []
+
+
+def test_a_text_without_an_end_is_cut() -> None:
+    feed = SentenceFeed()
+    found = [each.text for each in feed.feed("word " * 200)]
+    assert len(found) == 3
+    assert all(len(text) <= 300 for text in found)
+
+
+@given(st.lists(st.text(alphabet="ab .?!,\n[]:1", max_size=12), max_size=30))
+def test_nothing_is_lost_said_twice_or_out_of_order(pieces: list[str]) -> None:
+    feed = SentenceFeed()
+    found = [sentence for piece in pieces for sentence in feed.feed(piece)] + feed.flush()
+    text = "".join(pieces)
+    at, left = 0, ""
+    for sentence in found:
+        assert sentence.text == text[sentence.start : sentence.end]
+        assert at <= sentence.start < sentence.end
+        left += text[at : sentence.start]
+        at = sentence.end
+    assert not any(map(str.isalnum, re.sub(r"\[[^\[\]]*\]", "", left + text[at:])))

@@ -1,0 +1,157 @@
+"""One utterance on a socket: text that comes in pieces, the audio of its sentences as it is made,
+and what of it was heard by when.
+
+Times are milliseconds of audio since the utterance's begin.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from inference import Piece, Result
+from speech.feed import Sentence, SentenceFeed
+from web.errors import invalid
+from web.messages import SessionConfig
+from web.speaking import Door, Speaking
+
+_PIECES_AHEAD = 32
+"""Frames that are made before they are sent: 4 s, so that the next sentence begins in time."""
+
+
+@dataclass(slots=True)
+class Line:
+    """A sentence and its place in the audio. `end_ms` is the end of what was sent of it, and its
+    real one once it is `whole`."""
+
+    index: int
+    sentence: Sentence
+    start_ms: float
+    end_ms: float
+    whole: bool = False
+
+
+class Utterance:
+    """Belongs to one session. `number` counts a session's utterances from 1."""
+
+    def __init__(
+        self, door: Door, config: SessionConfig, number: int, context_id: str | None
+    ) -> None:
+        self.config, self.number, self.context_id = config, number, context_id
+        self.lines: list[Line] = []
+        self.closed = False
+        self.began_at: float | None = None
+        self.feed = SentenceFeed(config.granularity)
+        self._door = door
+        self._sentences: asyncio.Queue[Sentence | None] = asyncio.Queue()
+        self._gain_db: float | None = None
+
+    def write(self, text: str) -> None:
+        """More of its text. Raises a 400 where it becomes too long."""
+        most = self._door.settings.openai_input_limit
+        if len(self.feed.text) + len(text) > most:
+            problem = f"An utterance has at most {most} characters."
+            raise invalid("text", "string_above_max_length", problem)
+        self._take(self.feed.feed(text))
+
+    def flush(self) -> None:
+        """Its last sentence ends here, though more may come."""
+        self._take(self.feed.flush())
+
+    def close(self) -> None:
+        self.flush()
+        self.closed = True
+        self._sentences.put_nowait(None)
+
+    def _take(self, sentences: list[Sentence]) -> None:
+        for sentence in sentences:
+            self._sentences.put_nowait(sentence)
+
+    @property
+    def sent_ms(self) -> float:
+        return self.lines[-1].end_ms if self.lines else 0.0
+
+    def begin(self, sentence: Sentence) -> Line:
+        line = Line(len(self.lines), sentence, self.sent_ms, self.sent_ms)
+        self.lines.append(line)
+        return line
+
+    async def audio(self) -> AsyncGenerator[Sentence | Piece | Result, None]:
+        """Each sentence, its pieces and its result, made ahead by up to `_PIECES_AHEAD`. Raises
+        what the making raises. Closing it stops the engine at once, without waiting for it."""
+        made: asyncio.Queue[Sentence | Piece | Result | BaseException | None] = asyncio.Queue(
+            _PIECES_AHEAD
+        )
+        making = asyncio.create_task(self._make(made))
+        try:
+            while (item := await made.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            making.cancel()
+            _ENDING.add(making)
+            making.add_done_callback(_ENDING.discard)
+
+    async def _make(
+        self, made: "asyncio.Queue[Sentence | Piece | Result | BaseException | None]"
+    ) -> None:
+        try:
+            while (sentence := await self._sentences.get()) is not None:
+                await made.put(sentence)
+                request = self.config.request.model_copy(update={"text": self._spoken(sentence)})
+                items = Speaking(self._door, "ws", "stopped").items(
+                    request, self.config.sample_rate, self._gain_db
+                )
+                async with aclosing(items):
+                    async for item in items:
+                        if isinstance(item, Piece | Result):
+                            await made.put(item)
+                        if isinstance(item, Result):
+                            self._gain_db = item.gain_db  # one gain for all sentences
+        except Exception as error:  # noqa: BLE001 - raised again where the audio is read
+            await made.put(error)
+        else:
+            await made.put(None)
+
+    def _spoken(self, sentence: Sentence) -> str:
+        """A sentence with the silence before it, as a chunk of a longer text would have it."""
+        if sentence.start == 0 or not self.feed.text[: sentence.start].strip():
+            return sentence.text
+        settings = self._door.settings
+        paragraph = sentence.starts_paragraph
+        silence = settings.paragraph_silence_ms if paragraph else settings.chunk_silence_ms
+        return f"[pause:{silence}ms] {sentence.text}"
+
+    def heard(self, played_ms: float) -> str:
+        """The text of whole words that was heard after that much audio. Within a sentence it is
+        measured by the share of its time; while that is not known, by the voice's usual pace."""
+        end = 0
+        for line in self.lines:
+            if played_ms <= line.start_ms:
+                break
+            if line.whole and played_ms >= line.end_ms:
+                end = line.sentence.end
+                continue
+            duration = self._duration_ms(line)
+            share = min(1.0, (played_ms - line.start_ms) / duration) if duration else 1.0
+            text = line.sentence.text
+            count = int(share * len(text) + 1e-6)
+            while 0 < count < len(text) and not text[count].isspace():
+                count -= 1  # a word that was cut was not heard
+            end = line.sentence.start + count
+            break
+        return self.feed.text[:end].rstrip()
+
+    def _duration_ms(self, line: Line) -> float:
+        made = line.end_ms - line.start_ms
+        if line.whole:
+            return made
+        request = self.config.request
+        voice = request.speaker_name or self._door.settings.default_speaker
+        usual = self._door.inference.pace.expected(voice, line.sentence.text) * 1000
+        return max(made, usual / request.speed)
+
+
+_ENDING: set[asyncio.Task[None]] = set()
+"""Tasks whose engine is about to stop; asyncio itself keeps no hold of a task."""
