@@ -15,10 +15,11 @@ from web.access import SUBPROTOCOL, Access
 from web.dressing import Dressing
 from web.errors import ApiError, as_api_error, busy, invalid
 from web.models import model, models
-from web.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES
+from web.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES, VOICE_BODY
 from web.session import Session
 from web.speaking import Door
 from web.speech import SpeechResponse, ask_of
+from web.voices import Voices
 
 OPEN_PATHS = frozenset({"/ping", "/health", "/docs", "/openapi.json"})
 
@@ -39,6 +40,7 @@ def create_app(door: Door) -> ASGIApp:
     settings = door.settings
     access = Access(settings)
     _socket(api, door, access)
+    _voices(api, Voices(door))
     _lists(api, door)
     _state(api, door)
     return Dressing(api, api.routes, access, door.metrics, settings.cors_origin, OPEN_PATHS)
@@ -101,6 +103,23 @@ class Sessions:
             self._count -= 1
 
 
+def _voices(api: FastAPI, voices: Voices) -> None:
+    @api.get("/v1/audio/voices")
+    def list_voices() -> dict[str, Any]:
+        """OpenAI's names, the worker's own, and those that were uploaded."""
+        return voices.listed()
+
+    @api.post("/v1/audio/voices", openapi_extra={"requestBody": VOICE_BODY})
+    async def create_voice(request: Request) -> dict[str, Any]:
+        """Stores a voice: 3 to 30 seconds of one who agreed to be spoken like."""
+        return await voices.add(request)
+
+    @api.delete("/v1/audio/voices/{name}")
+    def delete_voice(name: str) -> dict[str, Any]:
+        """Removes a voice that was uploaded."""
+        return voices.remove(name)
+
+
 def _lists(api: FastAPI, door: Door) -> None:
     @api.get("/v1/models")
     @api.get("/v1/audio/models")
@@ -112,15 +131,6 @@ def _lists(api: FastAPI, door: Door) -> None:
     async def get_model(name: str) -> dict[str, Any]:
         """One model."""
         return model(name)
-
-    @api.get("/v1/audio/voices")
-    def list_voices() -> dict[str, Any]:
-        """OpenAI's names and the worker's own, in every shape that clients are known to read."""
-        from inference import openai_voices
-
-        names = dict.fromkeys([*openai_voices(), *door.inference.voices.names()])
-        voices = [{"id": name, "name": name, "object": "audio.voice"} for name in names]
-        return {"object": "list", "data": voices, "voices": voices}
 
     @api.get("/v1/capabilities")
     def get_capabilities() -> dict[str, Any]:

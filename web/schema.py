@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from speech.codecs import FORMATS
 from speech.request import SpeechRequest
+from speech.voice_store import MOST_CONSENT, NAME
 from web.contract import EXTRAS, MOST_INSTRUCTIONS, MOST_NAME
 from web.models import NAMES
 
@@ -99,6 +100,32 @@ SPEECH_BODY: dict[str, Any] = {
                 },
             },
             "example": {"model": "tts-1", "input": "Good morning.", "voice": "alloy"},
+        }
+    },
+}
+
+VOICE_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["name", "consent", "audio_sample"],
+                "properties": {
+                    "name": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+                    "consent": {
+                        "type": "string",
+                        "minLength": 1,
+                        "maxLength": MOST_CONSENT,
+                        "description": "Who agreed, and where that is written",
+                    },
+                    "audio_sample": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "3 to 30 seconds in any common format, up to 10 MiB",
+                    },
+                },
+            }
         }
     },
 }
