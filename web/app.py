@@ -19,9 +19,10 @@ from web.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES, VOICE
 from web.session import Session
 from web.speaking import Door
 from web.speech import SpeechResponse, ask_of
+from web.static import PATHS, add_page
 from web.voices import Voices
 
-OPEN_PATHS = frozenset({"/ping", "/health", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/ping", "/health", "/docs", "/openapi.json"}) | PATHS
 
 
 def create_app(door: Door) -> ASGIApp:
@@ -43,6 +44,7 @@ def create_app(door: Door) -> ASGIApp:
     _voices(api, Voices(door))
     _lists(api, door)
     _state(api, door)
+    add_page(api)
     return Dressing(api, api.routes, access, door.metrics, settings.cors_origin, OPEN_PATHS)
 
 

@@ -37,10 +37,15 @@ _AUDIO: dict[str, Any] = {
     entry.content_type: {"schema": {"type": "string", "format": "binary"}}
     for entry in FORMATS.values()
 }
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "description": "JSON, and at the end [DONE]"}},
+}
 SPEECH_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Audio, or events with audio",
-        "content": {**_AUDIO, "text/event-stream": {"schema": {"type": "string"}}},
+        "content": {**_AUDIO, "text/event-stream": {"schema": _EVENT}},
     }
 }
 

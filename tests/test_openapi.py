@@ -1,0 +1,87 @@
+"""Schemathesis: whatever the description allows, and what it does not, gets an answer that the
+description names, and never a crash."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from tests.http_server import Server, server_process
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server_process(tmp_path_factory.mktemp("openapi"), OPENAI_INPUT_LIMIT="200") as one:
+        yield one
+
+
+OPERATIONS = [
+    "POST /v1/audio/speech",
+    "GET /v1/audio/voices",
+    "POST /v1/audio/voices",
+    "DELETE /v1/audio/voices/{name}",
+    "GET /v1/models",
+    "GET /v1/audio/models",
+    "GET /v1/models/{name}",
+    "GET /v1/capabilities",
+    "GET /ping",
+    "GET /health",
+    "GET /metrics",
+]
+CHECKS: list[Any] = [
+    not_a_server_error,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *((name, GenerationMode.POSITIVE) for name in OPERATIONS),
+        *((name, GenerationMode.NEGATIVE) for name in OPERATIONS if name.startswith("POST")),
+    ],
+)
+def test_every_answer_is_one_that_the_description_names(
+    server: Server, name: str, mode: GenerationMode
+) -> None:
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    method, path = name.split()
+    operation = schema[path][method]
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def holds(case: Any) -> None:
+        answer = case.call(timeout=30)
+        case.validate_response(answer, checks=CHECKS)
+        if answer.status_code >= 400:
+            error = json.loads(answer.content)["error"]
+            assert set(error) == {"message", "type", "param", "code"}
+        assert answer.headers["x-request-id"]
+
+    holds()
+
+
+def test_the_description_names_every_route_that_is_tested(server: Server) -> None:
+    paths = server.call("GET", "/openapi.json").json["paths"]
+    named = {f"{method.upper()} {path}" for path in paths for method in paths[path]}
+    assert named == set(OPERATIONS)
+
+
+def test_the_description_is_at_docs(server: Server) -> None:
+    assert server.call("GET", "/docs").status == 200

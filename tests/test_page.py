@@ -1,0 +1,253 @@
+"""The page in a real browser: types, hears, sees, stops, brings a voice, takes a file along."""
+
+import io
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import soundfile
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.http_server import Server, server_process
+from tests.need import require_program
+from tests.test_voice_uploads import recording
+
+TEXT = (
+    "The first sentence is here. Then the second one comes along, a bit longer than it was. "
+    "And the third ends it."
+)
+PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server_process(tmp_path_factory.mktemp("page")) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = require_program("chromium", "chromium")
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        one = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield one
+        one.close()
+
+
+class Visit:
+    """A page, and everything that it asked for or complained about."""
+
+    def __init__(self, page: Page, server: Server) -> None:
+        self.page, self.server = page, server
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("websocket", lambda socket: self.asked.append(socket.url))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on(
+            "console",
+            lambda said: self.complaints.append(said.text) if said.type == "error" else None,
+        )
+
+    def waves(self) -> int:
+        """Painted pixels of the waveform."""
+        count: int = self.page.evaluate(
+            """() => {
+                const { width, height } = document.getElementById("wave");
+                const paint = document.getElementById("wave").getContext("2d");
+                const { data } = paint.getImageData(0, 0, width, height);
+                return data.filter((value, at) => at % 4 === 3 && value > 0).length;
+            }"""
+        )
+        return count
+
+
+@pytest.fixture
+def visit(browser: Browser, server: Server) -> Iterator[Visit]:
+    context = browser.new_context(viewport={"width": 900, "height": 800})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    one = Visit(page, server)
+    page.goto(server.url)
+    expect(page.locator("#voice option")).not_to_have_count(0)
+    yield one
+    context.close()
+    hosts = (server.url, server.url.replace("http", "ws"), "data:", "blob:")
+    assert all(url.startswith(hosts) for url in one.asked), one.asked
+    assert one.complaints == []
+
+
+def test_it_speaks_shows_the_sentence_moves_the_waveform_and_gives_the_file(visit: Visit) -> None:
+    page = visit.page
+    page.fill("#text", TEXT)
+    page.select_option("#voice", "echo")
+    page.click("#speak")
+    expect(page.locator("#status")).to_have_text("Speaking ...")
+    expect(page.locator("#spoken mark")).to_have_text("The first sentence is here.")
+    first = visit.waves()
+    expect(page.locator("#spoken mark")).to_have_text(TEXT[28:86], timeout=15_000)
+    assert visit.waves() > 0 and first > 0
+    assert page.inner_text("#spoken") == TEXT
+    expect(page.locator("#status")).to_have_text("Done.", timeout=30_000)
+    expect(page.locator("#spoken mark")).to_have_count(0)
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "speech.wav"
+    samples, rate = soundfile.read(io.BytesIO(Path(download.value.path()).read_bytes()))
+    assert rate == 24_000
+    assert 5 < len(samples) / rate < 30
+    assert abs(samples).max() > 0.05
+
+
+def test_stop_ends_it_and_says_what_was_heard(visit: Visit) -> None:
+    page = visit.page
+    page.fill("#text", TEXT * 5)
+    page.click("#speak")
+    expect(page.locator("#spoken mark")).to_have_text(TEXT[28:86], timeout=15_000)
+    page.click("#stop")
+    expect(page.locator("#status")).to_contain_text("Stopped after: The first sentence is here.")
+    expect(page.locator("#stop")).to_be_disabled()
+    page.fill("#text", "Again.")
+    page.click("#speak")
+    expect(page.locator("#status")).to_have_text("Done.", timeout=15_000)
+
+
+def test_pause_holds_the_sound_and_resume_goes_on(visit: Visit) -> None:
+    page = visit.page
+    page.fill("#text", TEXT)
+    page.click("#speak")
+    expect(page.locator("#spoken mark")).to_have_count(1)
+    page.click("#pause")
+    expect(page.locator("#pause")).to_have_text("Resume")
+    page.wait_for_timeout(200)
+    held = page.inner_text("#spoken mark")
+    page.wait_for_timeout(2500)
+    assert page.inner_text("#spoken mark") == held
+    page.click("#pause")
+    expect(page.locator("#spoken mark")).not_to_have_text(held, timeout=15_000)
+    page.click("#stop")
+
+
+def test_a_voice_can_be_brought_chosen_and_deleted(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    (tmp_path / "me.wav").write_bytes(recording())
+    (tmp_path / "bad.wav").write_text("no audio")
+    page.click("summary")
+    page.fill("#name", "Me")
+    page.fill("#consent", "I agree")
+    page.set_input_files("#sample", tmp_path / "me.wav")
+    page.click("#upload")
+    expect(page.locator("#status")).to_have_text("Me can speak now.")
+    assert page.input_value("#voice") == "Me"
+    page.fill("#text", "Hello.")
+    page.click("#speak")
+    expect(page.locator("#status")).to_have_text("Done.", timeout=15_000)
+    page.click("#delete")
+    expect(page.locator("#status")).to_have_text("Me is deleted.")
+    assert "Me" not in page.locator("#voice option").all_inner_texts()
+    page.fill("#name", "Bad")
+    page.fill("#consent", "I agree")
+    page.set_input_files("#sample", tmp_path / "bad.wav")
+    page.click("#upload")
+    expect(page.locator("#status")).to_contain_text("audio_sample:")
+    visit.complaints.clear()  # the browser itself notes a 400
+
+
+def test_the_copied_command_makes_the_file(visit: Visit, tmp_path: Path) -> None:
+    require_program("curl", "curl")
+    page = visit.page
+    page.fill("#text", "It's $5 `now`.")
+    page.click("#curl")
+    expect(page.locator("#status")).to_have_text("The command is in the clipboard.")
+    command = page.evaluate("navigator.clipboard.readText()")
+    subprocess.run(["bash", "-c", f"{command} -sf"], cwd=tmp_path, check=True)
+    assert (tmp_path / "speech.mp3").read_bytes()[:2] == b"\xff\xf3"
+
+
+def test_the_keyboard_is_enough(visit: Visit) -> None:
+    page = visit.page
+    page.focus("#text")
+    seen = []
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    assert seen == ["voice", "speed", "speak", "curl", "SUMMARY", "BODY"]
+    page.focus("#speak")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_have_text("Done.", timeout=30_000)
+
+
+def test_everything_has_a_name_for_screen_readers(visit: Visit) -> None:
+    page = visit.page
+    page.click("summary")
+    for role, name in (
+        ("textbox", "Text"),
+        ("combobox", "Voice"),
+        ("slider", "Speed"),
+        ("button", "Speak"),
+        ("button", "Stop"),
+        ("img", "Waveform of the speech so far"),
+        ("textbox", "Name"),
+        ("status", ""),
+    ):
+        expect(page.get_by_role(role, name=name, exact=bool(name)).first).to_be_visible()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "width"), [("desktop", 1100), ("phone", 360)])
+def test_it_fits_and_is_pictured(browser: Browser, server: Server, name: str, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 780})
+    page = context.new_page()
+    page.goto(server.url)
+    expect(page.locator("#voice option")).not_to_have_count(0)
+    page.fill("#text", TEXT)
+    page.click("#speak")
+    expect(page.locator("#spoken mark")).to_have_text(TEXT[28:86], timeout=15_000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    small = page.evaluate(
+        "[...document.querySelectorAll('button')].filter((b) => b.offsetHeight < 44).length"
+    )
+    assert small == 0 or width > 400
+    if os.environ.get("PICTURES"):
+        PICTURES.mkdir(exist_ok=True)
+        page.screenshot(path=PICTURES / f"page-{name}.png", full_page=True)
+    context.close()
+
+
+def test_a_server_with_keys_asks_for_one(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path, API_KEYS="the-key", HOST="127.0.0.1") as server:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(server.url)
+        expect(page.locator("#key")).to_be_visible()
+        page.fill("#key", "the-key")
+        page.keyboard.press("Tab")
+        expect(page.locator("#voice option")).not_to_have_count(0)
+        page.fill("#text", "Hello.")
+        page.click("#speak")
+        expect(page.locator("#status")).to_have_text("Done.", timeout=15_000)
+        context.close()
+
+
+def test_the_page_may_fetch_nothing_from_elsewhere(server: Server) -> None:
+    answer = server.call("GET", "/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "http" not in policy
+    assert b"http" not in answer.body
+    assert server.call("GET", "/page/../server.py").status == 404
+    assert server.call("GET", "/page/index.html").status == 404
+    assert json.loads(server.call("GET", "/openapi.json").body)["paths"].keys() == {
+        "/v1/audio/speech",
+        "/v1/audio/voices",
+        "/v1/audio/voices/{name}",
+        "/v1/models",
+        "/v1/audio/models",
+        "/v1/models/{name}",
+        "/v1/capabilities",
+        "/ping",
+        "/health",
+        "/metrics",
+    }
