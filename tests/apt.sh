@@ -4,5 +4,5 @@ set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y --no-install-recommends \
-  curl faad git python3-pip strace \
+  chromium curl faad git python3-pip strace \
   swift-proxy swift-account swift-container swift-object python3-swift

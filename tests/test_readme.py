@@ -14,10 +14,13 @@ import soundfile
 from speech.chunks import Limits, plan_text
 from speech.errors import RequestError
 from speech.request import ALIASES, Defaults, SpeechRequest, parse_request
+from tests.http_server import server_process
 from tests.need import require_program
+from web.messages import TYPES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+STREAMING = (ROOT / "docs" / "streaming.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
 
 
@@ -57,13 +60,34 @@ def test_make_demo_speaks_into_a_file(tmp_path: Path) -> None:
 
 def test_the_curl_example_makes_a_file(local_api: int, tmp_path: Path) -> None:
     require_program("curl", "curl")
-    (command,) = [block for block in blocks("bash") if block.startswith("curl")]
+    (command,) = [block for block in blocks("bash") if "/runsync" in block]
     command = command.replace("127.0.0.1:8000", f"127.0.0.1:{local_api}")
     command = command.replace(
         "python3 examples/", f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT))}/examples/"
     )
     subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=tmp_path, check=True)
     assert soundfile.info(tmp_path / "fox.wav").samplerate == 24000
+
+
+def test_the_http_example_and_the_socket_example_make_files(tmp_path: Path) -> None:
+    require_program("curl", "curl")
+    (command,) = [block for block in blocks("bash") if "/v1/audio/speech" in block]
+    (script,) = re.findall(r"^```python\n(.*?)^```", STREAMING, re.M | re.S)
+    with server_process(tmp_path) as server:
+        command = command.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+        script = script.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+        subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=tmp_path, check=True)
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=60)
+    assert (tmp_path / "fox.mp3").read_bytes()[:2] == b"\xff\xf3"
+    assert (tmp_path / "hello.pcm").stat().st_size > 48_000
+
+
+def test_the_streaming_page_names_every_message_and_field() -> None:
+    server = "".join((ROOT / "web" / f"{name}.py").read_text() for name in ("session", "messages"))
+    for kind in set(re.findall(r'"type": "([a-z.]+)"', server)) | set(TYPES):
+        assert f"`{kind}`" in STREAMING, kind
+    for field in re.findall(r'^ +"([a-z_]+)": ', server, re.M):
+        assert f"`{field}`" in STREAMING, field
 
 
 def test_the_answer_example_has_the_fields_of_an_answer(local_api: int) -> None:
