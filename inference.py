@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from config import ROOT, Settings, on_runpod
+from engines.apart import ApartEngine
 from engines.base import Engine
 from engines.registry import choose_engine, create_engine
 from fetch import fetch_voice
@@ -47,14 +48,19 @@ __all__ = [
 
 class VibeVoiceInference:
     """Speech from requests. Safe to use from many tasks at once; the engine decides what runs
-    side by side, of up to `concurrency` (default: MAX_CONCURRENCY). `close` ends the engine and
-    removes the temporary folder."""
+    side by side, of up to `concurrency` (default: MAX_CONCURRENCY). With `apart` an engine that
+    works in Python gets a process of its own. `close` ends the engine and removes the temporary
+    folder."""
 
     def __init__(
-        self, settings: Settings, engine: Engine | None = None, concurrency: int | None = None
+        self,
+        settings: Settings,
+        engine: Engine | None = None,
+        concurrency: int | None = None,
+        apart: bool = False,
     ) -> None:
         self.settings = settings
-        self.engine = engine or self._engine(settings)
+        self.engine = engine or self._engine(settings, apart)
         self.limits = Limits(
             settings.max_chunk_chars,
             settings.min_last_chunk_chars,
@@ -98,10 +104,12 @@ class VibeVoiceInference:
         self._folder.cleanup()
 
     @staticmethod
-    def _engine(settings: Settings) -> Engine:
+    def _engine(settings: Settings, apart: bool) -> Engine:
         hub_cache = settings.hf_hub_cache or (settings.hf_home and settings.hf_home / "hub")
-        return create_engine(
-            choose_engine(settings.engine, on_runpod()),
+        name = choose_engine(settings.engine, on_runpod())
+        create = ApartEngine if apart and name != "espeak" else create_engine
+        return create(
+            name,
             model=settings.model_path,
             revision=settings.model_revision,
             code=settings.vibevoice_code,

@@ -72,7 +72,7 @@ def main() -> None:
     log_to_stderr()
     try:
         settings = Settings.from_env()
-        inference = VibeVoiceInference(settings, concurrency=settings.max_streams)
+        inference = VibeVoiceInference(settings, concurrency=settings.max_streams, apart=True)
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The server cannot start:\n{error}")
     log = logging.getLogger("vibevoice.http")

@@ -142,7 +142,9 @@ def server_process(folder: Path, *command: str, **settings: str) -> Iterator[Ser
         yield server
         process.terminate()
         assert process.wait(40) == 0, log.read_text()[-2000:]
-        assert not list((folder / "tmp").iterdir()), "temporary files are left"
+        # torch leaves an empty cache folder of its own.
+        left = {path.name for path in (folder / "tmp").iterdir()} - {"torchinductor_root"}
+        assert not left, f"temporary files are left: {left}"
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,5 +1,6 @@
 """The real model's code on tiny weights, as a job's caller meets it: real SDK, real HTTP."""
 
+import base64
 import os
 import subprocess
 import sys
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
 from tests.answers import audio_of
+from tests.http_server import server_process
 from tests.need import require_program
 from tests.vibevoice_fixtures import checkpoint, git, recording, volume
 from tools.demo import local_api, post
@@ -73,6 +76,22 @@ def test_a_job_speaks_with_the_cloned_voice_and_says_what_spoke(port: int) -> No
     assert output["warnings"] == []
     assert 1 < len(samples) / rate < 60
     assert float(np.sqrt(np.mean(samples**2))) > 0.01
+
+
+def test_the_http_door_speaks_the_same_samples_from_a_process_of_the_models_own(
+    port: int, home: Path, tmp_path: Path
+) -> None:
+    fields: dict[str, Any] = {"loudness": None, "seed": 7, "steps": 2}
+    job = speak(port, output_format="pcm", speaker_name="Alice", **fields)
+    with server_process(tmp_path, **env(home)) as server:
+        answer = server.speak(input=TEXT, voice="alloy", response_format="pcm", **fields)
+        children = psutil.Process(server.pid).children()
+        assert [child.cmdline()[1:] for child in children] == [["-m", "engines.apart"]]
+        capabilities = server.call("GET", "/v1/capabilities").json
+    assert answer.body == base64.b64decode(job["audio_base64"])
+    assert answer.headers["x-speech-voice"] == "en-Alice_woman"
+    assert capabilities["model"] == job["model"]
+    assert (capabilities["cloning"], capabilities["languages"]) == (True, ["en", "zh"])
 
 
 def test_the_same_seed_gives_the_same_bytes(port: int) -> None:
