@@ -15,6 +15,7 @@ SCRIPTS = (
     "audio_chain",
     "job",
     "worker",
+    "server",
     "vibevoice_reference",
     "frame_loop",
     "bridge",

@@ -15,8 +15,7 @@ from typing import Any, NoReturn
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from inference import Piece, Result
-from speech.codecs import codec_rate
+from inference import Piece
 from speech.feed import Sentence
 from web.errors import event_of
 from web.messages import (
@@ -29,6 +28,7 @@ from web.messages import (
     text_of,
 )
 from web.pacing import Pacer
+from web.replies import finished, named, started
 from web.speaking import Door
 from web.utterance import Line, Utterance
 
@@ -185,7 +185,7 @@ class Session:
         await self._send(
             {
                 "type": "cancelled",
-                **_named(found),
+                **named(found),
                 "text_spoken": found.heard(heard_ms),
                 "played_ms": round(heard_ms),
             }
@@ -219,14 +219,14 @@ class Session:
                 await self._speak_one(utterance)
                 ending = {
                     "type": "session.done",
-                    **_named(utterance),
+                    **named(utterance),
                     "total_sentences": len(utterance.lines),
                     "duration_ms": round(utterance.sent_ms, 3),
                 }
             except WebSocketDisconnect:
                 return  # the reader sees it too
             except Exception as error:  # noqa: BLE001 - told to the caller, see `event_of`
-                ending = {**event_of(error), **_named(utterance)}
+                ending = {**event_of(error), **named(utterance)}
             utterance.closed = True
             self._open.popleft()
             self._last = utterance
@@ -241,7 +241,7 @@ class Session:
             async for item in items:
                 if isinstance(item, Sentence):
                     line = utterance.begin(item)
-                    await self._send(_started(utterance, line))
+                    await self._send(started(utterance, line))
                     count = 0
                 elif line is None:
                     continue
@@ -251,7 +251,7 @@ class Session:
                 else:
                     line.end_ms = line.start_ms + item.duration_sec * 1000
                     line.whole = True
-                    await self._send(_finished(utterance, line, count, item))
+                    await self._send(finished(utterance, line, count, item))
 
     async def _send_piece(
         self, utterance: Utterance, line: Line, piece: Piece, pacer: Pacer | None
@@ -281,39 +281,3 @@ class Session:
     async def _send(self, message: Mapping[str, Any]) -> None:
         async with self._sending:
             await self._socket.send_json(message)
-
-
-def _named(utterance: Utterance) -> dict[str, Any]:
-    named: dict[str, Any] = {"utterance": utterance.number}
-    if utterance.context_id is not None:
-        named["context_id"] = utterance.context_id
-    return named
-
-
-def _started(utterance: Utterance, line: Line) -> dict[str, Any]:
-    request = utterance.config.request
-    return {
-        "type": "audio.start",
-        **_named(utterance),
-        "sentence_index": line.index,
-        "sentence_text": line.sentence.text,
-        "text_start": line.sentence.start,
-        "text_end": line.sentence.end,
-        "start_ms": round(line.start_ms, 3),
-        "format": request.output_format,
-        "sample_rate": codec_rate(request.output_format, utterance.config.sample_rate),
-    }
-
-
-def _finished(utterance: Utterance, line: Line, count: int, result: Result) -> dict[str, Any]:
-    return {
-        "type": "audio.done",
-        **_named(utterance),
-        "sentence_index": line.index,
-        "start_ms": round(line.start_ms, 3),
-        "end_ms": round(line.end_ms, 3),
-        "total_bytes": count,
-        "voice": result.voices[0],
-        "seed": result.seed,
-        "warnings": list(result.warnings),
-    }
