@@ -66,7 +66,8 @@ read_settings() {
 
   case ${MODE:-queue} in
     queue) door=handler.py ;;
-    *) refuse "MODE is '$MODE'; allowed: queue" ;;
+    http) door=server.py ;;
+    *) refuse "MODE is '$MODE'; allowed: queue, http" ;;
   esac
   [[ $ref =~ ^[A-Za-z0-9][A-Za-z0-9._/-]*$ ]] || refuse "VIBEVOICE_REF is '$ref'; allowed: a commit, branch or tag"
   slurp "$requirements_file" || refuse "REQUIREMENTS_FILE: $requirements_file cannot be read or is empty"

@@ -60,6 +60,17 @@ def test_a_first_run_fills_an_empty_volume_and_becomes_the_handler(site: Site) -
     assert not site.temporary_folders()
 
 
+def test_the_mode_http_becomes_the_server(ready: Site) -> None:
+    (ready.code / "server.py").unlink()
+    (ready.code / "handler.py").rename(ready.code / "server.py")
+    ready.env["MODE"] = "http"
+    ready.assert_ready(ready.run())
+    ready.env["MODE"] = "ftp"
+    run = ready.run()
+    assert run.status != 0
+    assert "MODE is 'ftp'; allowed: queue, http" in run.log
+
+
 def test_a_warm_start_runs_no_other_process_and_asks_no_network(ready: Site) -> None:
     require_program("strace", "strace")
     shutil.rmtree(ready.origin)
