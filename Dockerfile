@@ -37,7 +37,7 @@ COPY *.py test_input.json ./
 COPY engines/ engines/
 COPY speech/ speech/
 COPY web/ web/
-COPY bridge/voices.json bridge/
+COPY bridge/ bridge/
 # The models' tokenizer is a repository of its own: with it, a cached model needs no network at all.
 RUN if [ "$BAKE" = 1 ]; then \
         /opt/vibevoice/venv/bin/python -m provision.model --tokenizer /opt/vibevoice/hf_cache; \

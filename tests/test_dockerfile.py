@@ -20,7 +20,9 @@ def test_the_context_holds_what_runs_and_nothing_else() -> None:
     files = context(ROOT)
     assert {"bootstrap.sh", "handler.py", "requirements.txt", "test_input.json"} < set(files)
     folders = {path.split("/")[0] for path in files if "/" in path}
-    assert folders == {"engines", "provision", "speech"}
+    assert folders == {"bridge", "engines", "provision", "speech", "web"}
+    assert [path for path in files if path.startswith("bridge/")] == ["bridge/voices.json"]
+    assert "web/page/index.html" in files
     assert not [path for path in files if re.search(r"test_\w+\.py$|\.md$|requirements-", path)]
 
 
