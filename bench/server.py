@@ -187,7 +187,12 @@ def memory() -> None:
         early = process.memory_info().rss / 1e6
         asyncio.run(answers(server.url, 8, 900))
         late = process.memory_info().rss / 1e6
-        print(f"memory: {early:.0f} MB after 100 requests, {late:.0f} MB after 1,000")
+        asyncio.run(answers(server.url, 8, 1000))
+        latest = process.memory_info().rss / 1e6
+        print(
+            f"memory: {early:.0f} MB after 100 requests, {late:.0f} MB after 1,000, "
+            f"{latest:.0f} MB after 2,000"
+        )
 
 
 def table() -> None:
