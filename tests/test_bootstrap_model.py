@@ -116,6 +116,17 @@ def test_progress_is_shown_while_it_downloads(site: Site, hub: HubApi) -> None:
     assert "of 0.00 GB," in line
 
 
+def test_a_note_of_the_librarys_that_a_kill_left_empty_is_no_hindrance(
+    site: Site, hub: HubApi
+) -> None:
+    part = snapshot(site, hub).parents[1] / f".{hub.commit(MODEL)}.part"
+    note = part / ".cache" / "huggingface" / "download" / "config.json.metadata"
+    note.parent.mkdir(parents=True)
+    note.touch()
+    shutil.copy(hub.models[MODEL] / "config.json", part)
+    site.assert_ready(site.run())
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
 def test_a_damaged_model_is_made_good_and_only_what_is_bad_comes_again(
     site: Site, hub: HubApi, damage: str
@@ -320,7 +331,7 @@ def test_killed_at_any_change_of_the_cache_a_download_is_made_good(
     run = subprocess.run(
         [sys.executable, "-c", KILLED, str(ROOT), str(cache), MODEL, str(size(hub)), changes],
         env=os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "none")},
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     assert int(run.stdout.split()[-1]) >= 10

@@ -57,6 +57,7 @@ def download(
                 size = sum(sizes.values())
                 _check_room(part, size, name)
                 log.info("%s: downloading %s, %s", setting, name, _gb(size))
+                _drop_torn_notes(part)
                 with _reporting(part, size, setting):
                     snapshot_download(
                         name, revision=commit, local_dir=part, token=token,
@@ -127,6 +128,13 @@ def _check_room(part: Path, size: int, name: str) -> None:
     free = shutil.disk_usage(part).free  # of a network volume this is the cluster's, not the quota
     if size - have > free:
         raise NoRoom(f"no space for {name}: it needs {_gb(size - have)} and {_gb(free)} are free")
+
+
+def _drop_torn_notes(part: Path) -> None:
+    """huggingface_hub 0.36 fails over a note that was half written when it was killed (its #3609)."""
+    for note in (part / ".cache").rglob("*.metadata"):
+        if note.read_bytes().count(b"\n") < 3:
+            note.unlink()
 
 
 def _publish(
