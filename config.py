@@ -6,6 +6,7 @@ once. An empty variable counts as unset. Secrets are `SecretStr`: they print as 
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,6 +18,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -221,6 +223,14 @@ class Settings(BaseModel):
                 if item["type"] != "default_factory_not_called"  # for want of another field
             ]
             raise ConfigError("\n".join(problems)) from None
+
+    @field_validator("hf_token")
+    @classmethod
+    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        # The hub library's error would quote it.
+        if token and not re.fullmatch("[!-~]+", token.get_secret_value()):
+            raise ValueError("a token has no spaces, line ends or letters beyond ASCII")
+        return token
 
     @model_validator(mode="after")
     def _chunks_can_be_balanced(self) -> Self:

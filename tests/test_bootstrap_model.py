@@ -172,6 +172,20 @@ def test_an_old_revision_goes_after_a_day_and_other_models_stay(site: Site, hub:
     assert other.exists()
 
 
+def test_a_download_that_was_given_up_goes_after_a_day(site: Site, hub: HubApi) -> None:
+    root = snapshot(site, hub).parents[1]
+    old, fresh = (root / f".{digit * 40}.part" for digit in "ef")
+    for part in (old, fresh):
+        part.mkdir(parents=True)
+        (part / WEIGHTS).touch()
+    for path in (old / WEIGHTS, old, fresh):
+        os.utime(path, (1, 1))
+    run = site.run()
+    site.assert_ready(run)
+    assert f"gone on with for a day: {old.name}" in run.log
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
 def test_the_models_cache_of_the_platform_image_or_user_is_used(site: Site, hub: HubApi) -> None:
     baked = site.baked / "hf_cache" / "models--vibevoice--VibeVoice-7B"
     paper_checkpoint(baked / "snapshots" / ("d" * 40))
@@ -254,6 +268,7 @@ def enlarge(hub: HubApi, rows: int) -> None:
             "MODEL_PATH is neither a folder that exists nor a hub id",
         ),
         ({"MODEL_REVISION": "../x"}, None, "MODEL_REVISION: "),
+        ({"HF_TOKEN": "hf_two\nlines"}, None, "HF_TOKEN: Value error, a token has no spaces"),
     ],
 )
 def test_a_model_that_cannot_be_had_is_refused_in_a_sentence(

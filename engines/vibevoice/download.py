@@ -131,7 +131,7 @@ def _check_room(part: Path, size: int, name: str) -> None:
 
 
 def _drop_torn_notes(part: Path) -> None:
-    """huggingface_hub 0.36 fails over a note that was half written when it was killed (its #3609)."""
+    """huggingface_hub 0.36 fails over a note that a kill left half written (its issue 3609)."""
     for note in (part / ".cache").rglob("*.metadata"):
         if note.read_bytes().count(b"\n") < 3:
             note.unlink()
@@ -208,7 +208,8 @@ def _is_no_room(problem: BaseException) -> bool:
 
 
 def _text(problem: BaseException) -> str:
-    lines = str(problem).strip().splitlines()
+    text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", str(problem))  # a signature may be in there
+    lines = text.strip().splitlines()
     return f"{type(problem).__name__}: {lines[0][:200]}" if lines else type(problem).__name__
 
 
