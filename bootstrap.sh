@@ -32,13 +32,17 @@ main() {
 }
 
 say() { printf 'bootstrap: %s\n' "$*" >&2; }
-refuse() { say "$*" && exit 1; }
+refuse() {
+  say "$*"
+  exit 1
+}
 
 read_settings() {
   # Where the caller is counts for relative paths; the code is where this file is.
   local name
-  for name in VIBEVOICE_VOLUME REQUIREMENTS_FILE; do
+  for name in VIBEVOICE_{VOLUME,FALLBACK,BAKED,CODE} REQUIREMENTS_FILE HF_HOME HF_HUB_CACHE; do
     [[ ${!name:-/} == /* ]] || printf -v "$name" %s "$PWD/${!name}"
+    while [[ ${!name:-} == ?*/ ]]; do printf -v "$name" %s "${!name%/}"; done
   done
   [[ ${BASH_SOURCE[0]} != */* ]] || cd -- "${BASH_SOURCE[0]%/*}" || exit
 
@@ -85,13 +89,21 @@ read_settings() {
   python=${BASH_CMDS[$python]-$python}
 
   # What each part is made from. The pins name the CUDA build, so it needs no line of its own.
-  venv_wanted="python $python"$'\n'"flash-attn $flash_wheel"$'\n'$requirements
-  code_wanted="repository $repository"$'\n'"ref $ref"
+  without_login "$flash_wheel"
+  venv_wanted="python $python"$'\n'"flash-attn $REPLY"$'\n'$requirements
+  without_login "$repository"
+  address=$REPLY
+  code_wanted="repository $address"$'\n'"ref $ref"
   model_wanted=$MODEL_PATH@$MODEL_REVISION
   local skip=${SKIP_MODEL_DOWNLOAD:-}
   case ${skip,,},${ENGINE:-} in
     1,* | true,* | yes,* | on,* | *,espeak) model_wanted=none ;;
   esac
+}
+
+without_login() { # ADDRESS: as REPLY, for logs and the volume
+  REPLY=$1
+  [[ ! $1 =~ ^([^/]*//)[^/]*@(.*)$ ]] || REPLY=${BASH_REMATCH[1]}${BASH_REMATCH[2]}
 }
 
 slurp() { # FILE: its text as REPLY; fails where it is empty or not there

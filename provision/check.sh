@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # --check: what is on the volume, as a table.
 
-mark_in_use() { :; } # who only looks uses nothing
+mark_in_use() { [[ -w $base/.in-use ]]; } # who only looks uses nothing
 
 check() {
   local status=0 text='' state where
@@ -30,6 +30,7 @@ check() {
   row 'in use by' '' '' "$(find "$volume/.in-use" -type f -mmin -2 2>/dev/null | wc -l) workers in the last two minutes"
   local next=(warm '' '')
   ((status == 0)) || next=(cold '' 'something is missing: --prefetch fills it in')
+  [[ $state != read-only ]] || next=(cold '' 'the volume takes no files: the container disk is used')
   row 'next start' "${next[@]}"
   return "$status"
 }

@@ -11,7 +11,9 @@ turn='' heart='' work=''
 exec {never}<> <(:) # reading from it with a timeout is a sleep without a process
 
 take_turn() { # waits for it; fails where the volume takes no folder
-  local limit=$((${RUNPOD_INIT_TIMEOUT:-420} * 9 / 10)) start=$SECONDS
+  local limit=${RUNPOD_INIT_TIMEOUT:-420} start=$SECONDS
+  [[ $limit =~ ^[1-9][0-9]{0,8}$ ]] || refuse "RUNPOD_INIT_TIMEOUT is '$limit'; allowed: a number of seconds"
+  limit=$((limit * 9 / 10))
   local seen='' changed=$SECONDS said=$SECONDS latest state owner doing
   mkdir -p "$base/.lock" || return
   while :; do
@@ -77,7 +79,7 @@ beat() { # in the background: shows life, and ends the work when this worker or 
     read -rt "$LOCK_BEAT_SEC" -u "$never"
     read -r _ _ _ parent _ <"/proc/$BASHPID/stat"
     if ((parent != $$)); then
-      slurp "$scratch/work" && kill -KILL -- "-$REPLY"
+      slurp "$scratch/work" && kill -KILL -- "$REPLY" "-$REPLY"
       exit
     fi
     still_ours || { say "another worker took the lock over" && kill -TERM $$ && exit; }
@@ -107,7 +109,7 @@ work() { # COMMAND ...: in a session of its own, so that all of it can be ended;
 }
 
 end_turn() { # whatever runs is killed: what is half built counts for nothing
-  [[ ! $work ]] || kill -KILL -- "-$work"
+  [[ ! $work ]] || kill -KILL -- "$work" "-$work" # at its very start it is no group yet
   [[ ! $heart ]] || { kill -KILL "$heart" && wait "$heart"; }
   work='' heart=''
   [[ ! $turn ]] || ! still_ours || : >"$base/.lock/$turn/released"

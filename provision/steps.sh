@@ -41,8 +41,8 @@ make_ready() {
 }
 
 unfit() { # FOLDER: makes it and tries to write there; prints a sentence and fails where that does not work
-  local problem
-  [[ -d ${1%/*} || $1 == "$fallback" ]] || { echo "there is no ${1%/*}: no network volume is attached" && return 1; }
+  local problem parent=${1%/*}
+  [[ -d ${parent:-/} || $1 == "$fallback" ]] || { echo "there is no $parent: no network volume is attached" && return 1; }
   problem=$({ mkdir -p "$1" && printf '%4096s' . >"$1/.probe-$worker" && rm "$1/.probe-$worker"; } 2>&1) && return
   rm -f "$1/.probe-$worker" 2>/dev/null
   echo "$1 cannot be written to (${problem##*: })"
@@ -80,7 +80,8 @@ build_environment() {
   work "${install[@]}" -r "$requirements_file" || return
   if [[ $flash_wheel ]] && ! work "${install[@]}" --no-deps "$flash_wheel"; then
     outcome='none, its wheel could not be had'
-    say "flash-attn could not be installed from $flash_wheel: the model will use torch's own attention (sdpa)"
+    without_login "${flash_wheel%%[?#]*}"
+    say "flash-attn could not be installed from $REPLY: the model will use torch's own attention (sdpa)"
   fi
   doing "checking the Python environment"
   still_ours && work "$venv/bin/python" -m provision.environment "$venv" "$outcome"
@@ -91,7 +92,7 @@ code() {
   doing "fetching VibeVoice's code ($code_name)"
   rm -rf -- "$base/.building-$code_name" "${base:?}/$code_name"
   room_for "VibeVoice's code" 100 || return
-  build_code "$base/.building-$code_name" || failed "VibeVoice's code from ${repository/\/\/*@//\/}"
+  build_code "$base/.building-$code_name" || failed "VibeVoice's code from $address"
 }
 
 build_code() { # FOLDER: beside its place, which it then takes in one step
@@ -166,7 +167,10 @@ link() { # NAME TARGET
 remove_old_parts() { # those that nobody has used for a day
   local part name parts=("$base"/venv-* "$base"/vibevoice-*)
   # Of models the other revisions of this one alone: another endpoint may live on this volume too.
-  [[ $model != "$base"/hf_cache/models--*/snapshots/* ]] || parts+=("${model%/*}"/*)
+  if [[ $model == "$base"/hf_cache/models--*/snapshots/* ]]; then
+    parts+=("${model%/*}"/*)
+    remove_abandoned_downloads "${model%/snapshots/*}"
+  fi
   find "$base/.in-use" -type f -mmin "+$KEEP_MINUTES" -delete
   rm -rf -- "$base"/.building-* "$base"/.trash-*
   for part in "${parts[@]}"; do
@@ -184,6 +188,15 @@ remove_old_parts() { # those that nobody has used for a day
     fi
   done
   return 0
+}
+
+remove_abandoned_downloads() { # FOLDER: of revisions that nobody has gone on with for a day
+  local part
+  for part in "$1"/.*.part; do
+    [[ ${part##*/} =~ ^\.[0-9a-f]{40}\.part$ && ! $(find "$part" -mmin "-$KEEP_MINUTES" -print -quit) ]] || continue
+    say "removing a download that nobody has gone on with for a day: ${part##*/}"
+    rm -rf -- "$part"
+  done
 }
 
 in_use() { grep -qsxFr -- "$1" "$base/.in-use"; }

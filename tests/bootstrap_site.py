@@ -146,9 +146,9 @@ class Site:
     def run(self, *arguments: str, **env: str) -> Run:
         return ended(self._start((), arguments, env))
 
-    def run_in(self, wrap: tuple[str, ...]) -> Run:
+    def run_in(self, wrap: tuple[str, ...], *arguments: str) -> Run:
         """Runs it by another program, which is given the command."""
-        return ended(self._start(wrap, (), {}))
+        return ended(self._start(wrap, arguments, {}))
 
     def _start(
         self, wrap: tuple[str, ...], arguments: tuple[str, ...], env: dict[str, str]

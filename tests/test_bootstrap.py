@@ -239,6 +239,22 @@ def test_sigterm_ends_the_work_and_frees_the_lock_at_once(site: Site) -> None:
     assert "waiting" not in run.log
 
 
+def test_sigterm_ends_work_that_has_only_just_begun(site: Site) -> None:
+    """Until setsid has done its work, what runs is in no process group of its own."""
+    slow = site.folder / "bin" / "setsid"
+    slow.parent.mkdir()
+    slow.write_text(
+        f"#!{site.env['PYTHON']}\nimport os, sys, time\ntime.sleep(3)\n"
+        f"os.execv({shutil.which('setsid')!r}, sys.argv)\n"
+    )
+    slow.chmod(0o755)
+    owner = site.start(PATH=f"{slow.parent}:{site.env['PATH']}")
+    until(lambda: any(str(slow) in command for command in site.processes()))
+    owner.terminate()
+    assert ended(owner).status == 143
+    until(lambda: not site.processes(), 1)
+
+
 def test_the_installer_does_not_outlive_a_killed_bootstrap(site: Site) -> None:
     owner = slow_builder(site)
     os.kill(owner.pid, signal.SIGKILL)  # bash alone, none of its children
@@ -426,6 +442,17 @@ def test_a_check_names_who_builds(site: Site) -> None:
     assert "by first, building the Python environment" in table["lock"]
     go_on(site)
     site.assert_ready(ended(owner))
+
+
+def test_a_check_of_a_read_only_volume_says_that_it_takes_no_files(ready: Site) -> None:
+    volume = f"'{ready.volume.parent}'"
+    read_only = f"mount --bind {volume} {volume}; mount -o remount,ro,bind {volume}"
+    run = ready.run_in(ready.inside_mounts(read_only), "--check")
+    assert run.status == 1, run.log
+    table = rows(run.log)
+    assert table["Python environment"].startswith("whole")
+    assert table["volume"].startswith("read-only")
+    assert "the volume takes no files" in table["next start"]
 
 
 def test_help_names_every_way_to_call_it(site: Site) -> None:

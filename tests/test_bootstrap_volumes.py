@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bootstrap_site import ROOT, Site
+from tests.bootstrap_site import REPOSITORY, ROOT, Site
 
 
 @pytest.fixture
@@ -36,6 +36,28 @@ def test_without_a_volume_the_container_disk_serves(site: Site) -> None:
     site.assert_ready(run, base=site.fallback)
     assert_loud(run.log, f"there is no {site.volume.parent}: no network volume is attached")
     assert not site.volume.parent.exists()
+
+
+@pytest.mark.parametrize("spelling", ["{}/", "{}//"])
+def test_a_slash_at_the_end_makes_no_other_volume(site: Site, spelling: str) -> None:
+    site.assert_ready(site.run(VIBEVOICE_VOLUME=spelling.format(site.volume)))
+    assert "bootstrap:" not in site.run().log
+
+
+def test_folders_may_be_named_from_where_the_caller_is(site: Site) -> None:
+    shutil.rmtree(site.volume.parent)
+    run = site.run(VIBEVOICE_FALLBACK="-disk", HF_HOME="home of models", VIBEVOICE_BAKED="image/")
+    site.assert_ready(run, base=site.folder / "-disk")
+    assert run.handler["env"]["HF_HUB_CACHE"] == str(site.folder / "home of models" / "hub")
+
+
+def test_a_volume_may_lie_in_the_root_folder(site: Site) -> None:
+    code = 'source ./bootstrap.sh; source provision/steps.sh; fallback=/f worker=w; unfit "$1"'
+    for volume, status in ((f"/{site.folder.name}-none/x", 1), ("/tmp", 0)):
+        run = subprocess.run(
+            ["bash", "-c", code, "-", volume], cwd=ROOT, check=False, capture_output=True
+        )
+        assert run.returncode == status, run
 
 
 def test_an_empty_read_only_volume_is_replaced_by_the_container_disk(site: Site) -> None:
@@ -129,6 +151,7 @@ def test_a_prefetch_does_not_fill_the_container_disk_instead(site: Site) -> None
     [
         ({"PYTHON": "python3"}, "PYTHON is 'python3'; allowed: a name with its version"),
         ({"PYTHON": "python3.99"}, "there is no python3.99 here"),
+        ({"RUNPOD_INIT_TIMEOUT": "30m"}, "RUNPOD_INIT_TIMEOUT is '30m'; allowed: a number of sec"),
         ({"MODE": "ftp"}, "MODE is 'ftp'; allowed: "),
         ({"VIBEVOICE_REF": "--upload-pack=x"}, "VIBEVOICE_REF is '--upload-pack=x'; allowed"),
         ({"REQUIREMENTS_FILE": "/nowhere"}, "REQUIREMENTS_FILE: /nowhere cannot be read"),
@@ -172,6 +195,21 @@ def test_the_password_in_a_repositorys_address_is_not_logged(site: Site) -> None
     (line,) = [line for line in run.log.splitlines() if "could not be had" in line]
     assert "code from http://127.0.0.1:9/VibeVoice.git could not" in line
     assert "hush" not in run.log
+
+
+def test_a_login_in_an_address_is_not_kept_on_the_volume(site: Site) -> None:
+    login = REPOSITORY.replace("//", "//me:hush@")
+    with Path(site.env["GIT_CONFIG_GLOBAL"]).open("a") as config:
+        config.write(f"insteadOf = {login}\n")
+    wheel = "http://me:hush@127.0.0.1:9/flash_attn-1-py3-none-any.whl?signature=hush"
+    run = site.run(VIBEVOICE_REPO=login, FLASH_ATTN_WHEEL=wheel, PIP_RETRIES="0")
+    site.assert_ready(run)
+    bootstraps = [line for line in run.log.splitlines() if line.startswith("bootstrap:")]
+    assert "hush" not in "".join(bootstraps)
+    for part in site.parts():
+        assert "me:hush" not in (site.volume / part / ".definition").read_text()
+    site.env["FLASH_ATTN_WHEEL"] = wheel.replace("me:hush@", "")
+    assert "bootstrap:" not in site.run().log  # another login is the same part
 
 
 def test_a_package_that_is_not_the_pinned_one_is_refused(site: Site) -> None:
