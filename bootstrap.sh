@@ -40,7 +40,7 @@ refuse() {
 read_settings() {
   # Where the caller is counts for relative paths; the code is where this file is.
   local name
-  for name in VIBEVOICE_{VOLUME,FALLBACK,BAKED,CODE} REQUIREMENTS_FILE HF_HOME HF_HUB_CACHE; do
+  for name in VIBEVOICE_{VOLUME,FALLBACK,BAKED,CODE} REQUIREMENTS_FILE HF_HOME HF_HUB_CACHE TMPDIR; do
     [[ ${!name:-/} == /* ]] || printf -v "$name" %s "$PWD/${!name}"
     while [[ ${!name:-} == ?*/ ]]; do printf -v "$name" %s "${!name%/}"; done
   done
@@ -59,7 +59,7 @@ read_settings() {
   hub_home=${HF_HOME:-}
   hub_cache=${HF_HUB_CACHE:-${hub_home:+$hub_home/hub}}
   worker=${RUNPOD_POD_ID:-$HOSTNAME-$$}
-  worker=${worker//[^A-Za-z0-9._-]/_}
+  worker=${worker//[^A-Za-z0-9._-]/_} worker=${worker/#./_} worker=${worker:0:100}
 
   # What is compiled or cached in passing belongs on the local disk, not on a network volume.
   local cache=${TMPDIR:-/tmp}/vibevoice-cache

@@ -8,7 +8,7 @@ PRODUCTION_MB=7600 # measured: 7,264 MB of packages; flash-attn comes on top
 
 make_ready() {
   local status why
-  scratch=$(mktemp -d) || refuse "there is no room for a temporary folder"
+  scratch=$(mktemp -d) || refuse "no temporary folder can be made in ${TMPDIR:-/tmp}"
   trap 'end_turn; rm -rf -- "$scratch"' EXIT
   trap 'exit 143' TERM HUP
   trap 'exit 130' INT

@@ -102,6 +102,16 @@ def test_a_warm_start_changes_nothing_but_its_mark(ready: Site) -> None:
     assert named == [ready.manifest()["venv"], ready.manifest()["code"]]
 
 
+@pytest.mark.parametrize("name", ["..", "-rf", "two\nlines", "p" * 300])
+def test_whatever_a_worker_is_called_its_mark_is_a_file(ready: Site, name: str) -> None:
+    run = ready.run(RUNPOD_POD_ID=name)
+    ready.assert_ready(run)
+    assert "bootstrap:" not in run.log
+    mark = Path(run.handler["env"]["VIBEVOICE_IN_USE"])
+    assert mark.is_file()
+    assert mark.parent == ready.volume / ".in-use"
+
+
 def test_the_production_set_is_what_a_warm_start_has_time_for(ready: Site) -> None:
     """The largest file that is read, twice: bash takes no more than a moment for it."""
     shutil.copy(ROOT / "requirements.txt", ready.folder / "production.txt")

@@ -46,6 +46,7 @@ def test_a_slash_at_the_end_makes_no_other_volume(site: Site, spelling: str) -> 
 
 def test_folders_may_be_named_from_where_the_caller_is(site: Site) -> None:
     shutil.rmtree(site.volume.parent)
+    site.env["TMPDIR"] = "tmp"
     run = site.run(VIBEVOICE_FALLBACK="-disk", HF_HOME="home of models", VIBEVOICE_BAKED="image/")
     site.assert_ready(run, base=site.folder / "-disk")
     assert run.handler["env"]["HF_HUB_CACHE"] == str(site.folder / "home of models" / "hub")
