@@ -13,6 +13,7 @@ import sys
 import uvicorn
 
 from config import ConfigError, Settings
+from in_use import mark_in_thread
 from inference import VibeVoiceInference
 from speech.errors import SpeechError
 from web.app import create_app
@@ -75,6 +76,7 @@ def main() -> None:
         inference = VibeVoiceInference(settings, concurrency=settings.max_streams, apart=True)
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The server cannot start:\n{error}")
+    mark_in_thread()
     log = logging.getLogger("vibevoice.http")
     for problem in inference.voices.problems():
         log.warning(problem)

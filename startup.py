@@ -8,12 +8,12 @@ import logging
 import os
 import threading
 import time
-from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
 import runpod
 
+from in_use import mark_in_thread
 from inference import VibeVoiceInference
 from speech.errors import SpeechError
 
@@ -28,9 +28,7 @@ def prepare(inference: VibeVoiceInference, log: Any) -> None:
     engines.setLevel(logging.INFO)
     runpod.serverless.register_fitness_check(volume_check(inference))
     runpod.serverless.register_fitness_check(engine_check(inference))
-    if mark := os.environ.get("VIBEVOICE_IN_USE"):
-        never = threading.Event()
-        threading.Thread(target=stay_in_use, args=(Path(mark), log, never), daemon=True).start()
+    mark_in_thread()
     imported = time.time()
     voices = inference.voices.names()
     for problem in inference.voices.problems():
@@ -59,26 +57,6 @@ def preload(inference: VibeVoiceInference, log: Any) -> None:
         log.error(f"the model is not loaded: {error}")
     else:
         log.info(f"loaded: {json.dumps({'load_sec': round(time.monotonic() - start, 2)})}")
-
-
-def stay_in_use(mark: Path, log: Any, ended: threading.Event, every_sec: float = 60) -> None:
-    """Touches bootstrap.sh's mark until `ended`: what it names stays on the volume meanwhile."""
-    named = mark.read_bytes() if mark.is_file() else b""
-    failed = False
-    while True:
-        try:
-            # A worker that was frozen for days may find that its mark has been cleared away.
-            if mark.exists():
-                os.utime(mark)
-            else:
-                mark.write_bytes(named)
-            failed = False
-        except OSError as error:
-            if not failed:
-                log.warn(f"the volume cannot be told that its parts are in use: {error.strerror}")
-            failed = True
-        if ended.wait(every_sec):
-            return
 
 
 def volume_check(inference: VibeVoiceInference) -> Any:

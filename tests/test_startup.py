@@ -7,25 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from startup import stay_in_use
+import pytest
+
+from in_use import stay_in_use
 from tests.bootstrap_site import until
-
-
-class Log:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def warn(self, line: str) -> None:
-        self.lines.append(line)
+from tests.http_server import server_process
+from tests.runpod_api import RunPodApi
+from tests.worker import worker
 
 
 @contextmanager
-def staying(mark: Path) -> Iterator[Log]:
-    log, ended = Log(), threading.Event()
-    thread = threading.Thread(target=stay_in_use, args=(mark, log, ended, 0.01))
+def staying(mark: Path) -> Iterator[None]:
+    ended = threading.Event()
+    thread = threading.Thread(target=stay_in_use, args=(mark, ended, 0.01))
     thread.start()
     try:
-        yield log
+        yield
     finally:
         ended.set()
         thread.join()
@@ -43,17 +40,37 @@ def test_the_mark_of_a_worker_stays_fresh_and_keeps_what_it_names(tmp_path: Path
         until(lambda: mark.read_text() == "venv-1\n")
 
 
-def test_a_volume_that_is_lost_and_comes_back_is_reported_once(tmp_path: Path) -> None:
+def test_a_volume_that_is_lost_and_comes_back_is_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
     (marks / "worker").write_text("venv-1\n")
     os.utime(marks / "worker", (1, 1))
-    with staying(marks / "worker") as log:
+    with staying(marks / "worker"):
         until(lambda: (marks / "worker").stat().st_mtime > 1)
         shutil.rmtree(marks)
-        until(lambda: log.lines)
+        until(lambda: caplog.messages)
         marks.mkdir()
         until((marks / "worker").exists)
         until(lambda: (marks / "worker").read_text() == "venv-1\n")
-    assert len(log.lines) == 1
-    assert "the volume cannot be told" in log.lines[0]
+    (message,) = caplog.messages
+    assert message.startswith("the volume cannot be told")
+
+
+@pytest.fixture
+def old_mark(tmp_path: Path) -> Path:
+    mark = tmp_path / "mark"
+    mark.write_text("venv-1\n")
+    os.utime(mark, (1, 1))
+    return mark
+
+
+def test_a_queue_worker_keeps_its_mark_fresh(tmp_path: Path, old_mark: Path) -> None:
+    with RunPodApi() as api, worker(api, tmp_path, VIBEVOICE_IN_USE=str(old_mark)):
+        until(lambda: old_mark.stat().st_mtime > 1)
+
+
+def test_the_http_server_keeps_its_mark_fresh(tmp_path: Path, old_mark: Path) -> None:
+    with server_process(tmp_path, VIBEVOICE_IN_USE=str(old_mark)):
+        until(lambda: old_mark.stat().st_mtime > 1)
