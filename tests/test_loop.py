@@ -55,7 +55,7 @@ class ToyRunner:
     believes. With a `lag`, frames are read one late."""
 
     def __init__(self, slots: int = 3, lag: int = 0) -> None:
-        self.slots, self.lag = slots, lag
+        self.slots, self.lag, self.context_step = slots, lag, None
         self.leases = Leases()
         self.device: dict[int, list[Any]] = {}
         self.wiped: list[int] = []

@@ -99,6 +99,17 @@ def test_a_repeatable_chunk_runs_in_the_bucket_of_its_size() -> None:
     assert longer.buckets() == [Bucket(4, 2 * FIXED_CONTEXT, 10)]
 
 
+def test_where_shapes_cost_nothing_a_frame_reaches_hardly_farther_than_its_chunks() -> None:
+    scheduler: Scheduler[Work] = Scheduler(4, context_step=128)
+    scheduler.add(Job([work(tokens=500, limit=1000)]))
+    fill(scheduler)
+    assert scheduler.buckets() == [Bucket(1, 512, 10)]
+    scheduler.occupants[0].launched = 12
+    assert scheduler.buckets() == [Bucket(1, 512, 10)]
+    scheduler.occupants[0].launched = 13
+    assert scheduler.buckets() == [Bucket(1, 640, 10)]
+
+
 def test_other_chunks_run_in_the_smallest_bucket() -> None:
     scheduler = scheduler_of(8, job(3))
     fill(scheduler)

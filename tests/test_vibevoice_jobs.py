@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+
 from engines.base import End, Frame, Options, Plan, PlannedChunk, Speech, Turn
 from engines.vibevoice.engine import VibeVoiceEngine
 from engines.vibevoice.upstream import Reference

@@ -28,6 +28,7 @@ from speech.errors import EngineError
 _GIB = 1 << 30
 _USUAL_STEPS = 10
 _WARM_CONTEXTS = (512, 1024)
+_CPU_CONTEXT_STEP = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +85,7 @@ class Batch:
         self.voices = VoiceCache(weights, cache_bytes)
         self._on_cuda = weights.device.type == "cuda"
         self.lag = 1 if self._on_cuda else 0
+        self.context_step = None if self._on_cuda else _CPU_CONTEXT_STEP
         self._spare: list[tuple[Tensor, Tensor]] = []
 
     def _host_buffers(self) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,9 @@ class Runner(Protocol):
     @property
     def lag(self) -> int: ...
 
+    @property
+    def context_step(self) -> int | None: ...
+
     def lease(self) -> Lease: ...
 
     def admit(self, occupant: Occupant[Any], lease: Any) -> None: ...
@@ -76,7 +79,7 @@ class Loop:
     def __init__(self, runner: Runner, lose: Callable[[EngineLost], None]) -> None:
         self._runner = runner
         self._lose = lose
-        self._scheduler: Scheduler[Work] = Scheduler(runner.slots)
+        self._scheduler: Scheduler[Work] = Scheduler(runner.slots, runner.context_step)
         self._flight: deque[list[Any]] = deque()
         self._changed = threading.Condition()
         self._arrived: deque[SpeechJob] = deque()

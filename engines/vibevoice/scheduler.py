@@ -66,9 +66,11 @@ class Occupant(Generic[AnyWork]):
 
 @dataclass(slots=True)
 class Scheduler(Generic[AnyWork]):
-    """Not for two threads at once."""
+    """Not for two threads at once. Frames attend to a multiple of `context_step` tokens, or, where
+    there is none, to a power of two: every shape may cost a CUDA graph."""
 
     slots: int
+    context_step: int | None = None
     jobs: list[Job[AnyWork]] = field(default_factory=list)
     occupants: dict[int, Occupant[AnyWork]] = field(default_factory=dict)
     _turns: int = 0
@@ -135,7 +137,12 @@ class Scheduler(Generic[AnyWork]):
         else:
             highest = max(each.slot for each in inside)
             slots = min(self.slots, power_of_two(highest + 1))
-            context = power_of_two(max(each.reach for each in inside), least=SMALLEST_CONTEXT)
+            context = self._context(max(each.reach for each in inside))
         return [
             Bucket(slots, context, steps) for steps in sorted({each.work.steps for each in inside})
         ]
+
+    def _context(self, reach: int) -> int:
+        if self.context_step is None:
+            return power_of_two(reach, least=SMALLEST_CONTEXT)
+        return -(-reach // self.context_step) * self.context_step
