@@ -1,10 +1,14 @@
 """What a GPU's errors mean for the job and for the worker."""
 
 import gc
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from speech.errors import EngineError, EngineLost
+
+T = TypeVar("T")
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -34,3 +38,15 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def loaded(load: Callable[[], T]) -> T:
+    """What `load` gives. Raises the device's failures in our words, with its memory given back."""
+    try:
+        return load()
+    except RuntimeError as error:
+        failure = meaning(error)
+        if failure is None:
+            raise
+    free_memory()
+    raise failure

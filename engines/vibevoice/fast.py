@@ -15,7 +15,7 @@ from engines.vibevoice.batch import Batch, slots_for
 from engines.vibevoice.bucket import CPU_SLOTS, FIXED_CONTEXT, Bucket
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.code import Upstream
-from engines.vibevoice.failures import free_memory, meaning
+from engines.vibevoice.failures import loaded
 from engines.vibevoice.frame import Tokens
 from engines.vibevoice.frames import Frames
 from engines.vibevoice.loader import check_room, check_tokens, dtype_for
@@ -99,17 +99,7 @@ def load_fast(
     check_room(checkpoint, device)
     tokenizer = upstream.Tokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     check_tokens(tokenizer, sizes.vocabulary)
-    failure = None
-    try:
-        runtime = _load(upstream, checkpoint, tokenizer, sizes, device, slots, flash)
-    except RuntimeError as error:
-        failure = meaning(error)
-        if failure is None:
-            raise
-    if failure is not None:
-        free_memory()
-        raise failure
-    return runtime
+    return loaded(lambda: _load(upstream, checkpoint, tokenizer, sizes, device, slots, flash))
 
 
 def _load(

@@ -8,7 +8,7 @@ import torch
 
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.code import Upstream
-from engines.vibevoice.failures import free_memory, meaning
+from engines.vibevoice.failures import loaded
 from engines.vibevoice.memory import free_host_memory
 from engines.vibevoice.model import Model
 from speech.errors import EngineError
@@ -42,16 +42,7 @@ def load_model(
     # The model class asks this key, whose default says tied whatever the decoder's own key says;
     # with it the published 7B would lose its output head. The weights know.
     config.tie_word_embeddings = checkpoint.tied
-    failure = None
-    try:
-        network = _load_weights(upstream, checkpoint, config, device, dtype, attention)
-    except RuntimeError as error:
-        failure = meaning(error)
-        if failure is None:
-            raise
-    if failure is not None:
-        free_memory()
-        raise failure
+    network = loaded(lambda: _load_weights(upstream, checkpoint, config, device, dtype, attention))
     network.eval()
     for name in ("speech_scaling_factor", "speech_bias_factor"):
         if not torch.isfinite(getattr(network.model, name)):
