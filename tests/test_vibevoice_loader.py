@@ -34,6 +34,7 @@ def load(weights: Weights, attention: str | None = None) -> Any:
 
 
 def flash_attention(patch: pytest.MonkeyPatch, attend: Any) -> None:
+    vibevoice.checkpoint()  # imports all that would look for a real one
     patch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_func=attend))
     zeros = torch.zeros
     patch.setattr(torch, "zeros", lambda *shape, **_: zeros(*shape))
