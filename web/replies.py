@@ -41,3 +41,12 @@ def finished(utterance: Utterance, line: Line, count: int, result: Result) -> di
         "seed": result.seed,
         "warnings": list(result.warnings),
     }
+
+
+def done(utterance: Utterance) -> dict[str, Any]:
+    return {
+        "type": "session.done",
+        **named(utterance),
+        "total_sentences": len(utterance.lines),
+        "duration_ms": round(utterance.sent_ms, 3),
+    }

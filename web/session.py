@@ -1,16 +1,15 @@
 """`WS /v1/audio/speech/stream`: text comes as it is written, speech goes as it is made, and either
 side may stop at any moment.
 
-One task reads messages, one speaks; whatever is sent goes through `_send`, one message at a time,
-so nothing of an utterance can follow the answer to its `cancel`, and no audio the one to a `pause`.
+One task reads messages, one speaks; whatever is sent goes through the outlet, one message at a
+time, so nothing of an utterance follows the answer to its `cancel`, nor any of it one to a `pause`.
 Utterances are spoken one after the other, in the order of their first text.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, NoReturn
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -27,8 +26,9 @@ from web.messages import (
     refused,
     text_of,
 )
+from web.outlet import Outlet
 from web.pacing import Pacer
-from web.replies import finished, named, started
+from web.replies import done, finished, named, started
 from web.speaking import Door
 from web.utterance import Line, Utterance
 
@@ -48,9 +48,7 @@ class Session:
         self._count = 0
         self._speaker: asyncio.Task[None] | None = None
         self._flushing: asyncio.TimerHandle | None = None
-        self._sending = asyncio.Lock()
-        self._running = asyncio.Event()
-        self._running.set()
+        self._outlet = Outlet(socket)
         self._active = time.monotonic()
         self._end = self._active + LONGEST_SESSION_SEC
 
@@ -63,7 +61,7 @@ class Session:
                     if not await self._handle(parse_message(data)):
                         break
                 except Exception as error:  # noqa: BLE001 - told to the caller, see `event_of`
-                    await self._send(event_of(error))
+                    await self._outlet.send(event_of(error))
             await self._socket.close()
         except WebSocketDisconnect:
             pass
@@ -102,7 +100,7 @@ class Session:
         """Says why, where the caller still reads, and closes."""
         try:
             async with asyncio.timeout(1):
-                await self._send(event_of(refused("session_closed", why)))
+                await self._outlet.send(event_of(refused("session_closed", why)))
         except TimeoutError:
             pass
         await self._stop_speaking()
@@ -124,11 +122,9 @@ class Session:
         elif kind == "cancel":
             await self._cancel(context_of(message), played_ms(message))
         elif kind == "pause":
-            self._running.clear()
-            await self._send({"type": "paused", "pts_ms": self._pts()})
+            await self._outlet.pause(self._pts)
         elif kind == "resume":
-            await self._send({"type": "resumed", "pts_ms": self._pts()})
-            self._running.set()
+            await self._outlet.resume(self._pts)
         else:
             return False
         return True
@@ -179,10 +175,10 @@ class Session:
             self._open.remove(found)
         found.closed = True
         self._last = None if found is self._last else self._last
-        self._running.set()
+        self._outlet.release()
         self._door.metrics.cancels.labels("ws", "cancel").inc()
         heard_ms = self._heard_ms(found) if played is None else min(played, found.sent_ms)
-        await self._send(
+        await self._outlet.send(
             {
                 "type": "cancelled",
                 **named(found),
@@ -213,26 +209,26 @@ class Session:
             self._speaker = None
 
     async def _speak_all(self) -> None:
-        while self._open:
-            utterance = self._open[0]
-            try:
-                await self._speak_one(utterance)
-                ending = {
-                    "type": "session.done",
-                    **named(utterance),
-                    "total_sentences": len(utterance.lines),
-                    "duration_ms": round(utterance.sent_ms, 3),
-                }
-            except WebSocketDisconnect:
-                return  # the reader sees it too
-            except Exception as error:  # noqa: BLE001 - told to the caller, see `event_of`
-                ending = {**event_of(error), **named(utterance)}
-            utterance.closed = True
+        with suppress(WebSocketDisconnect):  # the reader sees it too
+            while self._open:
+                await self._speak_first()
+
+    async def _speak_first(self) -> None:
+        utterance = self._open[0]
+        try:
+            await self._speak_lines(utterance)
+            ending = done(utterance)
+        except WebSocketDisconnect:
+            raise
+        except Exception as error:  # noqa: BLE001 - told to the caller, see `event_of`
+            ending = {**event_of(error), **named(utterance)}
+        utterance.closed = True
+        async with self._outlet.turn() as socket:
             self._open.popleft()
             self._last = utterance
-            await self._send(ending)
+            await socket.send_json(ending)
 
-    async def _speak_one(self, utterance: Utterance) -> None:
+    async def _speak_lines(self, utterance: Utterance) -> None:
         config = utterance.config
         pacer = Pacer(config.sample_rate) if config.paced else None
         line: Line | None = None
@@ -240,8 +236,9 @@ class Session:
         async with aclosing(utterance.audio()) as items:
             async for item in items:
                 if isinstance(item, Sentence):
-                    line = utterance.begin(item)
-                    await self._send(started(utterance, line))
+                    async with self._outlet.turn() as socket:
+                        line = utterance.begin(item)
+                        await socket.send_json(started(utterance, line))
                     count = 0
                 elif line is None:
                     continue
@@ -249,35 +246,30 @@ class Session:
                     count += len(item.data)
                     await self._send_piece(utterance, line, item, pacer)
                 else:
-                    line.end_ms = line.start_ms + item.duration_sec * 1000
-                    line.whole = True
-                    await self._send(finished(utterance, line, count, item))
+                    async with self._outlet.turn() as socket:
+                        line.end_ms = line.start_ms + item.duration_sec * 1000
+                        line.whole = True
+                        await socket.send_json(finished(utterance, line, count, item))
 
     async def _send_piece(
         self, utterance: Utterance, line: Line, piece: Piece, pacer: Pacer | None
     ) -> None:
         if pacer is None:
-            await self._send_audio(utterance, piece.data)
-            line.end_ms = line.start_ms + piece.count / piece.sample_rate * 1000
+            end_ms = line.start_ms + piece.count / piece.sample_rate * 1000
+            await self._send_audio(utterance, line, piece.data, end_ms)
             return
         for frame in pacer.cut(piece.data, piece.is_last):
             await pacer.wait()
-            await self._send_audio(utterance, frame)
+            end_ms = line.end_ms + len(frame) / 2 / piece.sample_rate * 1000
+            await self._send_audio(utterance, line, frame, end_ms)
             pacer.sent(frame)
-            line.end_ms += len(frame) / 2 / piece.sample_rate * 1000
 
-    async def _send_audio(self, utterance: Utterance, data: bytes) -> None:
-        if not data:
-            return
-        while True:
-            await self._running.wait()
-            async with self._sending:
-                if self._running.is_set():
-                    await self._socket.send_bytes(data)
-                    break
-        self._active = time.monotonic()
-        utterance.began_at = utterance.began_at or self._active
-
-    async def _send(self, message: Mapping[str, Any]) -> None:
-        async with self._sending:
-            await self._socket.send_json(message)
+    async def _send_audio(
+        self, utterance: Utterance, line: Line, data: bytes, end_ms: float
+    ) -> None:
+        async with self._outlet.turn() as socket:
+            line.end_ms = end_ms
+            if data:
+                self._active = time.monotonic()
+                utterance.began_at = utterance.began_at or self._active
+                await socket.send_bytes(data)
