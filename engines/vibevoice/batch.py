@@ -16,6 +16,7 @@ from engines.vibevoice.cache import KVCache
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.frame import Frame, Tokens, connect
 from engines.vibevoice.graphs import Graphs
+from engines.vibevoice.memory import keep_freed_memory
 from engines.vibevoice.noise import Noise
 from engines.vibevoice.prompt import Tokenizer
 from engines.vibevoice.scheduler import Occupant
@@ -84,6 +85,8 @@ class Batch:
         self.graphs = Graphs(self.frame, self.state, reserve)
         self.voices = VoiceCache(weights, cache_bytes)
         self._on_cuda = weights.device.type == "cuda"
+        if not self._on_cuda:
+            keep_freed_memory()
         self.lag = 1 if self._on_cuda else 0
         self.context_step = None if self._on_cuda else _CPU_CONTEXT_STEP
         self._spare: list[tuple[Tensor, Tensor]] = []
