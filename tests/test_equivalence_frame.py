@@ -9,6 +9,8 @@ import pytest
 from engines.base import PlannedChunk, Turn
 from tests import vibevoice_fixtures as vibevoice  # skips where torch is missing
 
+from torch.overrides import TorchFunctionMode  # isort: skip
+
 from engines.vibevoice.bucket import Bucket  # isort: skip
 from engines.vibevoice.frame import Frame  # isort: skip
 from engines.vibevoice.noise import Noise  # isort: skip
@@ -196,3 +198,43 @@ def test_a_limit_ends_a_slot() -> None:
         active.append(bool(slots.active[0]))
     assert active == [True, True, False, False]
     assert slots.chosen.tolist() == [IDLE]
+
+
+class Watch(TorchFunctionMode):
+    """Notes what would wait for a GPU, or could not be captured as a graph: values that the host
+    asks for, tensors that it makes."""
+
+    VALUES = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__")
+    SHAPES = ("nonzero", "masked_select", "equal", "allclose")
+    MADE = ("tensor", "as_tensor", "from_numpy")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        name = func.__name__
+        masks = args[1:2] if name in ("__getitem__", "__setitem__") else ()
+        if name in self.VALUES + self.SHAPES + self.MADE or any(
+            getattr(each, "dtype", None) == torch.bool for each in masks
+        ):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_frame_asks_for_no_value_and_takes_none_from_the_host() -> None:
+    slots = new_slots(2)
+    admit(slots, 0, case(0))
+    bucket = Bucket(2, 128, 10)
+    frame()(slots, bucket)  # what is made once is made now
+    with Watch() as watch:
+        frame()(slots, bucket)
+        assert watch.found == []
+        assert watch.count > 1000
+        float(slots.x[0, 0])  # and it would be seen
+        slots.active.tolist()
+        slots.x[slots.active]
+        torch.tensor([1])
+    assert watch.found == ["__float__", "tolist", "__getitem__", "tensor"]
