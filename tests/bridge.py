@@ -59,7 +59,7 @@ def wrangler(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]
         env=os.environ | QUIET | {"HOME": str(folder)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -96,12 +96,12 @@ def bridge(folder: Path, **settings: str) -> Iterator[Bridge]:
         workers = psutil.Process(process.pid).children(recursive=True)
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(15)
-        _, alive = psutil.wait_procs(workers, timeout=5)
+        process.wait(60)
+        _, alive = psutil.wait_procs(workers, timeout=60)
         assert not alive, f"{alive} outlived the bridge"
 
 
-def _address(process: "subprocess.Popen[str]", log: Path, seconds: float = 30) -> str:
+def _address(process: "subprocess.Popen[str]", log: Path, seconds: float = 120) -> str:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         if ready := re.search(r"^ready (\S+)$", log.read_text(), re.M):

@@ -61,6 +61,24 @@ class FakeEngine:
         return self.audio(chunk) if callable(self.audio) else self.audio[chunk]
 
 
+class HeldEngine(FakeEngine):
+    """Speaks no faster than it is told, 22 minutes if nothing else: each frame and each end needs a
+    permit, `cancel` needs none. `frames` counts what was let through."""
+
+    def __init__(
+        self, audio: Callable[[int], Samples] = lambda _: np.full(3200 * 10_000, 0.25, np.float32)
+    ) -> None:
+        super().__init__(audio)
+        self.permits = threading.Semaphore(0)
+        self.frames = 0
+
+    def start(self, plan: Plan) -> "HeldSpeech":
+        self.load()
+        speech = HeldSpeech(self, plan)
+        self.speeches.append(speech)
+        return speech
+
+
 class FakeSpeech:
     def __init__(self, engine: FakeEngine, plan: Plan) -> None:
         self.plan = plan
@@ -102,3 +120,15 @@ class FakeSpeech:
             yield Frame(index, samples[at : at + size])
         reason = self._engine.reasons.get(index, "eos" if len(samples) else "empty")
         yield End(index, reason, self.plan.chunks[index].seed)
+
+
+class HeldSpeech(FakeSpeech):
+    def __iter__(self) -> Iterator[Frame | End]:
+        engine = self._engine
+        assert isinstance(engine, HeldEngine)
+        for event in super().__iter__():
+            while not engine.permits.acquire(timeout=0.01):
+                if self.cancelled:
+                    break
+            engine.frames += 1
+            yield event

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
@@ -43,20 +43,21 @@ class RunPodApi:
     """The server, as a context manager.
 
     `poll_sec` is how long a poll for jobs or stops is held open; `polls` has, for each worker, how
-    many of its polls for jobs are open now. `delays` maps a kind of call to seconds that pass
-    before it is looked at. `execution_timeout` (seconds) holds for jobs whose
+    many of its polls for jobs are open now. `held` has, for each kind of call, how many wait now
+    because of `holding`. `execution_timeout` (seconds) holds for jobs whose
     `policy.executionTimeout` (milliseconds) says nothing.
     """
 
     def __init__(self, poll_sec: float = 5, execution_timeout: float = 600) -> None:
         self.poll_sec, self.execution_timeout = poll_sec, execution_timeout
-        self.delays: dict[str, float] = {}
+        self.held: Counter[str] = Counter()
         self.events: list[Event] = []
         self.violations: list[str] = []
         self.jobs: dict[str, Job] = {}
         self.polls: Counter[str] = Counter()
         self._scripts: defaultdict[tuple[str, str], deque[int]] = defaultdict(deque)
         self._stops: defaultdict[str, list[str]] = defaultdict(list)
+        self._holding: set[str] = set()
         self._released: set[str] = set()
         self._news = threading.Condition()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="runpod")
@@ -66,12 +67,12 @@ class RunPodApi:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.url = self._started.result(10)
+        self.url = self._started.result(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._closing.set)
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the server did not end"
 
     def endpoint(self) -> Any:
@@ -87,9 +88,22 @@ class RunPodApi:
     def cancel(self, job_id: str) -> None:
         self._call(lambda: self._end(self.jobs[job_id], "CANCELLED"))
 
+    def expire(self, job_id: str) -> None:
+        """The job's time is over."""
+        self._call(lambda: self._end(self.jobs[job_id], "TIMED_OUT"))
+
+    @contextlib.contextmanager
+    def holding(self, kind: str) -> Iterator[None]:
+        """Calls of that kind that come within the block are not looked at before its end."""
+        self._call(lambda: self._holding.add(kind))
+        try:
+            yield
+        finally:
+            self._call(lambda: self._holding.remove(kind))
+
     def fail(self, kind: str, *statuses: int, job_id: str = "") -> None:
-        """The next calls of that kind, or of them those about one job, get these statuses and
-        nothing else happens; 0 cuts the connection instead."""
+        """The next calls of that kind, or of them those about one job, get these statuses, 200
+        too, and nothing else happens; 0 cuts the connection instead."""
         self._call(lambda: self._scripts[kind, job_id].extend(statuses))
 
     def release(self, worker: str) -> None:
@@ -103,16 +117,17 @@ class RunPodApi:
             if event.kind == kind and (job_id is None or job_id in event.jobs)
         ]
 
-    def until(self, ready: Callable[[], T], timeout: float = 15) -> T:
-        """Waits for something true, here or in a file of the worker's."""
+    def until(self, ready: Callable[[], T], timeout: float = 60) -> T:
+        """Waits for something true, here or in a file of the worker's. It is looked at between two
+        calls, so that a job whose end is seen has its event too."""
         deadline = time.monotonic() + timeout
-        while not (found := ready()):
+        while not (found := self._on_loop(ready)):
             assert time.monotonic() < deadline, f"not within {timeout} s: {self.events[-5:]}"
             with self._news:
                 self._news.wait(0.05)
         return found
 
-    def wait(self, job_id: str, timeout: float = 15) -> Job:
+    def wait(self, job_id: str, timeout: float = 60) -> Job:
         """The job, once it has ended."""
         self.until(lambda: self.jobs[job_id].ended, timeout)
         return self.jobs[job_id]
@@ -125,15 +140,21 @@ class RunPodApi:
         return excused
 
     def _call(self, work: Callable[[], T]) -> T:
-        """Runs `work` in the server's thread."""
+        """Runs `work`, which changes something, in the server's thread."""
 
-        async def on_loop() -> T:
+        def changed() -> T:
             try:
                 return work()
             finally:
                 self._notify()
 
-        return asyncio.run_coroutine_threadsafe(on_loop(), self._loop).result(10)
+        return self._on_loop(changed)
+
+    def _on_loop(self, work: Callable[[], T]) -> T:
+        async def run() -> T:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(60)
 
     # The server's side
 
@@ -181,7 +202,7 @@ class RunPodApi:
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def respond(request: web.Request) -> web.Response:
             call = await Call.read(kind, request)
-            await asyncio.sleep(self.delays.get(call.kind, 0))
+            await self._let_go(call.kind)
             try:
                 reply = self._disturbance(call) or await answer(call)
             except Refused as refused:
@@ -205,6 +226,15 @@ class RunPodApi:
             return web.json_response(reply.body, status=reply.status)
 
         return respond
+
+    async def _let_go(self, kind: str) -> None:
+        self.held[kind] += 1
+        self._notify()
+        try:
+            while kind in self._holding:
+                await self._changed.wait()
+        finally:
+            self.held[kind] -= 1
 
     def _disturbance(self, call: Call) -> Reply | None:
         if script := self._scripts[call.kind, call.job] or self._scripts[call.kind, ""]:

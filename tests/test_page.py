@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -19,6 +20,27 @@ TEXT = (
     "The first sentence is here. Then the second one comes along, a bit longer than it was. "
     "And the third ends it."
 )
+SECOND = TEXT[28:86]
+expect.set_options(timeout=60_000)  # for events; what is shown for a while only is in `seen`
+SEEN = """
+globalThis.waves = () => {
+    const { width, height } = document.getElementById("wave");
+    const paint = document.getElementById("wave").getContext("2d");
+    const { data } = paint.getImageData(0, 0, width, height);
+    return data.reduce((sum, value, at) => sum + (at % 4 === 3 ? value : 0), 0);
+};
+globalThis.seen = { status: [], marks: [], waves: [] };
+addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
+    const status = document.getElementById("status").textContent;
+    if (status !== seen.status.at(-1)) seen.status.push(status);
+    const mark = document.querySelector("#spoken mark")?.textContent;
+    if (mark && mark !== seen.marks.at(-1)) {
+        seen.marks.push(mark);
+        seen.waves.push(waves());
+    }
+}).observe(document, { subtree: true, childList: true, characterData: true }));
+"""
+"""Keeps every status and every marked sentence, with how much of the waveform was painted then."""
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 
 
@@ -33,13 +55,13 @@ def browser() -> Iterator[Browser]:
     path = require_program("chromium", "chromium")
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        one = playwright.chromium.launch(executable_path=path, args=arguments)
+        one = playwright.chromium.launch(executable_path=path, args=arguments, timeout=120_000)
         yield one
         one.close()
 
 
 class Visit:
-    """A page, and everything that it asked for or complained about."""
+    """A page, and everything that it asked for, complained about or showed."""
 
     def __init__(self, page: Page, server: Server) -> None:
         self.page, self.server = page, server
@@ -52,18 +74,16 @@ class Visit:
             "console",
             lambda said: self.complaints.append(said.text) if said.type == "error" else None,
         )
+        page.set_default_timeout(60_000)
+        page.add_init_script(SEEN)
 
-    def waves(self) -> int:
-        """Painted pixels of the waveform."""
-        count: int = self.page.evaluate(
-            """() => {
-                const { width, height } = document.getElementById("wave");
-                const paint = document.getElementById("wave").getContext("2d");
-                const { data } = paint.getImageData(0, 0, width, height);
-                return data.filter((value, at) => at % 4 === 3 && value > 0).length;
-            }"""
-        )
-        return count
+    def seen(self, what: str) -> list[Any]:
+        kept: list[Any] = self.page.evaluate(f"seen.{what}")
+        return kept
+
+    def hears(self, sentence: str) -> None:
+        """Waits until it has come to that sentence."""
+        self.page.wait_for_function("sentence => seen.marks.includes(sentence)", arg=sentence)
 
 
 @pytest.fixture
@@ -86,13 +106,13 @@ def test_it_speaks_shows_the_sentence_moves_the_waveform_and_gives_the_file(visi
     page.fill("#text", TEXT)
     page.select_option("#voice", "echo")
     page.click("#speak")
-    expect(page.locator("#status")).to_have_text("Speaking ...")
-    expect(page.locator("#spoken mark")).to_have_text("The first sentence is here.")
-    first = visit.waves()
-    expect(page.locator("#spoken mark")).to_have_text(TEXT[28:86], timeout=15_000)
-    assert visit.waves() > 0 and first > 0
+    expect(page.locator("#status")).to_have_text("Done.")
+    waiting = "Waiting for the first sound ..."
+    assert visit.seen("status") == ["Ready.", waiting, "Speaking ...", "Done."]
+    assert visit.seen("marks") == ["The first sentence is here.", SECOND, "And the third ends it."]
+    first, second, third = visit.seen("waves")
+    assert 0 < first < second < third
     assert page.inner_text("#spoken") == TEXT
-    expect(page.locator("#status")).to_have_text("Done.", timeout=30_000)
     expect(page.locator("#spoken mark")).to_have_count(0)
     with page.expect_download() as download:
         page.click("#download")
@@ -107,28 +127,30 @@ def test_stop_ends_it_and_says_what_was_heard(visit: Visit) -> None:
     page = visit.page
     page.fill("#text", TEXT * 5)
     page.click("#speak")
-    expect(page.locator("#spoken mark")).to_have_text(TEXT[28:86], timeout=15_000)
+    visit.hears(SECOND)
     page.click("#stop")
     expect(page.locator("#status")).to_contain_text("Stopped after: The first sentence is here.")
     expect(page.locator("#stop")).to_be_disabled()
     page.fill("#text", "Again.")
     page.click("#speak")
-    expect(page.locator("#status")).to_have_text("Done.", timeout=15_000)
+    expect(page.locator("#status")).to_have_text("Done.")
 
 
 def test_pause_holds_the_sound_and_resume_goes_on(visit: Visit) -> None:
     page = visit.page
-    page.fill("#text", TEXT)
+    page.fill("#text", TEXT * 5)
     page.click("#speak")
-    expect(page.locator("#spoken mark")).to_have_count(1)
+    visit.hears("The first sentence is here.")
     page.click("#pause")
     expect(page.locator("#pause")).to_have_text("Resume")
-    page.wait_for_timeout(200)
-    held = page.inner_text("#spoken mark")
-    page.wait_for_timeout(2500)
-    assert page.inner_text("#spoken mark") == held
+    painted = 0
+    while painted != (painted := page.evaluate("waves()")):  # what it has played and received
+        page.wait_for_timeout(300)
+    held = visit.seen("marks")
+    page.wait_for_timeout(1000)
+    assert (page.evaluate("waves()"), visit.seen("marks")) == (painted, held)
     page.click("#pause")
-    expect(page.locator("#spoken mark")).not_to_have_text(held, timeout=15_000)
+    page.wait_for_function("count => seen.marks.length > count", arg=len(held))
     page.click("#stop")
 
 
@@ -145,7 +167,7 @@ def test_a_voice_can_be_brought_chosen_and_deleted(visit: Visit, tmp_path: Path)
     assert page.input_value("#voice") == "Me"
     page.fill("#text", "Hello.")
     page.click("#speak")
-    expect(page.locator("#status")).to_have_text("Done.", timeout=15_000)
+    expect(page.locator("#status")).to_have_text("Done.")
     page.click("#delete")
     expect(page.locator("#status")).to_have_text("Me is deleted.")
     assert "Me" not in page.locator("#voice option").all_inner_texts()
@@ -178,7 +200,7 @@ def test_the_keyboard_is_enough(visit: Visit) -> None:
     assert seen == ["voice", "speed", "speak", "curl", "SUMMARY", "BODY"]
     page.focus("#speak")
     page.keyboard.press("Enter")
-    expect(page.locator("#status")).to_have_text("Done.", timeout=30_000)
+    expect(page.locator("#status")).to_have_text("Done.")
 
 
 def test_everything_has_a_name_for_screen_readers(visit: Visit) -> None:
@@ -201,11 +223,12 @@ def test_everything_has_a_name_for_screen_readers(visit: Visit) -> None:
 def test_it_fits_and_is_pictured(browser: Browser, server: Server, name: str, width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 780})
     page = context.new_page()
+    visit = Visit(page, server)
     page.goto(server.url)
     expect(page.locator("#voice option")).not_to_have_count(0)
     page.fill("#text", TEXT)
     page.click("#speak")
-    expect(page.locator("#spoken mark")).to_have_text(TEXT[28:86], timeout=15_000)
+    visit.hears(SECOND)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     small = page.evaluate(
         "[...document.querySelectorAll('button')].filter((b) => b.offsetHeight < 44).length"
@@ -228,7 +251,7 @@ def test_a_server_with_keys_asks_for_one(browser: Browser, tmp_path: Path) -> No
         expect(page.locator("#voice option")).not_to_have_count(0)
         page.fill("#text", "Hello.")
         page.click("#speak")
-        expect(page.locator("#status")).to_have_text("Done.", timeout=15_000)
+        expect(page.locator("#status")).to_have_text("Done.")
         context.close()
 
 

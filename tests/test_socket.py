@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,17 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from config import Settings
 from inference import VibeVoiceInference
 from speech.pcm import Samples
-from tests.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine, HeldEngine
 from tests.http_server import Server, serving
 
 PATH = "/v1/audio/speech/stream"
-PLAIN = {"type": "session.config", "voice": "Alice", "loudness": None, "seed": 1}
+PLAIN = {
+    "type": "session.config",
+    "voice": "Alice",
+    "loudness": None,
+    "seed": 1,
+    "max_buffer_delay_ms": 60_000,  # however slow the client is, its pieces are one text
+}
 SECOND = 24_000
 
 
@@ -41,7 +48,7 @@ Start = Callable[..., Server]
 def start(tmp_path: Path, engine: FakeEngine) -> Iterator[Start]:
     with ExitStack() as stack:
 
-        def one(**env: str) -> Server:
+        def one(engine: FakeEngine = engine, **env: str) -> Server:
             settings = Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path), **env})
             inference = VibeVoiceInference(settings, engine, settings.max_streams)
             return stack.enter_context(serving(inference))
@@ -109,6 +116,12 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(scenario())  # type: ignore[arg-type]
 
 
+async def until(happened: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not happened():
+            await asyncio.sleep(0.01)
+
+
 def test_text_in_pieces_is_spoken_sentence_by_sentence(server: Server) -> None:
     async def scenario() -> None:
         async with talking(server) as talk:
@@ -150,15 +163,16 @@ def test_a_sentence_without_a_sure_end_is_spoken_after_the_delay(server: Server)
     run(scenario)
 
 
-def test_after_a_cancel_nothing_of_it_comes_and_the_text_heard_is_told(
-    server: Server, engine: FakeEngine
-) -> None:
+def test_after_a_cancel_nothing_of_it_comes_and_the_text_heard_is_told(start: Start) -> None:
+    engine = HeldEngine(steady)
+    server = start(engine)
+
     async def scenario() -> None:
-        engine.delay = 0.02
         async with talking(server) as talk:
             text = "One two three four. Five six seven eight. Nine ten."
             await talk.say("input.text", text=text)
             await talk.say("input.done")
+            engine.permits.release(8 + 1 + 4)  # one sentence and half of the next
             await talk.until("audio.done")
             await talk.until("audio.start")
             await talk.next()
@@ -171,8 +185,10 @@ def test_after_a_cancel_nothing_of_it_comes_and_the_text_heard_is_told(
                 "text_spoken": "One two",
                 "played_ms": 500,
             }
+            await until(lambda: engine.speeches[1].cancelled)
+            engine.permits.release(100)
             await talk.quiet()
-            assert engine.speeches[-1].cancelled
+            assert len(engine.speeches) == 2
             await talk.say("input.text", text="Again.")
             await talk.say("input.done")
             assert (await talk.until("session.done"))["utterance"] == 2
@@ -355,8 +371,8 @@ def test_garbage_is_answered_and_the_session_goes_on(server: Server) -> None:
 def test_a_message_that_is_too_large_ends_the_session(server: Server) -> None:
     async def scenario() -> None:
         async with talking(server) as talk:
-            await talk.say("input.text", text="a" * 300_000)
             with pytest.raises(ConnectionClosed) as caught:
+                await talk.say("input.text", text="a" * 300_000)
                 await talk.next()
             assert caught.value.rcvd is not None
             assert caught.value.rcvd.code == 1009
@@ -414,12 +430,9 @@ def test_a_client_who_leaves_stops_the_engine(server: Server, engine: FakeEngine
             await talk.say("input.done")
             await talk.until("audio.start")
             await talk.next()
-        async with asyncio.timeout(10):
-            while not engine.speeches[0].cancelled:
-                await asyncio.sleep(0.01)
-            while "vibevoice_active_sessions 0.0" not in metrics(server):
-                await asyncio.sleep(0.01)
-        assert "vibevoice_active_streams 0.0" in metrics(server)
+        await until(lambda: engine.speeches[0].cancelled)
+        await until(lambda: "vibevoice_active_sessions 0.0" in metrics(server))
+        await until(lambda: "vibevoice_active_streams 0.0" in metrics(server))
 
     run(scenario)
 
@@ -428,28 +441,26 @@ def metrics(server: Server) -> str:
     return server.call("GET", "/metrics").body.decode()
 
 
-def test_who_does_not_read_holds_the_engine_and_little_memory(
-    server: Server, engine: FakeEngine
-) -> None:
-    made: list[int] = []
-
-    def long(_: int) -> Samples:
-        made.append(1)
-        return np.full(3200 * 10_000, 0.25, np.float32)  # 22 minutes, 64 MB of PCM
-
-    engine.audio = long
+def test_who_does_not_read_holds_the_engine_and_little_memory(start: Start) -> None:
+    engine = HeldEngine()  # 64 MB of PCM a sentence
+    engine.permits.release(30_000)
+    server = start(engine)
 
     async def scenario() -> None:
         process = psutil.Process()
         async with talking(server) as talk:
             await talk.say("input.text", text="One. Two.")
             await talk.say("input.done")
-            await asyncio.sleep(0.5)
-            before = process.memory_info().rss
+            await talk.until("audio.start")
+            await talk.next()
             talk.socket.transport.pause_reading()
-            await asyncio.sleep(1.5)
+            before, made = process.memory_info().rss, 0
+            while made < engine.frames:
+                made = engine.frames
+                await asyncio.sleep(1)
+            assert made * 6400 < 40e6
             assert process.memory_info().rss - before < 40e6
-            assert len(made) == 1
+            assert len(engine.speeches) == 1
             talk.socket.transport.abort()
 
     run(scenario)
@@ -471,15 +482,27 @@ def test_a_silent_session_is_closed(start: Start) -> None:
     run(scenario)
 
 
-def test_a_speaking_session_is_not_silent(start: Start, engine: FakeEngine) -> None:
-    server = start(SESSION_IDLE_SEC="0.3")
-    engine.delay = 0.1
+def test_a_speaking_session_is_not_silent(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("web.session.time", SimpleNamespace(monotonic=lambda: now))
+    engine = HeldEngine()
+    server = start(engine, SESSION_IDLE_SEC="0.1")
 
     async def scenario() -> None:
+        nonlocal now
         async with talking(server) as talk:
-            await talk.say("input.text", text="One. Two.")
+            await talk.say("input.text", text="One.")
             await talk.say("input.done")
-            await talk.until("session.done")
+            await talk.until("audio.start")
+            for _ in range(5):
+                engine.permits.release()
+                assert isinstance(await talk.next(), bytes)
+                now += 0.09
+                await asyncio.sleep(0.1)
+            now += 0.1
+            error = await talk.next()
+            assert isinstance(error, dict)
+            assert error["error"]["code"] == "session_closed"
 
     run(scenario)
 

@@ -65,10 +65,10 @@ def test_a_stream_is_whole_in_order_and_ends_with_the_facts(streams: Worker) -> 
 
 
 def test_the_first_piece_comes_while_the_engine_speaks(streams: Worker) -> None:
-    job = streams.api.wait(ask(streams, "frames40 delay25", stream=True))
-    first = streams.api.seen("job-stream", job.id)[0]
-    frames = [at for at, what in streams.journal(f"{SECRET} frames40 delay25") if what == "frame"]
-    assert first.at < frames[-1]
+    job_id = ask(streams, "frames40 held20", stream=True)
+    streams.api.until(lambda: streams.api.seen("job-stream", job_id))
+    streams.go_on(f"{SECRET} frames40 held20")
+    assert streams.api.wait(job_id).status == "COMPLETED"
 
 
 def test_a_batch_callers_answer_is_the_lists_last_item(streams: Worker) -> None:
@@ -90,10 +90,11 @@ def test_a_failure_in_the_middle_fails_the_job(streams: Worker) -> None:
 def test_a_piece_that_runpod_does_not_take_fails_the_job_and_is_never_a_gap(
     streams: Worker,
 ) -> None:
-    orders = "frames200 delay20 gap"
+    orders = "frames2000 delay20 held20 gap"
     job_id = ask(streams, orders, stream=True)
     streams.api.until(lambda: streams.api.seen("job-stream", job_id))
     streams.api.fail("job-stream", 413, job_id=job_id)
+    streams.go_on(f"{SECRET} {orders}")
     job = streams.api.wait(job_id)
     assert (job.status, job.error) == ("FAILED", "RunPod did not take a piece of the audio")
     stopped(streams, orders)
@@ -101,8 +102,9 @@ def test_a_piece_that_runpod_does_not_take_fails_the_job_and_is_never_a_gap(
 
 
 def test_a_post_that_is_cut_is_posted_again(streams: Worker) -> None:
-    job_id = ask(streams, "frames100 delay20 cut", stream=True)
+    job_id = ask(streams, "frames100 held0 cut", stream=True)
     streams.api.fail("job-stream", 0, job_id=job_id)
+    streams.go_on(f"{SECRET} frames100 held0 cut")
     job = streams.api.wait(job_id)
     assert job.status == "COMPLETED", job.error
     taken = [each for each in streams.api.seen("job-stream", job_id) if each.status == 200]
@@ -112,25 +114,20 @@ def test_a_post_that_is_cut_is_posted_again(streams: Worker) -> None:
 
 
 def test_a_batch_answer_says_nothing_of_a_post_that_was_lost(streams: Worker) -> None:
-    job_id = ask(streams, "frames20 delay50 quiet")
+    job_id = ask(streams, "frames20 held0 quiet")
     streams.api.fail("job-stream", 413, job_id=job_id)
+    streams.go_on(f"{SECRET} frames20 held0 quiet")
     job = streams.api.wait(job_id)
     assert "lost" not in job.output[-1]
     assert len(audio_of(job.output[-1])[0]) == 3200 * 20
 
 
 def test_a_stop_ends_the_engine_also_while_a_piece_is_posted(streams: Worker) -> None:
-    streams.api.delays["job-stream"] = 1.0
-    try:
-        job_id = ask(streams, "frames400 delay10", stream=True)
-        streams.api.until(lambda: streams.api.jobs[job_id].status == "IN_PROGRESS")
-        streams.api.until(
-            lambda: "frame" in [w for _, w in streams.journal(f"{SECRET} frames400 delay10")]
-        )
+    with streams.api.holding("job-stream"):
+        job_id = ask(streams, "frames2000 delay20", stream=True)
+        streams.api.until(lambda: streams.api.held["job-stream"])
         streams.api.cancel(job_id)
-        stopped(streams, "frames400 delay10")
-    finally:
-        streams.api.delays.pop("job-stream")
+        stopped(streams, "frames2000 delay20")
     streams.api.until(lambda: streams.temporary_files() == [])
     assert streams.copies(job_id) == []
 

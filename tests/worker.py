@@ -57,6 +57,11 @@ class Worker:
         notes = [json.loads(line) for line in lines]
         return [(at, what) for at, what, text in notes if text == job_text]
 
+    def go_on(self, *job_texts: str) -> None:
+        """Lets the fake engine go on with the jobs with those texts; see `fake_worker`."""
+        with (self.folder / "go").open("a") as told:
+            told.writelines(f"{text}\n" for text in job_texts)
+
     def temporary_files(self) -> list[Path]:
         """All files below its temporary folder."""
         return [path for path in (self.folder / "tmp").rglob("*") if not path.is_dir()]
@@ -74,7 +79,7 @@ class Worker:
         """SIGTERM, as RunPod sends it. Its open polls go on, and it waits for their end."""
         self.process.send_signal(signal.SIGTERM)
 
-    def wait(self, timeout: float = 15) -> int:
+    def wait(self, timeout: float = 60) -> int:
         """The exit status, once it has ended; its open polls end at once, so that it can."""
         self.api.release(self.id)
         return self.process.wait(timeout)
@@ -103,7 +108,7 @@ def worker(
 ) -> Iterator[Worker]:
     """A worker that has polled for its first job. `settings` are environment variables of its own.
 
-    At the end it gets a SIGTERM, has to exit with 0 within 15 s, and leave no process behind.
+    At the end it gets a SIGTERM, has to exit with 0 within a minute, and leave no process behind.
     """
     name = f"worker-{uuid.uuid4().hex[:8]}"
     for sub in ("home", "tmp", "volume"):
@@ -120,7 +125,7 @@ def worker(
         )
     one = Worker(api, name, folder, process)
     try:
-        _await_first_poll(one, 900 if command == BOOTSTRAP else 60)
+        _await_first_poll(one, 900 if command == BOOTSTRAP else 120)
         yield one
         if process.poll() is None:
             one.terminate()
@@ -162,7 +167,7 @@ def environment(api: RunPodApi, name: str, folder: Path) -> dict[str, str]:
 
 def _await_first_poll(one: Worker, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not one.api.polls[one.id]:
+    while one.id not in one.api.polls:
         assert one.process.poll() is None, f"the worker ended at its start:\n{one.log()[-2000:]}"
         assert time.monotonic() < deadline, f"no poll within {seconds} s:\n{one.log()[-2000:]}"
         time.sleep(0.02)

@@ -99,7 +99,9 @@ class SpeechResponse(Response):
                             await self._start(send, began)
                         await _send(send, deltas.feed(item.data) if deltas else item.data)
                     else:
-                        await _send(send, self._end(deltas, item), more=False)
+                        end = self._end(deltas, item)
+                # The place is free by now: who has heard the end may ask for the next.
+                await _send(send, end, more=False)
             except Exception as error:
                 if not (deltas and self._started):
                     raise
