@@ -90,9 +90,10 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
                 _close_with_task(items)
                 async for item in items:
                     yield item
+                    lost = item.pop(worker_loop.LOST, False)
                     if "audio_chunk" in item:
                         item["audio_chunk"] = ""
-                        if item.pop(worker_loop.LOST, False):
+                        if lost:
                             raise DeliveryError("RunPod did not take a piece of the audio")
         else:
             answer = await _speak(job, request, warnings)

@@ -3,12 +3,15 @@
 `use()` replaces the SDK's scaler and two of its posts; all else is the SDK's. What it cures, each
 seen against the loopback API of the tests:
 
-* a job that is stopped before its task exists was spoken to its end;
+* a job that is stopped before its task exists was spoken to its end, and one whose task had not
+  yet begun kept its place for ever;
+* once a job was stopped after SIGTERM, no further stop was looked for;
+* a job that came again while it was at work was spoken twice, and could not be stopped;
 * a job that came in an open poll after SIGTERM was taken and never begun, and open polls held the
   exit for up to 90 s;
 * room for a next job was looked for once a second and a taken job ten times a second, so that a
   worker idled between jobs;
-* a result whose connection broke was not posted again;
+* a result whose connection broke, or that came too soon after others (429), was not posted again;
 * a stream's piece that RunPod did not take was passed over, and the job completed with a gap.
 """
 
@@ -35,8 +38,8 @@ _BUSY_PAUSE_SEC = 5.0
 
 def use() -> None:
     rp_scale.JobScaler = Scaler
-    again = {ClientConnectionError, TimeoutError}
-    rp_http.FibonacciRetry = functools.partial(rp_http.FibonacciRetry, exceptions=again)
+    again = {"exceptions": {ClientConnectionError, TimeoutError}, "statuses": {429}}
+    rp_http.FibonacciRetry = functools.partial(rp_http.FibonacciRetry, **again)
     rp_job.stream_result = _post_piece
 
 
@@ -67,12 +70,17 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         async with AsyncClientSession() as session:
             stops = asyncio.create_task(self.monitor_stop_signals(session))
             await self.get_jobs(session)
-            await asyncio.gather(*self.jobs_tasks.values(), return_exceptions=True)
+            while self.jobs_tasks:
+                await asyncio.wait(self.jobs_tasks.values())
             stops.cancel()
             await asyncio.wait([stops])
 
+    def is_alive(self) -> bool:
+        """Whether there may still be something to stop."""
+        return bool(self.jobs_tasks) or not self._shutdown_event.is_set()
+
     async def get_jobs(self, session: ClientSession) -> None:
-        while self.is_alive():
+        while not self._shutdown_event.is_set():
             await self.set_scale()
             self._room.clear()
             room = self.current_concurrency - self.current_occupancy()
@@ -90,6 +98,12 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
                 await self._or_the_end(asyncio.sleep(_PAUSE_SEC))
 
     def _begin(self, session: ClientSession, job: dict[str, Any]) -> None:
+        if working := self.jobs_tasks.get(job["id"]):
+            if working.cancelling():  # it timed out, and its caller has asked for it again
+                working.add_done_callback(lambda _: self._begin(session, job))
+            else:
+                self._log.warn("came again while it is at work", job["id"])
+            return
         self.job_progress.add(job)
         self.jobs_queue.put_nowait(job)  # `handle_job` tells the queue of each end
         self.jobs_queue.get_nowait()
@@ -108,6 +122,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
             self._room.set()
 
     async def stop_job(self, job_id: str) -> bool:
+        await asyncio.sleep(0)  # a task that is cancelled before its first step never cleans up
         found: bool = await super().stop_job(job_id)
         if not found:
             now = time.monotonic()

@@ -17,6 +17,7 @@ import pytest
 
 import handler
 import startup
+import worker_loop
 from config import Settings
 from inference import VibeVoiceInference
 from speech import delivery
@@ -54,6 +55,22 @@ def test_a_stream_that_fails_says_so_after_its_pieces(engine: FakeEngine) -> Non
     seen, _ = run_stream(stream=True)
     assert all("audio_chunk" in item for item in seen[:-1])
     assert seen[-1] == {"error": "the fake engine failed as it was told to"}
+
+
+def test_facts_whose_post_was_lost_are_in_the_final_list_all_the_same() -> None:
+    async def main() -> list[dict[str, Any]]:
+        kept = []
+        async for item in handler.stream_handler(
+            {"id": "j", "input": {"text": "Hi.", "stream": True}}
+        ):
+            if "audio_chunk" not in item:
+                item[worker_loop.LOST] = True
+            kept.append(item)
+        return kept
+
+    *_, facts = asyncio.run(main())
+    assert facts["status"] == "success"
+    assert worker_loop.LOST not in facts
 
 
 def test_a_bad_request_to_a_stream_worker_is_one_error() -> None:

@@ -5,6 +5,7 @@ Every test ends with the server's list of violations empty, and no log has the c
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,10 @@ def whats(one: Worker, orders: str) -> list[str]:
     return [what for _, what in one.journal(f"{SECRET} {orders}")]
 
 
+def stopped(one: Worker, orders: str) -> bool:
+    return "cancelled" in whats(one, orders)
+
+
 def results(one: Worker, job_id: str) -> list[int]:
     """The statuses that the posts of a job's result got."""
     return [event.status for event in one.api.seen("job-done", job_id)]
@@ -85,7 +90,7 @@ def assert_delivered(one: Worker, job: Job) -> None:
 def assert_stopped(one: Worker, job_id: str, orders: str) -> None:
     """The engine ended within a frame (133 ms) of the stop; nothing was posted or left behind."""
     (stop,) = one.api.until(lambda: one.api.seen("job-stop", job_id))
-    one.api.until(lambda: "cancelled" in whats(one, orders))
+    one.api.until(lambda: stopped(one, orders))
     after = [what for at, what in one.journal(f"{SECRET} {orders}") if at > stop.at]
     assert after in (["cancelled"], ["frame", "cancelled"])
     one.api.until(lambda: "Job stopped." in one.records(job_id))
@@ -290,12 +295,13 @@ def test_a_job_that_is_cancelled_behind_another_never_starts(preview: Worker) ->
 def test_results_outlive_two_5xx_and_are_on_the_volume_when_they_do_not_arrive(
     told: Worker,
 ) -> None:
-    """A post is tried three times after a 5xx or a cut connection, and once after all else."""
+    """A post is tried three times after a 5xx, a 429 or a cut connection, once after all else."""
     scripts = {
         "twice": [503, 500],
         "thrice": [502, 503, 504],
         "refused": [400],
         "cut": [0],
+        "busy": [429],
     }
     ids = {name: speak(told, f"frames3 delay300 {name}") for name in scripts}
     for name, statuses in scripts.items():
@@ -306,6 +312,7 @@ def test_results_outlive_two_5xx_and_are_on_the_volume_when_they_do_not_arrive(
         **scripts,
         "twice": [503, 500, 200],
         "cut": [0, 200],
+        "busy": [429, 200],
     }
     for job_id in ids.values():
         (copy,) = told.copies(job_id)
@@ -350,6 +357,20 @@ def test_sigterm_lets_the_running_job_finish(tmp_path: Path) -> None:
         assert len(whats(one, "frames40 delay50 last")) == 42
         assert api.jobs[waiting].status == "IN_QUEUE"
         assert list((tmp_path / "tmp").iterdir()) == []
+        assert api.violations == []
+
+
+def test_each_job_can_still_be_stopped_after_sigterm(tmp_path: Path) -> None:
+    every = [f"frames400 delay133 number {n}" for n in range(2)]
+    with RunPodApi() as api, worker(api, tmp_path, FAKE, MAX_CONCURRENCY="2") as one:
+        ids = [speak(one, orders) for orders in every]
+        for orders in every:
+            speaking(one, orders)
+        one.terminate()
+        for job_id, orders in zip(ids, every, strict=True):
+            api.cancel(job_id)
+            api.until(partial(stopped, one, orders))
+        assert one.wait() == 0
         assert api.violations == []
 
 
