@@ -237,7 +237,6 @@ def _answer(result: Result, delivered: Delivered, warnings: list[str]) -> Answer
         "duration_sec": result.duration_sec,
         "format": result.format,
         "content_type": result.content_type,
-        **delivered.fields,
         "engine": result.engine,
         "voice": result.voices[0],
         "seed": result.seed,
@@ -252,8 +251,10 @@ def _answer(result: Result, delivered: Delivered, warnings: list[str]) -> Answer
         numbers = map(str, result.speakers)
         answer["speakers"] = dict(zip(numbers, result.voices, strict=True))
     # The SDK drops an answer that is no strict JSON without a word; better to fail here.
-    json.dumps(answer, allow_nan=False)
-    return answer
+    if len(json.dumps(answer, allow_nan=False)) > delivery.FACTS_LIMIT:
+        answer["chunks"] = []
+        answer["warnings"] = [*answer["warnings"][:100], "chunks: left out, there are too many"]
+    return answer | delivered.fields
 
 
 def cleanup_old_files() -> int:

@@ -22,6 +22,8 @@ from speech.errors import DeliveryError
 INLINE_LIMIT = 7 * 1024 * 1024
 """Bytes of audio that fit into an answer: RunPod refuses a result of /run above 10 MB, a worker
 cannot see how a job came, and base64 adds a third."""
+FACTS_LIMIT = 200_000
+"""Bytes that are left for all else in an answer. A stream's last item has no more either."""
 
 _OURS = re.compile(r"[A-Za-z0-9._-]{1,64}_[0-9a-f]{32}\.[a-z0-9]{2,5}(?:\.part)?")
 

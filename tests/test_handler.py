@@ -165,6 +165,19 @@ def test_an_answer_carries_audio_and_the_facts_about_it(tmp_path: Path) -> None:
     assert copy.name.startswith("job-1_")
 
 
+def test_so_many_chunks_that_runpod_would_refuse_the_answer_are_left_out(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "FACTS_LIMIT", 10_000)
+    engine.audio = lambda _: np.full(2400, 0.5, np.float32)
+    whole, short = (run(text="A.[pause:9ms]" * count, loudness=None) for count in (50, 100))
+    assert len(whole["chunks"]) == 50
+    assert whole["warnings"] == []
+    assert short["chunks"] == []
+    assert short["warnings"] == ["chunks: left out, there are too many"]
+    assert base64.b64decode(short["audio_base64"])
+
+
 def test_warnings_of_every_layer_come_back() -> None:
     warnings = run(nobody=1, stream=True, speakers=["A"], loudness=None)["warnings"]
     assert [warning.split(":")[0] for warning in warnings] == ["'nobody'", "stream", "speakers"]
