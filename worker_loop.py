@@ -7,6 +7,8 @@ seen against the loopback API of the tests:
   yet begun kept its place for ever;
 * once a job was stopped after SIGTERM, no further stop was looked for;
 * a job that came again while it was at work was spoken twice, and could not be stopped;
+* a number of thousands of digits or a nesting of a thousand levels in one job's input lost all the
+  jobs that were taken with it;
 * a job that came in an open poll after SIGTERM was taken and never begun, and open polls held the
   exit for up to 90 s;
 * room for a next job was looked for once a second and a taken job ten times a second, so that a
@@ -19,10 +21,11 @@ import asyncio
 import functools
 import json
 import signal
+import sys
 import time
 from typing import Any
 
-from aiohttp import ClientConnectionError, ClientError, ClientSession
+from aiohttp import ClientConnectionError, ClientError, ClientResponse, ClientSession
 from runpod.http_client import AsyncClientSession, TooManyRequests
 from runpod.serverless.modules import rp_http, rp_job, rp_scale
 from runpod.serverless.modules.rp_logger import RunPodLogger
@@ -32,6 +35,8 @@ LOST = "lost"
 _EARLY_STOP_SEC = 5.0
 """Longest time between a stop and its job's arrival. A retried job has the same id, so a stop must
 not be kept for long."""
+_DEEPEST = 20_000
+"""Levels of JSON that are read; 40,000 still fit onto a stack of 8 MB."""
 _PAUSE_SEC = 1.0
 _BUSY_PAUSE_SEC = 5.0
 
@@ -54,6 +59,26 @@ async def _post_piece(session: ClientSession, item: dict[str, Any], job: dict[st
         item["output"][LOST] = True
 
 
+class _Reply(ClientResponse):
+    """Reads whatever jobs hold; what cannot be used of it is for the handler to say."""
+
+    async def json(self, **more: Any) -> Any:
+        return await super().json(**more, loads=_loads)
+
+
+def _loads(text: str) -> Any:
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(_DEEPEST)
+    try:
+        return json.loads(text, parse_int=_whole_number)
+    finally:
+        sys.setrecursionlimit(usual)
+
+
+def _whole_number(digits: str) -> float:
+    return int(digits) if len(digits) < 100 else float(digits)  # `int` refuses more than 4,300
+
+
 class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
     """Takes jobs while there is room, begins each at once, stops those that are to be; after
     SIGTERM it lets those at work finish."""
@@ -67,7 +92,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
     async def run(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):  # the SDK's handlers do not wake the loop
             asyncio.get_running_loop().add_signal_handler(signum, self.kill_worker)
-        async with AsyncClientSession() as session:
+        async with AsyncClientSession(response_class=_Reply) as session:
             stops = asyncio.create_task(self.monitor_stop_signals(session))
             await self.get_jobs(session)
             while self.jobs_tasks:

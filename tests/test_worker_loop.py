@@ -3,6 +3,7 @@
 Every test ends with the server's list of violations empty, and no log has the callers' words.
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -245,6 +246,34 @@ def test_as_many_jobs_are_taken_and_run_at_once_as_are_allowed(tmp_path: Path) -
         at_once = list(accumulate(steps.get(what, 0) for _, what in notes))
         assert max(at_once) == 4
         assert at_once[-1] == 0
+
+
+def test_no_jobs_input_costs_the_jobs_that_are_taken_with_it(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(sys.setrecursionlimit, sys.getrecursionlimit()))
+    request.addfinalizer(partial(sys.set_int_max_str_digits, sys.get_int_max_str_digits()))
+    sys.setrecursionlimit(20_000)
+    sys.set_int_max_str_digits(0)
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    hostile: list[dict[str, Any]] = [
+        {"seed": 10**5000},
+        {"pronunciations": deep},
+        {"unknown": deep},
+    ]
+    with RunPodApi() as api:
+        ids = [api.submit({"text": f"{SECRET} frames1", **each}) for each in hostile]
+        good = api.submit({"text": f"{SECRET} frames1"})
+        with worker(api, tmp_path, FAKE, MAX_CONCURRENCY="4") as one:
+            assert_delivered(one, api.wait(good))
+            errors = [api.wait(job_id).error or "" for job_id in ids]
+        assert api.seen("job-take-batch")[0].jobs == (*ids, good)
+        assert errors[0].startswith("seed: inf is not finite ")
+        assert errors[1].startswith("pronunciations: is a list ")
+        assert errors[2] == ""
+        assert api.violations == []
 
 
 # Stops
