@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from speech.delivery import FACTS_LIMIT, INLINE_LIMIT, Outputs, cleanup_old_files, deliver, keep
-from speech.errors import DeliveryError
+from speech.errors import Cancelled, DeliveryError
 from tests.runpod_wire import PIECE_LIMIT, RUN_LIMIT
 
 
@@ -64,6 +64,12 @@ def test_audio_at_the_limit_is_inline(tmp_path: Path) -> None:
     encoded = deliver(audio, "s", Outputs(tmp_path / "o")).fields["audio_base64"]
     assert len(encoded) + FACTS_LIMIT < RUN_LIMIT - 1000
     assert FACTS_LIMIT < PIECE_LIMIT - 1000
+
+
+def test_a_cancelled_job_leaves_no_copy(audio: Path, tmp_path: Path) -> None:
+    with pytest.raises(Cancelled):
+        deliver(audio, "s", Outputs(tmp_path / "o"), cancelled=lambda: True)
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_volume_that_takes_no_copy_is_a_warning(audio: Path, tmp_path: Path) -> None:
