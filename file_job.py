@@ -57,6 +57,7 @@ class FileJob(Job):
             return None
         meter = LoudnessMeter(self.rate)
         for take in takes:
+            self.recorder.check()
             meter.add(np.concatenate([silence(0), *take.read()]))
         measured = meter.integrated()
         self.remember_loudness(plan, measured)

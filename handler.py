@@ -36,6 +36,8 @@ from speech.delivery import Delivered, Outputs
 from speech.errors import DeliveryError, EngineLost, SpeechError
 from speech.request import SpeechRequest, parse_request
 
+_CLEANUP_SEC = 600
+
 Job = dict[str, Any]
 Answer = dict[str, Any]
 
@@ -90,9 +92,10 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
                 _close_with_task(items)
                 async for item in items:
                     yield item
+                    lost = item.pop(worker_loop.LOST, False)
                     if "audio_chunk" in item:
                         item["audio_chunk"] = ""
-                        if item.pop(worker_loop.LOST, False):
+                        if lost:
                             raise DeliveryError("RunPod did not take a piece of the audio")
         else:
             answer = await _speak(job, request, warnings)
@@ -164,15 +167,8 @@ async def _bucket(job: Job) -> Bucket | None:
 async def _deliver(path: Path, owner: str, result: Result, bucket: Bucket | None) -> Delivered:
     """Delivers in a thread; a cancelled job's upload ends before the cancellation goes on."""
     cancelled = threading.Event()
-
-    def work() -> Delivered:
-        delivered = delivery.deliver(
-            path, owner, outputs(), result.content_type, bucket, cancelled.is_set
-        )
-        cleanup_old_files()
-        return delivered
-
-    working = asyncio.create_task(asyncio.to_thread(work))
+    where = outputs(), result.content_type, bucket, cancelled.is_set
+    working = asyncio.create_task(asyncio.to_thread(delivery.deliver, path, owner, *where))
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
@@ -236,7 +232,6 @@ def _answer(result: Result, delivered: Delivered, warnings: list[str]) -> Answer
         "duration_sec": result.duration_sec,
         "format": result.format,
         "content_type": result.content_type,
-        **delivered.fields,
         "engine": result.engine,
         "voice": result.voices[0],
         "seed": result.seed,
@@ -251,15 +246,17 @@ def _answer(result: Result, delivered: Delivered, warnings: list[str]) -> Answer
         numbers = map(str, result.speakers)
         answer["speakers"] = dict(zip(numbers, result.voices, strict=True))
     # The SDK drops an answer that is no strict JSON without a word; better to fail here.
-    json.dumps(answer, allow_nan=False)
-    return answer
+    if len(json.dumps(answer, allow_nan=False)) > delivery.FACTS_LIMIT:
+        answer["chunks"] = []
+        answer["warnings"] = [*answer["warnings"][:100], "chunks: left out, there are too many"]
+    return answer | delivered.fields
 
 
 def cleanup_old_files() -> int:
     """Removes copies that are past their retention. Gives their number."""
     try:
         return delivery.cleanup_old_files(outputs())
-    except OSError as error:  # a volume's trouble must not cost a caller the finished answer
+    except OSError as error:
         log().warn(f"old copies could not be removed: {error.strerror}")
         return 0
 
@@ -271,6 +268,7 @@ def main() -> None:
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The worker cannot start:\n{error}")
     startup.prepare(inference(), log())
+    startup.every(_CLEANUP_SEC, cleanup_old_files)
     worker_loop.use()
     # The local API ends by the signal itself, which would leave the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import psutil
@@ -46,6 +47,23 @@ def prepare(inference: VibeVoiceInference, log: Any) -> None:
         "voices_sec": round(time.time() - imported, 2),
     }
     log.info(f"started: {json.dumps(summary)}")
+
+
+def every(
+    seconds: float, work: Callable[[], object], ended: threading.Event | None = None
+) -> threading.Thread:
+    """Does `work` now, and again and again until `ended`. Beside the jobs: to look at thousands of
+    files on a network volume takes seconds."""
+    ending = ended or threading.Event()
+
+    def repeat() -> None:
+        work()
+        while not ending.wait(seconds):
+            work()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    return thread
 
 
 def preload(inference: VibeVoiceInference, log: Any) -> None:

@@ -3,12 +3,17 @@
 `use()` replaces the SDK's scaler and two of its posts; all else is the SDK's. What it cures, each
 seen against the loopback API of the tests:
 
-* a job that is stopped before its task exists was spoken to its end;
+* a job that is stopped before its task exists was spoken to its end, and one whose task had not
+  yet begun kept its place for ever;
+* once a job was stopped after SIGTERM, no further stop was looked for;
+* a job that came again while it was at work was spoken twice, and could not be stopped;
+* a number of thousands of digits or a nesting of a thousand levels in one job's input lost all the
+  jobs that were taken with it;
 * a job that came in an open poll after SIGTERM was taken and never begun, and open polls held the
   exit for up to 90 s;
 * room for a next job was looked for once a second and a taken job ten times a second, so that a
   worker idled between jobs;
-* a result whose connection broke was not posted again;
+* a result whose connection broke, or that came too soon after others (429), was not posted again;
 * a stream's piece that RunPod did not take was passed over, and the job completed with a gap.
 """
 
@@ -16,10 +21,11 @@ import asyncio
 import functools
 import json
 import signal
+import sys
 import time
 from typing import Any
 
-from aiohttp import ClientConnectionError, ClientError, ClientSession
+from aiohttp import ClientConnectionError, ClientError, ClientResponse, ClientSession
 from runpod.http_client import AsyncClientSession, TooManyRequests
 from runpod.serverless.modules import rp_http, rp_job, rp_scale
 from runpod.serverless.modules.rp_logger import RunPodLogger
@@ -29,14 +35,16 @@ LOST = "lost"
 _EARLY_STOP_SEC = 5.0
 """Longest time between a stop and its job's arrival. A retried job has the same id, so a stop must
 not be kept for long."""
+_DEEPEST = 20_000
+"""Levels of JSON that are read; 40,000 still fit onto a stack of 8 MB."""
 _PAUSE_SEC = 1.0
 _BUSY_PAUSE_SEC = 5.0
 
 
 def use() -> None:
     rp_scale.JobScaler = Scaler
-    again = {ClientConnectionError, TimeoutError}
-    rp_http.FibonacciRetry = functools.partial(rp_http.FibonacciRetry, exceptions=again)
+    again = {"exceptions": {ClientConnectionError, TimeoutError}, "statuses": {429}}
+    rp_http.FibonacciRetry = functools.partial(rp_http.FibonacciRetry, **again)
     rp_job.stream_result = _post_piece
 
 
@@ -49,6 +57,26 @@ async def _post_piece(session: ClientSession, item: dict[str, Any], job: dict[st
     except (ClientError, TimeoutError) as error:
         RunPodLogger().error(f"a piece was not taken: {type(error).__name__}", job["id"])
         item["output"][LOST] = True
+
+
+class _Reply(ClientResponse):
+    """Reads whatever jobs hold; what cannot be used of it is for the handler to say."""
+
+    async def json(self, **more: Any) -> Any:
+        return await super().json(**more, loads=_loads)
+
+
+def _loads(text: str) -> Any:
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(_DEEPEST)
+    try:
+        return json.loads(text, parse_int=_whole_number)
+    finally:
+        sys.setrecursionlimit(usual)
+
+
+def _whole_number(digits: str) -> float:
+    return int(digits) if len(digits) < 100 else float(digits)  # `int` refuses more than 4,300
 
 
 class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
@@ -64,15 +92,20 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
     async def run(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):  # the SDK's handlers do not wake the loop
             asyncio.get_running_loop().add_signal_handler(signum, self.kill_worker)
-        async with AsyncClientSession() as session:
+        async with AsyncClientSession(response_class=_Reply) as session:
             stops = asyncio.create_task(self.monitor_stop_signals(session))
             await self.get_jobs(session)
-            await asyncio.gather(*self.jobs_tasks.values(), return_exceptions=True)
+            while self.jobs_tasks:
+                await asyncio.wait(self.jobs_tasks.values())
             stops.cancel()
             await asyncio.wait([stops])
 
+    def is_alive(self) -> bool:
+        """Whether there may still be something to stop."""
+        return bool(self.jobs_tasks) or not self._shutdown_event.is_set()
+
     async def get_jobs(self, session: ClientSession) -> None:
-        while self.is_alive():
+        while not self._shutdown_event.is_set():
             await self.set_scale()
             self._room.clear()
             room = self.current_concurrency - self.current_occupancy()
@@ -90,6 +123,12 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
                 await self._or_the_end(asyncio.sleep(_PAUSE_SEC))
 
     def _begin(self, session: ClientSession, job: dict[str, Any]) -> None:
+        if working := self.jobs_tasks.get(job["id"]):
+            if working.cancelling():  # it timed out, and its caller has asked for it again
+                working.add_done_callback(lambda _: self._begin(session, job))
+            else:
+                self._log.warn("came again while it is at work", job["id"])
+            return
         self.job_progress.add(job)
         self.jobs_queue.put_nowait(job)  # `handle_job` tells the queue of each end
         self.jobs_queue.get_nowait()
@@ -108,6 +147,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
             self._room.set()
 
     async def stop_job(self, job_id: str) -> bool:
+        await asyncio.sleep(0)  # a task that is cancelled before its first step never cleans up
         found: bool = await super().stop_job(job_id)
         if not found:
             now = time.monotonic()

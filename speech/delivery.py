@@ -17,11 +17,13 @@ from pathlib import Path
 
 from speech import s3
 from speech.bucket import Bucket
-from speech.errors import DeliveryError
+from speech.errors import Cancelled, DeliveryError
 
 INLINE_LIMIT = 7 * 1024 * 1024
 """Bytes of audio that fit into an answer: RunPod refuses a result of /run above 10 MB, a worker
 cannot see how a job came, and base64 adds a third."""
+FACTS_LIMIT = 200_000
+"""Bytes that are left for all else in an answer. A stream's last item has no more either."""
 
 _OURS = re.compile(r"[A-Za-z0-9._-]{1,64}_[0-9a-f]{32}\.[a-z0-9]{2,5}(?:\.part)?")
 
@@ -68,6 +70,8 @@ def deliver(
     if not fields and fits:
         fields["audio_base64"] = base64.b64encode(audio.read_bytes()).decode("ascii")
     kept = ""
+    if cancelled():
+        raise Cancelled
     if outputs.save or not fields:
         try:
             kept = f"{outputs.folder.name}/{keep(audio, owner, outputs.folder)} on the volume"
@@ -75,7 +79,7 @@ def deliver(
             warnings.append(_no_copy(error))
     if not fields:
         if not kept:
-            spare = Path(tempfile.gettempdir()) / "vibevoice-output"
+            spare = _spare()
             kept = f"{spare.name}/{keep(audio, owner, spare)} in the worker's temporary folder"
         raise DeliveryError(_too_large(audio.stat().st_size, kept, warnings))
     return Delivered(fields, tuple(warnings))
@@ -100,6 +104,11 @@ def copied(audio: Path, owner: str, outputs: Outputs) -> Delivered:
     except OSError as error:
         return Delivered({}, (_no_copy(error),))
     return Delivered({})
+
+
+def _spare() -> Path:
+    """Takes what the volume does not take."""
+    return Path(tempfile.gettempdir()) / "vibevoice-output"
 
 
 def _no_copy(error: OSError) -> str:
@@ -130,10 +139,14 @@ def cleanup_old_files(outputs: Outputs, now: float | None = None) -> int:
     first is no error.
     """
     oldest = (time.time() if now is None else now) - outputs.retention_days * 86_400
+    return sum(_remove_older(folder, oldest) for folder in (outputs.folder, _spare()))
+
+
+def _remove_older(folder: Path, oldest: float) -> int:
     removed = 0
-    if not outputs.folder.is_dir():
+    if not folder.is_dir():
         return removed
-    with os.scandir(outputs.folder) as entries:
+    with os.scandir(folder) as entries:
         for entry in entries:
             if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
                 continue

@@ -56,6 +56,16 @@ async def dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
         await asyncio.sleep(0.02)
 
 
+async def dripping_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The same, but it never comes to the end of the answer's head."""
+    await _request(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+    while True:
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
 def answering(status: int, body: str, heads: str = "") -> Handler:
     """The same answer to every request."""
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from speech.delivery import INLINE_LIMIT, Outputs, cleanup_old_files, deliver, keep
-from speech.errors import DeliveryError
+from speech.delivery import FACTS_LIMIT, INLINE_LIMIT, Outputs, cleanup_old_files, deliver, keep
+from speech.errors import Cancelled, DeliveryError
+from tests.runpod_wire import PIECE_LIMIT, RUN_LIMIT
 
 
 @pytest.fixture
@@ -60,7 +61,15 @@ def test_audio_above_the_limit_is_an_error_that_names_the_kept_file(
 def test_audio_at_the_limit_is_inline(tmp_path: Path) -> None:
     audio = tmp_path / "speech.wav"
     audio.write_bytes(bytes(INLINE_LIMIT))
-    assert len(deliver(audio, "s", Outputs(tmp_path / "o")).fields["audio_base64"]) < 10_000_000
+    encoded = deliver(audio, "s", Outputs(tmp_path / "o")).fields["audio_base64"]
+    assert len(encoded) + FACTS_LIMIT < RUN_LIMIT - 1000
+    assert FACTS_LIMIT < PIECE_LIMIT - 1000
+
+
+def test_a_cancelled_job_leaves_no_copy(audio: Path, tmp_path: Path) -> None:
+    with pytest.raises(Cancelled):
+        deliver(audio, "s", Outputs(tmp_path / "o"), cancelled=lambda: True)
+    assert not (tmp_path / "o").exists()
 
 
 def test_a_volume_that_takes_no_copy_is_a_warning(audio: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """A voice that comes with the request: by address or in base64, hostile or not."""
 
+import asyncio
 import base64
 import io
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +20,7 @@ from inference import VibeVoiceInference
 from speech.errors import RequestError, VoiceError
 from speech.guest_voices import GuestVoices
 from speech.request import Defaults, parse_request
+from tests.bad_network import Handler, answering, dripping, dripping_head, mute, serving
 from tests.fake_engine import FakeEngine
 from tests.test_stream import filed
 
@@ -35,6 +38,9 @@ PATHS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "/large": (200, {"Content-Length": str(11 * 2**20)}, b""),
     "/lying": (200, {}, bytes(11 * 2**20)),
     "/text": (200, {}, b"no audio at all " * 100),
+    "/moved": (302, {"Location": "/voice"}, b""),
+    "/inside": (302, {"Location": "http://127.0.0.2:9/voice"}, b""),
+    "/local": (302, {"Location": "file:///etc/passwd"}, b""),
 }
 
 
@@ -66,7 +72,8 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def private_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS", "1")
+    """The server's own address, and no other of the inside."""
+    monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.1")
 
 
 @pytest.fixture
@@ -103,7 +110,7 @@ def test_a_recording_in_base64_speaks(
 def test_a_recording_at_an_address_speaks(
     inference: VibeVoiceInference, engine: FakeEngine, server: str
 ) -> None:
-    warnings = speak(inference, voice_url=f"{server}/voice", speaker_name="Frank")
+    warnings = speak(inference, voice_url=f"{server}/moved", speaker_name="Frank")
     assert engine.plans[0].voices[0].name.startswith("guest-")
     assert "speaker_name: ignored, since a recording is given" in warnings
 
@@ -116,6 +123,8 @@ def test_a_recording_at_an_address_speaks(
         ("/large", "voice_url: is larger than 10 MB"),
         ("/lying", "voice_url: is larger than 10 MB"),
         ("/text", "voice_url: the recording is not readable as audio"),
+        ("/inside", "voice_url: leads to no public http address"),
+        ("/local", "voice_url: leads to no public http address"),
     ],
 )
 def test_what_is_no_voice_is_refused(
@@ -129,19 +138,74 @@ def test_what_is_no_voice_is_refused(
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "localhost", "[::1]", "10.0.0.1", "169.254.169.254", "0x7f000001", "2130706433"],
+    [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "10.0.0.1",
+        "169.254.169.254",
+        "user@127.0.0.1",
+    ],
 )
 def test_no_address_of_the_inside_is_asked(host: str) -> None:
-    with pytest.raises(VoiceError, match=r"leads to no public http address|cannot be fetched"):
+    with pytest.raises(VoiceError, match="leads to no public http address"):
         fetch.fetch_voice(f"http://{host}:9/voice")
 
 
-def test_a_server_that_is_not_there_is_told_without_its_address(
+@pytest.mark.parametrize(
+    "host", ["0x7f000001", "2130706433", "127.1", "0", "%00", "..", "[::1", "a" * 300]
+)
+def test_an_address_that_is_written_oddly_is_none(host: str) -> None:
+    with pytest.raises(VoiceError, match=r"leads to no public http address|cannot be fetched"):
+        fetch.fetch_voice(f"http://{host}/voice")
+
+
+def test_a_name_that_means_the_inside_by_the_time_it_is_used_is_not_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("RUNPOD_ALLOW_PRIVATE_DOWNLOAD_URLS", "1")
-    with pytest.raises(VoiceError, match=r"^voice_url: cannot be fetched \(\w+\)$"):
-        fetch.fetch_voice("http://127.0.0.1:9/voice")
+    inside = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: inside)
+    with pytest.raises(VoiceError, match="leads to no public http address"):
+        fetch.fetch_voice("http://voices.example:9/voice")
+
+
+@pytest.mark.usefixtures("private_allowed")
+@pytest.mark.parametrize("handler", [dripping, dripping_head, mute])
+def test_a_server_that_never_ends_is_left(
+    monkeypatch: pytest.MonkeyPatch, handler: Handler
+) -> None:
+    monkeypatch.setattr(fetch, "_TIMEOUT_SEC", 0.5)
+    with (
+        serving(handler) as port,
+        pytest.raises(VoiceError, match=r"^voice_url: takes longer than 0\.5 s$"),
+    ):
+        fetch.fetch_voice(f"http://127.0.0.1:{port}/voice")
+
+
+@pytest.mark.usefixtures("private_allowed")
+def test_what_fails_is_told_without_its_address_and_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with serving(answering(200, "voice", "this is no header\r\n")) as port:
+        for there in (port, 9):
+            with pytest.raises(VoiceError, match=r"^voice_url: cannot be fetched \(\w+\)$"):
+                fetch.fetch_voice(f"http://127.0.0.1:{there}/voice?signature=secret")
+    assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("private_allowed")
+def test_a_signed_address_is_asked_for_to_the_byte() -> None:
+    seen: list[bytes] = []
+    signed = b"/a%2Fb%7e?sig=a%2Bb%3D&to=%27%3A"
+
+    async def note(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b" HTTP"))
+
+    with serving(note) as port, pytest.raises(VoiceError):
+        fetch.fetch_voice(f"http://127.0.0.1:{port}{signed.decode()}")
+    assert set(seen) == {b"GET " + signed + b" HTTP"}
 
 
 @pytest.mark.parametrize(

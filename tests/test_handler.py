@@ -17,6 +17,7 @@ import pytest
 
 import handler
 import startup
+import worker_loop
 from config import Settings
 from inference import VibeVoiceInference
 from speech import delivery
@@ -54,6 +55,22 @@ def test_a_stream_that_fails_says_so_after_its_pieces(engine: FakeEngine) -> Non
     seen, _ = run_stream(stream=True)
     assert all("audio_chunk" in item for item in seen[:-1])
     assert seen[-1] == {"error": "the fake engine failed as it was told to"}
+
+
+def test_facts_whose_post_was_lost_are_in_the_final_list_all_the_same() -> None:
+    async def main() -> list[dict[str, Any]]:
+        kept = []
+        async for item in handler.stream_handler(
+            {"id": "j", "input": {"text": "Hi.", "stream": True}}
+        ):
+            if "audio_chunk" not in item:
+                item[worker_loop.LOST] = True
+            kept.append(item)
+        return kept
+
+    *_, facts = asyncio.run(main())
+    assert facts["status"] == "success"
+    assert worker_loop.LOST not in facts
 
 
 def test_a_bad_request_to_a_stream_worker_is_one_error() -> None:
@@ -146,6 +163,19 @@ def test_an_answer_carries_audio_and_the_facts_about_it(tmp_path: Path) -> None:
     }
     (copy,) = (tmp_path / "output").iterdir()
     assert copy.name.startswith("job-1_")
+
+
+def test_so_many_chunks_that_runpod_would_refuse_the_answer_are_left_out(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "FACTS_LIMIT", 10_000)
+    engine.audio = lambda _: np.full(2400, 0.5, np.float32)
+    whole, short = (run(text="A.[pause:9ms]" * count, loudness=None) for count in (50, 100))
+    assert len(whole["chunks"]) == 50
+    assert whole["warnings"] == []
+    assert short["chunks"] == []
+    assert short["warnings"] == ["chunks: left out, there are too many"]
+    assert base64.b64decode(short["audio_base64"])
 
 
 def test_warnings_of_every_layer_come_back() -> None:
@@ -277,23 +307,24 @@ def test_audio_that_does_not_fit_fails_and_is_kept(
     assert copy.stat().st_size == 44 + 48_000
 
 
-def test_old_copies_go_with_the_next_job(tmp_path: Path) -> None:
+def test_old_copies_are_removed(tmp_path: Path) -> None:
     run()
     (old,) = (tmp_path / "output").iterdir()
     os.utime(old, (0, 0))
     run()
+    assert handler.cleanup_old_files() == 1
     assert old not in (tmp_path / "output").iterdir()
     assert len(list((tmp_path / "output").iterdir())) == 1
 
 
-def test_a_cleanup_that_fails_does_not_cost_the_answer(
+def test_a_cleanup_that_fails_is_logged(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def broken(_: Any) -> int:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(delivery, "cleanup_old_files", broken)
-    assert run()["status"] == "success"
+    assert handler.cleanup_old_files() == 0
     assert "old copies could not be removed: Permission denied" in capfd.readouterr().out
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from in_use import stay_in_use
+from startup import every
 from tests.bootstrap_site import until
 from tests.http_server import server_process
 from tests.runpod_api import RunPodApi
@@ -69,6 +71,30 @@ def old_mark(tmp_path: Path) -> Path:
 def test_a_queue_worker_keeps_its_mark_fresh(tmp_path: Path, old_mark: Path) -> None:
     with RunPodApi() as api, worker(api, tmp_path, VIBEVOICE_IN_USE=str(old_mark)):
         until(lambda: old_mark.stat().st_mtime > 1)
+
+
+def test_a_queue_worker_removes_old_copies_beside_its_jobs(tmp_path: Path) -> None:
+    folders = tmp_path / "volume" / "output", tmp_path / "tmp" / "vibevoice-output"
+    copies = [folder / f"job_{'0' * 32}.mp3" for folder in folders]
+    for copy in copies:
+        copy.parent.mkdir(parents=True)
+        copy.touch()
+        os.utime(copy, (1, 1))
+    with RunPodApi() as api, worker(api, tmp_path):
+        until(lambda: not any(copy.exists() for copy in copies))
+
+
+def test_work_beside_the_jobs_is_done_again_and_again() -> None:
+    ended, times = threading.Event(), list[float]()
+
+    def work() -> None:
+        times.append(time.monotonic())
+        if len(times) == 3:
+            ended.set()
+
+    every(0.05, work, ended).join(10)
+    assert len(times) == 3
+    assert times[2] - times[0] >= 0.1
 
 
 def test_the_http_server_keeps_its_mark_fresh(tmp_path: Path, old_mark: Path) -> None:

@@ -3,8 +3,10 @@
 Every test ends with the server's list of violations empty, and no log has the callers' words.
 """
 
+import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,10 @@ def whats(one: Worker, orders: str) -> list[str]:
     return [what for _, what in one.journal(f"{SECRET} {orders}")]
 
 
+def stopped(one: Worker, orders: str) -> bool:
+    return "cancelled" in whats(one, orders)
+
+
 def results(one: Worker, job_id: str) -> list[int]:
     """The statuses that the posts of a job's result got."""
     return [event.status for event in one.api.seen("job-done", job_id)]
@@ -89,7 +95,7 @@ def assert_delivered(one: Worker, job: Job) -> None:
 def assert_stopped(one: Worker, job_id: str, orders: str) -> None:
     """The engine was told and ended within a frame; nothing was posted or left behind."""
     one.api.until(lambda: one.api.seen("job-stop", job_id))
-    one.api.until(lambda: "cancelled" in whats(one, orders))
+    one.api.until(lambda: stopped(one, orders))
     told = whats(one, orders)
     after = told[told.index("cancel") + 1 :]
     assert after in (["cancelled"], ["frame", "cancelled"])
@@ -259,6 +265,34 @@ def test_as_many_jobs_are_taken_and_run_at_once_as_are_allowed(tmp_path: Path) -
         assert at_once[-1] == 0
 
 
+def test_no_jobs_input_costs_the_jobs_that_are_taken_with_it(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(sys.setrecursionlimit, sys.getrecursionlimit()))
+    request.addfinalizer(partial(sys.set_int_max_str_digits, sys.get_int_max_str_digits()))
+    sys.setrecursionlimit(20_000)
+    sys.set_int_max_str_digits(0)
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    hostile: list[dict[str, Any]] = [
+        {"seed": 10**5000},
+        {"pronunciations": deep},
+        {"unknown": deep},
+    ]
+    with RunPodApi() as api:
+        ids = [api.submit({"text": f"{SECRET} frames1", **each}) for each in hostile]
+        good = api.submit({"text": f"{SECRET} frames1"})
+        with worker(api, tmp_path, FAKE, MAX_CONCURRENCY="4") as one:
+            assert_delivered(one, api.wait(good))
+            errors = [api.wait(job_id).error or "" for job_id in ids]
+        assert api.seen("job-take-batch")[0].jobs == (*ids, good)
+        assert errors[0].startswith("seed: inf is not finite ")
+        assert errors[1].startswith("pronunciations: is a list ")
+        assert errors[2] == ""
+        assert api.violations == []
+
+
 # Stops
 
 
@@ -310,12 +344,13 @@ def test_a_job_that_is_cancelled_behind_another_never_starts(preview: Worker) ->
 def test_results_outlive_two_5xx_and_are_on_the_volume_when_they_do_not_arrive(
     told: Worker,
 ) -> None:
-    """A post is tried three times after a 5xx or a cut connection, and once after all else."""
+    """A post is tried three times after a 5xx, a 429 or a cut connection, once after all else."""
     scripts = {
         "twice": [503, 500],
         "thrice": [502, 503, 504],
         "refused": [400],
         "cut": [0],
+        "busy": [429],
     }
     with told.api.holding("job-done"):
         ids = {name: speak(told, f"frames3 {name}") for name in scripts}
@@ -327,6 +362,7 @@ def test_results_outlive_two_5xx_and_are_on_the_volume_when_they_do_not_arrive(
         **scripts,
         "twice": [503, 500, 200],
         "cut": [0, 200],
+        "busy": [429, 200],
     }
     for job_id in ids.values():
         (copy,) = told.copies(job_id)
@@ -372,6 +408,20 @@ def test_sigterm_lets_the_running_job_finish(tmp_path: Path) -> None:
         assert whats(one, "frames40 held20 last")[: len(spoken)] == spoken
         assert api.jobs[waiting].status == "IN_QUEUE"
         assert list((tmp_path / "tmp").iterdir()) == []
+        assert api.violations == []
+
+
+def test_each_job_can_still_be_stopped_after_sigterm(tmp_path: Path) -> None:
+    every = [f"frames400 delay133 number {n}" for n in range(2)]
+    with RunPodApi() as api, worker(api, tmp_path, FAKE, MAX_CONCURRENCY="2") as one:
+        ids = [speak(one, orders) for orders in every]
+        for orders in every:
+            speaking(one, orders)
+        one.terminate()
+        for job_id, orders in zip(ids, every, strict=True):
+            api.cancel(job_id)
+            api.until(partial(stopped, one, orders))
+        assert one.wait() == 0
         assert api.violations == []
 
 

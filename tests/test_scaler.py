@@ -1,0 +1,80 @@
+"""The moments of the worker's loop that no test from outside can hit: jobs that are stopped, or
+come again, between two steps of other jobs."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+from aiohttp import ClientSession
+
+from worker_loop import Scaler
+
+
+class Loop(Scaler):
+    """With jobs that each take a while, also to stop, and note what becomes of them."""
+
+    def __init__(self) -> None:
+        super().__init__({"concurrency_modifier": lambda _: 2})
+        self.notes: list[str] = []
+        self.jobs_handler = self._work
+
+    async def _work(self, _session: Any, _config: Any, job: dict[str, Any]) -> None:
+        self.notes.append(f"began {job['input']}")
+        try:
+            await asyncio.sleep(0.05)
+            self.notes.append(f"ended {job['input']}")
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.05)
+            self.notes.append(f"stopped {job['input']}")
+            raise
+
+    def take(self, job_id: str, job_input: int) -> None:
+        self._begin(cast(ClientSession, None), {"id": job_id, "input": job_input})
+
+    async def drained(self) -> list[str]:
+        async with asyncio.timeout(5):
+            while self.jobs_tasks:
+                await asyncio.sleep(0.01)
+        assert self.current_occupancy() == 0
+        return self.notes
+
+
+@pytest.fixture(autouse=True)
+def no_jobs_of_others() -> Iterator[None]:
+    yield
+    assert Loop().job_progress.get_job_count() == 0
+
+
+def test_a_job_that_is_stopped_before_its_first_step_leaves_its_place() -> None:
+    async def main() -> list[str]:
+        loop = Loop()
+        loop.take("a", 1)
+        assert await loop.stop_job("a")
+        return await loop.drained()
+
+    assert asyncio.run(main()) == ["began 1", "stopped 1"]
+
+
+def test_a_job_that_comes_again_while_it_is_at_work_is_done_once() -> None:
+    async def main() -> list[str]:
+        loop = Loop()
+        loop.take("a", 1)
+        await asyncio.sleep(0)
+        loop.take("a", 2)
+        return await loop.drained()
+
+    assert asyncio.run(main()) == ["began 1", "ended 1"]
+
+
+def test_a_job_that_is_asked_for_again_while_it_is_being_stopped_is_done_then() -> None:
+    async def main() -> list[str]:
+        loop = Loop()
+        loop.take("a", 1)
+        await loop.stop_job("a")
+        loop.take("a", 2)
+        await asyncio.wait(loop.jobs_tasks.values())
+        await asyncio.sleep(0.01)
+        return await loop.drained()
+
+    assert asyncio.run(main()) == ["began 1", "stopped 1", "began 2", "ended 2"]
