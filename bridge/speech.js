@@ -1,9 +1,8 @@
 /**
  * Speech on its way to a caller: bytes, and what is known about them.
  *
- * A body begins with bytes that were looked at, and its length is declared wherever it is known:
- * a connection that breaks off before is then seen to be broken. (A body without a length that
- * fails is ended by today's workerd as if it were whole: cloudflare/workerd#6818.)
+ * A body begins with bytes that were looked at, and its length is declared wherever it is known.
+ * One that fails breaks its connection off: no caller takes it for whole.
  */
 
 import { ENOUGH, looksLike } from "./audio.js";
