@@ -3,6 +3,7 @@
  * tells nothing about how much of a guess was right.
  */
 
+import { sha256 } from "./digest.js";
 import { ApiError } from "./errors.js";
 
 /**
@@ -29,9 +30,4 @@ export async function authorize(request, tokens) {
       : "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.",
     { code: "invalid_api_key", headers: { "WWW-Authenticate": "Bearer" } },
   );
-}
-
-/** @param {string} text */
-function sha256(text) {
-  return crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
 }

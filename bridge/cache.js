@@ -7,7 +7,7 @@
  * is given that is older than CACHE_TTL_SECONDS; a lifecycle rule of the bucket removes them.
  */
 
-import { sha256 } from "./claims.js";
+import { sha256 } from "./digest.js";
 import { bytesOf } from "./streams.js";
 
 /** @import { Ask } from "./contract.js" */
@@ -39,7 +39,7 @@ export class Cache {
     const { text, voice, format, speed, extras } = ask;
     const sorted = Object.entries(extras).sort(([one], [other]) => (one < other ? -1 : 1));
     const all = [VERSION, runpodUrl || speechUrl, text, voice, format, speed, sorted, names];
-    return `cache/${await sha256(JSON.stringify(all))}`;
+    return `cache/${(await sha256(JSON.stringify(all))).toHex()}`;
   }
 
   /** @param {string} name @returns {Promise<Speech | null>} */

@@ -10,6 +10,8 @@
  * nobody waits for is written in the background.
  */
 
+import { sha256 } from "./digest.js";
+
 /**
  * @typedef {object} Entry
  * @property {string} start names the start that made it; another start may come in its place
@@ -39,7 +41,7 @@ const ATTEMPTS = 3;
 export async function claimFor(bucket, request, token, body, waitUntil) {
   const key = request.headers.get("Idempotency-Key") ?? "";
   const retried = Number(request.headers.get("x-stainless-retry-count")) > 0;
-  const digest = await sha256(JSON.stringify([token, key, body]));
+  const digest = (await sha256(JSON.stringify([token, key, body]))).toHex();
   const life = key ? KEY_LIFE_MS : retried ? RETRY_LIFE_MS : 0;
   return new Claim(bucket, `idempotency/${digest}.json`, life, waitUntil);
 }
@@ -203,9 +205,3 @@ function forgotten(error) {
 
 /** Of a request that no other can join. */
 export const NO_CLAIM = new Claim(null, "", 0, () => {});
-
-/** @param {string} text */
-export async function sha256(text) {
-  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
-  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-}

@@ -9,7 +9,6 @@ import { factsFrom } from "./facts.js";
 import { lengthOf } from "./link.js";
 import { fetchWithin, NetworkError } from "./net.js";
 import { checked } from "./speech.js";
-import { withError } from "./sse.js";
 import { bytesOf } from "./streams.js";
 
 /** @import { Ask } from "./contract.js" */
@@ -39,10 +38,9 @@ export class DirectBackend {
     if (!ask.sse) await refuseText(response); // which could pass for pcm
     const source = bytesOf(response.body, this.settings.idleTimeoutMs);
     const chunks = await checked(source, ask.sse ? "sse" : ask.format);
-    const known = factsFrom(response.headers);
-    const facts = () => known;
-    if (ask.sse) return { chunks: withError(chunks), length: null, contentType: EVENTS, facts };
-    return { chunks, length: lengthOf(response), contentType: CONTENT_TYPES[ask.format], facts };
+    const facts = factsFrom(response.headers);
+    const contentType = ask.sse ? EVENTS : CONTENT_TYPES[ask.format];
+    return { chunks, length: lengthOf(response), contentType, facts: () => facts };
   }
 
   /** @param {Ask} ask @param {Call} call */

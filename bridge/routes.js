@@ -9,8 +9,8 @@ import { failed, invalid } from "./errors.js";
 import { headersOf } from "./facts.js";
 import { getModel, listModels } from "./models.js";
 import { QueueBackend } from "./queue.js";
-import { bodyOf } from "./speech.js";
-import { asEvents } from "./sse.js";
+import { bodyOf, noted } from "./speech.js";
+import { asEvents, withError } from "./sse.js";
 import { bytesOf } from "./streams.js";
 import { listVoices, VoiceMap } from "./voices.js";
 
@@ -90,7 +90,8 @@ export class Bridge {
       speech = await this.backend.speak(ask, { id, signal: request.signal, waitUntil, claim });
       if (name) speech = this.cache.keep(name, speech, waitUntil);
     }
-    if (ask.sse && !this.backend.speaksSse) speech = asEvents(speech, ask.text);
+    speech = noted(speech, id);
+    if (ask.sse) speech = this.backend.speaksSse ? withError(speech) : asEvents(speech, ask.text);
     return audioResponse(speech, ask, waitUntil);
   }
 

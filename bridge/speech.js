@@ -1,13 +1,12 @@
 /**
  * Speech on its way to a caller: bytes, and what is known about them.
  *
- * A body begins with bytes that were looked at, and its length is declared wherever it is known:
- * a connection that breaks off before is then seen to be broken. (A body without a length that
- * fails is ended by today's workerd as if it were whole: cloudflare/workerd#6818.)
+ * A body begins with bytes that were looked at, and its length is declared wherever it is known.
+ * One that fails breaks its connection off: no caller takes it for whole.
  */
 
 import { ENOUGH, looksLike } from "./audio.js";
-import { failed } from "./errors.js";
+import { asApiError, failed } from "./errors.js";
 import { pipe } from "./streams.js";
 
 /** @import { Kind } from "./audio.js" */
@@ -50,6 +49,29 @@ async function* joined(first, rest) {
     yield* rest;
   } finally {
     await rest.return(undefined); // where the reader leaves among the first
+  }
+}
+
+/**
+ * The same speech. What breaks it off goes to the log, whose line for the request was written when
+ * the answer began.
+ *
+ * @param {Speech} speech
+ * @param {string} id of the request
+ * @returns {Speech}
+ */
+export function noted(speech, id) {
+  return { ...speech, chunks: watched(speech.chunks, id) };
+}
+
+/** @param {AsyncGenerator<Uint8Array>} chunks @param {string} id */
+async function* watched(chunks, id) {
+  try {
+    yield* chunks;
+  } catch (error) {
+    const { status, body } = asApiError(error);
+    console.warn(JSON.stringify({ request: id, broke_off: status, code: body.error.code }));
+    throw error;
   }
 }
 

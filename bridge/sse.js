@@ -41,12 +41,17 @@ async function* events(speech, text) {
 }
 
 /**
- * Another server's events, and one more for what fails on the way.
+ * Speech that is another server's events, and one more for what fails on the way.
  *
- * @param {AsyncGenerator<Uint8Array>} chunks
- * @returns {AsyncGenerator<Uint8Array>}
+ * @param {Speech} speech
+ * @returns {Speech}
  */
-export async function* withError(chunks) {
+export function withError(speech) {
+  return { ...speech, chunks: andError(speech.chunks), length: null };
+}
+
+/** @param {AsyncGenerator<Uint8Array>} chunks */
+async function* andError(chunks) {
   try {
     yield* chunks;
   } catch (error) {

@@ -2,7 +2,8 @@
  * OpenAI's text-to-speech API in front of the VibeVoice worker, as a Cloudflare Worker.
  *
  * The entry: gives every request an id, answers it, and puts on every answer what all of them have.
- * A log line holds a request's id, method, route, status and time, and never a text or a token.
+ * A log line holds a request's id, method, route, status and time, and never a text or a token;
+ * what breaks an answer off later has a line of its own.
  */
 
 import { asApiError } from "./errors.js";

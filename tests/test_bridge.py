@@ -442,9 +442,6 @@ def test_a_stream_that_fails_is_an_error_event_and_no_end(streaming: Stack) -> N
     assert json.loads(lines[-1].removeprefix("data: "))["type"] == "error"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="cloudflare/workerd#6818: a failed body ends like a whole one"
-)
 def test_a_raw_stream_that_fails_does_not_end_like_a_whole_one(streaming: Stack) -> None:
     case = {"speech": {"input": "frames40 delay10 fail31", "response_format": "pcm"}}
     with pytest.raises(httpx.RemoteProtocolError):

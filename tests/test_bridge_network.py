@@ -46,9 +46,15 @@ async def request(reader: asyncio.StreamReader) -> str:
     return head.split()[1]
 
 
-def head(length: int, kind: str = "application/json") -> bytes:
-    lines = "HTTP/1.1 200 OK", f"Content-Type: {kind}", f"Content-Length: {length}"
+def head(length: int | None, kind: str = "application/json") -> bytes:
+    """The head of an answer; without a length its body comes in `chunk`s."""
+    framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    lines = "HTTP/1.1 200 OK", f"Content-Type: {kind}", framing
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode()
+
+
+def chunk(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
 def completed(**output: str) -> bytes:
@@ -124,8 +130,9 @@ def test_a_30_mb_answer_arrives_with_its_length(tmp_path: Path) -> None:
 BLOCK = bytes(range(256)) * 256
 
 
-def sending(blocks: int, cut_after: int | None = None) -> Handler:
+def sending(blocks: int, cut_after: int | None = None, declared: bool = True) -> Handler:
     """A speech server with `blocks` of 64 KiB, and a RunPod whose answer is a link to them."""
+    piece = BLOCK if declared else chunk(BLOCK)
 
     async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = await request(reader)
@@ -134,26 +141,41 @@ def sending(blocks: int, cut_after: int | None = None) -> Handler:
             body = completed(audio_url=f"http://127.0.0.1:{port}/file", format="pcm")
             writer.write(head(len(body)) + body)
         else:
-            writer.write(head(blocks * len(BLOCK), "audio/pcm"))
+            writer.write(head(blocks * len(BLOCK) if declared else None, "audio/pcm"))
             for block in range(blocks):
                 if block == cut_after:
                     return
-                writer.write(BLOCK)
+                writer.write(piece)
                 await writer.drain()
+            writer.write(b"" if declared else chunk(b""))
         await writer.drain()
         await reader.read()
 
     return send
 
 
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
 @pytest.mark.parametrize("backend", ["link", "direct"])
-def test_audio_that_breaks_off_is_seen_to_break_off(backend: str, tmp_path: Path) -> None:
+def test_audio_that_breaks_off_is_seen_to_break_off(
+    backend: str, declared: bool, tmp_path: Path
+) -> None:
     with (
-        serving(sending(100, cut_after=50)) as port,
+        serving(sending(100, cut_after=50, declared=declared)) as port,
         bridge(tmp_path, **backend_settings(backend, port)) as one,
         pytest.raises(httpx.RemoteProtocolError),
     ):
         post(one)
+
+
+@pytest.mark.parametrize("backend", ["link", "direct"])
+def test_audio_of_unknown_length_arrives_whole(backend: str, tmp_path: Path) -> None:
+    with (
+        serving(sending(100, declared=False)) as port,
+        bridge(tmp_path, **backend_settings(backend, port)) as one,
+    ):
+        answer = post(one)
+    assert "content-length" not in answer.headers
+    assert answer.content == 100 * BLOCK
 
 
 def backend_settings(backend: str, port: int) -> dict[str, str]:
@@ -161,21 +183,23 @@ def backend_settings(backend: str, port: int) -> dict[str, str]:
     return {"AUTH_TOKEN": TOKEN, name: f"http://127.0.0.1:{port}"}
 
 
-def test_audio_that_stands_still_is_broken_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
+def test_audio_that_stands_still_is_broken_off(declared: bool, tmp_path: Path) -> None:
     async def stalling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
-        writer.write(head(10 * len(BLOCK), "audio/pcm") + BLOCK)
+        length = 10 * len(BLOCK) if declared else None
+        writer.write(head(length, "audio/pcm") + (BLOCK if declared else chunk(BLOCK)))
         await writer.drain()
         await reader.read()
 
-    start = time.monotonic()
     with (
         serving(stalling) as port,
         bridge(tmp_path, **backend_settings("direct", port), IDLE_TIMEOUT_SECONDS="1") as one,
-        pytest.raises(httpx.RemoteProtocolError),
     ):
-        post(one)
-    assert time.monotonic() - start < 10
+        start = time.monotonic()
+        with pytest.raises(httpx.RemoteProtocolError):
+            post(one)
+        assert time.monotonic() - start < 10
 
 
 def test_a_direct_server_sees_that_the_caller_has_left(tmp_path: Path) -> None:

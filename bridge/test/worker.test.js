@@ -1,7 +1,7 @@
 /** The entry: who may call, what it takes to serve, what the logs hold. */
 
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { completed, network, SPEECH, speak, TOKEN, visit } from "./fakes.js";
+import { audio, completed, network, SPEECH, speak, TOKEN, visit } from "./fakes.js";
 
 afterEach(() => {
   vi.unstubAllGlobals();
@@ -135,6 +135,28 @@ describe("the log", () => {
       ...{ method: "POST", path: "/v1/audio/speech", status: 200, job: "job-1" },
       ms: expect.any(Number),
     });
+  });
+
+  test.each(["audio", "sse"])("says what broke %s off, without its text", async (stream_format) => {
+    const lines = [];
+    vi.spyOn(console, "log").mockImplementation(() => {});
+    vi.spyOn(console, "warn").mockImplementation((line) => lines.push(line));
+    const piece = { output: { index: 0, audio_chunk: audio().toBase64() } };
+    const error = `oh: ${SPEECH.input}`;
+    network({
+      run: { id: "job-1", status: "IN_QUEUE" },
+      stream: [
+        { status: "IN_PROGRESS", stream: [piece] },
+        { status: "FAILED", stream: [] },
+      ],
+      status: { id: "job-1", status: "FAILED", error },
+    });
+    const headers = { "X-Request-ID": "mine" };
+    const answer = await speak({ stream_format }, { settings: { RUNPOD_STREAM: "true" }, headers });
+    expect(answer.status).toBe(200);
+    expect(lines.map((line) => JSON.parse(line))).toEqual([
+      { request: "mine", broke_off: 500, code: null },
+    ]);
   });
 
   test("of what nobody foresaw has the place, not the message", async () => {
