@@ -13,5 +13,10 @@ export default defineConfig({
       },
     }),
   ],
-  test: { include: ["test/*.test.js"], silent: "passed-only" },
+  test: {
+    include: ["test/*.test.js"],
+    silent: "passed-only",
+    testTimeout: 60_000, // some wait for what the bridge itself waits for; a busy machine adds to it
+    hookTimeout: 60_000,
+  },
 });
