@@ -101,7 +101,7 @@ def serving(inference: VibeVoiceInference, ready: bool = True) -> Iterator[Serve
             yield Server(listener.getsockname()[1])
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(120)
             assert not thread.is_alive(), "the server did not end"
             inference.close()
 
@@ -141,7 +141,7 @@ def server_process(folder: Path, *command: str, **settings: str) -> Iterator[Ser
         wait_for(lambda: server.call("GET", "/ping").status == 200)
         yield server
         process.terminate()
-        assert process.wait(40) == 0, log.read_text()[-2000:]
+        assert process.wait(120) == 0, log.read_text()[-2000:]
         # torch leaves an empty cache folder of its own.
         left = {path.name for path in (folder / "tmp").iterdir()} - {"torchinductor_root"}
         assert not left, f"temporary files are left: {left}"
@@ -151,7 +151,7 @@ def server_process(folder: Path, *command: str, **settings: str) -> Iterator[Ser
             process.wait()
 
 
-def wait_for(happened: Any, seconds: float = 60) -> None:
+def wait_for(happened: Any, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"

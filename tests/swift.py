@@ -17,6 +17,7 @@ from pathlib import Path
 import boto3
 
 from tests.need import require_program
+from tools.demo import reserved_port
 
 ACCESS_KEY, SECRET_KEY = "test:tester", "testing"
 SERVERS = ("account", "container", "object", "proxy")
@@ -24,7 +25,7 @@ PACKAGES = "swift-proxy swift-account swift-container swift-object python3-swift
 FILTERS = (
     "catch_errors gatekeeper memcache listing_formats s3api tempauth copy slo dlo versioned_writes"
 )
-START_SECONDS = 30
+START_SECONDS = 120
 
 # One process instead of nine runs of swift-ring-builder, which take 7 s.
 RINGS = """
@@ -49,9 +50,9 @@ def swift(folder: Path) -> Iterator[str]:
     """
     for server in SERVERS:
         require_program(f"swift-{server}-server", PACKAGES)
-    ports = dict(zip(SERVERS, _free_ports(len(SERVERS)), strict=True))
-    _write_settings(folder, ports)
     with contextlib.ExitStack() as stack:
+        ports = {server: stack.enter_context(reserved_port()) for server in SERVERS}
+        _write_settings(folder, ports)
         for server in SERVERS:
             stack.enter_context(_running(server, folder))
         _wait_for(ports.values(), folder)
@@ -76,14 +77,6 @@ def settings(endpoint: str) -> dict[str, str]:
         "S3_SECRET_ACCESS_KEY": SECRET_KEY,
         "S3_BUCKET_NAME": "audio",
     }
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _write_settings(folder: Path, ports: dict[str, int]) -> None:

@@ -28,6 +28,7 @@ from tests.need import require_node, require_program
 from tests.runpod_api import RunPodApi
 from tests.runpod_wire import KEY, Job
 from tests.worker import FAKE, Worker, worker
+from tools.demo import reserved_port
 
 TOKEN = "sk-test"
 CONTRACT = json.loads((Path(__file__).parent / "openai_contract.json").read_text())
@@ -89,7 +90,7 @@ def send(url: str, case: dict[str, Any]) -> httpx.Response:
         url + case.get(method, "/v1/audio/speech"),
         headers=headers | case.get("headers", {}),
         content=content,
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -472,32 +473,32 @@ def test_make_bridge_serves_in_front_of_make_serve(local_api: int, tmp_path: Pat
     require_program("make", "make")
     require_program("curl", "curl")
     require_node()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["make", "-s", "bridge", f"PORT={local_api}", f"BRIDGE_PORT={port}"]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env=os.environ | {"CI": "true"}, start_new_session=True,
-        )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=60).status_code == 200
-                break
-            except httpx.TransportError:
-                ended = process.poll() is not None or time.monotonic() > deadline
-                assert not ended, (tmp_path / "log").read_text()
-                time.sleep(0.1)
-        readme = (ROOT / "README.md").read_text().replace("127.0.0.1:8787", f"127.0.0.1:{port}")
-        (curl,) = re.findall(r"^```bash\n(.*?)^```", readme, re.M | re.S)
-        (python,) = re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S)
-        subprocess.run(["bash", "-euo", "pipefail", "-c", curl], cwd=tmp_path, check=True)
-        subprocess.run([sys.executable, "-c", python], cwd=tmp_path, check=True)
-        for name in ("mp3", "wav"):
-            assert decoded((tmp_path / f"fox.{name}").read_bytes(), name, tmp_path) > 1
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(60)
+    with reserved_port() as port:
+        command = ["make", "-s", "bridge", f"PORT={local_api}", f"BRIDGE_PORT={port}"]
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=ROOT.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=os.environ | {"CI": "true"}, start_new_session=True,
+            )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 120
+            while True:
+                try:
+                    assert (
+                        httpx.get(f"http://127.0.0.1:{port}/health", timeout=60).status_code == 200
+                    )
+                    break
+                except httpx.TransportError:
+                    ended = process.poll() is not None or time.monotonic() > deadline
+                    assert not ended, (tmp_path / "log").read_text()
+                    time.sleep(0.1)
+            readme = (ROOT / "README.md").read_text().replace("127.0.0.1:8787", f"127.0.0.1:{port}")
+            (curl,) = re.findall(r"^```bash\n(.*?)^```", readme, re.M | re.S)
+            (python,) = re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S)
+            subprocess.run(["bash", "-euo", "pipefail", "-c", curl], cwd=tmp_path, check=True)
+            subprocess.run([sys.executable, "-c", python], cwd=tmp_path, check=True)
+            for name in ("mp3", "wav"):
+                assert decoded((tmp_path / f"fox.{name}").read_bytes(), name, tmp_path) > 1
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(60)

@@ -66,7 +66,7 @@ def by_faad(data: bytes, folder: Path) -> tuple[NDArray[np.float64], int]:
     program = require_program("faad", "faad")
     (folder / "in.aac").write_bytes(data)
     command = [program, "-q", "-o", str(folder / "out.wav"), str(folder / "in.aac")]
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
     samples, rate = soundfile.read(folder / "out.wav", always_2d=True)
     return samples[:, 0], rate
 

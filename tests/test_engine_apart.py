@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -82,13 +81,17 @@ def test_it_ends_with_its_parent_even_when_that_is_killed() -> None:
         except (FileNotFoundError, ProcessLookupError):
             return True
 
-    wait_for(gone, 10)
+    wait_for(gone)
 
 
-def test_a_cancel_frees_the_other_side_at_once(engine: ApartEngine) -> None:
+def test_a_cancel_frees_the_other_side_at_once(
+    engine: ApartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.apart._END_SEC", 120)
     reader = iter(engine.start(PLAN))
     next(reader)
     del reader
-    begun = time.monotonic()
+    process = engine._process
     engine.close()
-    assert time.monotonic() - begun < 8
+    assert process is not None
+    assert process.returncode == 0  # it was not killed

@@ -1,5 +1,4 @@
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -70,18 +69,16 @@ def test_the_fake_engine_remembers_its_plans_and_who_was_cancelled() -> None:
 
 
 def test_a_slow_fake_engine_is_cancelled_while_it_waits() -> None:
-    speech = FakeEngine(delay=60).start(PLAN)
+    speech = FakeEngine(delay=threading.TIMEOUT_MAX).start(PLAN)
     waiting = threading.Event()
 
     def work(number: int) -> None:
         if number:
-            assert waiting.wait(10)
+            assert waiting.wait(60)
             speech.cancel()
         else:
             waiting.set()
             with pytest.raises(Cancelled):
                 next(iter(speech))
 
-    begun = time.monotonic()
     in_threads(2, work)
-    assert time.monotonic() - begun < 10

@@ -304,43 +304,40 @@ def test_cancel_stops_the_library_in_the_middle_of_a_piece(
     assert seconds[0] < 1  # of 13
 
 
-def test_cancel_ends_a_speech_at_once(said: list[str]) -> None:
+def test_another_threads_cancel_ends_a_speech_in_the_text_that_is_said(said: list[str]) -> None:
     speech = ENGINE.start(plan(("Alice", LONG * 100)))
-    took = []
+    begun = 0
 
     def work(number: int) -> None:
+        nonlocal begun
         if number:
             while not said:
                 time.sleep(0.001)
-            took.append(-time.monotonic())
             speech.cancel()
+            begun = len(said)
         else:
             with pytest.raises(Cancelled):
                 list(speech)
-            took.append(time.monotonic())
 
     in_threads(2, work)
-    assert sum(took) < 0.5  # 11 ms at most on an idle machine
+    assert len(said) <= begun + 1
 
 
 def test_cancel_ends_a_speech_that_waits_for_the_library() -> None:
     line = espeak_library.load().line
     speech = ENGINE.start(plan(("Alice", SENTENCE)))
-    took = []
 
     def work(number: int) -> None:
         if number:
-            time.sleep(0.05)
-            took.append(-time.monotonic())
+            while len(line._waiting) < 2:
+                time.sleep(0.001)
             speech.cancel()
         else:
             with pytest.raises(Cancelled):
                 next(iter(speech))
-            took.append(time.monotonic())
 
     with line.enter(threading.Event()):
         in_threads(2, work)
-    assert sum(took) < 0.5  # 1 ms on an idle machine
     assert len(speak("yes")) > 0
 
 
@@ -362,7 +359,7 @@ def test_a_short_job_is_done_while_a_long_one_goes_on() -> None:
 
     def work(number: int) -> None:
         if number:
-            assert begun.wait(10)
+            assert begun.wait(60)
             assert len(speak(SENTENCE)) > 0
             long.cancel()
         else:

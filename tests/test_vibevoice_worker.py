@@ -148,7 +148,7 @@ def test_what_is_missing_fails_the_job_with_the_remedy(
         env=os.environ | env(home, HOME=str(tmp_path), HF_HUB_OFFLINE="1", **settings),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert run.returncode == 1

@@ -772,7 +772,7 @@ def test_jobs_that_start_together_decode_a_voice_once(
     voices = mapper(folder)
 
     def job(_: int) -> str:
-        together.wait(10)
+        together.wait(60)
         return voices.resolve("a")[0].sha256
 
     with ThreadPoolExecutor(8) as pool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-START_TIMEOUT_SEC = 60
+START_TIMEOUT_SEC = 120
 JOB_TIMEOUT_SEC = 1800
 
 
@@ -65,19 +65,27 @@ def report(audio: Path, output: dict[str, Any], job: dict[str, Any]) -> None:
 @contextmanager
 def local_api() -> Iterator[int]:
     """The port of a local API that is ready to take jobs; it ends with the block."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "handler.py", "--rp_serve_api"]
-    command += ["--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
-    env = {name: value for name, value in os.environ.items() if value}
-    env |= {"RUNPOD_LOG_LEVEL": "WARN", "UVICORN_LOG_LEVEL": "warning"}
-    server = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True)
-    try:
-        wait_until_ready(server, port)
-        yield port
-    finally:
-        stop(server)
+    with reserved_port() as port:
+        command = [sys.executable, "handler.py", "--rp_serve_api"]
+        command += ["--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
+        env = {name: value for name, value in os.environ.items() if value}
+        env |= {"RUNPOD_LOG_LEVEL": "WARN", "UVICORN_LOG_LEVEL": "warning"}
+        server = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True)
+        try:
+            wait_until_ready(server, port)
+            yield port
+        finally:
+            stop(server)
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A free loopback port. While the block lasts the system gives it to nobody else; a server that
+    is told its number can listen there."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def wait_until_ready(server: "subprocess.Popen[bytes]", port: int) -> None:

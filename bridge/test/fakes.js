@@ -118,6 +118,11 @@ export async function speak(speech = {}, options = {}) {
   };
 }
 
+/** Waits for something true. */
+export function until(happened) {
+  return vi.waitUntil(happened, { timeout: 30_000 });
+}
+
 /** The data of server-sent events. */
 export function eventsOf(text) {
   const lines = text.split("\r\n\r\n");

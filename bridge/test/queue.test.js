@@ -10,6 +10,7 @@ import {
   never,
   SPEECH,
   speak,
+  until,
   visit,
 } from "./fakes.js";
 
@@ -379,13 +380,13 @@ describe("a caller who leaves", () => {
       settings,
     });
     answer.then((response) => response.body?.cancel()).catch(() => {});
-    return { left: () => caller.abort(), settled };
+    return { answer, left: () => caller.abort(), settled };
   }
 
   test("cancels the job that is at work", async () => {
     const calls = network({ runsync: QUEUED, status: WORKING, cancel: {} });
     const { left, settled } = leaving();
-    await vi.waitUntil(() => calls.length > 2);
+    await until(() => calls.length > 2);
     left();
     await settled();
     expect(calls.filter(({ kind }) => kind === "cancel").map(({ path }) => path)).toEqual([
@@ -399,7 +400,7 @@ describe("a caller who leaves", () => {
   test("cancels the job though RunPod fails for the moment", async () => {
     const calls = network({ runsync: QUEUED, status: WORKING, cancel: [500, 429, {}] });
     const { left, settled } = leaving();
-    await vi.waitUntil(() => calls.length > 2);
+    await until(() => calls.length > 2);
     left();
     await settled();
     expect(calls.filter(({ kind }) => kind === "cancel")).toHaveLength(3);
@@ -413,7 +414,7 @@ describe("a caller who leaves", () => {
       cancel: {},
     });
     const { left, settled } = leaving();
-    await vi.waitUntil(() => tell);
+    await until(() => tell);
     left();
     tell();
     await settled();
@@ -422,9 +423,8 @@ describe("a caller who leaves", () => {
 
   test("after the job has ended cancels nothing", async () => {
     const calls = network({ runsync: completed() });
-    const { left, settled } = leaving();
-    await vi.waitUntil(() => calls.length);
-    await scheduler.wait(50);
+    const { answer, left, settled } = leaving();
+    await answer;
     left();
     await settled();
     expect(calls).toHaveLength(1);

@@ -10,6 +10,7 @@ import {
   SPEECH,
   speak,
   TOKEN,
+  until,
   visit,
 } from "./fakes.js";
 
@@ -25,6 +26,7 @@ beforeEach(async () => {
 afterEach(() => {
   vi.useRealTimers();
   vi.unstubAllGlobals();
+  vi.restoreAllMocks();
 });
 
 const starts = (calls) => calls.filter(({ kind }) => kind === "runsync").length;
@@ -165,7 +167,7 @@ describe("the same request again", () => {
     const { calls } = forgotten();
     await speak({}, { settings, ...key });
     const { leave, settled } = leaving(key.headers);
-    await vi.waitUntil(() => calls.some(({ path }) => path === "status/job-2"));
+    await until(() => calls.some(({ path }) => path === "status/job-2"));
     leave();
     await settled();
     expect(calls.filter(({ kind }) => kind === "cancel").map(({ path }) => path)).toEqual([
@@ -185,9 +187,9 @@ describe("the same request again", () => {
       cancel: {},
     });
     const first = leaving();
-    await vi.waitUntil(() => calls.length > 1);
+    await until(() => calls.length > 1);
     const second = speak({}, { settings });
-    await vi.waitUntil(() => calls.some(({ path }) => path === "status/job-2"));
+    await until(() => calls.some(({ path }) => path === "status/job-2"));
     first.leave();
     await scheduler.wait(200);
     const third = speak({}, { settings, ...retry });
@@ -208,16 +210,21 @@ describe("the same request again", () => {
       status: () => (working ? WORKING : completed()),
       cancel: {},
     });
+    const { promise: grace, resolve: endGrace } = Promise.withResolvers();
+    const wait = scheduler.wait.bind(scheduler);
+    vi.spyOn(scheduler, "wait").mockImplementation((ms) => (ms === 2000 ? grace : wait(ms)));
     const first = leaving();
-    await vi.waitUntil(() => calls.length > 1);
+    await until(() => calls.length > 1);
     first.leave();
-    await scheduler.wait(500);
-    setTimeout(() => {
-      working = false;
-    }, 2500);
-    expect((await speak({}, { settings, ...retry })).bytes).toEqual(audio());
+    await until(() => scheduler.wait.mock.calls.some(([ms]) => ms === 2000));
+    const left = calls.length;
+    const second = speak({}, { settings, ...retry });
+    await until(() => calls.length > left);
+    endGrace();
     await first.settled();
     expect(calls.some(({ kind }) => kind === "cancel")).toBe(false);
+    working = false;
+    expect((await second).bytes).toEqual(audio());
     expect(starts(calls)).toBe(1);
   });
 
@@ -251,7 +258,7 @@ describe("the same request again", () => {
   test("does not come: the job that was left is cancelled", async () => {
     const calls = network({ runsync: QUEUED, status: WORKING, cancel: {} });
     const first = leaving();
-    await vi.waitUntil(() => calls.length > 1);
+    await until(() => calls.length > 1);
     first.leave();
     await first.settled();
     expect(calls.filter(({ kind }) => kind === "cancel")).toHaveLength(1);
