@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,15 @@ def test_a_volume_that_cannot_be_written_to_makes_the_worker_unfit(
     (tmp_path / "output").write_text("in the way")
     with pytest.raises(RuntimeError, match=r"^the volume cannot be written to: "):
         check()
+
+
+def test_workers_that_start_at_the_same_time_find_the_volume_writable(
+    worker: VibeVoiceInference,
+) -> None:
+    check = startup.volume_check(worker)
+    with ThreadPoolExecutor(8) as pool:
+        for checked in [pool.submit(check) for _ in range(400)]:
+            checked.result()
 
 
 def test_no_volume_at_all_is_fine(worker: VibeVoiceInference, tmp_path: Path) -> None:
