@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from runpod.serverless.modules import rp_job
 
+import file_job
 import handler
 import startup
 import worker_loop
@@ -399,6 +400,37 @@ def test_a_cancelled_job_stops_the_engine_and_is_reported_as_cancelled(engine: F
 
     asyncio.run(main())
     assert engine.speeches[0].cancelled
+
+
+@pytest.mark.parametrize("phase", ["LoudnessMeter.add", "Encoder.encode"])
+def test_a_job_that_is_stopped_after_its_synthesis_ends_early_and_leaves_nothing(
+    tmp_path: Path, worker: VibeVoiceInference, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    steps = 0
+    kind, step = phase.split(".")
+    real = getattr(getattr(file_job, kind), step)
+
+    def slow(*args: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        time.sleep(0.1)
+        return real(*args)
+
+    monkeypatch.setattr(getattr(file_job, kind), step, slow)
+    text = "One. [pause] " * 100
+
+    async def main() -> None:
+        task = asyncio.create_task(handler.handler({"id": "j", "input": {"text": text}}))
+        while not steps:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert steps <= 3
+    assert list(tmp_path.rglob("j_*")) == []
+    assert list(Path(worker._folder.name).iterdir()) == []
 
 
 def test_the_worker_does_not_start_with_bad_settings(tmp_path: Path) -> None:
