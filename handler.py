@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,9 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
     try:
         request, warnings = parse_request(job.get("input"), inference().defaults)
         if request.stream:
-            async with aclosing(_stream(job, request, warnings)) as items:
-                _close_with_task(items)
+            items = _stream(job, request, warnings)
+            close = _closes_with_task(items)
+            try:
                 async for item in items:
                     yield item
                     lost = item.pop(worker_loop.LOST, False)
@@ -97,6 +98,8 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
                         item["audio_chunk"] = ""
                         if lost:
                             raise DeliveryError("RunPod did not take a piece of the audio")
+            finally:
+                await close()
         else:
             answer = await _speak(job, request, warnings)
             audio = answer.pop("audio_base64", None)
@@ -115,12 +118,15 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
         yield _failure(error, job_id)
 
 
-def _close_with_task(items: AsyncGenerator[Answer, None]) -> None:
-    """Ends a stream with the task that reads it. A stop that comes while the SDK posts a piece
-    never reaches its generator: the engine was seen to speak on for seconds."""
+def _closes_with_task(items: AsyncGenerator[Answer, None]) -> Callable[[], asyncio.Task[None]]:
+    """Gives a stream's one and only end, which also comes with the task that reads it. A stop that
+    comes while the SDK posts a piece reaches its generator with the garbage: the engine was seen to
+    speak on for seconds."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    close = functools.cache(lambda: loop.create_task(items.aclose()))
     if task is not None:
-        task.add_done_callback(lambda _: loop.create_task(items.aclose()))
+        task.add_done_callback(lambda _: close())
+    return close
 
 
 def _id(job: Job) -> str:

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -83,7 +84,8 @@ def volume_check(inference: VibeVoiceInference) -> Any:
         volume = inference.settings.vibevoice_volume
         if not volume.is_dir():
             return
-        probe = inference.settings.output_dir / f".probe-{os.getpid()}"
+        # Not by the process's number: in every container it is the same.
+        probe = inference.settings.output_dir / f".probe-{uuid.uuid4().hex}"
         try:
             probe.parent.mkdir(exist_ok=True)
             probe.write_bytes(b"probe")

@@ -14,7 +14,8 @@ seen against the loopback API of the tests:
 * room for a next job was looked for once a second and a taken job ten times a second, so that a
   worker idled between jobs;
 * a result whose connection broke, or that came too soon after others (429), was not posted again;
-* a stream's piece that RunPod did not take was passed over, and the job completed with a gap.
+* a stream's piece that RunPod did not take was passed over, and the job completed with a gap;
+* at the level DEBUG whole answers went into the log: audio, links, what they quote of the caller.
 """
 
 import asyncio
@@ -46,6 +47,7 @@ def use() -> None:
     again = {"exceptions": {ClientConnectionError, TimeoutError}, "statuses": {429}}
     rp_http.FibonacciRetry = functools.partial(rp_http.FibonacciRetry, **again)
     rp_job.stream_result = _post_piece
+    rp_job.log = _Discreet()
 
 
 async def _post_piece(session: ClientSession, item: dict[str, Any], job: dict[str, Any]) -> None:
@@ -57,6 +59,16 @@ async def _post_piece(session: ClientSession, item: dict[str, Any], job: dict[st
     except (ClientError, TimeoutError) as error:
         RunPodLogger().error(f"a piece was not taken: {type(error).__name__}", job["id"])
         item["output"][LOST] = True
+
+
+class _Discreet:
+    """RunPod's log without the lines of level DEBUG."""
+
+    def debug(self, *_: object) -> None:
+        """Not logged."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(RunPodLogger(), name)
 
 
 class _Reply(ClientResponse):

@@ -1,5 +1,6 @@
 """Settings come from the environment, whole and checked, or not at all."""
 
+import json
 import re
 from pathlib import Path
 
@@ -107,3 +108,11 @@ def test_the_readme_lists_every_setting_with_its_default() -> None:
         expected[name.upper()] = "" if value is None else shown.removesuffix(".0")
     expected["VIBEVOICE_VOLUME"] = "/runpod-volume/vibevoice"
     assert documented == expected
+
+
+def test_the_hub_offers_settings_and_their_defaults() -> None:
+    hub = json.loads((ROOT / ".runpod" / "hub.json").read_text())
+    given = {each["key"]: str(each["input"]["default"]) for each in hub["config"]["env"]}
+    assert {name.lower() for name in given} <= set(Settings.model_fields)
+    usual = Settings.from_env({}).model_copy(update={"max_concurrency": 8})
+    assert Settings.from_env(given) == usual

@@ -2,29 +2,36 @@
 
 import asyncio
 import base64
+import gc
 import logging
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from runpod.serverless.modules import rp_job
 
+import file_job
 import handler
 import startup
 import worker_loop
 from config import Settings
+from engines.base import End, Frame, Plan, PlannedChunk, Turn, Voice
 from inference import VibeVoiceInference
 from speech import delivery
 from speech.errors import EngineError, EngineLost
-from tests.fake_engine import FakeEngine
+from tests.fake_engine import FakeEngine, FakeSpeech
 
 SECRET = "the-callers-secret-words"
+PLAN = Plan((PlannedChunk((Turn(0, "Hi."),), 0),), (Voice("Alice"),))
 
 
 def test_a_stream_worker_yields_pieces_and_then_the_facts() -> None:
@@ -95,6 +102,48 @@ def test_closing_a_stream_stops_the_engine(engine: FakeEngine) -> None:
 
     asyncio.run(main())
     assert engine.speeches[0].cancelled
+
+
+def test_a_stop_while_a_piece_is_posted_is_quiet_though_the_engine_needs_a_moment(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The SDK leaves its generator to the garbage collector, which closes it a second time."""
+    posting = asyncio.Event()
+
+    async def post(*_: Any) -> None:
+        posting.set()
+        await asyncio.Event().wait()
+
+    class Slow(FakeSpeech):
+        def __iter__(self) -> Iterator[Frame | End]:
+            for event in super().__iter__():
+                time.sleep(0.3)
+                yield event
+
+    speech = Slow(engine, PLAN)
+    monkeypatch.setattr(engine, "start", lambda _: speech)
+    monkeypatch.setattr(rp_job, "stream_result", post)
+    problems: list[Any] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: problems.append(what))
+        fields = {"text": "Hi.", "stream": True, "output_format": "pcm", "loudness": None}
+        job = {"id": "j", "input": fields}
+        config = {"handler": handler.stream_handler, "return_aggregate_stream": True}
+        working = asyncio.create_task(rp_job.handle_job(None, config, job))
+        await posting.wait()
+        working.cancel()
+        del working
+        for _ in range(10):
+            gc.collect()
+            await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+    assert speech.cancelled
+    assert problems == []
+    log = capfd.readouterr().out
+    assert "cancelled" in log
+    assert "internal error" not in log
 
 
 def run_stream(**fields: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -238,6 +287,15 @@ def test_a_volume_that_cannot_be_written_to_makes_the_worker_unfit(
         check()
 
 
+def test_workers_that_start_at_the_same_time_find_the_volume_writable(
+    worker: VibeVoiceInference,
+) -> None:
+    check = startup.volume_check(worker)
+    with ThreadPoolExecutor(8) as pool:
+        for checked in [pool.submit(check) for _ in range(400)]:
+            checked.result()
+
+
 def test_no_volume_at_all_is_fine(worker: VibeVoiceInference, tmp_path: Path) -> None:
     tmp_path.rmdir()
     startup.volume_check(worker)()
@@ -342,6 +400,37 @@ def test_a_cancelled_job_stops_the_engine_and_is_reported_as_cancelled(engine: F
 
     asyncio.run(main())
     assert engine.speeches[0].cancelled
+
+
+@pytest.mark.parametrize("phase", ["LoudnessMeter.add", "Encoder.encode"])
+def test_a_job_that_is_stopped_after_its_synthesis_ends_early_and_leaves_nothing(
+    tmp_path: Path, worker: VibeVoiceInference, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    steps = 0
+    kind, step = phase.split(".")
+    real = getattr(getattr(file_job, kind), step)
+
+    def slow(*args: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        time.sleep(0.1)
+        return real(*args)
+
+    monkeypatch.setattr(getattr(file_job, kind), step, slow)
+    text = "One. [pause] " * 100
+
+    async def main() -> None:
+        task = asyncio.create_task(handler.handler({"id": "j", "input": {"text": text}}))
+        while not steps:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert steps <= 3
+    assert list(tmp_path.rglob("j_*")) == []
+    assert list(Path(worker._folder.name).iterdir()) == []
 
 
 def test_the_worker_does_not_start_with_bad_settings(tmp_path: Path) -> None:

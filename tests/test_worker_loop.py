@@ -154,6 +154,21 @@ def test_an_engine_that_fails_fails_the_job_in_its_words(told: Worker) -> None:
     assert told.temporary_files() == []
 
 
+@pytest.mark.parametrize("streams", ["true", "false"])
+def test_no_answer_is_logged_at_any_level(tmp_path: Path, streams: str) -> None:
+    more = {"RUNPOD_LOG_LEVEL": "DEBUG", "STREAM_JOBS": streams}
+    with RunPodApi() as api, worker(api, tmp_path, FAKE, **more) as one:
+        unknown = speak(one, "frames1", speaker_name=SECRET, output_format="wav")
+        refused = api.submit({"text": SECRET, "speed": SECRET})
+        job = api.wait(unknown)
+        answer = job.output[-1] if streams == "true" else job.output
+        assert SECRET in answer["warnings"][0]
+        assert SECRET in (api.wait(refused).error or "")
+        assert "Finished Job" in one.log()
+        assert SECRET not in one.log()
+        assert answer["audio_base64"][:100] not in one.log()
+
+
 def test_a_lost_engine_fails_the_job_and_has_the_worker_replaced(told: Worker) -> None:
     job = told.api.wait(speak(told, "lost1"))
     (event,) = told.api.seen("job-done", job.id)

@@ -1,16 +1,20 @@
 """Results too large for an answer: over S3 through the real worker loop, or kept and named."""
 
+import asyncio
 import re
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from config import Settings
 from speech.delivery import INLINE_LIMIT
-from tests.bad_network import resetting, serving
+from tests.bad_network import resetting, serving, slowed
 from tests.runpod_api import RunPodApi
 from tests.swift import SECRET_KEY, settings, swift_bucket
+from tests.test_s3 import contents
 from tests.worker import FAKE, Worker, worker
 
 LARGE = "frames1400"  # 187 s: 9.0 MB as wav, more than an answer carries
@@ -90,6 +94,32 @@ def test_an_upload_that_is_reset_half_way_ends_in_the_kept_file(
             assert copy.stat().st_size == 44 + 2 * 3200 * 1400
             assert api.violations == []
             assert one.temporary_files() == []
+
+
+def test_a_job_that_is_stopped_while_it_is_uploaded_leaves_nothing(
+    store: dict[str, str], tmp_path: Path
+) -> None:
+    way = slowed(int(store["S3_ENDPOINT_URL"].rpartition(":")[2]))
+    began = threading.Event()
+
+    async def noticed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        began.set()
+        await way(reader, writer)
+
+    with serving(noticed) as port, RunPodApi() as api:
+        more = settings(f"http://127.0.0.1:{port}") | {"S3_PREFIX": "stopped"}
+        with worker(api, tmp_path, FAKE, **more) as one:
+            job_id = api.submit(asked(LARGE))
+            assert began.wait(60)
+            api.cancel(job_id)
+            api.until(lambda: "Job stopped." in one.records(job_id), 30)
+            assert "cancelled" in one.records(job_id)
+            assert api.seen("job-done", job_id) == []
+            assert one.copies(job_id) == []
+            assert one.temporary_files() == []
+    bucket = Settings.from_env(store).bucket
+    assert bucket is not None
+    assert not [key for key in contents(bucket) if "stopped/" in key]
 
 
 def test_a_jobs_own_bucket_may_not_lie_inside(tmp_path: Path) -> None:
