@@ -25,7 +25,11 @@ main() {
     --prefetch) prefetch=yes && { everything_in_place || provision; } && say "everything is in place in $base" ;;
     *)
       refuse_without_driver /dev/nvidiactl /proc/driver/nvidia/version
-      everything_in_place || provision || exit
+      if everything_in_place; then
+        [[ ! $unattached ]] || say "no network volume is attached: what this worker writes goes with it"
+      else
+        provision || exit
+      fi
       become_the_worker "$@"
       ;;
   esac
@@ -40,22 +44,27 @@ refuse() {
 read_settings() {
   # Where the caller is counts for relative paths; the code is where this file is.
   local name
-  for name in VIBEVOICE_{VOLUME,FALLBACK,BAKED,CODE} REQUIREMENTS_FILE HF_HOME HF_HUB_CACHE TMPDIR; do
+  for name in VIBEVOICE_{VOLUME,LOCAL,CODE} REQUIREMENTS_FILE HF_HOME HF_HUB_CACHE TMPDIR; do
     [[ ${!name:-/} == /* ]] || printf -v "$name" %s "$PWD/${!name}"
     while [[ ${!name:-} == ?*/ ]]; do printf -v "$name" %s "${!name%/}"; done
   done
   [[ ${BASH_SOURCE[0]} != */* ]] || cd -- "${BASH_SOURCE[0]%/*}" || exit
 
-  export VIBEVOICE_VOLUME=${VIBEVOICE_VOLUME:-/runpod-volume/vibevoice}
-  volume=$VIBEVOICE_VOLUME
-  baked=${VIBEVOICE_BAKED:-/opt/vibevoice}
-  fallback=${VIBEVOICE_FALLBACK:-/var/lib/vibevoice}
+  # On the container's own disk: what is baked into the image, and what no volume takes.
+  disk=${VIBEVOICE_LOCAL:-/opt/vibevoice}
+  volume=${VIBEVOICE_VOLUME:-/runpod-volume/vibevoice}
+  unattached='' cached='' prefetch=''
+  if [[ ! ${VIBEVOICE_VOLUME:-} && ! -e $volume/.first_run_complete ]] &&
+    ! outlives_the_worker /runpod-volume /proc/mounts; then
+    unattached=yes volume=$disk
+  fi
+  export VIBEVOICE_VOLUME=$volume
   repository=${VIBEVOICE_REPO:-https://github.com/vibevoice-community/VibeVoice.git}
   ref=${VIBEVOICE_REF:-b9d561240ada3ee5d8fb5812bebb32f7ecfd97ae}
   requirements_file=${REQUIREMENTS_FILE:-$PWD/requirements.txt}
   export MODEL_PATH=${MODEL_PATH:-vibevoice/VibeVoice-7B} MODEL_REVISION=${MODEL_REVISION:-main}
   # The image's and, where that cannot be written to, the volume's: what they have is used.
-  export MODEL_CACHES=${MODEL_CACHES:-}:$baked/hf_cache:$volume/hf_cache
+  export MODEL_CACHES=${MODEL_CACHES:-}:$disk/hf_cache:$volume/hf_cache
   hub_home=${HF_HOME:-}
   hub_cache=${HF_HUB_CACHE:-${hub_home:+$hub_home/hub}}
   worker=${RUNPOD_POD_ID:-$HOSTNAME-$$}
@@ -99,6 +108,26 @@ read_settings() {
   case ${skip,,},${ENGINE:-} in
     1,* | true,* | yes,* | on,* | *,espeak) model_wanted=none ;;
   esac
+  # The platform had it ready before this worker began, which checks it before it is loaded.
+  [[ $model_wanted == none ]] || ! cached_by_platform /runpod-volume/huggingface-cache/hub ||
+    model_wanted=none cached=$REPLY
+}
+
+outlives_the_worker() { # FOLDER MOUNTS: whether a volume is mounted there, of whatever kind
+  # For a cached model RunPod puts an overlay there, volume or not.
+  local place kind
+  slurp "$2" || return 0
+  while read -r _ place kind _; do
+    [[ $place != "$1"?(/vibevoice) || $kind == overlay || $kind == tmpfs ]] || return 0
+  done <<<"$REPLY"
+  return 1
+}
+
+cached_by_platform() { # CACHE: the model's snapshot there as REPLY
+  local root=$1/models--${MODEL_PATH//\//--}
+  slurp "$root/refs/$MODEL_REVISION" || REPLY=$MODEL_REVISION
+  REPLY=$root/snapshots/${REPLY%$'\n'}
+  [[ -s $REPLY/config.json ]]
 }
 
 without_login() { # ADDRESS: as REPLY, for logs and the volume
@@ -113,16 +142,22 @@ slurp() { # FILE: its text as REPLY; fails where it is empty or not there
   [[ $REPLY ]]
 }
 
-everything_in_place() {
-  local flag=$volume/.first_run_complete text
+everything_in_place() { # for a start like this one; others with other settings may share the volume
+  local flag text
   base=$volume
-  slurp "$flag" || return
-  text=$REPLY
-  recorded venv "$text" && venv=$REPLY && recorded code "$text" && code=$REPLY &&
-    recorded wanted "$text" && [[ $REPLY == "$model_wanted" ]] &&
-    recorded model "$text" && model=$REPLY || return
-  # Before the parts are looked for: who removes old ones then sees this mark, or we their absence.
-  mark_in_use && find_venv "$venv" && find_code "$code" && model_is_untouched "$flag" "$text"
+  [[ -e $base/.first_run_complete ]] || return
+  for flag in "$base"/.first_run_complete-*; do
+    # Who removes a part takes the flags that name it away and then looks for marks: so our mark is
+    # seen there, or the flag's absence here.
+    slurp "$flag" && text=$REPLY && names_what_is_wanted "$text" && mark_in_use && [[ -e $flag ]] &&
+      model_is_untouched "$flag" "$text" && return
+  done
+  return 1
+}
+
+names_what_is_wanted() { # JSON: sets venv, code and model
+  recorded wanted "$1" && [[ $REPLY == "$model_wanted" ]] && recorded model "$1" && model=$REPLY &&
+    recorded code "$1" && find_code "$REPLY" && recorded venv "$1" && find_venv "$REPLY"
 }
 
 recorded() { # KEY JSON: the value as REPLY
@@ -131,7 +166,7 @@ recorded() { # KEY JSON: the value as REPLY
 
 mark_in_use() { # names what this worker uses; also the proof that the volume takes a file
   mark=$base/.in-use/$worker
-  { printf '%s\n' "$venv" "$code" "${model##*/}" >"$mark"; } 2>/dev/null
+  { printf '%s\n' "${venv##*/}" "${code##*/}" "${model##*/}" >"$mark"; } 2>/dev/null
 }
 
 find_venv() { find_part "$1" "$venv_wanted" bin/python && venv=$REPLY; }
@@ -141,9 +176,9 @@ find_code() {
   find_part "$1" "$code_wanted" vibevoice/modular/modeling_vibevoice_inference.py && code=$REPLY
 }
 
-find_part() { # NAME DEFINITION FILE: the whole part's folder as REPLY, in the image or on a volume
+find_part() { # NAME DEFINITION FILE: the whole part's folder as REPLY, in the image or on the volume
   local place
-  for place in "$baked" "$volume" "$base"; do
+  for place in "$disk" "$volume"; do
     place+=/$1
     [[ -e $place/.manifest.json && -e $place/$3 ]] && slurp "$place/.definition" &&
       [[ $REPLY == "$2" ]] && REPLY=$place && return

@@ -10,11 +10,12 @@ check() {
   row_of_part 'Python environment' find_venv "$venv_name" venv python torch flash_attention
   row_of_part "VibeVoice's code" find_code "$code_name" code commit
   everything_in_place || status=1
-  ! slurp "$volume/.first_run_complete" || text=$REPLY
-  if [[ $model_wanted == none ]]; then
+  if [[ ${cached:-} ]]; then
+    row model cached '' "by RunPod, $cached"
+  elif [[ $model_wanted == none ]]; then
     row model skipped '' 'not asked for'
-  elif recorded wanted "$text" && [[ $REPLY == "$model_wanted" ]] && recorded model "$text" &&
-    model=$REPLY && model_is_untouched "$volume/.first_run_complete" "$text"; then
+  elif slurp "$volume/$flag_name" && text=$REPLY && recorded model "$text" && model=$REPLY &&
+    model_is_untouched "$volume/$flag_name" "$text"; then
     row model whole "$(du -shL "$model" | cut -f 1)" "$MODEL_PATH, ${model#"$volume"/}"
   else
     row model missing '' "$model_wanted"
@@ -24,7 +25,7 @@ check() {
   where=$(df -h --output=avail "$volume" 2>/dev/null)
   state=read-only
   [[ ! -w $volume ]] || state=writable
-  [[ -d $volume ]] || state=absent
+  [[ -d $volume && ! $unattached ]] || state=absent
   row volume "$state" '' "$volume${where:+, ${where##*[[:space:]]} free by what the system says}"
   row_of_lock
   row 'in use by' '' '' "$(find "$volume/.in-use" -type f -mmin -2 2>/dev/null | wc -l) workers in the last two minutes"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 def write(path: Path, facts: Mapping[str, object]) -> None:
     """Puts a manifest in place in one step, once its bytes are on the disk."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh = path.with_name(f".building-{os.getpid()}{path.name}")
     text = json.dumps({**facts, "written": _now()}, indent=2, ensure_ascii=False)
     with fresh.open("w", encoding="utf-8") as file:
         file.write(f"{text}\n")

@@ -1,9 +1,10 @@
 # shellcheck shell=bash
-# What the parts are called and what they are made with.
+# What the parts and the flag are called and what they are made with.
 
 name_parts() { # each part is named by a hash of its definition
   name_part venv "$venv_wanted" && venv_name=$REPLY
   name_part vibevoice "$code_wanted" && code_name=$REPLY
+  name_part .first_run_complete "$venv_name $code_name $model_wanted" && flag_name=$REPLY
 }
 
 name_part() { # KIND DEFINITION

@@ -4,6 +4,7 @@
 
 NO_ROOM=28 # what a step returns when the disk or the quota is full
 KEEP_MINUTES=1440
+KEEP_FLAG_DAYS=30
 PRODUCTION_MB=7600 # measured: 7,264 MB of packages; flash-attn comes on top
 
 make_ready() {
@@ -17,22 +18,23 @@ make_ready() {
   [[ -x $python ]] || refuse "there is no $python here: install Python 3.12 or set PYTHON"
 
   # 1. On the volume, unless it cannot take what is missing
-  if why=$(unfit "$volume"); then
+  status=$NO_ROOM
+  if [[ $unattached ]]; then
+    why="no network volume is attached at /runpod-volume"
+  elif why=$(unfit "$volume"); then
     prepare "$volume"
     status=$?
     ((status != NO_ROOM)) || why="there is no space left on $volume"
-  else
-    status=$NO_ROOM
   fi
   # 2. Else on the container's own disk
   if ((status == NO_ROOM)); then
     [[ ! ${prefetch:-} ]] || refuse "$why"
     end_turn
-    say "!!! $why. This worker uses its container disk, $fallback, and so does every new one, from the start"
-    why=$(unfit "$fallback") || refuse "$why"
-    prepare "$fallback"
+    say "!!! $why. This worker uses its container disk, $disk, and so does every new one, from the start"
+    why=$(unfit "$disk") || refuse "$why"
+    prepare "$disk"
     status=$?
-    ((status != NO_ROOM)) || say "there is no space for it in $fallback either: enlarge the volume or the container disk"
+    ((status != NO_ROOM)) || say "there is no space for it in $disk either: enlarge the volume or the container disk"
   fi
   end_turn
   rm -rf -- "$scratch"
@@ -42,7 +44,7 @@ make_ready() {
 
 unfit() { # FOLDER: makes it and tries to write there; prints a sentence and fails where that does not work
   local problem parent=${1%/*}
-  [[ -d ${parent:-/} || $1 == "$fallback" ]] || { echo "there is no $parent: no network volume is attached" && return 1; }
+  [[ -d ${parent:-/} || $1 == "$disk" ]] || { echo "there is no $parent: no network volume is attached" && return 1; }
   problem=$({ mkdir -p "$1" && printf '%4096s' . >"$1/.probe-$worker" && rm "$1/.probe-$worker"; } 2>&1) && return
   rm -f "$1/.probe-$worker" 2>/dev/null
   echo "$1 cannot be written to (${problem##*: })"
@@ -63,7 +65,7 @@ environment() {
   local needed=1
   [[ $requirements != *nvidia-cublas-cu12* ]] || needed=$PRODUCTION_MB
   room_for "the Python environment" "$needed" || return
-  [[ ${RUNPOD_INIT_TIMEOUT:-} || $base == "$fallback" || ! ${RUNPOD_POD_ID:-} ]] ||
+  [[ ${RUNPOD_INIT_TIMEOUT:-} || ${prefetch:-} || ! ${RUNPOD_POD_ID:-} ]] ||
     say "RUNPOD_INIT_TIMEOUT is not set: RunPod ends this worker after 7 minutes, ready or not"
   venv=$base/$venv_name
   rm -rf -- "$venv" # what a killed worker left; whatever has no manifest counts for nothing
@@ -113,13 +115,14 @@ build_code() { # FOLDER: beside its place, which it then takes in one step
 }
 
 voices() { # upstream's recordings, once; what lies there already is the user's
-  [[ -e $base/demo/.voices-filled ]] || copy_voices || failed "the voices"
+  [[ -e $base/demo/.voices-filled && $base == "$volume" ]] || copy_voices || failed "the voices"
 }
 
 copy_voices() {
   local home=$base/demo/voices voice
   mkdir -p "$home" || return
-  for voice in "$volume"/demo/voices/*.wav "$code"/demo/voices/*.wav; do
+  [[ $base == "$volume" || ! -d $volume/demo/voices ]] || work cp -rT "$volume/demo/voices" "$home" || return
+  for voice in "$code"/demo/voices/*.wav; do
     [[ -f $voice && ! -e $home/${voice##*/} ]] || continue
     work cp "$voice" "$home/.copying" || return
     mv -nT "$home/.copying" "$home/${voice##*/}" || return
@@ -144,20 +147,20 @@ finish() { # links for people, the flag for warm starts, and old parts go
   still_ours || return
   doing "finishing"
   raise_flag || failed "the flag" || return
-  local venv=$venv_name code=$code_name
   mark_in_use
-  remove_old_parts
+  [[ $base == "$disk" ]] || remove_old_parts
 }
 
-raise_flag() {
+raise_flag() { # one for each set of settings, as the parts are; the link, last of all, is the newest
   link venv "$venv" || return
   link vibevoice "$code" || return
-  work "$python" provision/manifest.py "$base/.first_run_complete" venv="$venv_name" \
-    code="$code_name" wanted="$model_wanted" model="${model#"$base"/}" files:="$scratch/files"
+  work "$python" provision/manifest.py "$base/$flag_name" venv="$venv_name" code="$code_name" \
+    wanted="$model_wanted" model="${model#"$base"/}" files:="$scratch/files" || return
+  link .first_run_complete "$flag_name"
 }
 
 link() { # NAME TARGET
-  if [[ -e $base/$1 && ! -L $base/$1 ]]; then
+  if [[ -d $base/$1 && ! -L $base/$1 ]]; then
     say "$base/$1 is no link of ours and stays as it is; $2 is used"
     return 0
   fi
@@ -172,6 +175,8 @@ remove_old_parts() { # those that nobody has used for a day
     remove_abandoned_downloads "${model%/snapshots/*}"
   fi
   find "$base/.in-use" -type f -mmin "+$KEEP_MINUTES" -delete
+  # Each start reads all flags; one that is missed is raised again within a second.
+  find "$base" -maxdepth 1 -name '.first_run_complete-*' -mtime "+$KEEP_FLAG_DAYS" -delete
   rm -rf -- "$base"/.building-* "$base"/.trash-*
   for part in "${parts[@]}"; do
     name=${part##*/}
@@ -179,15 +184,19 @@ remove_old_parts() { # those that nobody has used for a day
     [[ -d $part && $name != "$venv_name" && $name != "$code_name" && $part != "$model" ]] || continue
     [[ ! $(find "$part" -maxdepth 0 -mmin "-$KEEP_MINUTES") ]] || continue
     ! in_use "$name" || continue
-    mv -T "$part" "$base/.trash-$name" || continue
-    if in_use "$name"; then # by a worker that started just now
-      mv -T "$base/.trash-$name" "$part"
-    else
-      say "removing $name, which nobody has used for a day"
-      rm -rf -- "$base/.trash-$name"
-    fi
+    remove_flags "$name"
+    ! in_use "$name" || continue # by a worker that found its flag until just now
+    say "removing $name, which nobody has used for a day"
+    mv -T "$part" "$base/.trash-$name" && rm -rf -- "$base/.trash-$name"
   done
   return 0
+}
+
+remove_flags() { # PART: those that name it
+  local flag
+  for flag in "$base"/.first_run_complete-*; do
+    ! grep -qsF -- "$1\"" "$flag" || rm -f -- "$flag"
+  done
 }
 
 remove_abandoned_downloads() { # FOLDER: of revisions that nobody has gone on with for a day
@@ -205,7 +214,7 @@ room_for() { # WHAT MB: whether it fits by what the system says, which is more t
   local free kept=0
   free=$(df -m --output=avail "$base") && free=${free##*[[:space:]]}
   # RunPod replaces workers whose container disk is fuller than nine tenths.
-  [[ $base != "$fallback" ]] || { kept=$(df -m --output=size "$base") && kept=$((${kept##*[[:space:]]} / 10)); }
+  [[ $base != "$disk" || ${prefetch:-} ]] || { kept=$(df -m --output=size "$base") && kept=$((${kept##*[[:space:]]} / 10)); }
   ((free - kept >= $2)) && return
   say "no space in $base: $1 needs $2 MB; $free MB are free, of which $kept MB have to stay so"
   return "$NO_ROOM"

@@ -57,8 +57,7 @@ class Site:
         require_program("git", "git")
         self.folder = folder
         self.volume = folder / "network volume" / "vibevoice"
-        self.fallback = folder / "container disk"
-        self.baked = folder / "image"
+        self.local = folder / "container disk"
         self.code = folder / "workspace"
         self.origin = folder / "origin"
         self.wheels = folder / "wheels"
@@ -91,8 +90,7 @@ class Site:
             "GIT_CONFIG_GLOBAL": str(gitconfig),
             "REQUIREMENTS_FILE": str(self.requirements),
             "VIBEVOICE_VOLUME": str(self.volume),
-            "VIBEVOICE_FALLBACK": str(self.fallback),
-            "VIBEVOICE_BAKED": str(self.baked),
+            "VIBEVOICE_LOCAL": str(self.local),
             "VIBEVOICE_REPO": REPOSITORY,
             "VIBEVOICE_REF": self.commit,
             "SKIP_MODEL_DOWNLOAD": "1",
@@ -146,9 +144,20 @@ class Site:
     def run(self, *arguments: str, **env: str) -> Run:
         return ended(self._start((), arguments, env))
 
-    def run_in(self, wrap: tuple[str, ...], *arguments: str) -> Run:
+    def run_in(self, wrap: tuple[str, ...], *arguments: str, **env: str) -> Run:
         """Runs it by another program, which is given the command."""
-        return ended(self._start(wrap, arguments, {}))
+        return ended(self._start(wrap, arguments, env))
+
+    def run_traced(self, **env: str) -> tuple[Run, list[str]]:
+        """With the system calls, up to the handler's, that begin a process or open a connection."""
+        require_program("strace", "strace")
+        trace = self.folder / "trace"
+        calls = "execve,fork,vfork,clone,clone3,socket,connect"
+        run = self.run_in(("strace", "-f", "-o", str(trace), "-e", f"trace={calls}"), **env)
+        lines = trace.read_text().splitlines()
+        lines = lines[: next(n for n, line in enumerate(lines) if "bin/python" in line) + 1]
+        # bash itself may ask the system's name service, a socket on this machine, who its user is
+        return run, [line.split()[1].split("(")[0] for line in lines if "AF_UNIX" not in line]
 
     def _start(
         self, wrap: tuple[str, ...], arguments: tuple[str, ...], env: dict[str, str]
@@ -236,8 +245,8 @@ class Site:
         assert run.status == 0, run.log
         env = run.handler["env"]
         assert env["VIBEVOICE_VOLUME"] == str(base), run.log
-        assert Path(run.handler["prefix"]).parent == self.baked
-        assert Path(env["VIBEVOICE_CODE"]).parent == self.baked
+        assert Path(run.handler["prefix"]).parent == self.local
+        assert Path(env["VIBEVOICE_CODE"]).parent == self.local
 
 
 def ended(process: "subprocess.Popen[str]", timeout: float = 120) -> Run:

@@ -187,12 +187,12 @@ def test_a_download_that_was_given_up_goes_after_a_day(site: Site, hub: HubApi) 
 
 
 def test_the_models_cache_of_the_platform_image_or_user_is_used(site: Site, hub: HubApi) -> None:
-    baked = site.baked / "hf_cache" / "models--vibevoice--VibeVoice-7B"
+    baked = site.local / "hf_cache" / "models--vibevoice--VibeVoice-7B"
     paper_checkpoint(baked / "snapshots" / ("d" * 40))
     run = site.run()
     site.assert_ready(run)
-    assert f":{site.baked}/hf_cache:" in run.handler["env"]["MODEL_CACHES"]
-    assert site.manifest()["model"].startswith(str(site.baked))
+    assert f":{site.local}/hf_cache:" in run.handler["env"]["MODEL_CACHES"]
+    assert site.manifest()["model"].startswith(str(site.local))
     assert hub.asked == []
     assert "bootstrap:" not in site.run().log
 
@@ -228,7 +228,7 @@ def test_a_read_only_volumes_model_is_used_from_there(site: Site, hub: HubApi) -
     run = site.run_in(site.inside_mounts(read_only))
     assert run.status == 0, run.log
     assert f":{site.volume}/hf_cache" in run.handler["env"]["MODEL_CACHES"]
-    assert run.handler["env"]["VIBEVOICE_VOLUME"] == str(site.fallback)
+    assert run.handler["env"]["VIBEVOICE_VOLUME"] == str(site.local)
     assert len(hub.asked) == asked
 
 
@@ -238,8 +238,8 @@ def test_a_model_that_does_not_fit_goes_to_the_container_disk(site: Site, hub: H
     run = site.run_in(site.inside_mounts(small))
     assert run.status == 0, run.log
     assert f"no space for {MODEL}: it needs 0.11 GB and 0.1" in run.log
-    assert snapshot(site, hub, site.fallback).is_dir()
-    assert run.handler["env"]["HF_HUB_CACHE"] == str(site.fallback / "hf_cache")
+    assert snapshot(site, hub, site.local).is_dir()
+    assert run.handler["env"]["HF_HUB_CACHE"] == str(site.local / "hf_cache")
 
 
 def enlarge(hub: HubApi, rows: int) -> None:

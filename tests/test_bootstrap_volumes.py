@@ -33,7 +33,7 @@ def on_tmpfs(site: Site, options: str) -> tuple[str, ...]:
 def test_without_a_volume_the_container_disk_serves(site: Site) -> None:
     shutil.rmtree(site.volume.parent)
     run = site.run()
-    site.assert_ready(run, base=site.fallback)
+    site.assert_ready(run, base=site.local)
     assert_loud(run.log, f"there is no {site.volume.parent}: no network volume is attached")
     assert not site.volume.parent.exists()
 
@@ -47,13 +47,13 @@ def test_a_slash_at_the_end_makes_no_other_volume(site: Site, spelling: str) -> 
 def test_folders_may_be_named_from_where_the_caller_is(site: Site) -> None:
     shutil.rmtree(site.volume.parent)
     site.env["TMPDIR"] = "tmp"
-    run = site.run(VIBEVOICE_FALLBACK="-disk", HF_HOME="home of models", VIBEVOICE_BAKED="image/")
+    run = site.run(VIBEVOICE_LOCAL="-disk/", HF_HOME="home of models")
     site.assert_ready(run, base=site.folder / "-disk")
     assert run.handler["env"]["HF_HUB_CACHE"] == str(site.folder / "home of models" / "hub")
 
 
 def test_a_volume_may_lie_in_the_root_folder(site: Site) -> None:
-    code = 'source ./bootstrap.sh; source provision/steps.sh; fallback=/f worker=w; unfit "$1"'
+    code = 'source ./bootstrap.sh; source provision/steps.sh; disk=/d worker=w; unfit "$1"'
     for volume, status in ((f"/{site.folder.name}-none/x", 1), ("/tmp", 0)):
         run = subprocess.run(
             ["bash", "-c", code, "-", volume], cwd=ROOT, check=False, capture_output=True
@@ -63,7 +63,7 @@ def test_a_volume_may_lie_in_the_root_folder(site: Site) -> None:
 
 def test_an_empty_read_only_volume_is_replaced_by_the_container_disk(site: Site) -> None:
     run = site.run_in(on_tmpfs(site, "ro"))
-    site.assert_ready(run, base=site.fallback)
+    site.assert_ready(run, base=site.local)
     assert_loud(run.log, "cannot be written to (Read-only file system)")
 
 
@@ -81,9 +81,24 @@ def test_what_a_read_only_volume_has_is_used_from_there(site: Site) -> None:
     assert "building" not in run.log
     assert run.handler["prefix"].startswith(str(site.volume))
     assert run.handler["env"]["VIBEVOICE_CODE"].startswith(str(site.volume))
-    assert run.handler["env"]["VIBEVOICE_VOLUME"] == str(site.fallback)
-    voices = site.fallback / "demo" / "voices"
+    assert run.handler["env"]["VIBEVOICE_VOLUME"] == str(site.local)
+    voices = site.local / "demo" / "voices"
     assert sorted(path.name for path in voices.iterdir()) == ["Me.wav", "en-Alice_woman.wav"]
+
+
+def test_a_volume_that_cannot_be_written_to_lends_its_voices_to_a_baked_image(site: Site) -> None:
+    assert site.run("--prefetch", VIBEVOICE_VOLUME=str(site.local)).status == 0
+    voices = site.volume / "demo" / "voices"
+    voices.mkdir(parents=True)
+    (voices / "Me.mp3").write_text("me")
+    (voices / "en-Alice_woman.wav").write_text("my own Alice")
+    volume = f"'{site.volume.parent}'"
+    run = site.run_in(
+        site.inside_mounts(f"mount --bind {volume} {volume}; mount -o remount,ro,bind {volume}")
+    )
+    site.assert_ready_from_image(run, site.local)
+    served = {path.name: path.read_text() for path in (site.local / "demo/voices").iterdir()}
+    assert served == {"Me.mp3": "me", "en-Alice_woman.wav": "my own Alice"}
 
 
 def test_a_volume_that_fills_up_while_it_is_filled_is_left_and_cleared(site: Site) -> None:
@@ -92,7 +107,7 @@ def test_a_volume_that_fills_up_while_it_is_filled_is_left_and_cleared(site: Sit
     wrap = on_tmpfs(site, "size=2m")
     script = wrap[4].replace('exec "$@"', f"\"$@\"; ls -A '{site.volume}' >'{kept}'")
     run = site.run_in((*wrap[:4], script, wrap[5]))
-    site.assert_ready(run, base=site.fallback)
+    site.assert_ready(run, base=site.local)
     assert "no space in" in run.log
     assert_loud(run.log, "there is no space left")
     assert not [name for name in kept.read_text().split() if name.startswith(("venv", ".building"))]
@@ -103,13 +118,13 @@ def test_what_does_not_fit_by_what_the_system_says_is_not_begun(site: Site) -> N
     assert run.status == 0, run.log
     assert "no space in" in run.log
     assert re.search(r"VibeVoice's code needs 100 MB; \d\d? MB are free", run.log)
-    assert run.handler["env"]["VIBEVOICE_CODE"].startswith(str(site.fallback))
+    assert run.handler["env"]["VIBEVOICE_CODE"].startswith(str(site.local))
     assert run.handler["prefix"].startswith(str(site.volume))  # that did fit
 
 
 def test_a_volume_without_room_for_a_single_file_is_left(site: Site) -> None:
     run = site.run_in(on_tmpfs(site, "nr_inodes=2"))
-    site.assert_ready(run, base=site.fallback)
+    site.assert_ready(run, base=site.local)
     assert_loud(run.log, "No space left on device")
 
 
@@ -125,14 +140,14 @@ def test_an_exceeded_quota_is_a_full_volume_too(site: Site) -> None:
     )
     python.chmod(0o755)
     run = site.run(PYTHON=str(python))
-    site.assert_ready(run, base=site.fallback)
+    site.assert_ready(run, base=site.local)
     assert_loud(run.log, "there is no space left")
 
 
 def test_where_nothing_fits_anywhere_it_says_so_and_ends(site: Site) -> None:
     site.require("1.0", size=3_000_000)
-    both = f"mount -t tmpfs -o size=2m none '{site.volume.parent}'; mkdir '{site.fallback}';"
-    both += f"mount -t tmpfs -o size=2m none '{site.fallback}'"
+    both = f"mount -t tmpfs -o size=2m none '{site.volume.parent}'; mkdir '{site.local}';"
+    both += f"mount -t tmpfs -o size=2m none '{site.local}'"
     run = site.run_in(site.inside_mounts(both))
     assert run.status == 28
     assert "enlarge the volume or the container disk" in run.log
@@ -144,7 +159,7 @@ def test_a_prefetch_does_not_fill_the_container_disk_instead(site: Site) -> None
     run = site.run("--prefetch")
     assert run.status == 1
     assert "no network volume is attached" in run.log
-    assert not site.fallback.exists()
+    assert not site.local.exists()
 
 
 @pytest.mark.parametrize(

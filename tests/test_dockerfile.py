@@ -56,8 +56,22 @@ def test_its_lines_make_an_image_that_speaks(tmp_path: Path, bake: str) -> None:
         assert any("/hf_cache/models--Qwen" in path for path in image.files()) == (bake == "1")
         start = image.run(image.command, {**own, "ENGINE": "espeak", "PIP_NO_INDEX": "1"})
         assert start.returncode == 0, start.stdout
-        assert ("building the Python environment" in start.stdout) == (bake == "0")
-        assert "no network volume is attached" in start.stdout
+        said = [line for line in start.stdout.splitlines() if line.startswith("bootstrap:")]
+        if bake == "1":
+            (line,) = said
+            assert "no network volume is attached: what this worker writes goes with it" in line
+        else:
+            assert "!!! no network volume is attached at /runpod-volume" in said[0]
+            assert "building the Python environment" in start.stdout
         assert re.search(r"Job local_test completed|Local testing complete", start.stdout)
-        copies = [path for path in image.files() if "/var/lib/vibevoice/output/" in path]
+        copies = [path for path in image.files() if "/opt/vibevoice/output/" in path]
         assert len(copies) == 1
+        snapshot = "/runpod-volume/huggingface-cache/hub/models--a--b/snapshots/" + "c" * 40
+        config = Path(f"{image.layer}{snapshot}/config.json")
+        config.parent.mkdir(parents=True)
+        config.write_text("{}")
+        named = {"MODEL_PATH": "a/b", "MODEL_REVISION": "c" * 40, "SKIP_MODEL_DOWNLOAD": ""}
+        check = image.run(["bash", "bootstrap.sh", "--check"], {**own, **named})
+        assert re.search(f"^model +cached +by RunPod, {snapshot}$", check.stdout, re.M)
+        assert re.search("^volume +absent ", check.stdout, re.M)
+        assert re.search("^next start +warm", check.stdout, re.M)
