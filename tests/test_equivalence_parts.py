@@ -314,6 +314,17 @@ def test_a_model_without_an_output_head_uses_its_embedding() -> None:
     assert torch.equal(tied.choices.t(), tied.embedding[[3, 12]])
 
 
+def test_each_tensor_of_a_checkpoint_is_read_once() -> None:
+    tensors, read = network().state_dict(), list[str]()
+
+    def source(name: str) -> Any:
+        read.append(name)
+        return tensors[name]
+
+    load_weights(source, sizes_of(network()), (3, 12), CPU, torch.float32)
+    assert sorted(read) == sorted(tensors)
+
+
 def test_a_missing_tensor_is_named() -> None:
     tensors = dict(network().state_dict())
     del tensors["model.prediction_head.layers.1.ffn.up_proj.weight"]
