@@ -10,12 +10,15 @@ from engines.base import PlannedChunk, Turn
 from tests import vibevoice_fixtures as vibevoice  # skips where torch is missing
 
 from torch.overrides import TorchFunctionMode  # isort: skip
+from torch.utils._python_dispatch import TorchDispatchMode  # isort: skip
+from torch.utils._pytree import tree_leaves  # isort: skip
 
 from engines.vibevoice.bucket import Bucket  # isort: skip
 from engines.vibevoice.frame import Frame  # isort: skip
 from engines.vibevoice.noise import Noise  # isort: skip
 from engines.vibevoice.slots import IDLE, Slots  # isort: skip
-from tests.narrow_model import TOKENS, generate, narrow_network, weights_of  # isort: skip
+from engines.vibevoice.weights import load_weights  # isort: skip
+from tests.narrow_model import TOKENS, generate, narrow_network, sizes_of, weights_of  # isort: skip
 
 torch = vibevoice.torch
 pytestmark = pytest.mark.filterwarnings(  # upstream's solver under a newer numpy
@@ -238,3 +241,50 @@ def test_a_frame_asks_for_no_value_and_takes_none_from_the_host() -> None:
         slots.x[slots.active]
         torch.tensor([1])
     assert watch.found == ["__float__", "tolist", "__getitem__", "tensor"]
+
+
+class Strays(TorchDispatchMode):
+    """Notes the operations that meet a tensor of the host's."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.count += 1
+        met = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, torch.Tensor)]
+        if any(each.device.type == "cpu" for each in met):
+            self.found.append(str(func))
+        return out
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def test_all_that_a_frame_touches_is_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device without values, by the ways that a GPU takes, in half precision."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    net, meta = network(), torch.device("meta")
+    tensors = net.state_dict()
+
+    def source(name: str) -> Any:
+        return tensors[name] if name.endswith("_factor") else tensors[name].to(meta)
+
+    sizes = sizes_of(net)
+    weights = load_weights(source, sizes, TOKENS.choices, meta, torch.bfloat16)
+    made = Frame(weights, TOKENS, CAPACITY)
+    codecs = (made.decoder, made.encoder)
+    slots = Slots(sizes, 3, CAPACITY, len(TOKENS.choices), codecs, meta, torch.bfloat16)
+    made(slots, Bucket(3, 128, 10))  # what is made once is made now
+    with Strays() as found_in_frames:
+        made.language.prefill(slots.x[:2], 5, slots.cache, 2)
+        made(slots, Bucket(3, 128, 10))
+        slots.release(1, wipe=True)
+        slots.grow(2 * CAPACITY)
+    with Strays() as found_while_growing:
+        made.grow(2 * CAPACITY)
+    with found_in_frames:
+        made(slots, Bucket(2, 2 * CAPACITY, 10))
+    assert found_in_frames.found == []
+    assert found_in_frames.count > 3000
+    assert found_while_growing.found, "a rotation's angles are worked out on the host: it is seen"

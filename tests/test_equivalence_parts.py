@@ -103,6 +103,14 @@ def streamed(codec: Codec, x: Any) -> Any:
     return torch.cat(out, dim=1)
 
 
+@pytest.fixture(params=["a CPU's way", "a GPU's way"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The products that a codec takes on a GPU are tried on a CPU too."""
+    if request.param == "a GPU's way":
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+
+
+@pytest.mark.usefixtures("way")
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def test_a_streamed_decoder_is_the_whole_one() -> None:
     latents = random(2, 5, 8)
@@ -111,6 +119,7 @@ def test_a_streamed_decoder_is_the_whole_one() -> None:
     assert error(streamed(codec, latents[:, :, None])[:, :, 0], theirs[:, 0]) < 1e-5
 
 
+@pytest.mark.usefixtures("way")
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def test_a_streamed_encoder_is_the_whole_one() -> None:
     sound = 0.1 * random(2, 4, 3200, 1)
@@ -288,6 +297,7 @@ def test_half_precision_head() -> None:
     assert_as_good(ours, theirs, exact, most=0.1)  # ten steps, each on what the last has rounded
 
 
+@pytest.mark.usefixtures("way")
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def test_half_precision_codecs() -> None:
     half, sizes = network(torch.bfloat16), weights().architecture
@@ -312,6 +322,17 @@ def test_a_model_without_an_output_head_uses_its_embedding() -> None:
     untied = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
     tied = load_weights(untied.__getitem__, sizes_of(network()), (3, 12), CPU, torch.float32)
     assert torch.equal(tied.choices.t(), tied.embedding[[3, 12]])
+
+
+def test_each_tensor_of_a_checkpoint_is_read_once() -> None:
+    tensors, read = network().state_dict(), list[str]()
+
+    def source(name: str) -> Any:
+        read.append(name)
+        return tensors[name]
+
+    load_weights(source, sizes_of(network()), (3, 12), CPU, torch.float32)
+    assert sorted(read) == sorted(tensors)
 
 
 def test_a_missing_tensor_is_named() -> None:

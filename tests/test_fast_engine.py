@@ -434,3 +434,44 @@ def test_a_slow_reader_costs_memory_a_bounded_amount_and_others_nothing(
     assert sum(isinstance(event, End) for event in events) == 20
     heard = by_chunk(events)
     assert all(np.array_equal(heard[0], heard[chunk]) for chunk in heard)
+
+
+# What only a GPU does, done on a CPU
+
+
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> Iterator[VibeVoiceEngine]:
+    """As on a GPU: bfloat16, contexts in powers of two, every frame read while the next is made."""
+    monkeypatch.setattr("engines.vibevoice.fast.dtype_for", lambda _: torch.bfloat16)
+    monkeypatch.setattr("engines.vibevoice.batch._CPU_CONTEXT_STEP", None)
+    made = new_engine(slots=3)
+    made.load()
+    batch_of(made).lag = 1
+    yield made
+    made.close()
+
+
+def test_half_precision_speaks_through_the_whole_runtime(half: VibeVoiceEngine) -> None:
+    events = list(half.start(plan(TEXT, "More.", "And more of it.", voices=TWO)))
+    assert [event.reason for event in events if isinstance(event, End)] == ["eos"] * 3
+    for heard in by_chunk(events).values():
+        assert heard.dtype == np.float32
+        assert heard.any()
+        rounded = torch.from_numpy(heard).bfloat16().float().numpy()
+        assert np.array_equal(heard, rounded), "samples are those that the model made"
+
+
+def test_a_frame_that_is_read_late_changes_no_bit(half: VibeVoiceEngine) -> None:
+    """Chunks end and others take their slots while a frame is under way."""
+    short = Options(steps=2, frames_per_token=0.1, min_frames=5)
+    requests = [plan(TEXT, "More.", "", TEXT, "One.", TEXT), plan(*[TEXT] * 5, options=short)]
+    for request in requests:
+        batch_of(half).lag = 0
+        at_once = list(half.start(request))
+        batch_of(half).lag = 1
+        late = list(half.start(request))
+        heard, wanted = by_chunk(late), by_chunk(at_once)
+        assert heard.keys() == wanted.keys()
+        assert all(np.array_equal(heard[chunk], wanted[chunk]) for chunk in wanted)
+        ends = {event for event in at_once if isinstance(event, End)}
+        assert {event for event in late if isinstance(event, End)} == ends

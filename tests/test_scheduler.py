@@ -73,6 +73,30 @@ def test_a_new_jobs_first_chunk_comes_before_the_rest_of_a_long_one() -> None:
     assert fill(scheduler) == [(long, 4)]
 
 
+def test_jobs_that_keep_coming_do_not_keep_an_older_one_waiting() -> None:
+    older = job(3)
+    scheduler = scheduler_of(1, older)
+    given = fill(scheduler)
+    newcomers = [job(1), job(1), job(1)]
+    for newcomer in newcomers:
+        scheduler.add(newcomer)
+        scheduler.finish(scheduler.occupants[0])
+        given += fill(scheduler)
+    assert given == [(older, 0), (newcomers[0], 0), (older, 1), (newcomers[1], 0)]
+
+
+def test_jobs_that_keep_coming_do_not_keep_a_chunk_of_another_size_waiting() -> None:
+    older = Job([work(repeatable=True), work(1, tokens=3000, repeatable=True)])
+    scheduler = scheduler_of(2, older)
+    newcomers = [Job([work(repeatable=True)]) for _ in range(3)]
+    given = fill(scheduler)
+    for newcomer in newcomers:
+        scheduler.add(newcomer)
+        given += fill(scheduler)
+        scheduler.finish(scheduler.occupants[min(scheduler.occupants)])
+    assert given == [(older, 0), (newcomers[0], 0), (older, 1)]
+
+
 def test_finish_says_when_a_job_has_nothing_left() -> None:
     scheduler = scheduler_of(2, job(2))
     fill(scheduler)

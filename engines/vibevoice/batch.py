@@ -222,7 +222,7 @@ class Batch:
             token = choices[choice]
             samples = None
             if token == self.tokens.diffusion:
-                samples = np.array(ticket.audio[occupant.slot].numpy(), np.float32)
+                samples = np.array(ticket.audio[occupant.slot].float().numpy())
             came.append((occupant, Token(token == self.tokens.eos, samples)))
         if self._on_cuda:
             self._spare.append((ticket.chosen, ticket.audio))

@@ -15,7 +15,7 @@ from engines.vibevoice.batch import Batch, slots_for
 from engines.vibevoice.bucket import CPU_SLOTS, FIXED_CONTEXT, Bucket
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.code import Upstream
-from engines.vibevoice.failures import loaded
+from engines.vibevoice.failures import free_memory, loaded
 from engines.vibevoice.frame import Tokens
 from engines.vibevoice.frames import Frames
 from engines.vibevoice.loader import check_room, check_tokens, dtype_for
@@ -119,6 +119,7 @@ def _load(
     if not (math.isfinite(weights.scale) and math.isfinite(weights.bias)):
         raise EngineError("MODEL_PATH: the model's scaling factors are not numbers")
     loaded = time.monotonic() - began
+    free_memory()  # what the way into the packed places took counts as free
     free = torch.cuda.mem_get_info(device)[0] if on_cuda else free_host_memory() or 0
     batch = Batch(
         weights,

@@ -52,13 +52,11 @@ class Packer:
 
     def rows(self, *names: str) -> Tensor:
         """The matrices one below the other, as (inputs, outputs)."""
-        first = self.raw(names[0])
-        shapes = [first.shape] + [self.raw(name).shape for name in names[1:]]
-        packed = self.empty(sum(shape[0] for shape in shapes), *first.shape[1:])
-        at = 0
-        for name, shape in zip(names, shapes, strict=True):
-            packed[at : at + shape[0]].copy_(self.raw(name))
-            at += shape[0]
+        parts = [self.raw(name) for name in names]
+        heights = [len(part) for part in parts]
+        packed = self.empty(sum(heights), *parts[0].shape[1:])
+        for place, part in zip(packed.split(heights), parts, strict=True):
+            place.copy_(part)
         return packed.t() if packed.dim() == 2 else packed
 
     def empty(self, *shape: int) -> Tensor:

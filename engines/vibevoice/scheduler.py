@@ -1,8 +1,8 @@
 """Which chunk gets which slot, and the shape of the next frame. Knows numbers only.
 
-Fair across jobs: a free slot goes to the job with the fewest slots, among equals to one that has
-not begun, then to the one that was served longest ago. A chunk that may not run beside the others
-holds up those behind it until it may, so nothing starves.
+Fair across jobs: a free slot goes to the job with the fewest slots, among equals to the one that
+came, or was served, longest ago: whoever comes later comes behind it, so nothing starves. A chunk
+that may not run beside the others holds up those behind it until it may.
 """
 
 from collections import deque
@@ -38,12 +38,13 @@ AnyWork = TypeVar("AnyWork", bound=Work)
 
 
 class Job(Generic[AnyWork]):
-    """What is left of a request. `running` are its slots; `served` is when it last got one."""
+    """What is left of a request. `running` are its slots; `served` is the turn when it last got
+    one, or came, and which of both: who came in that turn goes first."""
 
     def __init__(self, works: Iterable[AnyWork]) -> None:
         self.waiting = deque(works)
         self.running: set[int] = set()
-        self.served = -1
+        self.served = (0, False)
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +77,7 @@ class Scheduler(Generic[AnyWork]):
     _turns: int = 0
 
     def add(self, job: Job[AnyWork]) -> None:
+        job.served = (self._turns, False)
         self.jobs.append(job)
 
     def next(self) -> Occupant[AnyWork] | None:
@@ -91,8 +93,8 @@ class Scheduler(Generic[AnyWork]):
         occupant = Occupant(slot, job, job.waiting.popleft())
         self.occupants[slot] = occupant
         job.running.add(slot)
-        job.served = self._turns
         self._turns += 1
+        job.served = (self._turns, True)
         return occupant
 
     def _fits(self, work: Work) -> bool:

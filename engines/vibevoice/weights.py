@@ -118,15 +118,11 @@ def load_weights(
     is missing."""
     pack = Packer(source, device, dtype)
     embedding = pack.one(EMBEDDING)
-    try:
-        lm_head = source(HEAD)
-    except KeyError:  # tied
-        lm_head = embedding
     acoustic, semantic = "model.acoustic_tokenizer", "model.semantic_tokenizer"
     return Weights(
         architecture=architecture,
         embedding=embedding,
-        choices=lm_head[list(choices)].to(device, dtype).t(),
+        choices=_choices(source, embedding, choices),
         layers=tuple(
             _layer(pack, f"model.language_model.layers.{index}")
             for index in range(architecture.layers)
@@ -141,6 +137,14 @@ def load_weights(
         scale=pack.raw("model.speech_scaling_factor").item(),
         bias=pack.raw("model.speech_bias_factor").item(),
     )
+
+
+def _choices(source: Source, embedding: Tensor, choices: Sequence[int]) -> Tensor:
+    try:
+        head = source(HEAD)  # 1 GB of the 7B: let go of before the layers come
+    except KeyError:  # tied
+        head = embedding
+    return head[list(choices)].to(embedding.device, embedding.dtype).t()
 
 
 def _layer(pack: Packer, name: str) -> Layer:
