@@ -64,7 +64,7 @@ def log_to_stderr() -> None:
         stream=sys.stderr,
         level=os.environ.get("LOG_LEVEL", "INFO").upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        force=True,  # the RunPod SDK, imported for its safe download, has set a format of its own
+        force=True,  # whatever a library has set
     )
     # It logs the paths that callers send; `web.dressing` logs routes.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

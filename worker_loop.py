@@ -1,7 +1,7 @@
 """Where the SDK's worker loop (runpod 1.12) loses jobs or time, put right before it starts.
 
-`use()` replaces the SDK's scaler and two of its posts; all else is the SDK's. What it cures, each
-seen against the loopback API of the tests:
+`use()` replaces the SDK's scaler, its posts of pieces, how often it posts again and what it logs of
+jobs; all else is the SDK's. What it cures, each seen against the loopback API of the tests:
 
 * a job that is stopped before its task exists was spoken to its end, and one whose task had not
   yet begun kept its place for ever;
