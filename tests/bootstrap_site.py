@@ -95,7 +95,7 @@ class Site:
             "VIBEVOICE_REF": self.commit,
             "SKIP_MODEL_DOWNLOAD": "1",
             "LOCK_BEAT_SEC": "0.1",
-            "LOCK_STALE_SEC": "2",
+            "LOCK_STALE_SEC": "60",
             "OMP_NUM_THREADS": "1",
         }
 
@@ -249,7 +249,7 @@ class Site:
         assert Path(env["VIBEVOICE_CODE"]).parent == self.local
 
 
-def ended(process: "subprocess.Popen[str]", timeout: float = 120) -> Run:
+def ended(process: "subprocess.Popen[str]", timeout: float = 300) -> Run:
     try:
         log, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -259,7 +259,7 @@ def ended(process: "subprocess.Popen[str]", timeout: float = 120) -> Run:
     return Run(process.returncode, log)
 
 
-def until(ready: Callable[[], object], timeout: float = 20) -> None:
+def until(ready: Callable[[], object], timeout: float = 120) -> None:
     deadline = time.monotonic() + timeout
     while not ready():
         assert time.monotonic() < deadline, f"not within {timeout} s"

@@ -127,7 +127,7 @@ class Image:
         return sorted("/" + str(path.relative_to(self.layer)) for path in found)
 
     def run(
-        self, command: list[str], env: Mapping[str, str], timeout: float = 120
+        self, command: list[str], env: Mapping[str, str], timeout: float = 300
     ) -> "subprocess.CompletedProcess[str]":
         """Runs a command in the image; what it writes stays in the image's layer."""
         scratch = self.folder / "scratch"

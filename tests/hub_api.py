@@ -64,7 +64,7 @@ class HubApi:
         """The ranges in which a file was fetched; "" is the whole."""
         return [wanted for method, path, wanted in self.asked if method == "GET" and name in path]
 
-    def wait(self, seconds: float = 60) -> None:
+    def wait(self, seconds: float = 600) -> None:
         """Holds a connection that stalls, until the server closes."""
         self.stalled.set()
         self._closing.wait(seconds)

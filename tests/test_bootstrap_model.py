@@ -76,14 +76,14 @@ def test_a_download_that_was_cut_off_goes_on_where_it_was(site: Site, hub: HubAp
     kept = 2 * 10 * 2**20  # the library writes a file in pieces of 10 MB
     hub.stall_after = kept + 1000
     first = site.start()
-    assert hub.stalled.wait(60)
-    until(lambda: any(path.stat().st_size >= kept for path in partial(site)), 30)
+    assert hub.stalled.wait(120)
+    until(lambda: any(path.stat().st_size >= kept for path in partial(site)))
     assert not snapshot(site, hub).exists()
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     until(lambda: not site.processes())
     hub.stall_after = None
-    site.assert_ready(site.run())
+    site.assert_ready(site.run(LOCK_STALE_SEC="2"))
     assert hub.bytes_asked_of(WEIGHTS) == ["", f"bytes={kept}-"]
     assert (snapshot(site, hub) / WEIGHTS).stat().st_size == size(hub)
 
