@@ -3,7 +3,8 @@
     python -m bench.bootstrap [starts]    (20)
 
 A warm start is timed from the start of bash to the first line of the handler, with a
-requirements.txt as long as the production set's, and so is a Python alone; in turn, medians.
+requirements.txt as long as the production set's, and so is a Python alone; in turn, medians. The same
+out of a baked image without a volume.
 Then to the first job's answer, with the preview voice and with the tiny model, as RunPod sees it.
 Last a first run into an empty volume from the package index, whose cache is warm (the demo set).
 """
@@ -45,12 +46,19 @@ def warm_starts(count: int) -> None:
             site.requirements.read_text() + f"# {'x' * 78}\n" * (size // 81)
         )
         first = seconds_to_handler(site)
-        python = site.volume / "venv" / "bin" / "python"
-        pairs = [(seconds_to_handler(site), seconds_to_python(python)) for _ in range(count)]
+        print(f"first run with one small package: {first:.2f} s")
+        time_warm("warm start", site, site.volume, count)
+        ended(site.start("--prefetch", VIBEVOICE_VOLUME=str(site.local)))
+        del site.env["VIBEVOICE_VOLUME"]
+        time_warm("baked image without a volume", site, site.local, count)
+
+
+def time_warm(what: str, site: Site, base: Path, count: int) -> None:
+    python = base / "venv" / "bin" / "python"
+    pairs = [(seconds_to_handler(site), seconds_to_python(python)) for _ in range(count)]
     warm, alone = (statistics.median(each) for each in zip(*pairs, strict=True))
-    print(f"first run with one small package: {first:.2f} s")
     print(
-        f"warm start to the handler's first line: {warm * 1e3:.0f} ms, of which Python"
+        f"{what} to the handler's first line: {warm * 1e3:.0f} ms, of which Python"
         f" {alone * 1e3:.0f} ms, bootstrap {(warm - alone) * 1e3:.0f} ms"
     )
 
