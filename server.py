@@ -23,8 +23,8 @@ from web.speaking import Door
 
 MOST_MESSAGE_BYTES = 256 * 1024
 _LAST_ANSWERS_SEC = 30
-# Longer than a proxy keeps an idle connection (workerd 5 s, nginx 60 s): where both sides give it up
-# at once, as with uvicorn's own 5 s, a request can meet one that has just been closed.
+# Longer than a proxy keeps an idle connection (workerd 5 s, nginx 60 s): where both sides give it
+# up at once, as with uvicorn's own 5 s, a request can meet one that has just been closed.
 _IDLE_SEC = 75
 
 
