@@ -23,6 +23,9 @@ from web.speaking import Door
 
 MOST_MESSAGE_BYTES = 256 * 1024
 _LAST_ANSWERS_SEC = 30
+# Longer than a proxy keeps an idle connection (workerd 5 s, nginx 60 s): where both sides give it
+# up at once, as with uvicorn's own 5 s, a request can meet one that has just been closed.
+_IDLE_SEC = 75
 
 
 def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server:
@@ -39,6 +42,7 @@ def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server
         access_log=False,
         server_header=False,
         lifespan="off",
+        timeout_keep_alive=_IDLE_SEC,
         timeout_graceful_shutdown=_LAST_ANSWERS_SEC,
     )
     return uvicorn.Server(config)

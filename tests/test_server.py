@@ -1,10 +1,12 @@
 """The second door: sound at once, nothing after a failure, and nobody waits for ever."""
 
 import asyncio
+import http.client
 import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -185,6 +187,16 @@ def test_what_nobody_foresaw_is_an_envelope_that_quotes_nothing(
     )
     assert "internal error: RuntimeError" in caplog.text
     assert HUSH not in caplog.text
+
+
+def test_an_idle_connection_is_kept_for_longer_than_uvicorn_would(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    for pause in (0, 5.5):
+        time.sleep(pause)
+        connection.request("GET", "/v1/models")
+        assert connection.getresponse().read()
+        assert connection.sock is not None  # http.client would open another one silently
+    connection.close()
 
 
 def test_a_lost_engine_takes_the_server_out_of_the_pool(
