@@ -270,6 +270,20 @@ def test_a_longer_chunk_than_slots_hold_makes_them_hold_it(own: VibeVoiceEngine)
     assert np.array_equal(samples(own.start(plan(TEXT))), before), "in its bucket as before"
 
 
+@pytest.mark.parametrize("where", ["frame", "state"])
+def test_where_slots_could_not_be_made_longer_the_next_try_makes_all_of_them_longer(
+    own: VibeVoiceEngine, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    batch = batch_of(own)
+    long = plan("word " * 700, options=Options(steps=1, min_frames=3, frames_per_token=0.001))
+    meet(MEMORY, getattr(batch, where), "grow", monkeypatch, after=0)
+    with pytest.raises(EngineError, match="ran out of memory"):
+        samples(own.start(long))
+    assert len(samples(own.start(plan(TEXT))))
+    assert_close(samples(own.start(long)), samples(vibevoice.engine().start(long)))
+    assert batch.state.capacity == 4096
+
+
 def frames_made(batch: Batch, patch: pytest.MonkeyPatch) -> Counted:
     return Counted(patch, batch.graphs, "run")
 

@@ -187,8 +187,9 @@ class Batch:
                 " recordings or fewer MAX_SLOTS"
             )
         self.graphs.clear()
-        self.state.grow(context)
+        # The slots last: what they say they hold, the frame has to reach.
         self.frame.grow(context)
+        self.state.grow(context)
 
     def release(self, occupant: Occupant[Script], *, wipe: bool = False) -> None:
         self.state.release(occupant.slot, wipe=wipe)

@@ -111,6 +111,8 @@ def _load(
     slots: int | None,
     flash: bool,
 ) -> FastRuntime:
+    # cuDNN's attention, which newer torch prefers, is planned anew for every length of a prompt.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     began = time.monotonic()
     on_cuda = device.type == "cuda"
     choices = Tokens.of(tokenizer).choices

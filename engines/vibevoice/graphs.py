@@ -51,12 +51,13 @@ class Graphs:
             graph.replay()
 
     def clear(self) -> None:
-        """Forgets all graphs: their tensors have moved."""
+        """Forgets all graphs: their tensors are about to move. Waits for the frame under way."""
+        if self._on_cuda:
+            torch.cuda.synchronize(self._device)
+            self._pool = torch.cuda.graph_pool_handle()  # a pool ends with its last graph
         self._graphs.clear()
         self._eager.clear()
         self.used = 0
-        if self._on_cuda:  # a pool ends with its last graph
-            self._pool = torch.cuda.graph_pool_handle()
 
     @torch.inference_mode()
     def capture(self, bucket: Bucket) -> None:
@@ -83,6 +84,8 @@ class Graphs:
             log.warning("frame %s runs eagerly: %s", bucket, str(error).partition("\n")[0])
             self._eager.add(bucket)
             failure = meaning(error)
+            # What broke off may leave its pool recording: no later capture could use that one.
+            self._pool = torch.cuda.graph_pool_handle()
         if isinstance(failure, EngineLost) and not self._works():
             raise failure
         if bucket in self._eager:

@@ -109,8 +109,9 @@ class Slots:
     @torch.inference_mode()
     def grow(self, capacity: int) -> None:
         """Makes room for longer sequences. The tensors move: graphs of frames are void."""
-        old, noise = self.cache, self.noise
-        self.cache = KVCache(self._sizes, 2 * self.count, capacity, noise.device, old.tensor.dtype)
-        self.cache.tensor[:, :, : old.capacity] = old.tensor
-        self.noise = noise.new_zeros(self.count, capacity, noise.shape[2])
-        self.noise[:, : noise.shape[1]] = noise
+        old, device = self.cache.tensor, self.noise.device
+        cache = KVCache(self._sizes, 2 * self.count, capacity, device, old.dtype)
+        noise = self.noise.new_zeros(self.count, capacity, self.noise.shape[2])
+        cache.tensor[:, :, : old.shape[2]] = old
+        noise[:, : self.noise.shape[1]] = self.noise
+        self.cache, self.noise = cache, noise
