@@ -482,6 +482,15 @@ def test_a_deep_or_strange_body_is_bad_json(server: Server) -> None:
         assert (answer.status, answer.error["code"]) == (400, "invalid_json")
 
 
+def test_half_a_surrogate_pair_breaks_no_answer(server: Server) -> None:
+    assert server.speak(input="One \ud83d two.").status == 200
+    assert server.speak(voice="\ud83d").status == 200
+    answer = server.speak(model="\ud83d")
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert server.speak(response_format="\ud83d").error["code"] == "unsupported_format"
+    assert server.speak(stream_format="sse", input="\ud83d two").status == 200
+
+
 def test_texts_and_keys_never_reach_the_log(tmp_path: Path) -> None:
     with server_process(tmp_path, API_KEYS="hush-hush") as server:
         key = {"Authorization": "Bearer hush-hush", "Content-Type": "application/json"}
