@@ -68,6 +68,9 @@ class Voices:
             voice, warnings = inference.guests.resolve(data, Path(folder), "audio_sample")
         if voice.samples is None:
             raise VoiceError("audio_sample: has no samples")
+        rival = inference.voices.rival(name, weak=self._store.notes())
+        if rival and folded(rival) != folded(name):
+            raise VoiceError(f"name: {rival!r} answers to a part of {name!r} already")
         note = self._store.add(name, consent, voice.samples, set(inference.voices.names()))
         return {**_shown(note.name, note), "warnings": warnings}
 
