@@ -311,6 +311,8 @@ def test_openais_names_become_voices_of_ours(server: Server) -> None:
     names = [voice["id"] for voice in listed["data"]]
     assert len(names) == len(set(names)) == 13 + 2
     assert names[-2:] == ["Alice", "Frank"]
+    aliases = {voice["id"]: voice["alias_of"] for voice in listed["data"] if "alias_of" in voice}
+    assert len(aliases) == 13 and aliases["echo"] == "Frank"
 
 
 def test_an_unknown_voice_of_a_strict_worker_is_a_404(start: Start) -> None:

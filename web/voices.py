@@ -31,9 +31,10 @@ class Voices:
 
     def listed(self) -> dict[str, Any]:
         """OpenAI's names and the worker's own, in every shape that clients are known to read."""
-        notes = self._store.notes()
-        names = dict.fromkeys([*openai_voices(), *self._door.inference.voices.names()])
-        voices = [_shown(name, notes.get(folded(name))) for name in names]
+        notes, own = self._store.notes(), self._door.inference.voices.names()
+        aliases = {name: voice for name, voice in openai_voices().items() if name not in own}
+        voices = [{**_shown(name, None), "alias_of": voice} for name, voice in aliases.items()]
+        voices += [_shown(name, notes.get(folded(name))) for name in own]
         return {"object": "list", "data": voices, "voices": voices}
 
     async def add(self, request: Request) -> dict[str, Any]:
