@@ -18,7 +18,7 @@ from inference import VibeVoiceInference
 from speech.errors import SpeechError
 from web.app import create_app
 from web.health import Health, health_port
-from web.protocol import Protocol
+from web.protocol import Protocol, SocketProtocol
 from web.speaking import Door
 
 MOST_MESSAGE_BYTES = 256 * 1024
@@ -35,7 +35,7 @@ def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server
         host=inference.settings.address,
         port=inference.settings.port,
         http=Protocol,
-        ws="websockets-sansio",
+        ws=SocketProtocol,
         ws_max_size=MOST_MESSAGE_BYTES,
         ws_per_message_deflate=False,  # audio does not shrink
         log_config=None,

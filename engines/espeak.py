@@ -7,12 +7,14 @@ only where kana outnumber kanji, and a script outside `_LANGUAGES` is spelled ou
 Options and attempts are ignored; a seed moves only the breath noise.
 
 espeak is called for one piece of text at a time (some 15 s of speech in 15 ms), by whichever thread
-iterates. Between pieces nobody holds it, so a slow reader stops no one, jobs take turns piece by
-piece, and an abandoned speech leaves nothing behind.
+iterates. Between pieces nobody holds it, so a slow reader stops no one and an abandoned speech
+leaves nothing behind. Of many speeches the one comes first whose listener runs out of sound first:
+one that has not begun before all that are ahead of real time.
 """
 
 import re
 import threading
+import time
 import unicodedata
 import zlib
 from collections import Counter
@@ -27,6 +29,7 @@ from engines.base import SAMPLE_RATE, Capabilities, End, Frame, Plan, PlannedChu
 from engines.espeak_library import Library
 from speech.errors import Cancelled
 from speech.pcm import Resampler, silence
+from speech.sentences import sentences
 
 _FRAME = 3200  # samples: 133 ms, as VibeVoice's
 _PIECE = 240  # characters; the worst found (letters that must be spelled) keep espeak for 0.2 s
@@ -139,15 +142,19 @@ class EspeakSpeech:
         self._plan = plan
         self._looks = _cast(plan.voices)
         self._cancelled = threading.Event()
+        self._due = 0.0  # when who listens from the begin has heard all of it (monotonic seconds)
 
     def cancel(self) -> None:
         self._cancelled.set()
         self._library.line.wake()
 
     def __iter__(self) -> Iterator[Frame | End]:
+        self._due = time.monotonic()
         for event in self._events():
             if self._cancelled.is_set():
                 raise Cancelled
+            if isinstance(event, Frame):
+                self._due += len(event.samples) / SAMPLE_RATE
             yield event
 
     def _events(self) -> Iterator[Frame | End]:
@@ -173,7 +180,7 @@ class EspeakSpeech:
             for piece in _cut(text):
                 if not any(map(str.isalnum, piece)):  # espeak calls a lone "!" by its name
                     continue
-                with self._library.line.enter(self._cancelled):
+                with self._library.line.enter(self._cancelled, self._due):
                     pcm = self._library.say(
                         piece, language, look.variant, look.pitch, chunk.seed, self._cancelled
                     )
@@ -225,6 +232,10 @@ def _language(text: str) -> str:
 
 
 def _cut(text: str) -> Iterator[str]:
+    """Pieces of at most `_PIECE`, the first a sentence by itself: with it, sound begins."""
+    if (spans := sentences(text[:_PIECE]))[1:]:
+        yield text[: spans[1][0]]
+        text = text[spans[1][0] :]
     while len(text) > _PIECE:
         ends = ([m.end() for m in cut.finditer(text[:_PIECE])] for cut in _CUTS)
         end = next((found[-1] for found in ends if found), _PIECE)

@@ -14,7 +14,12 @@ from speech.text import speakable
 
 Granularity = Literal["sentence", "clause", "none"]
 
-_SPACES = str.maketrans(dict.fromkeys("\t\r\u00a0", " "))
+# What the search for sentences knows, each for one character: plain spaces, and no halves of
+# surrogate pairs, which JSON can carry and UTF-8 cannot.
+_KNOWN = {
+    **dict.fromkeys(map(ord, "\t\r\u00a0"), " "),
+    **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
+}
 _PARAGRAPH = re.compile(r"\n[ \t\r]*\n\s*")
 _WHOLE_WORD = re.compile(r"\w\W")
 _CLAUSE = re.compile(r"(?<=[,;:\u2014]) ")
@@ -68,7 +73,7 @@ class SentenceFeed:
 
     def _sure(self, end: int, whole: bool) -> list[Sentence]:
         start = self._at
-        text = self.text[start:end].translate(_SPACES)
+        text = self.text[start:end].translate(_KNOWN)
         spans = [part for span in sentences(text) for part in split_long(text, span, LONG_SENTENCE)]
         if not whole and spans:
             last = spans.pop()

@@ -6,7 +6,7 @@ one stem, the first by the order of `EXTENSIONS` counts.
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,7 @@ NO_VOICE = Voice("none")
 
 
 class VoiceMapper:
-    """The voices of a folder by name, or `builtin` ones while the folder has no usable file.
+    """The voices of a folder by name, and `builtin` ones whose names no usable file answers to.
 
     A voice answers to its file's stem with and without a language prefix and suffixes, in any
     case, then to any part of it. `others` are names from elsewhere, each with a voice's: a voice of
@@ -96,6 +96,18 @@ class VoiceMapper:
         with self._lock:
             self._folder.refresh()
             return self._names()
+
+    def rival(self, name: str, weak: Container[str] = ()) -> str | None:
+        """A voice that a new one of this name would speak in the place of: the two share a name or
+        an alias. Of voices whose folded names are in `weak` only the name itself counts."""
+        new = Named(name)
+        with self._lock:
+            self._folder.refresh()
+            for entry in dict.fromkeys([*self._offered(), *self._builtin]):
+                shared = entry.key == new.key or entry.key not in weak
+                if shared and entry.aliases & new.aliases:
+                    return entry.name
+        return None
 
     def problems(self) -> list[str]:
         """A line for each audio file that is not offered, or for a folder that cannot be read."""
@@ -161,7 +173,9 @@ class VoiceMapper:
         return exact, alias, partial
 
     def _offered(self) -> Sequence[Named]:
-        return [file for file in self._folder.files if not file.fault] or self._builtin
+        files = [file for file in self._folder.files if not file.fault]
+        answered = {alias for file in files for alias in file.aliases}
+        return [*files, *(entry for entry in self._builtin if entry.key not in answered)]
 
     def _names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(entry.name for entry in self._offered()))

@@ -269,9 +269,30 @@ def test_sound_leaves_while_a_long_turn_is_still_to_be_said(said: list[str]) -> 
     assert "".join(said) == LONG
 
 
+def test_the_first_sentence_is_said_by_itself_so_that_sound_begins_soon(said: list[str]) -> None:
+    speak("Dr. Smith paid 3.50 dollars. He left. Nobody came.")
+    assert said == ["Dr. Smith paid 3.50 dollars. ", "He left. Nobody came."]
+
+
+def test_who_has_no_sound_yet_comes_before_who_is_ahead_of_the_listener(said: list[str]) -> None:
+    line, never = espeak_library.load().line, threading.Event()
+    ahead = iter(ENGINE.start(plan(("Alice", SENTENCE + "Ahead. " * 30))))
+    next(ahead)
+    new = ENGINE.start(plan(("Alice", "New.")))
+    threads = [threading.Thread(target=list, args=(each,)) for each in (ahead, new)]
+    with line.enter(never):
+        for place, thread in enumerate(threads):
+            thread.start()
+            while len(line._waiting) < place + 1:
+                thread.join(0.001)
+    for thread in threads:
+        thread.join(10)
+    assert [text.split()[0] for text in said] == [SENTENCE.split()[0], "New.", "Ahead."]
+
+
 def test_a_long_turn_is_cut_after_sentences_then_clauses_then_words(said: list[str]) -> None:
-    speak("One two. " * 26 + "three, " + "four " * 60 + "x" * 250)
-    ends = [text[-7:] for text in said]
+    speak("One. " + "One two. " * 26 + "three, " + "four " * 60 + "x" * 250)
+    ends = [text[-7:] for text in said[1:]]
     assert ends[:2] == ["e two. ", "three, "]
     assert ends[2] == "r four "
     assert [len(text) for text in said[-2:]] == [240, 10]

@@ -1,4 +1,4 @@
-"""The engines' lock that serves in order."""
+"""The engines' lock that serves in the order of need."""
 
 import threading
 
@@ -19,12 +19,30 @@ def test_it_serves_in_the_order_of_arrival() -> None:
     with line.enter(never):
         for place, thread in enumerate(threads):
             thread.start()
-            while len(line._waiting) < place + 2:
+            while len(line._waiting) < place + 1:
                 thread.join(0.001)
         assert served == []
     for thread in threads:
         thread.join(10)
     assert served == list(range(8))
+
+
+def test_who_needs_it_sooner_is_served_before_who_came_earlier() -> None:
+    line, served, never = Line(), [], threading.Event()
+
+    def work(due: float) -> None:
+        with line.enter(never, due):
+            served.append(due)
+
+    threads = [threading.Thread(target=work, args=(due,)) for due in (7, 3, 9, 1, 5)]
+    with line.enter(never, due=8):
+        for place, thread in enumerate(threads):
+            thread.start()
+            while len(line._waiting) < place + 1:
+                thread.join(0.001)
+    for thread in threads:
+        thread.join(10)
+    assert served == [1, 3, 5, 7, 9]
 
 
 def test_a_cancelled_waiter_leaves_the_line() -> None:
@@ -41,13 +59,13 @@ def test_a_cancelled_waiter_leaves_the_line() -> None:
     thread = threading.Thread(target=work)
     with line.enter(never):
         thread.start()
-        while len(line._waiting) < 2:
+        while not line._waiting:
             thread.join(0.001)
         cancelled.set()
         line.wake()
         thread.join(10)
         assert outcome == ["cancelled"]
-        assert len(line._waiting) == 1
+        assert not line._waiting
 
 
 def test_whoever_is_cancelled_before_is_not_served() -> None:
@@ -56,7 +74,7 @@ def test_whoever_is_cancelled_before_is_not_served() -> None:
     with pytest.raises(Cancelled), line.enter(cancelled):
         raise AssertionError("served")
     with line.enter(threading.Event()):
-        assert len(line._waiting) == 1
+        assert not line._waiting
 
 
 def test_an_error_inside_lets_the_next_in() -> None:

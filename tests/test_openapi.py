@@ -83,5 +83,18 @@ def test_the_description_names_every_route_that_is_tested(server: Server) -> Non
     assert named == set(OPERATIONS)
 
 
-def test_the_description_is_at_docs(server: Server) -> None:
-    assert server.call("GET", "/docs").status == 200
+def test_the_description_is_a_page_at_docs_that_needs_nothing_else(server: Server) -> None:
+    answer = server.call("GET", "/docs")
+    page = answer.body.decode()
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "<script" not in page and "//" not in page
+    for name in OPERATIONS:
+        assert f"<h2><code>{name}</code></h2>" in page
+    description = server.call("GET", "/openapi.json").json["paths"]["/v1/audio/speech"]["post"]
+    body = description["requestBody"]["content"]["application/json"]["schema"]
+    for field in body["properties"]:
+        assert f"<dt><code>{field}</code>" in page
+    assert "number, from 0.25, up to 4, else 1" in page
+    assert "mp3 (default), opus" in page

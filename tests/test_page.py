@@ -168,6 +168,10 @@ def test_a_voice_can_be_brought_chosen_and_deleted(visit: Visit, tmp_path: Path)
     page.fill("#text", "Hello.")
     page.click("#speak")
     expect(page.locator("#status")).to_have_text("Done.")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.click("#delete")
+    assert page.input_value("#voice") == "Me"
+    page.once("dialog", lambda dialog: dialog.accept())
     page.click("#delete")
     expect(page.locator("#status")).to_have_text("Me is deleted.")
     assert "Me" not in page.locator("#voice option").all_inner_texts()
@@ -194,13 +198,27 @@ def test_the_keyboard_is_enough(visit: Visit) -> None:
     page = visit.page
     page.focus("#text")
     seen = []
-    for _ in range(6):
+    for _ in range(7):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
-    assert seen == ["voice", "speed", "speak", "curl", "SUMMARY", "BODY"]
-    page.focus("#speak")
-    page.keyboard.press("Enter")
+    assert seen == ["voice", "speed", "speak", "curl", "SUMMARY", "A", "BODY"]
+    page.focus("#text")
+    page.keyboard.press("Control+Enter")
     expect(page.locator("#status")).to_have_text("Done.")
+
+
+def test_voices_are_grouped_and_the_preview_voice_says_what_it_is(visit: Visit) -> None:
+    page = visit.page
+    groups = page.locator("#voice optgroup")
+    expect(groups).to_have_count(2)
+    assert groups.evaluate_all("(all) => all.map((one) => one.label)") == [
+        "Voices",
+        "OpenAI's names",
+    ]
+    assert page.input_value("#voice") == "Alice"
+    expect(page.locator("#engine")).to_contain_text("preview voice")
+    page.click("summary")
+    expect(page.locator("#no-cloning")).to_be_visible()
 
 
 def test_everything_has_a_name_for_screen_readers(visit: Visit) -> None:
@@ -238,6 +256,18 @@ def test_it_fits_and_is_pictured(browser: Browser, server: Server, name: str, wi
         PICTURES.mkdir(exist_ok=True)
         page.screenshot(path=PICTURES / f"page-{name}.png", full_page=True)
     context.close()
+
+
+@pytest.mark.parametrize("width", [1100, 360])
+def test_the_reference_is_readable_without_any_other_request(visit: Visit, width: int) -> None:
+    page = visit.page
+    page.set_viewport_size({"width": width, "height": 780})
+    page.click("text=The API")
+    expect(page.get_by_role("heading", name="POST /v1/audio/speech")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    expect(page.locator("dt", has_text="response_format")).to_be_visible()
+    page.click("text=Try it")
+    expect(page.locator("#speak")).to_be_visible()
 
 
 def test_a_server_with_keys_asks_for_one(browser: Browser, tmp_path: Path) -> None:

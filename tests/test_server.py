@@ -308,6 +308,8 @@ def test_openais_names_become_voices_of_ours(server: Server) -> None:
     names = [voice["id"] for voice in listed["data"]]
     assert len(names) == len(set(names)) == 13 + 2
     assert names[-2:] == ["Alice", "Frank"]
+    aliases = {voice["id"]: voice["alias_of"] for voice in listed["data"] if "alias_of" in voice}
+    assert len(aliases) == 13 and aliases["echo"] == "Frank"
 
 
 def test_an_unknown_voice_of_a_strict_worker_is_a_404(start: Start) -> None:
@@ -473,6 +475,15 @@ def test_a_deep_or_strange_body_is_bad_json(server: Server) -> None:
     for body in (b"[" * 200_000, b'{"speed": NaN}', b"\xff\xfe\xfd", b"1" * 5000):
         answer = server.call("POST", "/v1/audio/speech", body, headers)
         assert (answer.status, answer.error["code"]) == (400, "invalid_json")
+
+
+def test_half_a_surrogate_pair_breaks_no_answer(server: Server) -> None:
+    assert server.speak(input="One \ud83d two.").status == 200
+    assert server.speak(voice="\ud83d").status == 200
+    answer = server.speak(model="\ud83d")
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert server.speak(response_format="\ud83d").error["code"] == "unsupported_format"
+    assert server.speak(stream_format="sse", input="\ud83d two").status == 200
 
 
 def test_texts_and_keys_never_reach_the_log(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The WebSocket: text as it is written, speech as it is made, an end at once."""
 
 import asyncio
+import gc
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from inference import VibeVoiceInference
 from speech.pcm import Samples
 from tests.fake_engine import FakeEngine, HeldEngine
 from tests.http_server import Server, serving
+from web.protocol import SocketProtocol
 
 PATH = "/v1/audio/speech/stream"
 PLAIN = {
@@ -301,6 +304,109 @@ def test_two_contexts_are_spoken_in_turn_and_cancelled_each_for_itself(
     run(scenario)
 
 
+def test_each_context_is_flushed_after_its_own_delay(server: Server) -> None:
+    async def scenario() -> None:
+        async with talking(server, max_buffer_delay_ms=100) as talk:
+            await talk.say("input.text", text="First one.", context_id="a")
+            await talk.say("input.text", text="Second one.", context_id="b")
+            assert (await talk.until("audio.done"))["context_id"] == "a"
+            await talk.say("input.done", context_id="a")
+            assert (await talk.until("session.done"))["context_id"] == "a"
+            assert (await talk.until("audio.done"))["context_id"] == "b"
+
+    run(scenario)
+
+
+def test_a_cancel_of_what_is_not_spoken_yet_leaves_the_pause_as_it_is(
+    server: Server, engine: FakeEngine
+) -> None:
+    engine.delay = 0.05
+
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.text", text="First one.", context_id="a")
+            await talk.say("input.done", context_id="a")
+            await talk.say("input.text", text="Second one.", context_id="b")
+            await talk.until("audio.start")
+            await talk.say("pause")
+            paused = await talk.until("paused")
+            assert (paused["utterance"], paused["context_id"]) == (1, "a")
+            await talk.say("cancel", context_id="b")
+            assert (await talk.until("cancelled"))["context_id"] == "b"
+            await talk.quiet()
+            await talk.say("resume")
+            await talk.until("resumed")
+            assert (await talk.until("session.done"))["context_id"] == "a"
+            assert len(talk.audio[1]) == 2 * SECOND
+
+    run(scenario)
+
+
+def test_a_cancel_ends_the_pause_even_when_all_was_sent_before(server: Server) -> None:
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.text", text="One two.")
+            await talk.say("input.done")
+            await talk.until("session.done")
+            await talk.say("pause")
+            assert (await talk.until("paused"))["pts_ms"] == 1000
+            await talk.say("cancel")
+            await talk.until("cancelled")
+            await talk.say("input.text", text="Again.")
+            await talk.say("input.done")
+            assert (await talk.until("session.done"))["utterance"] == 2
+
+    run(scenario)
+
+
+def test_what_was_heard_does_not_grow_in_a_pause(server: Server) -> None:
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.text", text=" ".join(["One two three."] * 8))
+            await talk.say("input.done")
+            await talk.until("session.done")  # 8.28 s of sound, in no time
+            await talk.say("pause")
+            await talk.until("paused")
+            await asyncio.sleep(3)
+            await talk.say("resume")
+            await talk.until("resumed")
+            await talk.say("pause")
+            await talk.until("paused")
+            await asyncio.sleep(3)
+            await talk.say("cancel")
+            assert (await talk.until("cancelled"))["played_ms"] < 3000
+
+    run(scenario)
+
+
+def test_what_was_sent_before_is_heard_before(server: Server) -> None:
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            for name in "ab":
+                await talk.say("input.text", text="One. Two. Three. Four.", context_id=name)
+                await talk.say("input.done", context_id=name)
+            await talk.until("session.done")
+            await talk.until("session.done")
+            await asyncio.sleep(0.5)  # of 4 s that the first takes
+            await talk.say("cancel", context_id="b")
+            told = await talk.until("cancelled")
+            assert (told["text_spoken"], told["played_ms"]) == ("", 0)
+
+    run(scenario)
+
+
+def test_half_a_surrogate_pair_is_spoken_and_told_like_any_letter(server: Server) -> None:
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.text", text="One \ud83d two.", context_id="\udc00")
+            await talk.say("input.done", context_id="\udc00")
+            started = await talk.until("audio.start")
+            assert started["sentence_text"] == "One \ud83d two."
+            assert (await talk.until("session.done"))["context_id"] == "\udc00"
+
+    run(scenario)
+
+
 def test_two_sockets_do_not_hear_each_other(server: Server) -> None:
     async def scenario() -> None:
         async with talking(server) as one, talking(server) as two:
@@ -462,6 +568,94 @@ def test_who_does_not_read_holds_the_engine_and_little_memory(start: Start) -> N
             assert process.memory_info().rss - before < 40e6
             assert len(engine.speeches) == 1
             talk.socket.transport.abort()
+
+    run(scenario)
+
+
+@pytest.fixture
+def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = SocketProtocol.start_keepalive
+
+    def soon(self: SocketProtocol) -> None:
+        self.ping_interval, self.ping_timeout = 0.2, 0.5
+        begin(self)
+
+    monkeypatch.setattr(SocketProtocol, "start_keepalive", soon)
+
+
+@pytest.mark.usefixtures("quick_pings")
+@pytest.mark.parametrize("last", [None, "pause", "cancel", "session.close"])
+def test_who_does_not_read_is_dropped_whatever_was_asked(
+    server: Server, engine: FakeEngine, last: str | None
+) -> None:
+    engine.audio = lambda _: np.full(3200 * 10_000, 0.25, np.float32)
+
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.text", text="One.")
+            await talk.say("input.done")
+            await talk.until("audio.start")
+            talk.socket.transport.pause_reading()
+            await asyncio.sleep(0.3)
+            if last:
+                await talk.say(last)
+            async with asyncio.timeout(10):
+                while "vibevoice_active_sessions 0.0" not in metrics(server):
+                    await asyncio.sleep(0.05)
+            assert engine.speeches[0].cancelled
+            talk.socket.transport.abort()
+
+    run(scenario)
+
+
+STATES: dict[str, list[dict[str, Any]]] = {
+    "silent": [],
+    "waiting for text": [{"type": "input.text", "text": "One"}],
+    "speaking": [{"type": "input.text", "text": "One. Two. "}],
+    "paused": [{"type": "input.text", "text": "One. Two. "}, {"type": "pause"}],
+    "cancelled": [{"type": "input.text", "text": "One. Two. "}, {"type": "cancel"}],
+    "asking too much": [{"type": "resume"}] * 200,
+    "closing": [{"type": "input.text", "text": "One. Two. "}, {"type": "session.close"}],
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("abrupt", [True, False], ids=["by a reset", "by a close"])
+def test_a_client_may_leave_in_any_state(
+    server: Server, engine: FakeEngine, caplog: pytest.LogCaptureFixture, state: str, abrupt: bool
+) -> None:
+    engine.delay = 0.02
+
+    async def leaves(after: float) -> None:
+        async with talking(server) as talk:
+            for message in STATES[state]:
+                await talk.socket.send(json.dumps(message))
+            await asyncio.sleep(after)
+            if abrupt:
+                talk.socket.transport.abort()
+
+    async def scenario() -> None:
+        await asyncio.gather(*(leaves(place / 50) for place in range(10)))
+        async with asyncio.timeout(10):
+            while "vibevoice_active_sessions 0.0" not in metrics(server):
+                await asyncio.sleep(0.01)
+            while "vibevoice_active_streams 0.0" not in metrics(server):
+                await asyncio.sleep(0.01)
+
+    run(scenario)
+    gc.collect()  # a task whose error nobody asked for is complained about here
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == []
+
+
+def test_waiting_for_the_engine_is_no_silence(start: Start, engine: FakeEngine) -> None:
+    server = start(SESSION_IDLE_SEC="0.3")
+    engine.delay = 0.8
+
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.text", text="One.")
+            await talk.say("input.done")
+            await talk.until("session.done")
 
     run(scenario)
 

@@ -232,6 +232,35 @@ def test_a_name_that_is_taken_stays_with_its_owner(server: Server, folder: Path)
     assert (folder / "Ada.wav").read_bytes() == first
 
 
+def test_an_upload_hides_no_built_in_voice(server: Server) -> None:
+    before = names(server)
+    assert upload(server).status == 200
+    assert names(server) == [*before[:-2], "Ada", *before[-2:]]
+    assert server.speak(voice="Frank").headers["x-speech-voice"] == "Frank"
+    assert server.speak(voice="echo").headers["x-speech-voice"] == "Frank"
+    for name in ("Frank", "FRANK", "en-Frank", "Frank_2"):
+        answer = upload(server, name)
+        assert (answer.status, answer.error["param"]) == (400, "name"), name
+    assert server.call("DELETE", "/v1/audio/voices/Frank").status == 403
+    assert "Frank" in names(server)
+
+
+def test_uploads_may_share_a_part_of_their_names_with_each_other(server: Server) -> None:
+    for name in ("Ada", "Ada_calm", "Ada_loud"):
+        assert upload(server, name).status == 200
+    for name in ("Ada", "Ada_calm", "Ada_loud"):
+        assert server.speak(voice=name).headers["x-speech-voice"] == name
+
+
+def test_an_upload_takes_no_name_from_a_voice_of_the_owner(server: Server, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "en-Frank_man.wav").write_bytes(recording())
+    answer = upload(server, "aa-Frank")
+    assert (answer.status, answer.error["param"]) == (400, "name")
+    assert server.speak(voice="Frank").headers["x-speech-voice"] == "en-Frank_man"
+    assert names(server)[-2:] == ["en-Frank_man", "Alice"]
+
+
 def test_only_uploads_can_be_deleted(server: Server, folder: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "Own.wav").write_bytes(recording())

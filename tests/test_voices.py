@@ -390,13 +390,36 @@ def test_without_files_the_engines_own_voices_are_listed_and_can_be_named(
     assert voices.resolve("Fra")[0].name == "Frank"
 
 
-def test_with_files_they_take_the_place_of_the_engines_own_voices(folder: Path) -> None:
+def test_beside_files_the_engines_own_voices_stay_but_for_those_that_a_file_answers_to(
+    folder: Path,
+) -> None:
+    voice(folder, "en-Frank_man.wav")
     voice(folder, "Zoe.wav")
     voices = mapper(folder, builtin=BUILTIN)
-    assert voices.names() == ("Zoe",)
-    assert voices.resolve("Frank")[0].name == "Zoe"
+    assert voices.names() == ("en-Frank_man", "Zoe", *(name for name in BUILTIN if name != "Frank"))
+    assert voices.resolve("Frank")[0].name == "en-Frank_man"
+    assert voices.resolve("Maya")[0].samples is None
     (folder / "Zoe.wav").unlink()
+    (folder / "en-Frank_man.wav").unlink()
     assert voices.names() == BUILTIN
+
+
+def test_a_new_name_has_a_rival_in_each_voice_that_answers_to_a_part_of_it(folder: Path) -> None:
+    voice(folder, "en-Zoe_woman.wav")
+    voice(folder, "Ada.wav")
+    voices = mapper(folder, builtin=BUILTIN)
+    for name, rival in (
+        ("Zoe", "en-Zoe_woman"),
+        ("fr-Zoe", "en-Zoe_woman"),
+        ("zoe_loud", "en-Zoe_woman"),
+        ("ALICE", "Alice"),
+        ("Alice_2", "Alice"),
+        ("Zo", None),
+        ("Ada_2", "Ada"),
+    ):
+        assert voices.rival(name) == rival
+    assert voices.rival("Ada_2", weak={"ada"}) is None
+    assert voices.rival("ADA", weak={"ada"}) == "Ada"
 
 
 def test_with_no_voice_at_all_the_models_own_speaks(folder: Path) -> None:

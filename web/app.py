@@ -15,6 +15,7 @@ from web.access import SUBPROTOCOL, Access
 from web.dressing import Dressing
 from web.errors import ApiError, as_api_error, busy, invalid
 from web.models import model, models
+from web.reference import add_reference
 from web.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES, VOICE_BODY
 from web.session import Session
 from web.speaking import Door
@@ -30,8 +31,8 @@ def create_app(door: Door) -> ASGIApp:
         title="VibeVoice worker",
         description=DESCRIPTION,
         version="1",
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         responses=ERRORS,
         exception_handlers=dict.fromkeys(
             (ApiError, SpeechError, HTTPException, RequestValidationError, Exception), _enveloped
@@ -44,6 +45,7 @@ def create_app(door: Door) -> ASGIApp:
     _voices(api, Voices(door))
     _lists(api, door)
     _state(api, door)
+    add_reference(api)
     add_page(api)
     return Dressing(api, api.routes, access, door.metrics, settings.cors_origin, OPEN_PATHS)
 

@@ -4,13 +4,14 @@ SDKs repeat 429 and 5xx by themselves, twice. So an error says what they should 
 number of seconds, or False for what would fail, and cost, the same again.
 """
 
+import json
 import logging
 import re
 import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from speech.errors import EngineLost, RequestError, SpeechError
 
@@ -44,8 +45,10 @@ class ApiError(Exception):
         elif retry is not True:
             self.headers["Retry-After"] = str(max(1, retry))
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body, self.status, self.headers)
+    def response(self) -> Response:
+        # In ASCII: what it quotes may hold half of a surrogate pair, which has no UTF-8.
+        body = json.dumps(self.body, separators=(",", ":"))
+        return Response(body, self.status, self.headers, "application/json")
 
 
 def invalid(param: str | None, code: str, message: str, status: int = 400) -> ApiError:

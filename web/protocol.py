@@ -1,5 +1,5 @@
-"""uvicorn's HTTP protocol with what the second door needs besides: a reset, bounded headers, and
-errors of the protocol itself in the envelope.
+"""uvicorn's protocols with what the second door needs besides: a reset, bounded headers, errors of
+the protocol itself in the envelope, and an end for sockets that nobody reads.
 
 ASGI has no way to break an answer off. uvicorn closes the connection when an application fails in
 the middle, which looks like a clean end to HTTP/1.0 and to sloppy clients; a reset never does.
@@ -11,8 +11,10 @@ import struct
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 MOST_HEADER_BYTES = 32 * 1024
+_LAST_READ_SEC = 10.0
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
@@ -60,3 +62,18 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn closes a WebSocket once all that was written is read, which for who does not read is
+    never: whoever waits to send would wait with it. Here what is unread is dropped: at a ping that
+    was not answered, and some seconds after the session's end."""
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        self.loop.call_later(_LAST_READ_SEC, self.transport.abort)

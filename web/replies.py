@@ -1,5 +1,6 @@
 """What the socket says of utterances and their sentences. docs/streaming.md has the table."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from inference import Result
@@ -7,8 +8,9 @@ from speech.codecs import codec_rate
 from web.utterance import Line, Utterance
 
 
-def named(utterance: Utterance) -> dict[str, Any]:
-    named: dict[str, Any] = {"utterance": utterance.number}
+def with_name(message: Mapping[str, Any], utterance: Utterance) -> dict[str, Any]:
+    """The same, and of which utterance it is."""
+    named = {**message, "utterance": utterance.number}
     if utterance.context_id is not None:
         named["context_id"] = utterance.context_id
     return named
@@ -16,9 +18,8 @@ def named(utterance: Utterance) -> dict[str, Any]:
 
 def started(utterance: Utterance, line: Line) -> dict[str, Any]:
     request = utterance.config.request
-    return {
+    message = {
         "type": "audio.start",
-        **named(utterance),
         "sentence_index": line.index,
         "sentence_text": line.sentence.text,
         "text_start": line.sentence.start,
@@ -27,12 +28,12 @@ def started(utterance: Utterance, line: Line) -> dict[str, Any]:
         "format": request.output_format,
         "sample_rate": codec_rate(request.output_format, utterance.config.sample_rate),
     }
+    return with_name(message, utterance)
 
 
 def finished(utterance: Utterance, line: Line, count: int, result: Result) -> dict[str, Any]:
-    return {
+    message = {
         "type": "audio.done",
-        **named(utterance),
         "sentence_index": line.index,
         "start_ms": round(line.start_ms, 3),
         "end_ms": round(line.end_ms, 3),
@@ -41,12 +42,29 @@ def finished(utterance: Utterance, line: Line, count: int, result: Result) -> di
         "seed": result.seed,
         "warnings": list(result.warnings),
     }
+    return with_name(message, utterance)
 
 
 def done(utterance: Utterance) -> dict[str, Any]:
-    return {
+    message = {
         "type": "session.done",
-        **named(utterance),
         "total_sentences": len(utterance.lines),
         "duration_ms": round(utterance.sent_ms, 3),
     }
+    return with_name(message, utterance)
+
+
+def cancelled(utterance: Utterance, heard_ms: float) -> dict[str, Any]:
+    message = {
+        "type": "cancelled",
+        "text_spoken": utterance.heard(heard_ms),
+        "played_ms": round(heard_ms),
+    }
+    return with_name(message, utterance)
+
+
+def place(kind: str, utterance: Utterance | None) -> dict[str, Any]:
+    """Where the audio of what is spoken stands, or that of the last utterance after its end."""
+    if utterance is None:
+        return {"type": kind, "pts_ms": 0.0}
+    return with_name({"type": kind, "pts_ms": round(utterance.sent_ms, 3)}, utterance)

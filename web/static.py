@@ -6,9 +6,10 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.responses import Response
 
+HTML = "text/html; charset=utf-8"
 _FOLDER = Path(__file__).resolve().parent / "page"
 _TYPES = {
-    "index.html": "text/html; charset=utf-8",
+    "index.html": HTML,
     "style.css": "text/css; charset=utf-8",
     "app.js": "text/javascript; charset=utf-8",
     "api.js": "text/javascript; charset=utf-8",
@@ -19,6 +20,11 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 )
+HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Cache-Control": "no-cache",
+    "Referrer-Policy": "no-referrer",
+}
 PATHS = frozenset({"/", *(f"/page/{name}" for name in _TYPES)})
 
 
@@ -29,13 +35,7 @@ def add_page(api: FastAPI) -> None:
 
 
 def _file(data: bytes, kind: str):  # type: ignore[no-untyped-def] # FastAPI reads the signature
-    headers = {
-        "Content-Security-Policy": _POLICY,
-        "Cache-Control": "no-cache",
-        "Referrer-Policy": "no-referrer",
-    }
-
     async def page() -> Response:
-        return Response(data, media_type=kind, headers=headers)
+        return Response(data, media_type=kind, headers=HEADERS)
 
     return page

@@ -32,7 +32,9 @@ class Line:
 
 
 class Utterance:
-    """Belongs to one session. `number` counts a session's utterances from 1."""
+    """Belongs to one session. `number` counts a session's utterances from 1; `plays_at` is when its
+    first sample can be heard at the soonest, in monotonic seconds; `in_making` tells whether the
+    engine is at work on a sentence of it."""
 
     def __init__(
         self, door: Door, config: SessionConfig, number: int, context_id: str | None
@@ -40,11 +42,13 @@ class Utterance:
         self.config, self.number, self.context_id = config, number, context_id
         self.lines: list[Line] = []
         self.closed = False
-        self.began_at: float | None = None
+        self.in_making = False
+        self.plays_at: float | None = None
         self.feed = SentenceFeed(config.granularity)
         self._door = door
         self._sentences: asyncio.Queue[Sentence | None] = asyncio.Queue()
         self._gain_db: float | None = None
+        self._flushing: asyncio.TimerHandle | None = None
 
     def write(self, text: str) -> None:
         """More of its text. Raises a 400 where it becomes too long."""
@@ -53,15 +57,33 @@ class Utterance:
             problem = f"An utterance has at most {most} characters."
             raise invalid("text", "string_above_max_length", problem)
         self._take(self.feed.feed(text))
+        self._flush_later()
+
+    def _flush_later(self) -> None:
+        """What has no sure end is spoken after a while without more text."""
+        self._stop_timer()
+        if self.config.granularity != "none":
+            delay = self.config.max_buffer_delay_ms / 1000
+            self._flushing = asyncio.get_running_loop().call_later(delay, self.flush)
+
+    def _stop_timer(self) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
 
     def flush(self) -> None:
         """Its last sentence ends here, though more may come."""
         self._take(self.feed.flush())
 
     def close(self) -> None:
+        """Its text is whole."""
         self.flush()
-        self.closed = True
+        self.abandon()
         self._sentences.put_nowait(None)
+
+    def abandon(self) -> None:
+        """No more text is taken, and none that waits for more is spoken."""
+        self._stop_timer()
+        self.closed = True
 
     def _take(self, sentences: list[Sentence]) -> None:
         for sentence in sentences:
@@ -103,12 +125,14 @@ class Utterance:
                 items = Speaking(self._door, "ws", "stopped").items(
                     request, self.config.sample_rate, self._gain_db
                 )
+                self.in_making = True
                 async with aclosing(items):
                     async for item in items:
                         if isinstance(item, Piece | Result):
                             await made.put(item)
                         if isinstance(item, Result):
                             self._gain_db = item.gain_db  # one gain for all sentences
+                self.in_making = False
         except Exception as error:  # noqa: BLE001 - raised again where the audio is read
             await made.put(error)
         else:

@@ -31,9 +31,10 @@ class Voices:
 
     def listed(self) -> dict[str, Any]:
         """OpenAI's names and the worker's own, in every shape that clients are known to read."""
-        notes = self._store.notes()
-        names = dict.fromkeys([*openai_voices(), *self._door.inference.voices.names()])
-        voices = [_shown(name, notes.get(folded(name))) for name in names]
+        notes, own = self._store.notes(), self._door.inference.voices.names()
+        aliases = {name: voice for name, voice in openai_voices().items() if name not in own}
+        voices = [{**_shown(name, None), "alias_of": voice} for name, voice in aliases.items()]
+        voices += [_shown(name, notes.get(folded(name))) for name in own]
         return {"object": "list", "data": voices, "voices": voices}
 
     async def add(self, request: Request) -> dict[str, Any]:
@@ -68,6 +69,9 @@ class Voices:
             voice, warnings = inference.guests.resolve(data, Path(folder), "audio_sample")
         if voice.samples is None:
             raise VoiceError("audio_sample: has no samples")
+        rival = inference.voices.rival(name, weak=self._store.notes())
+        if rival and folded(rival) != folded(name):
+            raise VoiceError(f"name: {rival!r} answers to a part of {name!r} already")
         note = self._store.add(name, consent, voice.samples, set(inference.voices.names()))
         return {**_shown(note.name, note), "warnings": warnings}
 

@@ -173,14 +173,30 @@ async function loadVoices(chosen) {
     const { data } = await call($("key").value, "v1/audio/voices");
     uploads = new Set(data.filter((voice) => voice.created_at).map((voice) => voice.id));
     const before = chosen ?? $("voice").value;
-    $("voice").replaceChildren(...data.map(({ id }) => new Option(id, id)));
+    const isAlias = (voice) => Boolean(voice.alias_of);
+    const isOwn = (voice) => !voice.alias_of && !uploads.has(voice.id);
+    const isUpload = (voice) => uploads.has(voice.id);
+    $("voice").replaceChildren(
+      ...group("Uploads", data.filter(isUpload)),
+      ...group("Voices", data.filter(isOwn)),
+      ...group("OpenAI's names", data.filter(isAlias)),
+    );
     if (data.some(({ id }) => id === before)) $("voice").value = before;
     choose();
-    const { input_limit: most } = await call($("key").value, "v1/capabilities");
-    $("text").maxLength = most;
+    const facts = await call($("key").value, "v1/capabilities");
+    $("text").maxLength = facts.input_limit;
+    $("engine").hidden = facts.engine !== "espeak";
+    $("no-cloning").hidden = facts.cloning;
   } catch (error) {
     failed(error);
   }
+}
+
+function group(label, voices) {
+  if (!voices.length) return [];
+  const group = Object.assign(document.createElement("optgroup"), { label });
+  group.append(...voices.map(({ id }) => new Option(id, id)));
+  return [group];
 }
 
 function choose() {
@@ -206,6 +222,7 @@ async function upload(event) {
 
 async function remove() {
   const name = $("voice").value;
+  if (!confirm(`Delete ${name}?`)) return;
   try {
     const path = `v1/audio/voices/${encodeURIComponent(name)}`;
     await call($("key").value, path, { method: "DELETE" });
@@ -217,6 +234,9 @@ async function remove() {
 }
 
 $("ask").addEventListener("submit", speak);
+$("text").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("ask").requestSubmit();
+});
 $("stop").addEventListener("click", stop);
 $("pause").addEventListener("click", pause);
 $("download").addEventListener("click", download);
