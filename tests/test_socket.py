@@ -676,10 +676,11 @@ def test_a_silent_session_is_closed(start: Start) -> None:
     run(scenario)
 
 
-def test_a_speaking_session_is_not_silent(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_begins_with_the_last_sound(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("web.session.time", SimpleNamespace(monotonic=lambda: now))
-    engine = HeldEngine()
+    for module in ("session", "speaker"):
+        monkeypatch.setattr(f"web.{module}.time", SimpleNamespace(monotonic=lambda: now))
+    engine = HeldEngine(steady)
     server = start(engine, SESSION_IDLE_SEC="0.1")
 
     async def scenario() -> None:
@@ -688,12 +689,12 @@ def test_a_speaking_session_is_not_silent(start: Start, monkeypatch: pytest.Monk
             await talk.say("input.text", text="One.")
             await talk.say("input.done")
             await talk.until("audio.start")
-            for _ in range(5):
-                engine.permits.release()
-                assert isinstance(await talk.next(), bytes)
-                now += 0.09
-                await asyncio.sleep(0.1)
-            now += 0.1
+            now += 10  # the engine takes its time
+            engine.permits.release(9)  # eight frames and the end
+            await talk.until("session.done")
+            now += 0.09
+            await talk.quiet()
+            now += 0.02
             error = await talk.next()
             assert isinstance(error, dict)
             assert error["error"]["code"] == "session_closed"
