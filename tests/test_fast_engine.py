@@ -404,6 +404,11 @@ def test_details_say_what_speaks_and_in_which_bucket_a_seed_repeats() -> None:
     assert details["weights"].startswith("test model, 1.")
 
 
+def test_attention_is_never_cudnns_which_is_planned_anew_for_every_prompt() -> None:
+    engine()
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_the_best_number_of_jobs_is_a_quarter_of_the_slots() -> None:
     assert engine().capabilities.jobs == 2
     assert new_engine(slots=32).capabilities.jobs == 8

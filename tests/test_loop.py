@@ -75,6 +75,8 @@ class ToyRunner:
         self.device[occupant.slot] = [occupant.work, 0, True]
 
     def release(self, occupant: Occupant[Any], *, wipe: bool = False) -> None:
+        if error := self.fail.pop("release", None):
+            raise error
         self.device.pop(occupant.slot, None)
         if wipe:
             self.wiped.append(occupant.slot)
@@ -228,6 +230,26 @@ def test_a_broken_device_is_told_and_all_jobs_fail(run: Run) -> None:
     assert len(run.lost) == 1
     run.loop.close()
     with pytest.raises(EngineLost):
+        run.submit(line(0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access"), "the GPU failed"),
+        (KeyError("a bug"), "the frame loop broke off"),
+    ],
+)
+def test_an_error_on_the_way_out_of_another_asks_for_another_worker(
+    run: Run, error: Exception, wanted: str
+) -> None:
+    run.runner.fail |= {"launch 2": RuntimeError("CUDA out of memory"), "release": error}
+    job = run.submit(line(0, 0, 9))
+    with pytest.raises(EngineError, match="ran out of memory"):
+        list(job.frames)
+    run.loop.close()
+    assert len(run.lost) == 1
+    with pytest.raises(EngineLost, match=wanted):
         run.submit(line(0, 0, 1))
 
 

@@ -5,6 +5,7 @@ late; that frame leaves its slot alone. A reader that is slow never holds up the
 leaves goes to disk (`frames.py`).
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,8 @@ from engines.vibevoice.failures import free_memory, meaning
 from engines.vibevoice.frames import Frames
 from engines.vibevoice.scheduler import Job, Occupant, Scheduler, Work
 from speech.errors import Cancelled, EngineError, EngineLost
+
+log = logging.getLogger("vibevoice")
 
 _PROMPT_TOKENS = 1024
 """Tokens of prompts that are read between two frames, so that those who speak do not wait long."""
@@ -116,9 +119,8 @@ class Loop:
             while self._has_work():
                 self._move()
         except BaseException as error:  # noqa: BLE001 - raised again where the speeches are read
-            self._ending = error
-        if isinstance(self._ending, EngineLost):
-            self._lose(self._ending)
+            self._ending = lost = _loss(error)
+            self._lose(lost)
         with self._changed:
             self._closed = True
             self._take_arrived()
@@ -222,9 +224,11 @@ class Loop:
 
     def _end(self, job: SpeechJob, error: BaseException, *, wipe: bool = False) -> None:
         """A job ends before its time. `wipe` where its slots may hold what is no number."""
-        for occupant in self._scheduler.drop(job):
-            self._runner.release(occupant, wipe=wipe)
-        self._close(job, error)
+        try:
+            for occupant in self._scheduler.drop(job):
+                self._runner.release(occupant, wipe=wipe)
+        finally:
+            self._close(job, error)
 
     def _close(self, job: SpeechJob, error: BaseException | None = None) -> None:
         if job.lease is not None:
@@ -235,6 +239,17 @@ class Loop:
 def _job(occupant: Occupant[Work]) -> SpeechJob:
     assert isinstance(occupant.job, SpeechJob)  # noqa: S101 - for the type checker
     return occupant.job
+
+
+def _loss(error: BaseException) -> EngineLost:
+    """What ends the loop, be it a broken device or an error on the way out of another."""
+    meant = meaning(error) if isinstance(error, RuntimeError) else error
+    if isinstance(meant, EngineLost):
+        return meant
+    log.error("the frame loop has broken off", exc_info=error)
+    return EngineLost(
+        "the frame loop broke off and this worker has to be replaced: send the job again"
+    )
 
 
 def _failure(error: Exception) -> Exception:
