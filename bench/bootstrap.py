@@ -3,8 +3,8 @@
     python -m bench.bootstrap [starts]    (20)
 
 A warm start is timed from the start of bash to the first line of the handler, with a
-requirements.txt as long as the production set's, and so is a Python alone; in turn, medians. The
-same out of a baked image without a volume.
+requirements.txt as long as the production set's, and so is a Python alone; in turn, medians.
+The same out of a baked image without a volume.
 Then to the first job's answer, with the preview voice and with the tiny model, as RunPod sees it.
 Last a first run into an empty volume from the package index, whose cache is warm (the demo set).
 """
