@@ -62,7 +62,7 @@ class Server:
         body: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request(method, path, body, dict(headers or {}))
             reply = connection.getresponse()
@@ -78,7 +78,7 @@ class Server:
     def raw(self, **fields: Any) -> socket.socket:
         """A connection over which that was asked, and nothing was read yet."""
         body = json.dumps(ASK | fields).encode()
-        peer = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        peer = socket.create_connection(("127.0.0.1", self.port), timeout=120)
         head = f"Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         peer.sendall(f"POST /v1/audio/speech HTTP/1.1\r\n{head}\r\n\r\n".encode() + body)
         return peer

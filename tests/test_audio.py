@@ -184,7 +184,7 @@ def test_stretching_is_never_ahead_and_less_than_half_a_second_behind(speed: flo
     assert made == round(320_000 / speed)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from([0.36, 0.99, 1.01, 3.0]), st.integers(0, 5000), CUTS)
 def test_stretching_does_not_depend_on_the_cuts(speed: float, count: int, cuts: list[int]) -> None:
     samples = loud(count)
@@ -208,7 +208,7 @@ def test_a_quiet_chunk_has_no_shape() -> None:
     assert shaper.count == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RUNS, CUTS, st.sampled_from([1.0, 1.5]))
 def test_shaping_does_not_depend_on_the_cuts(
     runs: list[tuple[bool, int]], cuts: list[int], speed: float

@@ -52,7 +52,7 @@ def settings(site: Site, hub: HubApi) -> dict[str, str]:
 
 def assert_it_speaks(one: Worker, site: Site, hub: HubApi) -> None:
     job = {"text": vibevoice.TEXT, "steps": 2, "seed": 7, "output_format": "wav"}
-    ended = one.api.wait(one.api.submit(job), timeout=120)
+    ended = one.api.wait(one.api.submit(job), timeout=300)
     assert ended.status == "COMPLETED", (ended.error, one.log())
     output = ended.output
     samples, rate = audio_of(output)

@@ -299,7 +299,7 @@ def test_a_rate_that_the_format_lacks_is_refused(name: str, rate: int) -> None:
         Encoder(name, rate)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from(list(FORMATS)),
     st.integers(1, 9000),

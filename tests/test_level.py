@@ -143,7 +143,7 @@ def test_less_than_60_ms_are_held(piece: int) -> None:
         assert fed - out < 0.06 * SAMPLE_RATE
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.integers(0, 8000),
     st.lists(st.integers(0, 8000), max_size=10).map(sorted),

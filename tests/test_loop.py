@@ -279,7 +279,7 @@ def test_closing_ends_every_job(run: Run) -> None:
         run.submit(line(0, 0, 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     slots=st.integers(1, 5),
     lag=st.sampled_from([0, 1]),

@@ -169,7 +169,7 @@ JSON = st.recursive(
 NAMES = st.sampled_from([*SpeechRequest.model_fields, *ALIASES, "other"])
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.dictionaries(NAMES, JSON, max_size=8) | JSON)
 def test_any_input_is_accepted_or_refused_in_one_line_that_json_can_carry(raw: Any) -> None:
     try:

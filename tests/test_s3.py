@@ -808,7 +808,7 @@ VALUES = st.one_of(
 
 
 @given(st.dictionaries(st.sampled_from([*JOB, "region", "prefix"]), VALUES))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_a_job_brings_is_a_bucket_or_a_request_error(raw: dict[str, Any]) -> None:
     try:
         Bucket.from_job(JOB | raw)

@@ -84,7 +84,7 @@ def test_the_first_bytes_come_before_the_second_frame_is_made(start: Start) -> N
         peer.settimeout(0.3)
         with pytest.raises(TimeoutError):
             peer.recv(1)  # no 200 without a frame
-        peer.settimeout(30)
+        peer.settimeout(120)
         engine.permits.release(2)  # a frame and the next: 10 ms of a fade are held back
         head, body = head_of(peer)
         assert head.startswith(b"HTTP/1.1 200 OK")
@@ -135,7 +135,7 @@ def test_a_failure_after_the_first_frame_resets_the_connection(
     engine.audio = lambda _: np.full(LONG, 0.25, np.float32)
     engine.fail_at, engine.delay = 5, 0.05
     body = json.dumps(ASK | {"response_format": "pcm"}).encode()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as peer:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=120) as peer:
         head = f"POST /v1/audio/speech HTTP/{version}\r\nHost: 127.0.0.1\r\nContent-Length:"
         peer.sendall(f"{head} {len(body)}\r\n\r\n".encode() + body)
         head_of(peer)
@@ -448,7 +448,7 @@ def test_pages_of_other_sites_may_not_call(server: Server, start: Start) -> None
     ids=["garbage", "large header", "large path", "negative length"],
 )
 def test_what_is_no_http_is_an_envelope_too(server: Server, request_: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as peer:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=120) as peer:
         peer.sendall(request_)
         head, body = head_of(peer)
         assert head.startswith(b"HTTP/1.1 400 ")
@@ -458,7 +458,7 @@ def test_what_is_no_http_is_an_envelope_too(server: Server, request_: bytes) -> 
 
 
 def test_a_body_that_does_not_end_is_not_waited_for_in_memory(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as peer:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=120) as peer:
         peer.sendall(
             b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"

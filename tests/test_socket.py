@@ -77,7 +77,7 @@ class Talk:
         await self.socket.send(json.dumps({"type": kind, **fields}))
 
     async def next(self) -> "dict[str, Any] | bytes":
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             data = await self.socket.recv()
         if isinstance(data, bytes):
             number = next(m for m in reversed(self.messages) if m["type"] == "audio.start")
@@ -120,7 +120,7 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 
 
 async def until(happened: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not happened():
             await asyncio.sleep(0.01)
 

@@ -268,7 +268,7 @@ def test_a_slow_listener_holds_the_engine_back(
     assert 1 <= asyncio.run(main()) < 20
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 4), max_size=60))
 def test_any_interleaving_is_put_in_order(
     tmp_path_factory: pytest.TempPathFactory, order: list[int]

@@ -19,7 +19,7 @@ def whole(join: Join) -> Samples:
     return np.concatenate([steady(0, 0), *join.read()])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 4), max_size=40), st.integers(500, 3000))
 def test_chunks_that_interleave_are_joined_in_order(order: list[int], size: int) -> None:
     with TemporaryFile() as spool:

@@ -58,7 +58,7 @@ def check(source: str, plan: TextPlan, limits: Limits) -> None:
     assert not source[end:].strip()
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.one_of(ANY_TEXT, MARKUP), LIMITS)
 @example("C\u00a0.", Limits())
 @example("[" * 500 + "word" + "](" * 500, Limits())
@@ -75,7 +75,7 @@ def test_any_text_is_planned_whole_or_refused_in_words(source: str, limits: Limi
     assert plan_text(source, limits) == plan
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(PLAIN, LIMITS)
 def test_of_a_plain_text_no_letter_is_lost_and_every_span_is_its_chunk(
     source: str, limits: Limits
@@ -92,7 +92,7 @@ def test_of_a_plain_text_no_letter_is_lost_and_every_span_is_its_chunk(
         assert letters(said) == letters(source[chunk.text_start : chunk.text_end])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(MARKUP, st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=5))
 def test_any_pronunciations_are_applied_or_refused(source: str, words: dict[str, str]) -> None:
     try:
@@ -105,7 +105,7 @@ def test_any_pronunciations_are_applied_or_refused(source: str, words: dict[str,
         assert "<|" not in passage.text.text
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(PLAIN, st.integers(10, 100))
 def test_parts_of_a_long_span_keep_every_word(source: str, limit: int) -> None:
     parts = split_long(source, (0, len(source)), limit)

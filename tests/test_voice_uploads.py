@@ -189,7 +189,7 @@ def test_consent_is_said(server: Server, consent: str) -> None:
 
 
 def test_100_mb_are_refused_before_they_are_read(server: Server) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
     connection.putrequest("POST", "/v1/audio/voices")
     connection.putheader("Content-Type", "multipart/form-data; boundary=x")
     connection.putheader("Content-Length", str(100_000_000))
@@ -201,7 +201,7 @@ def test_100_mb_are_refused_before_they_are_read(server: Server) -> None:
 
 
 def test_100_mb_without_a_length_are_refused_on_the_way(server: Server) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
     connection.putrequest("POST", "/v1/audio/voices")
     connection.putheader("Content-Type", "multipart/form-data; boundary=x")
     connection.putheader("Transfer-Encoding", "chunked")

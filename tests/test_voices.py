@@ -612,7 +612,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, bytes]:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_whatever_is_in_a_file_it_is_a_voice_or_a_problem(
     encoded: dict[Path, bytes], data: st.DataObject
 ) -> None:
@@ -920,7 +920,7 @@ NAMES = st.one_of(
 
 
 @given(name=NAMES, strict=st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_name_of_any_kind_escapes_the_folder_or_crashes(
     lonely: Path, name: str, strict: bool
 ) -> None:

@@ -38,7 +38,7 @@ def only_copy(one: Worker, owner: str) -> Path:
 def test_a_large_result_is_a_link_to_the_same_bytes(store: dict[str, str], tmp_path: Path) -> None:
     more = {**store, "S3_PREFIX": "speech"}
     with RunPodApi() as api, worker(api, tmp_path, FAKE, **more) as one:
-        job = api.wait(api.submit(asked(LARGE, session_id="mine")), timeout=60)
+        job = api.wait(api.submit(asked(LARGE, session_id="mine")), timeout=300)
         assert job.status == "COMPLETED", job.error
         url = job.output["audio_url"]
         assert "audio_base64" not in job.output
@@ -54,12 +54,12 @@ def test_a_large_result_is_a_link_to_the_same_bytes(store: dict[str, str], tmp_p
 
 def test_without_a_store_it_fails_and_the_file_is_where_the_error_says(tmp_path: Path) -> None:
     with RunPodApi() as api, worker(api, tmp_path, FAKE) as one:
-        job = api.wait(api.submit(asked(LARGE, session_id="kept")), timeout=60)
+        job = api.wait(api.submit(asked(LARGE, session_id="kept")), timeout=300)
         assert job.status == "FAILED"
         copy = only_copy(one, "kept")
         assert (job.error or "").endswith(f"It is kept as output/{copy.name} on the volume")
         assert copy.stat().st_size == 44 + 2 * 3200 * 1400
-        smaller = api.wait(api.submit(asked(LARGE, allow_recompress=True)), timeout=60)
+        smaller = api.wait(api.submit(asked(LARGE, allow_recompress=True)), timeout=300)
         assert smaller.status == "COMPLETED", smaller.error
         assert smaller.output["format"] == "opus"
         assert "so it is opus" in smaller.output["warnings"][0]
@@ -69,11 +69,11 @@ def test_without_a_store_it_fails_and_the_file_is_where_the_error_says(tmp_path:
 def test_a_store_that_is_down_is_a_warning_or_an_error_with_the_kept_file(tmp_path: Path) -> None:
     more = settings("http://127.0.0.1:9")
     with RunPodApi() as api, worker(api, tmp_path, FAKE, **more) as one:
-        small = api.wait(api.submit(asked("frames8")), timeout=60)
+        small = api.wait(api.submit(asked("frames8")), timeout=300)
         assert small.status == "COMPLETED", small.error
         assert "audio_base64" in small.output
         assert small.output["warnings"][0].startswith("the upload to the S3 store failed:")
-        large = api.wait(api.submit(asked(LARGE, session_id="kept")), timeout=60)
+        large = api.wait(api.submit(asked(LARGE, session_id="kept")), timeout=300)
         assert large.status == "FAILED"
         assert "the upload to the S3 store failed:" in (large.error or "")
         assert only_copy(one, "kept").name in (large.error or "")
@@ -86,7 +86,7 @@ def test_an_upload_that_is_reset_half_way_ends_in_the_kept_file(
     with serving(resetting(port, 3_000_000)) as way, RunPodApi() as api:
         more = settings(f"http://127.0.0.1:{way}")
         with worker(api, tmp_path, FAKE, **more) as one:
-            job = api.wait(api.submit(asked(LARGE, session_id="cut")), timeout=90)
+            job = api.wait(api.submit(asked(LARGE, session_id="cut")), timeout=300)
             assert job.status == "FAILED"
             copy = only_copy(one, "cut")
             assert "the upload to the S3 store failed:" in (job.error or "")
