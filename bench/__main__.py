@@ -16,6 +16,7 @@ SCRIPTS = (
     "job",
     "worker",
     "server",
+    "sockets",
     "vibevoice_reference",
     "frame_loop",
     "bridge",

@@ -4,6 +4,8 @@ import asyncio
 import gc
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from config import Settings
 from inference import VibeVoiceInference
 from speech.pcm import Samples
 from tests.fake_engine import FakeEngine, HeldEngine
-from tests.http_server import Server, serving
+from tests.http_server import ROOT, Server, serving
 from web.protocol import SocketProtocol
 
 PATH = "/v1/audio/speech/stream"
@@ -153,6 +155,15 @@ def test_text_in_pieces_is_spoken_sentence_by_sentence(server: Server) -> None:
         assert talk.order[0] == "audio.start" and talk.order[1] == "audio"
 
     run(scenario)
+
+
+def test_the_example_in_the_docs_works(server: Server, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "streaming.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    code = code.replace(":8000", f":{server.port}")
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    # "Hello there." and "How are you?", a second each, and the silence between.
+    assert len((tmp_path / "hello.pcm").read_bytes()) == 2 * (2 * SECOND + 960)
 
 
 def test_a_sentence_without_a_sure_end_is_spoken_after_the_delay(server: Server) -> None:
@@ -518,6 +529,7 @@ def test_a_failing_engine_ends_the_utterance_with_an_error_and_no_done(
             assert message["utterance"] == 1
             assert message["error"]["type"] == "server_error"
             assert not talk.kinds("audio.done")
+            assert 'vibevoice_errors_total{code="engine",door="ws"} 1.0' in metrics(server)
             await talk.quiet()
             engine.fail_at = None
             await talk.say("input.text", text="Again.")

@@ -17,7 +17,7 @@ _LIMITS = (
     ("minimum", "from {}"),
     ("exclusiveMinimum", "above {}"),
     ("maximum", "up to {}"),
-    ("minLength", "{} characters or more"),
+    ("minLength", "at least {} long"),
     ("maxLength", "up to {} characters"),
     ("default", "else {}"),
 )
