@@ -74,7 +74,7 @@ def deliver(
         raise Cancelled
     if outputs.save or not fields:
         try:
-            kept = f"{outputs.folder.name}/{keep(audio, owner, outputs.folder)} on the volume"
+            kept = f"{outputs.folder.name}/{keep(audio, owner, outputs.folder)} in VIBEVOICE_VOLUME"
         except OSError as error:
             warnings.append(_no_copy(error))
     if not fields:

@@ -53,7 +53,7 @@ def test_audio_above_the_limit_is_an_error_that_names_the_kept_file(
     message = str(caught.value)
     assert "7.3 MB, and an answer carries at most 7.3 MB" in message
     assert "S3_ENDPOINT_URL" in message
-    assert message.endswith(f"It is kept as output/{name} on the volume")
+    assert message.endswith(f"It is kept as output/{name} in VIBEVOICE_VOLUME")
     assert str(tmp_path) not in message
     assert (folder / name).stat().st_size == INLINE_LIMIT + 1
 

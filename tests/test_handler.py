@@ -361,7 +361,7 @@ def test_audio_that_does_not_fit_fails_and_is_kept(
     monkeypatch.setattr(delivery, "INLINE_LIMIT", 1000)
     error = run(output_format="wav", session_id="big")["error"]
     (copy,) = (tmp_path / "output").iterdir()
-    assert error.endswith(f"It is kept as output/{copy.name} on the volume")
+    assert error.endswith(f"It is kept as output/{copy.name} in VIBEVOICE_VOLUME")
     assert copy.stat().st_size == 44 + 48_000
 
 

@@ -195,7 +195,7 @@ def test_the_largest_answer_that_goes_inline_is_taken_and_a_larger_one_is_kept(
     error = told.api.wait(large).error or ""
     (copy,) = told.copies(large)
     assert error.startswith("the audio has 7.3 MB, and an answer carries at most 7.3 MB; ")
-    assert error.endswith(f"It is kept as output/{copy.name} on the volume")
+    assert error.endswith(f"It is kept as output/{copy.name} in VIBEVOICE_VOLUME")
     assert copy.stat().st_size == 44 + 1147 * 6400
 
 

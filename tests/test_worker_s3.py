@@ -57,7 +57,7 @@ def test_without_a_store_it_fails_and_the_file_is_where_the_error_says(tmp_path:
         job = api.wait(api.submit(asked(LARGE, session_id="kept")), timeout=300)
         assert job.status == "FAILED"
         copy = only_copy(one, "kept")
-        assert (job.error or "").endswith(f"It is kept as output/{copy.name} on the volume")
+        assert (job.error or "").endswith(f"It is kept as output/{copy.name} in VIBEVOICE_VOLUME")
         assert copy.stat().st_size == 44 + 2 * 3200 * 1400
         smaller = api.wait(api.submit(asked(LARGE, allow_recompress=True)), timeout=300)
         assert smaller.status == "COMPLETED", smaller.error
@@ -90,7 +90,9 @@ def test_an_upload_that_is_reset_half_way_ends_in_the_kept_file(
             assert job.status == "FAILED"
             copy = only_copy(one, "cut")
             assert "the upload to the S3 store failed:" in (job.error or "")
-            assert (job.error or "").endswith(f"It is kept as output/{copy.name} on the volume")
+            assert (job.error or "").endswith(
+                f"It is kept as output/{copy.name} in VIBEVOICE_VOLUME"
+            )
             assert copy.stat().st_size == 44 + 2 * 3200 * 1400
             assert api.violations == []
             assert one.temporary_files() == []
