@@ -49,4 +49,9 @@ def loaded(load: Callable[[], T]) -> T:
         if failure is None:
             raise
     free_memory()
-    raise failure
+    if isinstance(failure, EngineLost):
+        raise failure
+    raise EngineError(
+        "the model ran out of memory while it was loaded: set fewer MAX_SLOTS or run the worker on"
+        " a larger GPU"
+    )
