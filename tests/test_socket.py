@@ -111,7 +111,9 @@ class Talk:
 
 @asynccontextmanager
 async def talking(server: Server, **config: Any) -> AsyncIterator[Talk]:
-    async with connect(f"ws://127.0.0.1:{server.port}{PATH}", max_size=None) as socket:
+    url = f"ws://127.0.0.1:{server.port}{PATH}"
+    # Whoever closes has to read until then.
+    async with connect(url, max_size=None, max_queue=None) as socket:
         talk = Talk(socket)
         await talk.say(**{"kind": "session.config", **PLAIN, **config, "type": "session.config"})
         yield talk
