@@ -105,7 +105,7 @@ def contents(bucket: Bucket) -> set[str]:
 
 def get(url: str) -> tuple[int, bytes, Any]:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - loopback
+        with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 - loopback
             return answer.status, answer.read(), answer.headers
     except urllib.error.HTTPError as error:
         with error:

@@ -33,7 +33,7 @@ class Loop(Scaler):
         self._begin(cast(ClientSession, None), {"id": job_id, "input": job_input})
 
     async def drained(self) -> list[str]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while self.jobs_tasks:
                 await asyncio.sleep(0.01)
         assert self.current_occupancy() == 0

@@ -111,7 +111,9 @@ class Talk:
 
 @asynccontextmanager
 async def talking(server: Server, **config: Any) -> AsyncIterator[Talk]:
-    async with connect(f"ws://127.0.0.1:{server.port}{PATH}", max_size=None) as socket:
+    url = f"ws://127.0.0.1:{server.port}{PATH}"
+    # Whoever closes has to read until then.
+    async with connect(url, max_size=None, max_queue=None) as socket:
         talk = Talk(socket)
         await talk.say(**{"kind": "session.config", **PLAIN, **config, "type": "session.config"})
         yield talk
@@ -161,7 +163,7 @@ def test_the_example_in_the_docs_works(server: Server, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "streaming.md").read_text()
     code = page.partition("```python\n")[2].partition("```")[0]
     code = code.replace(":8000", f":{server.port}")
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=300)
     # "Hello there." and "How are you?", a second each, and the silence between.
     assert len((tmp_path / "hello.pcm").read_bytes()) == 2 * (2 * SECOND + 960)
 
@@ -370,35 +372,46 @@ def test_a_cancel_ends_the_pause_even_when_all_was_sent_before(server: Server) -
     run(scenario)
 
 
-def test_what_was_heard_does_not_grow_in_a_pause(server: Server) -> None:
+def test_what_was_heard_does_not_grow_in_a_pause(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("web.speaker.time", SimpleNamespace(monotonic=lambda: now))
+
     async def scenario() -> None:
+        nonlocal now
         async with talking(server) as talk:
             await talk.say("input.text", text=" ".join(["One two three."] * 8))
             await talk.say("input.done")
             await talk.until("session.done")  # 8.28 s of sound, in no time
-            await talk.say("pause")
-            await talk.until("paused")
-            await asyncio.sleep(3)
-            await talk.say("resume")
-            await talk.until("resumed")
-            await talk.say("pause")
-            await talk.until("paused")
-            await asyncio.sleep(3)
+            for seconds in (1, 2):
+                now += seconds
+                await talk.say("pause")
+                await talk.until("paused")
+                now += 3
+                await talk.say("resume")
+                await talk.until("resumed")
             await talk.say("cancel")
-            assert (await talk.until("cancelled"))["played_ms"] < 3000
+            assert (await talk.until("cancelled"))["played_ms"] == 3000
 
     run(scenario)
 
 
-def test_what_was_sent_before_is_heard_before(server: Server) -> None:
+def test_what_was_sent_before_is_heard_before(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("web.speaker.time", SimpleNamespace(monotonic=lambda: now))
+
     async def scenario() -> None:
+        nonlocal now
         async with talking(server) as talk:
             for name in "ab":
                 await talk.say("input.text", text="One. Two. Three. Four.", context_id=name)
                 await talk.say("input.done", context_id=name)
             await talk.until("session.done")
             await talk.until("session.done")
-            await asyncio.sleep(0.5)  # of 4 s that the first takes
+            now += 0.5  # of 4 s that the first takes
             await talk.say("cancel", context_id="b")
             told = await talk.until("cancelled")
             assert (told["text_spoken"], told["played_ms"]) == ("", 0)
@@ -585,20 +598,16 @@ def test_who_does_not_read_holds_the_engine_and_little_memory(start: Start) -> N
 
 
 @pytest.fixture
-def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = SocketProtocol.start_keepalive
-
-    def soon(self: SocketProtocol) -> None:
-        self.ping_interval, self.ping_timeout = 0.2, 0.5
-        begin(self)
-
-    monkeypatch.setattr(SocketProtocol, "start_keepalive", soon)
+def protocols(monkeypatch: pytest.MonkeyPatch) -> list[SocketProtocol]:
+    """The server's sides of the sockets, each once it takes messages."""
+    kept: list[SocketProtocol] = []
+    monkeypatch.setattr(SocketProtocol, "start_keepalive", lambda self: kept.append(self))
+    return kept
 
 
-@pytest.mark.usefixtures("quick_pings")
 @pytest.mark.parametrize("last", [None, "pause", "cancel", "session.close"])
 def test_who_does_not_read_is_dropped_whatever_was_asked(
-    server: Server, engine: FakeEngine, last: str | None
+    server: Server, engine: FakeEngine, protocols: list[SocketProtocol], last: str | None
 ) -> None:
     engine.audio = lambda _: np.full(3200 * 10_000, 0.25, np.float32)
 
@@ -611,10 +620,10 @@ def test_who_does_not_read_is_dropped_whatever_was_asked(
             await asyncio.sleep(0.3)
             if last:
                 await talk.say(last)
-            async with asyncio.timeout(10):
-                while "vibevoice_active_sessions 0.0" not in metrics(server):
-                    await asyncio.sleep(0.05)
-            assert engine.speeches[0].cancelled
+            (protocol,) = protocols
+            protocol.loop.call_soon_threadsafe(protocol.keepalive_timeout)
+            await until(lambda: "vibevoice_active_sessions 0.0" in metrics(server))
+            await until(lambda: engine.speeches[0].cancelled)
             talk.socket.transport.abort()
 
     run(scenario)
@@ -648,25 +657,32 @@ def test_a_client_may_leave_in_any_state(
 
     async def scenario() -> None:
         await asyncio.gather(*(leaves(place / 50) for place in range(10)))
-        async with asyncio.timeout(10):
-            while "vibevoice_active_sessions 0.0" not in metrics(server):
-                await asyncio.sleep(0.01)
-            while "vibevoice_active_streams 0.0" not in metrics(server):
-                await asyncio.sleep(0.01)
+        await until(lambda: "vibevoice_active_sessions 0.0" in metrics(server))
+        await until(lambda: "vibevoice_active_streams 0.0" in metrics(server))
 
     run(scenario)
     gc.collect()  # a task whose error nobody asked for is complained about here
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
-def test_waiting_for_the_engine_is_no_silence(start: Start, engine: FakeEngine) -> None:
-    server = start(SESSION_IDLE_SEC="0.3")
-    engine.delay = 0.8
+def test_waiting_for_the_engine_is_no_silence(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    for module in ("session", "speaker"):
+        monkeypatch.setattr(f"web.{module}.time", SimpleNamespace(monotonic=lambda: now))
+    engine = HeldEngine(steady)
+    server = start(engine, SESSION_IDLE_SEC="0.1")
 
     async def scenario() -> None:
+        nonlocal now
         async with talking(server) as talk:
             await talk.say("input.text", text="One.")
             await talk.say("input.done")
+            await talk.until("audio.start")
+            now += 10
+            await talk.quiet()
+            engine.permits.release(9)  # eight frames and the end
             await talk.until("session.done")
 
     run(scenario)
