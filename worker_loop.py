@@ -21,8 +21,8 @@ jobs; all else is the SDK's. What it cures, each seen against the loopback API o
 import asyncio
 import functools
 import json
+import re
 import signal
-import sys
 import time
 from typing import Any
 
@@ -36,8 +36,8 @@ LOST = "lost"
 _EARLY_STOP_SEC = 5.0
 """Longest time between a stop and its job's arrival. A retried job has the same id, so a stop must
 not be kept for long."""
-_DEEPEST = 20_000
-"""Levels of JSON that are read; 40,000 still fit onto a stack of 8 MB."""
+_DEEPEST = 100
+_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 _PAUSE_SEC = 1.0
 _BUSY_PAUSE_SEC = 5.0
 
@@ -79,12 +79,25 @@ class _Reply(ClientResponse):
 
 
 def _loads(text: str) -> Any:
-    usual = sys.getrecursionlimit()
-    sys.setrecursionlimit(_DEEPEST)
     try:
         return json.loads(text, parse_int=_whole_number)
-    finally:
-        sys.setrecursionlimit(usual)
+    except RecursionError:  # at a depth that is each Python's own
+        return json.loads(_shallow(text), parse_int=_whole_number)
+
+
+def _shallow(text: str) -> str:
+    """JSON with null for whatever lies deeper than `_DEEPEST` levels."""
+    kept, depth, end = [], 0, 0
+    for token in _TOKENS.finditer(text):
+        if token[0] in "[{":
+            depth += 1
+            if depth == _DEEPEST + 1:
+                kept += [text[end : token.start()], "null"]
+        elif token[0] in "]}":
+            if depth == _DEEPEST + 1:
+                end = token.end()
+            depth -= 1
+    return "".join([*kept, text[end:]])
 
 
 def _whole_number(digits: str) -> float:

@@ -10,6 +10,7 @@ say) it takes the strict side. It keeps results for ever and knows neither /retr
 
 import asyncio
 import contextlib
+import json
 import threading
 import time
 import uuid
@@ -55,6 +56,7 @@ class RunPodApi:
         self.violations: list[str] = []
         self.jobs: dict[str, Job] = {}
         self.polls: Counter[str] = Counter()
+        self.dumps: Callable[[Any], str] = json.dumps
         self._scripts: defaultdict[tuple[str, str], deque[int]] = defaultdict(deque)
         self._stops: defaultdict[str, list[str]] = defaultdict(list)
         self._holding: set[str] = set()
@@ -223,7 +225,7 @@ class RunPodApi:
                 return web.Response(status=500)
             if reply.body is None:
                 return web.Response(status=reply.status)
-            return web.json_response(reply.body, status=reply.status)
+            return web.json_response(reply.body, status=reply.status, dumps=self.dumps)
 
         return respond
 
