@@ -1,7 +1,8 @@
 """A request as a file: every chunk is made before anything is levelled, joined and encoded."""
 
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,16 @@ from speech.takes import Join, KeptTake
 _LOUDNESS_MISS_DB = 1.0
 """A larger miss is said: high peaks keep quiet speech from being raised any further."""
 
+Reaches = Callable[[Path, str, Callable[[], bool]], bool]
+"""Whether a file of this content type gets to its caller: `speech.delivery.Delivery.reaches`."""
+
 
 class FileJob(Job):
     """Every chunk is made, and repeated where it came out badly, before anything is joined."""
 
-    def run(self, folder: Path, most_bytes: int | None = None) -> tuple[Path, Result]:
-        """Makes the file. Above `most_bytes` it becomes Opus if the request allows that."""
+    def run(self, folder: Path, reaches: Reaches | None = None) -> tuple[Path, Result]:
+        """Makes the file. One that would not reach its caller becomes Opus if the request allows
+        that."""
         text, plan = self.prepare()
         with tempfile.TemporaryFile(dir=folder) as spool:
             recorded = self.recorder.record(
@@ -31,26 +36,31 @@ class FileJob(Job):
             join = Join.of([each.take for each in recorded], self.pauses(text))
             gain_db = self._gain(plan, join.takes)
             path = self._encode(join, gain_db, folder)
-            if self._may_shrink(path, most_bytes):
-                large = path.stat().st_size / 1e6
-                self.warnings.append(
-                    f"output_format: {self.request.output_format} would have had {large:.1f} MB, "
-                    "so it is opus"
-                )
-                self.format = "opus"
-                path.unlink()
-                path = self._encode(join, gain_db, folder)
-        self.mark("encoded")
+            self.mark("encoded")
+            if reaches and self._may_shrink():
+                content_type = FORMATS[self.format].content_type
+                if not reaches(path, content_type, self.recorder.is_cancelled):
+                    path = self._shrunk(path, join, gain_db, folder)
         return path, self.result(text, plan, recorded, join.starts, join.count, gain_db)
 
-    def _may_shrink(self, path: Path, most_bytes: int | None) -> bool:
+    def _may_shrink(self) -> bool:
         return (
             self.request.allow_recompress
-            and most_bytes is not None
-            and path.stat().st_size > most_bytes
             and self.format != "opus"
             and self.rate in FORMATS["opus"].rates
         )
+
+    def _shrunk(self, path: Path, join: Join, gain_db: float | None, folder: Path) -> Path:
+        start = time.monotonic()
+        large = path.stat().st_size / 1e6
+        self.warnings.append(
+            f"output_format: {self.format} would have had {large:.1f} MB, so it is opus"
+        )
+        self.format = "opus"
+        path.unlink()
+        path = self._encode(join, gain_db, folder)
+        self.extend("encoded", time.monotonic() - start)
+        return path
 
     def _gain(self, plan: Plan, takes: Sequence[KeptTake]) -> float | None:
         if self.request.loudness is None:

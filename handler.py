@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -32,7 +31,7 @@ from progress import reporting
 from speech import delivery, s3
 from speech.bucket import Bucket
 from speech.codecs import FORMATS
-from speech.delivery import Delivered, Outputs
+from speech.delivery import Delivered, Delivery, Outputs
 from speech.errors import DeliveryError, EngineLost, SpeechError
 from speech.request import SpeechRequest, parse_request
 
@@ -149,15 +148,13 @@ def _failure(error: Exception, job_id: str) -> Answer:
 async def _speak(job: Job, request: SpeechRequest, warnings: list[str]) -> Answer:
     _log_begin(job, request)
     bucket = await _bucket(job)
+    way = Delivery(request.session_id or _id(job), outputs(), bucket)
     with inference().workspace() as folder:
         progress = Progress()
         async with reporting(job, progress):
-            path, result = await inference().generate(
-                request, Path(folder), progress, None if bucket else delivery.INLINE_LIMIT
-            )
-            start = time.monotonic()
-            delivered = await _deliver(path, request.session_id or _id(job), result, bucket)
-            result.timings["delivery_sec"] = round(time.monotonic() - start, 4)
+            path, result = await inference().generate(request, Path(folder), progress, way.reaches)
+            delivered = await _deliver(way, path, result.content_type)
+            result.timings["delivery_sec"] = round(way.seconds, 4)
     _log_end(job, result)
     return _answer(result, delivered, warnings)
 
@@ -170,11 +167,11 @@ async def _bucket(job: Job) -> Bucket | None:
     return settings().bucket
 
 
-async def _deliver(path: Path, owner: str, result: Result, bucket: Bucket | None) -> Delivered:
+async def _deliver(way: Delivery, path: Path, content_type: str) -> Delivered:
     """Delivers in a thread; a cancelled job's upload ends before the cancellation goes on."""
     cancelled = threading.Event()
-    where = outputs(), result.content_type, bucket, cancelled.is_set
-    working = asyncio.create_task(asyncio.to_thread(delivery.deliver, path, owner, *where))
+    delivering = asyncio.to_thread(way.deliver, path, content_type, cancelled.is_set)
+    working = asyncio.create_task(delivering)
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:

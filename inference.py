@@ -20,7 +20,7 @@ from engines.apart import ApartEngine
 from engines.base import Engine
 from engines.registry import choose_engine, create_engine
 from fetch import fetch_voice
-from file_job import FileJob
+from file_job import FileJob, Reaches
 from job import Result, SpokenChunk
 from recorder import Progress
 from speech.chunks import Limits
@@ -127,17 +127,17 @@ class VibeVoiceInference:
         request: SpeechRequest,
         folder: Path,
         progress: Progress | None = None,
-        most_bytes: int | None = None,
+        reaches: Reaches | None = None,
     ) -> tuple[Path, Result]:
         """Speaks a request into a file in `folder`; gives its path and what there is to say. A file
-        above `most_bytes` may take another format where the request allows it.
+        that does not reach its caller takes a smaller format where the request allows it.
 
         Raises `SpeechError`s. A cancelled task ends the engine's work before it is re-raised.
         """
         job = FileJob(self, request, progress)
         # Not in the pool: a request that cannot be served is told so while others are speaking.
         await asyncio.to_thread(job.plan, folder)
-        working = self._pool.submit(job.run, folder, most_bytes)
+        working = self._pool.submit(job.run, folder, reaches)
         try:
             return await asyncio.shield(_awaitable(working))
         except asyncio.CancelledError:

@@ -235,6 +235,10 @@ class Job:
     def mark(self, name: str) -> None:
         self._marks[name] = time.monotonic()
 
+    def extend(self, name: str, seconds: float) -> None:
+        """For work of a phase that came after something else."""
+        self._marks[name] += seconds
+
     def _timings(self, duration: float) -> dict[str, float]:
         """Seconds, by phase."""
         marks = self._marks

@@ -73,9 +73,12 @@ class Recorder:
         if self._speech is not None:
             self._speech.cancel()
 
+    def is_cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
     def check(self) -> None:
         """Raises `Cancelled` once that has been asked for."""
-        if self._cancelled.is_set():
+        if self.is_cancelled():
             raise Cancelled
 
     def record(self, plan: Plan, new_take: Callable[[], KeptTake]) -> list[Recorded[KeptTake]]:

@@ -11,7 +11,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,44 +46,79 @@ class Delivered:
     warnings: tuple[str, ...] = ()
 
 
-def deliver(
-    audio: Path,
-    owner: str,
-    outputs: Outputs,
-    content_type: str = "application/octet-stream",
-    bucket: Bucket | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> Delivered:
-    """Hands over the file at `audio`: as a link where there is a bucket, else in base64. `owner` is
-    the session or job that its copies are named after.
+class Delivery:
+    """One answer's way to its caller: a link where there is a bucket, else base64. `owner` is the
+    session or job that the copies are named after; `seconds` is what all this took so far."""
 
-    An upload that fails is a warning where the audio fits into an answer. Raises `DeliveryError`
-    where it does not, `Cancelled` once `cancelled()` is true.
-    """
-    fits = audio.stat().st_size <= INLINE_LIMIT
-    warnings: list[str] = []
-    fields: dict[str, str] = {}
-    if bucket is not None:
-        try:
-            fields["audio_url"] = s3.upload(bucket, audio, owner, content_type, cancelled)
-        except DeliveryError as error:
-            warnings.append(str(error))
-    if not fields and fits:
-        fields["audio_base64"] = base64.b64encode(audio.read_bytes()).decode("ascii")
-    kept = ""
-    if cancelled():
-        raise Cancelled
-    if outputs.save or not fields:
-        try:
-            kept = f"{outputs.folder.name}/{keep(audio, owner, outputs.folder)} in VIBEVOICE_VOLUME"
-        except OSError as error:
-            warnings.append(_no_copy(error))
-    if not fields:
-        if not kept:
-            spare = _spare()
-            kept = f"{spare.name}/{keep(audio, owner, spare)} in the worker's temporary folder"
-        raise DeliveryError(_too_large(audio.stat().st_size, kept, warnings))
-    return Delivered(fields, tuple(warnings))
+    def __init__(self, owner: str, outputs: Outputs, bucket: Bucket | None = None) -> None:
+        self._owner, self._outputs, self._bucket = owner, outputs, bucket
+        self.seconds = 0.0
+        self._url = ""
+        self._warnings: list[str] = []
+
+    def reaches(self, audio: Path, content_type: str, cancelled: Callable[[], bool]) -> bool:
+        """Whether the file gets to its caller. One that is too large for an answer is uploaded for
+        this, after which `deliver` has to be given the same; a store that fails is asked no more.
+
+        Raises `Cancelled` once `cancelled()` is true.
+        """
+        with self._timed():
+            return _fits(audio) or self._upload(audio, content_type, cancelled)
+
+    def deliver(
+        self,
+        audio: Path,
+        content_type: str = "application/octet-stream",
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Delivered:
+        """Hands over the file at `audio`, and keeps a copy.
+
+        An upload that fails is a warning where the audio fits into an answer. Raises
+        `DeliveryError` where it does not, `Cancelled` once `cancelled()` is true.
+        """
+        with self._timed():
+            return self._deliver(audio, content_type, cancelled)
+
+    def _deliver(self, audio: Path, content_type: str, cancelled: Callable[[], bool]) -> Delivered:
+        fields: dict[str, str] = {}
+        if self._upload(audio, content_type, cancelled):
+            fields["audio_url"] = self._url
+        elif _fits(audio):
+            fields["audio_base64"] = base64.b64encode(audio.read_bytes()).decode("ascii")
+        if cancelled():
+            raise Cancelled
+        kept, folder = "", self._outputs.folder
+        if self._outputs.save or not fields:
+            try:
+                kept = f"{folder.name}/{keep(audio, self._owner, folder)} in VIBEVOICE_VOLUME"
+            except OSError as error:
+                self._warnings.append(_no_copy(error))
+        if not fields:
+            if not kept:
+                spare = _spare()
+                copy = keep(audio, self._owner, spare)
+                kept = f"{spare.name}/{copy} in the worker's temporary folder"
+            raise DeliveryError(_too_large(audio.stat().st_size, kept, self._warnings))
+        return Delivered(fields, tuple(self._warnings))
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds += time.monotonic() - start
+
+    def _upload(self, audio: Path, content_type: str, cancelled: Callable[[], bool]) -> bool:
+        if self._bucket is not None:
+            bucket, self._bucket = self._bucket, None
+            try:
+                self._url = s3.upload(bucket, audio, self._owner, content_type, cancelled)
+            except DeliveryError as error:
+                self._warnings.append(str(error))
+        return bool(self._url)
+
+
+def _fits(audio: Path) -> bool:
+    return audio.stat().st_size <= INLINE_LIMIT
 
 
 def _too_large(size: int, kept: str, warnings: list[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from speech.delivery import FACTS_LIMIT, INLINE_LIMIT, Outputs, cleanup_old_files, deliver, keep
+from speech.delivery import FACTS_LIMIT, INLINE_LIMIT, Delivery, Outputs, cleanup_old_files, keep
 from speech.errors import Cancelled, DeliveryError
 from tests.runpod_wire import PIECE_LIMIT, RUN_LIMIT
 
@@ -26,7 +26,7 @@ def copies(folder: Path) -> list[str]:
 
 def test_small_audio_is_inline_and_a_copy_is_kept(audio: Path, tmp_path: Path) -> None:
     folder = tmp_path / "output"
-    delivered = deliver(audio, "session-1", Outputs(folder))
+    delivered = Delivery("session-1", Outputs(folder)).deliver(audio)
     assert base64.b64decode(delivered.fields["audio_base64"]) == b"audio"
     assert delivered.warnings == ()
     (name,) = copies(folder)
@@ -36,7 +36,7 @@ def test_small_audio_is_inline_and_a_copy_is_kept(audio: Path, tmp_path: Path) -
 
 def test_no_copy_is_kept_where_none_is_wanted(audio: Path, tmp_path: Path) -> None:
     folder = tmp_path / "output"
-    deliver(audio, "s", Outputs(folder, save=False))
+    Delivery("s", Outputs(folder, save=False)).deliver(audio)
     assert not folder.exists()
 
 
@@ -48,7 +48,7 @@ def test_audio_above_the_limit_is_an_error_that_names_the_kept_file(
     audio.write_bytes(bytes(INLINE_LIMIT + 1))
     folder = tmp_path / "output"
     with pytest.raises(DeliveryError) as caught:
-        deliver(audio, "long", Outputs(folder, save=save))
+        Delivery("long", Outputs(folder, save=save)).deliver(audio)
     (name,) = copies(folder)
     message = str(caught.value)
     assert "7.3 MB, and an answer carries at most 7.3 MB" in message
@@ -61,21 +61,21 @@ def test_audio_above_the_limit_is_an_error_that_names_the_kept_file(
 def test_audio_at_the_limit_is_inline(tmp_path: Path) -> None:
     audio = tmp_path / "speech.wav"
     audio.write_bytes(bytes(INLINE_LIMIT))
-    encoded = deliver(audio, "s", Outputs(tmp_path / "o")).fields["audio_base64"]
+    encoded = Delivery("s", Outputs(tmp_path / "o")).deliver(audio).fields["audio_base64"]
     assert len(encoded) + FACTS_LIMIT < RUN_LIMIT - 1000
     assert FACTS_LIMIT < PIECE_LIMIT - 1000
 
 
 def test_a_cancelled_job_leaves_no_copy(audio: Path, tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
-        deliver(audio, "s", Outputs(tmp_path / "o"), cancelled=lambda: True)
+        Delivery("s", Outputs(tmp_path / "o")).deliver(audio, cancelled=lambda: True)
     assert not (tmp_path / "o").exists()
 
 
 def test_a_volume_that_takes_no_copy_is_a_warning(audio: Path, tmp_path: Path) -> None:
     folder = tmp_path / "output"
     folder.write_text("a file is in the way")
-    delivered = deliver(audio, "s", Outputs(folder))
+    delivered = Delivery("s", Outputs(folder)).deliver(audio)
     assert base64.b64decode(delivered.fields["audio_base64"]) == b"audio"
     assert delivered.warnings == ("no copy was kept on the volume: File exists",)
 
@@ -88,7 +88,7 @@ def test_what_fits_nowhere_else_is_kept_on_the_worker(
     (tmp_path / "output").write_text("a file is in the way")
     monkeypatch.setattr("speech.delivery.tempfile.gettempdir", lambda: str(tmp_path / "tmp"))
     with pytest.raises(DeliveryError, match="in the worker's temporary folder"):
-        deliver(audio, "s", Outputs(tmp_path / "output"))
+        Delivery("s", Outputs(tmp_path / "output")).deliver(audio)
     assert len(copies(tmp_path / "tmp" / "vibevoice-output")) == 1
 
 

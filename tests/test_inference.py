@@ -3,6 +3,7 @@
 import asyncio
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import soundfile
 
 from config import Settings
 from inference import Result, VibeVoiceInference
-from speech.errors import EngineError
+from speech.errors import Cancelled, EngineError
 from speech.pcm import Samples
 from speech.request import parse_request
 from tests.fake_engine import FakeEngine, FakeSpeech
@@ -309,6 +310,57 @@ def test_cancelling_the_task_stops_the_engine_and_waits_for_it(
     asyncio.run(main())
     inference.close()
     assert set(threading.enumerate()) <= threads
+
+
+@pytest.mark.parametrize(
+    ("there", "allow", "wanted"),
+    [(True, True, "wav"), (False, True, "opus"), (False, False, "wav")],
+)
+def test_what_does_not_reach_its_caller_becomes_opus_where_that_is_allowed(
+    make: Callable[..., VibeVoiceInference], there: bool, allow: bool, wanted: str
+) -> None:
+    inference = make()
+    fields = {"text": "Hi.", "output_format": "wav", "loudness": None}
+    request, _ = parse_request({**fields, "allow_recompress": allow}, inference.defaults)
+    asked: list[str] = []
+
+    def reaches(path: Path, content_type: str, _: Callable[[], bool]) -> bool:
+        asked.append(f"{path.name} {content_type}")
+        return there
+
+    with inference.workspace() as folder:
+        made = inference.generate(request, Path(folder), reaches=reaches)
+        path, result = asyncio.run(made)
+        assert list(Path(folder).iterdir()) == [path]
+    assert asked == ["speech.wav audio/wav"] * allow
+    assert result.format == wanted
+    shrunk = ["output_format: wav would have had 0.0 MB, so it is opus"]
+    assert list(result.warnings) == (shrunk if wanted == "opus" else [])
+
+
+def test_cancelling_the_task_ends_what_its_file_waits_for(
+    make: Callable[..., VibeVoiceInference],
+) -> None:
+    inference = make()
+    fields = {"text": "Hi.", "output_format": "wav", "allow_recompress": True}
+    request, _ = parse_request(fields, inference.defaults)
+    uploading = threading.Event()
+
+    def reaches(_: Path, __: str, cancelled: Callable[[], bool]) -> bool:
+        uploading.set()
+        while not cancelled():
+            time.sleep(0.01)
+        raise Cancelled
+
+    async def main() -> None:
+        with inference.workspace() as folder:
+            task = asyncio.create_task(inference.generate(request, Path(folder), reaches=reaches))
+            await asyncio.to_thread(uploading.wait)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
 
 
 def test_close_leaves_no_temporary_folder(make: Callable[..., VibeVoiceInference]) -> None:

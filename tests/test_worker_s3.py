@@ -1,6 +1,7 @@
 """Results too large for an answer: over S3 through the real worker loop, or kept and named."""
 
 import asyncio
+import base64
 import re
 import threading
 import urllib.request
@@ -77,6 +78,13 @@ def test_a_store_that_is_down_is_a_warning_or_an_error_with_the_kept_file(tmp_pa
         assert large.status == "FAILED"
         assert "the upload to the S3 store failed:" in (large.error or "")
         assert only_copy(one, "kept").name in (large.error or "")
+        smaller = api.wait(api.submit(asked(LARGE, allow_recompress=True)), timeout=300)
+        assert smaller.status == "COMPLETED", smaller.error
+        assert smaller.output["format"] == "opus"
+        assert base64.b64decode(smaller.output["audio_base64"]).startswith(b"OggS")
+        shrunk, failed = smaller.output["warnings"]
+        assert "so it is opus" in shrunk
+        assert failed.startswith("the upload to the S3 store failed:")
 
 
 def test_an_upload_that_is_reset_half_way_ends_in_the_kept_file(
