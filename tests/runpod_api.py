@@ -59,6 +59,7 @@ class RunPodApi:
         self.dumps: Callable[[Any], str] = json.dumps
         self._scripts: defaultdict[tuple[str, str], deque[int]] = defaultdict(deque)
         self._stops: defaultdict[str, list[str]] = defaultdict(list)
+        self._told: dict[str, tuple[str, ...]] = {}
         self._holding: set[str] = set()
         self._released: set[str] = set()
         self._news = threading.Condition()
@@ -307,8 +308,9 @@ class RunPodApi:
 
     async def _stop(self, call: Call) -> Reply:
         stops, released = self._stops[call.worker], self._released
+        self._told[call.worker] = ()  # who asks again has read the last answer
         await self._until(lambda: call.worker in released or stops, self.poll_sec)
-        jobs = tuple(stops)
+        jobs = self._told[call.worker] = tuple(stops)
         stops.clear()
         return Reply(200, {"jobsToStop": list(jobs)}, jobs) if jobs else Reply(204)
 
@@ -346,7 +348,7 @@ class RunPodApi:
         if job is None:
             raise Refused("there is no such job", 404)
         if job.status != "IN_PROGRESS":
-            unaware = job.id in self._stops[call.worker]
+            unaware = job.id in (*self._stops[call.worker], *self._told.get(call.worker, ()))
             raise Refused(f"the job is {job.status} already", violation=not unaware)
         if job.worker != call.worker:
             raise Refused(f"the job was given to {job.worker}, not to {call.worker}")
