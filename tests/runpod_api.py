@@ -253,8 +253,10 @@ class RunPodApi:
     async def _until(self, ready: Callable[[], T], seconds: float) -> T:
         deadline = self._loop.time() + seconds
         while not (found := ready()) and (left := deadline - self._loop.time()) > 0:
+            # Not `wait_for`: Python 3.11's forgets a cancellation that comes with the change.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
         return found
 
     def _notify(self) -> None:
