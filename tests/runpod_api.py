@@ -59,6 +59,7 @@ class RunPodApi:
         self.dumps: Callable[[Any], str] = json.dumps
         self._scripts: defaultdict[tuple[str, str], deque[int]] = defaultdict(deque)
         self._stops: defaultdict[str, list[str]] = defaultdict(list)
+        self._told: dict[str, tuple[str, ...]] = {}
         self._holding: set[str] = set()
         self._released: set[str] = set()
         self._news = threading.Condition()
@@ -252,8 +253,10 @@ class RunPodApi:
     async def _until(self, ready: Callable[[], T], seconds: float) -> T:
         deadline = self._loop.time() + seconds
         while not (found := ready()) and (left := deadline - self._loop.time()) > 0:
+            # Not `wait_for`: Python 3.11's forgets a cancellation that comes with the change.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
         return found
 
     def _notify(self) -> None:
@@ -307,8 +310,9 @@ class RunPodApi:
 
     async def _stop(self, call: Call) -> Reply:
         stops, released = self._stops[call.worker], self._released
+        self._told[call.worker] = ()  # who asks again has read the last answer
         await self._until(lambda: call.worker in released or stops, self.poll_sec)
-        jobs = tuple(stops)
+        jobs = self._told[call.worker] = tuple(stops)
         stops.clear()
         return Reply(200, {"jobsToStop": list(jobs)}, jobs) if jobs else Reply(204)
 
@@ -346,7 +350,7 @@ class RunPodApi:
         if job is None:
             raise Refused("there is no such job", 404)
         if job.status != "IN_PROGRESS":
-            unaware = job.id in self._stops[call.worker]
+            unaware = job.id in (*self._stops[call.worker], *self._told.get(call.worker, ()))
             raise Refused(f"the job is {job.status} already", violation=not unaware)
         if job.worker != call.worker:
             raise Refused(f"the job was given to {job.worker}, not to {call.worker}")

@@ -64,7 +64,8 @@ class Job:
 
 class Refused(Exception):
     """What production answers with a 4xx, or is taken to. It is no `violation` of a worker to go on
-    with a job while the order to stop has not been fetched."""
+    with a job while the order to stop has not been fetched, or may still be on its way: until the
+    worker asks for the next orders."""
 
     def __init__(self, why: str, status: int = 400, violation: bool = True) -> None:
         super().__init__(why)

@@ -120,7 +120,11 @@ def test_a_job_that_is_cancelled_at_work_is_stopped_there_once(api: RunPodApi) -
     assert piece(api, job_id, {"output": "the worker does not know yet"}) == 400
     assert api.violations == []
     assert call(api, "GET", "job-stop/w?gpu=none") == (200, {"jobsToStop": [job_id]})
+    assert piece(api, job_id, {"output": "this was sent before that was read"}) == 400
+    assert api.violations == []
     assert call(api, "GET", "job-stop/w?gpu=none")[0] == 204
+    assert piece(api, job_id, {"output": "the worker knows"}) == 400
+    assert api.excuse(job_id) == [f"job-stream {job_id}: the job is CANCELLED already"]
 
 
 def test_a_job_past_its_time_is_stopped(api: RunPodApi) -> None:
@@ -228,7 +232,7 @@ def test_posts_about_jobs_that_are_not_at_work_are_refused(api: RunPodApi) -> No
     take(api)
     assert done(api, twice, {"output": 1}) == 200
     api.cancel(stopped)
-    assert call(api, "GET", "job-stop/w?gpu=none")[0] == 200
+    assert [call(api, "GET", "job-stop/w?gpu=none")[0] for _ in range(2)] == [200, 204]
     for job_id, why in {
         twice: "the job is COMPLETED already",
         stopped: "the job is CANCELLED already",

@@ -63,8 +63,9 @@ class Worker:
             told.writelines(f"{text}\n" for text in job_texts)
 
     def temporary_files(self) -> list[Path]:
-        """All files below its temporary folder."""
-        return [path for path in (self.folder / "tmp").rglob("*") if not path.is_dir()]
+        """All files below its temporary folder, of which some may go while they are listed."""
+        folders = os.walk(self.folder / "tmp")  # `rglob` fails where a folder has just gone
+        return [Path(folder, name) for folder, _, names in folders for name in names]
 
     def copies(self, owner: str) -> list[Path]:
         """The copies on its volume of that job's or session's audio."""
