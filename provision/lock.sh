@@ -97,11 +97,10 @@ work() { # COMMAND ...: in a session of its own, so that all of it can be ended;
   local out copy status
   exec {out}> >(exec tee "$scratch/log" >&2)
   copy=$!
-  setsid "$@" >&"$out" 2>&1 </dev/null &
-  work=$!
-  printf %s "$work" >"$scratch/work"
+  work=yes # from here on it is $!, which no signal comes before; if we are killed, it has said itself who it is
+  { printf %s "$BASHPID" >"$scratch/work"; exec setsid "$@"; } >&"$out" 2>&1 </dev/null &
   exec {out}>&-
-  wait "$work"
+  wait "$!"
   status=$?
   work='' && : >"$scratch/work"
   wait "$copy"
@@ -109,7 +108,7 @@ work() { # COMMAND ...: in a session of its own, so that all of it can be ended;
 }
 
 end_turn() { # whatever runs is killed: what is half built counts for nothing
-  [[ ! $work ]] || kill -KILL -- "$work" "-$work" # at its very start it is no group yet
+  [[ ! $work ]] || kill -KILL -- "$!" "-$!" # at its very start it is no group yet
   [[ ! $heart ]] || { kill -KILL "$heart" && wait "$heart"; }
   work='' heart=''
   [[ ! $turn ]] || ! still_ours || : >"$base/.lock/$turn/released"
