@@ -203,7 +203,7 @@ class Site:
                     state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
                 except (FileNotFoundError, ProcessLookupError, PermissionError):
                     continue
-                if str(self.folder).encode() in held and state != "Z":
+                if f"{self.folder}/".encode() in held and state != "Z":
                     found.append(int(entry.name))
         return found
 
