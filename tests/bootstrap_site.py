@@ -61,6 +61,7 @@ class Site:
         self.code = folder / "workspace"
         self.origin = folder / "origin"
         self.wheels = folder / "wheels"
+        self.pipe: int | None = None  # what a test has a process wait for
         for each in (self.volume.parent, self.code, self.wheels, folder / "tmp", folder / "home"):
             each.mkdir(parents=True)
         for path in ROOT.iterdir():
@@ -212,9 +213,15 @@ class Site:
 
     def end(self) -> None:
         """Kills what a failed test left running."""
+        self.close_pipe()
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def close_pipe(self) -> None:
+        if self.pipe is not None:
+            os.close(self.pipe)
+            self.pipe = None
 
     def processes(self) -> list[str]:
         """The commands of `pids`."""
