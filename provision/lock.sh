@@ -14,14 +14,16 @@ take_turn() { # waits for it; fails where the volume takes no folder
   local limit=${RUNPOD_INIT_TIMEOUT:-420} start=$SECONDS
   [[ $limit =~ ^[1-9][0-9]{0,8}$ ]] || refuse "RUNPOD_INIT_TIMEOUT is '$limit'; allowed: a number of seconds"
   limit=$((limit * 9 / 10))
-  local seen='' changed=$SECONDS said=$SECONDS latest state owner doing
+  local seen='' idle=0 second=$SECONDS said=$SECONDS latest state owner doing
   mkdir -p "$base/.lock" || return
   while :; do
     latest_turn && latest=$REPLY
     slurp "$base/.lock/$latest/beat"
     state=$latest:$REPLY
-    [[ $state == "$seen" ]] || seen=$state changed=$SECONDS
-    if ((latest == 0 || SECONDS - changed >= LOCK_STALE_SEC)) || [[ -e $base/.lock/$latest/released ]]; then
+    # A second counts if it was looked in: who was frozen, alone or with the owner, saw nothing.
+    ((SECONDS == second)) || second=$SECONDS idle=$((idle + 1))
+    [[ $state == "$seen" ]] || seen=$state idle=0
+    if ((latest == 0 || idle >= LOCK_STALE_SEC)) || [[ -e $base/.lock/$latest/released ]]; then
       begin_turn $((latest + 1)) && break
       latest_turn
       ((REPLY > latest)) || return # nobody was faster: no folder can be made here
@@ -40,7 +42,7 @@ take_turn() { # waits for it; fails where the volume takes no folder
     fi
     read -rt 0.5 -u "$never"
   done
-  ((latest == 0 || SECONDS - changed < LOCK_STALE_SEC)) || say "took over from $owner, not heard of for $LOCK_STALE_SEC s"
+  ((latest == 0 || idle < LOCK_STALE_SEC)) || say "took over from $owner, not heard of for $LOCK_STALE_SEC s"
 }
 
 latest_turn() {
@@ -97,11 +99,10 @@ work() { # COMMAND ...: in a session of its own, so that all of it can be ended;
   local out copy status
   exec {out}> >(exec tee "$scratch/log" >&2)
   copy=$!
-  setsid "$@" >&"$out" 2>&1 </dev/null &
-  work=$!
-  printf %s "$work" >"$scratch/work"
+  work=yes # from here on it is $!, which no signal comes before; if we are killed, it has said itself who it is
+  { printf %s "$BASHPID" >"$scratch/work"; exec setsid "$@"; } >&"$out" 2>&1 </dev/null &
   exec {out}>&-
-  wait "$work"
+  wait "$!"
   status=$?
   work='' && : >"$scratch/work"
   wait "$copy"
@@ -109,7 +110,7 @@ work() { # COMMAND ...: in a session of its own, so that all of it can be ended;
 }
 
 end_turn() { # whatever runs is killed: what is half built counts for nothing
-  [[ ! $work ]] || kill -KILL -- "$work" "-$work" # at its very start it is no group yet
+  [[ ! $work ]] || kill -KILL -- "$!" "-$!" # at its very start it is no group yet
   [[ ! $heart ]] || { kill -KILL "$heart" && wait "$heart"; }
   work='' heart=''
   [[ ! $turn ]] || ! still_ours || : >"$base/.lock/$turn/released"

@@ -61,6 +61,7 @@ class Site:
         self.code = folder / "workspace"
         self.origin = folder / "origin"
         self.wheels = folder / "wheels"
+        self.pipe: int | None = None  # what a test has a process wait for
         for each in (self.volume.parent, self.code, self.wheels, folder / "tmp", folder / "home"):
             each.mkdir(parents=True)
         for path in ROOT.iterdir():
@@ -203,7 +204,7 @@ class Site:
                     state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
                 except (FileNotFoundError, ProcessLookupError, PermissionError):
                     continue
-                if str(self.folder).encode() in held and state != "Z":
+                if f"{self.folder}/".encode() in held and state != "Z":
                     found.append(int(entry.name))
         return found
 
@@ -212,9 +213,15 @@ class Site:
 
     def end(self) -> None:
         """Kills what a failed test left running."""
+        self.close_pipe()
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def close_pipe(self) -> None:
+        if self.pipe is not None:
+            os.close(self.pipe)
+            self.pipe = None
 
     def processes(self) -> list[str]:
         """The commands of `pids`."""

@@ -265,18 +265,21 @@ class EngineContract:
         self, engine: Engine, plan: Plan
     ) -> None:
         speech = engine.start(replace(plan, chunks=plan.chunks * 500))
-        reading = threading.Event()
+        reading, cancelled = threading.Event(), threading.Event()
         counts: list[int] = []
 
         def read(number: int) -> None:
             if number:
                 assert reading.wait(60)
                 speech.cancel()
+                cancelled.set()
                 return
             with pytest.raises(Cancelled):
                 for count, _ in enumerate(speech):
                     reading.set()
                     counts.append(count)
+                    # A quick engine would be at its end before the other thread's turn.
+                    assert count < 1000 or cancelled.wait(60)
 
         in_threads(2, read)
         assert counts

@@ -1,6 +1,7 @@
 """bootstrap.sh on real volumes: real git, real pip, real processes. The model's step is in
 test_bootstrap_model.py, what happens to those that are killed in test_bootstrap_killed.py."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -467,23 +468,22 @@ def test_help_names_every_way_to_call_it(site: Site) -> None:
 
 def slow_builder(site: Site) -> "subprocess.Popen[str]":
     """A bootstrap, `first`, whose pip reads a pipe to its end, which comes with `go_on`."""
-    os.mkfifo(site.folder / "pipe")
-    process = site.start(RUNPOD_POD_ID="first", PIP_CONSTRAINT=(site.folder / "pipe").as_uri())
-    until(lambda: any("install" in command for command in site.processes()))
+    pipe = site.folder / "pipe"
+    os.mkfifo(pipe)
+    process = site.start(RUNPOD_POD_ID="first", PIP_CONSTRAINT=pipe.as_uri())
+
+    def opened() -> bool:
+        with contextlib.suppress(OSError):  # until pip reads
+            site.pipe = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        return site.pipe is not None
+
+    until(opened)
     return process
 
 
 def go_on(site: Site) -> None:
     """Lets the slow builder's pip go on, if it is still there."""
-
-    def closed() -> bool:
-        try:
-            os.close(os.open(site.folder / "pipe", os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody reads
-            return not any("install" in command for command in site.processes())
-        return True
-
-    until(closed)
+    site.close_pipe()
 
 
 def groups(site: Site) -> list[int]:

@@ -129,7 +129,7 @@ def remove_while_a_worker_starts(site: Site, place: str) -> tuple[str, str, bool
         OLD_REF=old["VIBEVOICE_REF"],
     )
     assert run.status == 0, run.log
-    until(lambda: "HANDLER" in started.read_text(), 60)
+    until(lambda: "HANDLER" in started.read_text())
     until(lambda: not site.processes())
     assert f'"prefix": "{part}"' in started.read_text()
     after = part.stat()

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -274,7 +275,11 @@ def test_the_first_sentence_is_said_by_itself_so_that_sound_begins_soon(said: li
     assert said == ["Dr. Smith paid 3.50 dollars. ", "He left. Nobody came."]
 
 
-def test_who_has_no_sound_yet_comes_before_who_is_ahead_of_the_listener(said: list[str]) -> None:
+def test_who_has_no_sound_yet_comes_before_who_is_ahead_of_the_listener(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody has listened so far, however long it takes until both wait.
+    monkeypatch.setattr("engines.espeak.time", SimpleNamespace(monotonic=lambda: 0.0))
     line, never = espeak_library.load().line, threading.Event()
     ahead = iter(ENGINE.start(plan(("Alice", SENTENCE + "Ahead. " * 30))))
     next(ahead)
