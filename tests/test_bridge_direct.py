@@ -60,7 +60,7 @@ def test_the_python_client_streams_a_file(name: str, door: Bridge, tmp_path: Pat
 
 def test_the_servers_own_voices_are_listed_with_the_maps(door: Bridge) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    listed = httpx.get(f"{door.url}/v1/audio/voices", headers=headers).json()["data"]
+    listed = httpx.get(f"{door.url}/v1/audio/voices", headers=headers, timeout=60).json()["data"]
     assert {"alloy", "Alice"} <= {voice["id"] for voice in listed}
 
 

@@ -214,7 +214,7 @@ def test_a_direct_server_sees_that_the_caller_has_left(tmp_path: Path) -> None:
     with serving(speaking) as port, bridge(tmp_path, **backend_settings("direct", port)) as one:
         headers = {"Authorization": f"Bearer {TOKEN}"}
         url = f"{one.url}/v1/audio/speech"
-        with httpx.stream("POST", url, json=SPEECH, headers=headers) as answer:
+        with httpx.stream("POST", url, json=SPEECH, headers=headers, timeout=60) as answer:
             next(answer.iter_bytes())
         assert left.wait(60)
 
@@ -237,8 +237,8 @@ def test_200_mb_pass_through_a_bridge_that_stays_small(backend: str, tmp_path: P
                 assert data == BLOCK
                 passed += len(data)
         assert passed == blocks * len(BLOCK)
-    # What the collector has not taken back yet; it is no more after 2 GB.
-    assert most.mb - most.before_mb < 100
+    # What the collector has not taken back yet, some 90 MB; it is no more after 2 GB.
+    assert most.mb - most.before_mb < 150
 
 
 class Peak:

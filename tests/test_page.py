@@ -29,7 +29,15 @@ globalThis.waves = () => {
     const { data } = paint.getImageData(0, 0, width, height);
     return data.reduce((sum, value, at) => sum + (at % 4 === 3 ? value : 0), 0);
 };
-globalThis.seen = { status: [], marks: [], waves: [] };
+globalThis.seen = { status: [], marks: [], waves: [], done: 0 };
+globalThis.WebSocket = class extends WebSocket {
+    constructor(...to) {
+        super(...to);
+        this.addEventListener("message", ({ data }) => {
+            if (String(data).includes('"session.done"')) seen.done += 1;
+        });
+    }
+};
 addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
     const status = document.getElementById("status").textContent;
     if (status !== seen.status.at(-1)) seen.status.push(status);
@@ -40,7 +48,8 @@ addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
     }
 }).observe(document, { subtree: true, childList: true, characterData: true }));
 """
-"""Keeps every status and every marked sentence, with how much of the waveform was painted then."""
+"""Keeps every status and every marked sentence, with how much of the waveform was painted then, and
+counts the texts of which all has come."""
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 
 
@@ -143,6 +152,7 @@ def test_pause_holds_the_sound_and_resume_goes_on(visit: Visit) -> None:
     visit.hears("The first sentence is here.")
     page.click("#pause")
     expect(page.locator("#pause")).to_have_text("Resume")
+    page.wait_for_function("() => seen.done")  # a slow server takes its time between two sentences
     painted = 0
     while painted != (painted := page.evaluate("waves()")):  # what it has played and received
         page.wait_for_timeout(300)

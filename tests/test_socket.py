@@ -330,10 +330,9 @@ def test_each_context_is_flushed_after_its_own_delay(server: Server) -> None:
     run(scenario)
 
 
-def test_a_cancel_of_what_is_not_spoken_yet_leaves_the_pause_as_it_is(
-    server: Server, engine: FakeEngine
-) -> None:
-    engine.delay = 0.05
+def test_a_cancel_of_what_is_not_spoken_yet_leaves_the_pause_as_it_is(start: Start) -> None:
+    engine = HeldEngine(steady)
+    server = start(engine)
 
     async def scenario() -> None:
         async with talking(server) as talk:
@@ -344,6 +343,7 @@ def test_a_cancel_of_what_is_not_spoken_yet_leaves_the_pause_as_it_is(
             await talk.say("pause")
             paused = await talk.until("paused")
             assert (paused["utterance"], paused["context_id"]) == (1, "a")
+            engine.permits.release(9)  # eight frames and the end: only the pause holds them
             await talk.say("cancel", context_id="b")
             assert (await talk.until("cancelled"))["context_id"] == "b"
             await talk.quiet()
@@ -389,8 +389,9 @@ def test_what_was_heard_does_not_grow_in_a_pause(
                 await talk.say("pause")
                 await talk.until("paused")
                 now += 3
-                await talk.say("resume")
-                await talk.until("resumed")
+                for _ in range(2):  # a second answer: the pause ends after the first
+                    await talk.say("resume")
+                    await talk.until("resumed")
             await talk.say("cancel")
             assert (await talk.until("cancelled"))["played_ms"] == 3000
 
@@ -616,6 +617,7 @@ def test_who_does_not_read_is_dropped_whatever_was_asked(
             await talk.say("input.text", text="One.")
             await talk.say("input.done")
             await talk.until("audio.start")
+            await talk.next()  # so that the engine is at work
             talk.socket.transport.pause_reading()
             await asyncio.sleep(0.3)
             if last:
