@@ -142,8 +142,9 @@ def server_process(folder: Path, *command: str, **settings: str) -> Iterator[Ser
         yield server
         process.terminate()
         assert process.wait(120) == 0, log.read_text()[-2000:]
-        # torch leaves an empty cache folder of its own.
-        left = {path.name for path in (folder / "tmp").iterdir()} - {"torchinductor_root"}
+        # torch leaves an empty cache folder of its own, with the user's name.
+        left = {path.name for path in (folder / "tmp").iterdir()}
+        left = {name for name in left if not name.startswith("torchinductor_")}
         assert not left, f"temporary files are left: {left}"
     finally:
         if process.poll() is None:

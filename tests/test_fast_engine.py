@@ -349,11 +349,10 @@ def test_out_of_memory_fails_the_job_and_the_next_one_works(
         samples(own.start(plan(TEXT, "More.", "And more.")))
     assert not isinstance(caught.value, EngineLost)
     assert caught.value.__context__ is None, "it would keep the failed call's tensors alive"
-    assert freed == [None]
-    monkeypatch.undo()
     assert own.ready
     wanted = samples(engine().start(plan(TEXT)))
     assert np.array_equal(samples(own.start(plan(TEXT))), wanted)
+    assert freed == [None]  # only now: memory is given back after the reader was told
 
 
 def test_a_poisoned_gpu_asks_for_another_worker(
@@ -447,7 +446,7 @@ def test_a_slow_reader_costs_memory_a_bounded_amount_and_others_nothing(
     frames: Any = slow._frames  # type: ignore[attr-defined]
     while not frames._finished:
         threading.Event().wait(0.01)
-    assert len(frames._near) == 256
+    assert len(frames._near) in (255, 256)  # 255 where it was full before the first was read
     assert len(frames._far) > 50
     events = [first, *reader]
     assert sum(isinstance(event, End) for event in events) == 20
