@@ -158,6 +158,27 @@ def test_a_live_lock_is_left_to_its_slow_owner(site: Site) -> None:
     assert "bootstrap: building" not in waited.log
 
 
+def test_who_was_frozen_with_the_owner_does_not_take_over(site: Site) -> None:
+    owner = slow_builder(site)
+    waiter = site.start(RUNPOD_POD_ID="second", LOCK_STALE_SEC="8")
+    time.sleep(2)
+    owners = [pid for pid in site.pids() if pid != waiter.pid]
+    for pid in owners:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1)  # so that the last beat has been seen
+    waiter.send_signal(signal.SIGSTOP)
+    time.sleep(9)
+    waiter.send_signal(signal.SIGCONT)
+    time.sleep(1)
+    for pid in owners:
+        os.kill(pid, signal.SIGCONT)
+    go_on(site)
+    run, waited = ended(owner), ended(waiter)
+    site.assert_ready(run)
+    site.assert_ready(waited)
+    assert "took over" not in waited.log
+
+
 def test_who_waits_gives_up_before_runpod_ends_the_worker(site: Site) -> None:
     owner = slow_builder(site)
     run = site.run(RUNPOD_POD_ID="second", RUNPOD_INIT_TIMEOUT="3")
