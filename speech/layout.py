@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from speech.markup import PARAGRAPH
+from speech.pauses import PARAGRAPH
 from speech.traced import Pieces, Traced
 
 _BREAK = re.compile(r" *\n[ \n]*")

@@ -6,7 +6,7 @@ So every character carries the offset, in code points of the source, that it sta
 
 import re
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 Pieces = Sequence[str | int | slice]
@@ -60,6 +60,20 @@ class Traced:
             end = match.end()
         if not changed:
             return self
+        text.append(self.text[end:])
+        at.extend(self.at[end:])
+        return type(self)("".join(text), at)
+
+    def replaced(self, spans: Iterable[tuple[int, int]], by: str) -> Self:
+        """Puts `by` in the place of each span; spans are in order and apart."""
+        text: list[str] = []
+        at: array[int] = array("L")
+        end = 0
+        for start, last in spans:
+            text += [self.text[end:start], by]
+            at.extend(self.at[end:start])
+            at.extend([self.at[start]] * len(by))
+            end = last
         text.append(self.text[end:])
         at.extend(self.at[end:])
         return type(self)("".join(text), at)

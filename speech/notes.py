@@ -1,0 +1,71 @@
+"""Marks that lead away from the text: footnotes, citations, an encyclopedia's remarks."""
+
+import re
+
+from speech.traced import Pieces, Traced
+
+_FOOTNOTE = re.compile(r"^ {0,3}\[\^[^\[\]\n]{1,50}\]: ?[^\n]{0,5000}$", re.M)
+_NUMBERS = r"\d{1,3}(?:[,;\u2013-] ?\d{1,3}){0,10}"
+_CITATION = re.compile(
+    rf" ?\[\^[^\[\]\s]{{1,50}}\]|(?<=[\w.,;:!?)\]\"'\u201d\u2019])\[(?:{_NUMBERS}|(?<!\w\[)[a-z])\]"
+    rf"|(?<=[\w)\"'\u201d\u2019]) \[{_NUMBERS}\](?=[.,;:!?)]|$)",
+    re.M,
+)
+# Between the words of a sentence: `Bees [23] dance`, but `as in [23] we see`.
+_CITATION_INSIDE = re.compile(rf"(?<=[a-z)])(?<!\b(?:in|by|of|to|on|at|as|or))"
+    rf"(?<!\b(?:see|and|for|ref))(?<!\b(?:from|with|than))"
+    rf" \[{_NUMBERS}\](?= [a-z(])")
+_IN_PARENTHESES = re.compile(
+    r"(?:(?<=[.,;:!?\"'\u201d\u2019)])|(?<=[^\W\d_][^\W\d_][^\W\d_]))\(\d{1,3}\)(?=[\s.,;:!?]|\Z)"
+    r"|(?<=[a-z]) \(\d{1,3}\)(?=[.;!?](?:\s|\Z))"
+)
+# `five (5).`, `see equation (5).`: what the number in parentheses counts or names.
+_COUNTED = re.compile(
+    r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|teen|ty|hundred|thousand|"
+    r"figure|table|equation|section|chapter|step|part|item|page|number|level|grade|paragraph|"
+    r"article|clause|rule|line|point|question|version|in|by|of|to|and|see|from)\Z"
+)
+_REMARK = (
+    r"[a-z]{3,20}(?: [a-z]{2,20})? needed|(?:by |according to )?(?:who|whom|when|where|which|why)\?|"
+    r"original research\?|(?:dubious|disputed)(?: ?[,\u2013\u2014-] ?discuss)?|failed verification|"
+    r"(?:permanent )?dead link|beleg(?: fehlt|e fehlen)\??|r\u00e9f\. (?:n\u00e9cessaire|souhait\u00e9e)|"
+    r"cita requerida|senza fonte|carece de fontes\??|bron\?|potrzebny przypis|k\u00e4lla beh\u00f6vs|"
+    r"kilde mangler|trenger referanse|kaynak belirtilmeli|"
+    r"\u0438\u0441\u0442\u043e\u0447\u043d\u0438\u043a(?:\?| \u043d\u0435 \u0443\u043a\u0430\u0437\u0430\u043d[^\[\]\n]{0,20})|"
+    r"\u8981\u51fa\u5178|\u6765\u6e90\u8bf7\u6c42|\u4f86\u6e90\u8acb\u6c42|\ucd9c\ucc98 \ud544\uc694"
+)
+_NOTE = (
+    r"(?:foot|end)?notes?|nb|n|nota|anm|anmerkung|fn|fu\u00dfnote|r\u00e9f|ref|"
+    r"\u043f\u0440\u0438\u043c|\u6ce8|\u8a3b|\u6ce8\u91c8|\u811a\u6ce8|\uc8fc"
+)
+_EDIT = (
+    r"edit(?: source)?|bearbeiten|modifier(?: le code)?|editar(?: c\u00f3digo)?|modifica|bewerken|"
+    r"redigera|rediger|edytuj|d\u00fczenle|\u043f\u0440\u0430\u0432\u0438\u0442\u044c|"
+    r"\u7f16\u8f91|\u7de8\u8f2f|\u7de8\u96c6|\ud3b8\uc9d1"
+)
+_EDITORIAL = re.compile(
+    rf" ?\[(?:(?:{_REMARK})|(?:{_NOTE})\.? ?\d{{1,3}})\]"
+    rf"|(?:(?<=\w)| )\[(?:{_EDIT})(?: ?\| ?[^\[\]\n]{{1,30}})?\](?= ?$)",
+    re.I | re.M,
+)
+_DAGGERS = re.compile(r"(?<=[\w.,;:!?)\"'\u201d\u2019])[\u2020\u2021]{1,3}(?!\w)")
+
+
+def strip_notes(text: Traced) -> tuple[Traced, list[str]]:
+    """Removes footnotes, with a warning, and all that points to notes and sources."""
+    shorter = text.sub(_FOOTNOTE, ())
+    warnings = []
+    if shorter is not text:
+        warnings.append("text: footnotes are not read aloud and were left out")
+    text = shorter.sub(_EDITORIAL, ())
+    text = text.sub(_CITATION, ())
+    text = text.sub(_CITATION_INSIDE, ())
+    text = text.sub(_IN_PARENTHESES, _parenthesised)
+    return text.sub(_DAGGERS, ()), warnings
+
+
+def _parenthesised(match: re.Match[str]) -> Pieces | None:
+    counted = match[0][0] == " " and _COUNTED.search(
+        match.string[max(0, match.start() - 12) : match.start()]
+    )
+    return None if counted else ()

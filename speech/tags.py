@@ -1,0 +1,176 @@
+"""HTML and SSML: tags go, their words stay; then entities are resolved, once.
+
+In this order, so that text which was escaped to be shown (`&lt;b&gt;`) is spoken. Every function
+takes and gives a `Traced` text. Quantifiers are bounded, so no text makes a pattern slow.
+"""
+
+import html
+import re
+import unicodedata
+from html.entities import html5
+
+from speech.traced import Pieces, Traced
+
+_BLOCKS = (
+    "p|div|li|ul|ol|h[1-6]|blockquote|pre|table|tr|hr|section|article|header|footer|main|nav|"
+    "details|summary|figure|figcaption|dl|dt|dd|aside|form|fieldset|address|button|option|caption"
+)
+_INLINES = (
+    "a|abbr|b|big|body|center|cite|code|del|em|font|head|html|i|img|ins|kbd|mark|q|s|small|span|"
+    "strike|strong|sub|sup|td|th|thead|tbody|title|tt|u|var|"
+    "label|select|input|textarea|time|wbr|video|source|picture|svg|path|iframe|canvas|noscript|bdi|"
+    "bdo|dfn|data|dir|link|meta|base|ruby|rb|rt|rp|rtc|samp|legend|col|colgroup|tfoot|"
+    "lang|w|par|seq|media|desc|metadata|lexicon|token|[a-z]{1,20}:[a-z-]{1,30}|"
+    "speak|voice|prosody|emphasis|say-as|phoneme|sentence|paragraph|audio"
+)
+_COMMENT = re.compile(r"<!--.{0,5000}?-->|<![a-z][^<>]{0,500}>|<\?[a-z][^<>]{0,500}>", re.S | re.I)
+_UNSPOKEN_ELEMENT = re.compile(r"<(script|style)\b[^<>]{0,2000}>.{0,5000}?</\1 ?>", re.I | re.S)
+_CELL_END = re.compile(r"</t[dh] ?>\s{0,100}(?=<t[dh]\b)", re.I)
+# `</a><a>`: words of two elements are two words.
+_BETWEEN = re.compile(
+    r"(?<=[\w.,;:!?])(?:</(?!ruby|rb|rt|rp|su[bp]\b)[a-z][a-z0-9:-]{0,30} ?>)+"
+    r"(?=<(?!ruby|rb|rt|rp|su[bp]\b)[a-z][^<>]{0,2000}>\w)",
+    re.I,
+)
+_BLOCK_TAG = re.compile(rf"</?(?:{_BLOCKS})(?:[\s/][^<>]{{0,2000}})?>", re.I)
+_LINE_BREAK_TAG = re.compile(r"</?br(?:\s[^<>]{0,200})? ?/?>", re.I)
+# Attributes need values here: `a <b and c> d` is no tag.
+_VALUE = r"""(?:"[^"<>]{0,2000}"|'[^'<>]{0,2000}'|[^\s"'<>=]{1,500})"""
+_BARE = (
+    "checked|disabled|controls|autoplay|loop|muted|download|selected|hidden|required|readonly|async"
+)
+_ATTRIBUTES = rf"(?:\s{{1,5}}(?:[\w:.-]{{1,60}}\s?=\s?{_VALUE}|{_BARE})){{0,20}}"
+_INLINE_TAG = re.compile(rf"</?(?:{_INLINES}){_ATTRIBUTES}\s{{0,5}}/?>", re.I)
+_ALIAS = re.compile(
+    r"<sub\b[^<>]{0,200}?\balias\s?=\s?(?:\"([^\"<>]{0,500})\"|'([^'<>]{0,500})')[^<>]{0,200}>"
+    r"[^<>]{0,500}</sub ?>",
+    re.I,
+)
+_NAME = r"[a-z][\w:.-]{0,40}"
+_END_TAG = re.compile(rf"</({_NAME})\s{{0,3}}>", re.I)
+_ANY_TAG = re.compile(rf"<({_NAME}){_ATTRIBUTES}\s{{0,5}}(/?)>", re.I)
+_A_NAME = re.compile(r"(?<!\w)<([A-Z][a-z][\w-]{0,40})>")
+# Speakers' tags are labels of a script.
+_SPEAKER = re.compile(r"(?:person|speaker|voice|host|guest)[ _-]?\d{1,3}", re.I)
+
+
+def strip_tags(text: Traced) -> Traced:
+    """Removes comments, scripts and tags; block tags end a paragraph. `a < b` stays, and a
+    capitalised name in brackets (`<Mark>`) is a word unless something ends it."""
+    ended = {tag[1].lower() for tag in _END_TAG.finditer(text.text)}
+
+    def lone_name(match: re.Match[str]) -> Pieces | None:
+        return None if match[1].lower() in ended or _SPEAKER.fullmatch(match[1]) else (1,)
+
+    def unknown(match: re.Match[str]) -> Pieces | None:
+        known = match[2] or (match[1].lower() in ended and not _SPEAKER.fullmatch(match[1]))
+        return (" ",) if known else None
+
+    text = text.sub(_COMMENT, ())
+    text = text.sub(_UNSPOKEN_ELEMENT, (" ",))
+    text = _strip_readings(text)
+    text = text.sub(_ALIAS, lambda match: (match.lastindex or 1,))
+    text = text.sub(_SCRIPT, _raised_or_lowered)
+    text = text.sub(_A_NAME, lone_name)
+    for pattern, piece in (
+        (_LINE_BREAK_TAG, "\n"),
+        (_CELL_END, ", "),
+        (_BLOCK_TAG, "\n\n"),
+        (_BETWEEN, " "),
+        (_INLINE_TAG, ""),
+    ):
+        text = text.sub(pattern, (piece,))
+    text = text.sub(_ANY_TAG, unknown)
+    return text.sub(_END_TAG, lambda match: None if _SPEAKER.fullmatch(match[1]) else ())
+
+
+_KANJI = "\u3400-\u9fff\uf900-\ufaff\u3005\u3006\u30f6"
+_KANA = "\u3041-\u3096\u30a1-\u30fa\u30fc\u30fb\u3105-\u312f\u02ca\u02c7\u02cb\u02d9"
+_RUBY_TEXT = re.compile(
+    r"<r(?:tc|t|p)(?:\s[^<>]{0,200})?>(?:[^<>]|</?(?!r|/)[a-z][^<>]{0,200}>){0,200}"
+    r"(?:</r(?:tc|t|p) ?>|(?=<))",
+    re.I,
+)
+# Not readings: remarks that are written in kana alone.
+_REMARK = (
+    "\u3082\u3061\u308d\u3093|\u305f\u3076\u3093|\u305f\u3060\u3057|\u3064\u307e\u308a|\u306a\u3069|"
+    "\u307b\u304b|\u306e\u307f|\u307e\u3067|\u304b\u3089|\u3088\u308a|\u307e\u305f|\u3059\u3079\u3066|"
+    "\u306a\u3057|\u3042\u308a|\u3046\u3061|\u3044\u308f\u3086\u308b|\u304a\u305d\u3089\u304f"
+)
+_READING = re.compile(
+    rf"(?<=[{_KANJI}])(?:\u300a[{_KANA}]{{1,20}}\u300b|[(\uff08\[{{](?!(?:{_REMARK})[)\uff09\]}}])"
+    rf"[{_KANA}]{{1,20}}[)\uff09\]}}])"
+)
+_BASE_MARK = re.compile(rf"\uff5c(?=[^\s\uff5c\u300a]{{1,30}}\u300a[{_KANA}])")
+_BRACED = re.compile(rf"\{{([{_KANJI}]{{1,20}})(?:\|[{_KANA}]{{1,20}}){{1,10}}\}}")
+
+
+def _strip_readings(text: Traced) -> Traced:
+    """Of ruby the base stays: `<rt>`, `<rp>`, and kana in brackets behind kanji go."""
+    text = text.sub(_RUBY_TEXT, ())
+    text = text.sub(_BASE_MARK, ())
+    text = text.sub(_BRACED, (1,))
+    return text.sub(_READING, ())
+
+
+_SCRIPT = re.compile(
+    r"<(su[pb])(?:\s[^<>]{0,500})?>((?:[^<]|<(?!/?su[pb]\b)[^<>]{0,500}>){0,100}?)</\1 ?>", re.I
+)
+_MARKUP = re.compile(r"<[^<>]*>|\s")
+_RAISED = str.maketrans(
+    "0123456789+-\u2212\u2013n",
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207b\u207b\u207f",
+)
+_POWER = re.compile("[-+\u2212\u2013]?[0-9]{1,3}|n")
+_NOTES = re.compile("[0-9]{1,3}(?:[,;\u2013-][0-9]{1,3}){1,10}|[*\u2020\u2021\u00a7\u00b6#]{1,4}")
+
+
+def _raised_or_lowered(match: re.Match[str]) -> Pieces:
+    """Raised numbers as Unicode writes them, which `speech.notation` tells powers from notes by;
+    all else stands where it stood: CO2, 1st, XIXe."""
+    content = _MARKUP.sub("", match[2])
+    if match[1].lower() == "sub":
+        return (2,)
+    if _NOTES.fullmatch(content):
+        return ()
+    if content in ("TM", "SM"):
+        return ("\u2122",)
+    before = match.string[max(0, match.start() - 3) : match.start()]
+    if len(content) == 1 and content.isalpha() and content != "n":
+        return () if before[-1:] in ".,;:!?)\"'" or before.islower() and before.isalpha() else (2,)
+    return (content.translate(_RAISED),) if _POWER.fullmatch(content) else (2,)
+
+
+_ENTITY = re.compile(
+    r"&(?:amp;){0,2}(#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,30});"
+    r"|&(amp|nbsp|quot|lt|gt)(?![\w;=])",
+    re.I,
+)
+# What was shown as a tag is its words. `List&lt;String&gt;` and `a &lt; b` are none.
+_SHOWN_TAG = re.compile(r"(?<!\w)&lt;(?=[^\s&|])([^<>\n]{1,300}?)(?<=\S)&gt;")
+_ESCAPED_DOCUMENT = re.compile(r"\A\s{0,20}&lt;(p|div|speak|html|h[1-6]|ul|ol|article)\b", re.I)
+
+
+def unescape_document(text: Traced) -> Traced:
+    """A whole document that was escaped once too often, as feeds have it, is a document."""
+    begin = _ESCAPED_DOCUMENT.match(text.text)
+    if not begin or not re.search(r"/[a-z]\w{0,20} ?&gt;\s{0,20}\Z", text.text[-50:], re.I):
+        return text
+    return text.sub(re.compile("&(?:lt|gt|quot|amp);"), lambda m: (html.unescape(m[0]),))
+
+
+def unescape(text: Traced) -> Traced:
+    """Resolves entities, also those that were escaped twice, and says what was shown as a tag."""
+    text = text.sub(_SHOWN_TAG, (1,))
+    return text.sub(_ENTITY, _character)
+
+
+def _character(match: re.Match[str]) -> Pieces | None:
+    name = match[1] or match[2]
+    if name[0] != "#" and f"{name};" not in html5:
+        return None
+    chars = html.unescape(f"&{name};")
+    # The marks for pauses and paragraphs are private characters, set by now.
+    if any(unicodedata.category(char) in ("Cc", "Cf", "Cn", "Co", "Cs") for char in chars):
+        return ("\n",) if "\n" in chars else ()
+    return (" ",) if chars.isspace() else (chars,)
