@@ -30,6 +30,8 @@ from engines.espeak_library import Library
 from speech.errors import Cancelled
 from speech.pcm import Resampler, silence
 from speech.sentences import sentences
+from speech.symbols import plain_letters
+from speech.traced import Traced
 
 _FRAME = 3200  # samples: 133 ms, as VibeVoice's
 _PIECE = 240  # characters; the worst found (letters that must be spelled) keep espeak for 0.2 s
@@ -216,13 +218,22 @@ def _wishes(name: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """With ordinary digits and letters for wide, circled and joined ones, which espeak leaves out,
-    and without control characters (it takes commands after a 0x01), lone surrogates and what
-    Unicode does not know; newlines and the joiners that Indic scripts need stay."""
+    """With ordinary digits and letters for wide, circled and joined ones and words for the rarer
+    fractions, all of which espeak leaves out, and without control characters (it takes commands
+    after a 0x01), lone surrogates and what Unicode does not know; newlines and the joiners that
+    Indic scripts need stay."""
+    plain = plain_letters(Traced(text)).text
     return "".join(
         c if c in "\n\u200c\u200d" or unicodedata.category(c)[0] != "C" else " "
-        for c in unicodedata.normalize("NFKC", text)
+        for c in _FRACTION.sub(lambda match: f" {_fraction(match[0])}", plain)
     )
+
+
+_FRACTION = re.compile("[\u2150-\u2152\u2155-\u215e]")  # halves, thirds and quarters it knows
+
+
+def _fraction(char: str) -> str:
+    return unicodedata.name(char).removeprefix("VULGAR FRACTION ").lower()
 
 
 def _language(text: str) -> str:

@@ -33,17 +33,16 @@ def say_formulas(text: Traced) -> tuple[Traced, bool]:
     """Also gives whether a formula was left out, as one is that has more than simple signs."""
     left_out = False
 
-    def displayed(match: re.Match[str]) -> Pieces:
+    def said(formula: str | None) -> Pieces:
         nonlocal left_out
-        words = None if match[3] else _in_words(match[1] or match[2])
+        words = _in_words(formula) if formula else None
         left_out = left_out or words is None
         return (" ", words or "", " ")
 
-    def inline(match: re.Match[str]) -> Pieces | None:
-        return displayed(match) if _is_formula(match) else None
-
-    text = text.sub(_DISPLAYED, displayed)
-    return text.sub(_INLINE, inline), left_out
+    text = text.sub(_DISPLAYED, lambda match: said(match[1] or match[2]))
+    return text.sub(
+        _INLINE, lambda match: said(match[1] or match[2]) if _is_formula(match) else None
+    ), left_out
 
 
 def _is_formula(match: re.Match[str]) -> bool:

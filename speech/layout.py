@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from speech.pauses import PARAGRAPH
 from speech.traced import Pieces, Traced
@@ -16,9 +16,50 @@ _WIDE_HEADING = 20
 _NARROWEST, _NARROWEST_PAIR, _WIDEST = 40, 45, 100
 
 
+_HYPHEN = re.compile(
+    r"(?<![\w-])([^\W\d_]{1,40})-(?:( ?\n ?)| )([a-z\u00df-\u00f6\u00f8-\u00ff\u0430-\u045f]{1,40})"
+)
+# What is a compound's first part far more often than a syllable.
+_PREFIXES = frozenset(
+    "self well half cross high low long short ill far ever first second third all good hard deep"
+    " full part one two three four five six seven eight nine ten twenty thirty forty fifty sixty"
+    " seventy eighty ninety mid north south east west mother father brother sister anti vice".split()
+)
+# Behind these the hyphen stands for a word that comes later (nineteen- and twentieth-century), or
+# it is a French pronoun's.
+_NO_SYLLABLE = frozenset(
+    "and or but to nor than und oder bis et ou y e o u en of og och i ili a the then he she it we"
+    " you they that which who not no so as in on at for with from if when is was are were his her"
+    " this there really just even m\u00eame m\u00eames \u00eatre ci l\u00e0 elle elles nous vous moi toi"
+    " \u0438 \u0438\u043b\u0438 \u0442\u043e \u043b\u0438\u0431\u043e".split()
+)
+_SUSPENDED = frozenset("and or to nor und oder bis et ou y e o en of og och \u0438 \u0438\u043b\u0438".split())
+
+
+def join_words(text: Traced) -> Traced:
+    """Undoes hyphenation: `re-` at a line's end, and `citi- zens` as OCR leaves it. One hyphen may
+    be a compound's, so there must be several in a text, or the whole word elsewhere in it."""
+    several = sum(1 for _ in islice(_HYPHEN.finditer(text.text), 2)) > 1
+    if not _HYPHEN.search(text.text):
+        return text
+    words = set(re.findall(r"[\w-]{2,80}", text.text.lower()))
+
+    def hyphen(match: re.Match[str]) -> Pieces | None:
+        first, last = match[1].lower(), match[3].lower()
+        if last in _SUSPENDED:
+            return (1, "- ", 3) if match[2] else None
+        is_compound = first in _PREFIXES or last in _NO_SYLLABLE or f"{first}-{last}" in words
+        if not is_compound and (several or first + last in words):
+            return (1, 3)
+        return (1, "-", 3) if match[2] else None
+
+    return text.sub(_HYPHEN, hyphen)
+
+
 def join_lines(text: Traced) -> Traced:
     """An empty line becomes `PARAGRAPH`. Another line end becomes a space, or a full stop after a
     line that is short and unpunctuated: a heading, a verse, an item of a list."""
+    text = join_words(text)
     wrapped = set(_wrapped(text.text))
 
     def line_break(match: re.Match[str]) -> Pieces:
@@ -29,7 +70,7 @@ def join_lines(text: Traced) -> Traced:
         line = whole[whole.rfind("\n", 0, start) + 1 : start]
         if _WIDE.match(before) and _WIDE.match(after) and len(line) >= _WIDE_HEADING:
             return ()
-        if before == "-" and whole[start - 2 : start - 1].isalpha() and after.islower():
+        if before == "-" and whole[start - 2 : start - 1].isalpha() and after.isalpha():
             return ()  # a compound that was cut at its hyphen
         is_sentence = (
             len(line) <= _SHORT_LINE

@@ -84,7 +84,7 @@ _STYLES = ("<font>", "<wide>", "<narrow>", "<square>", "<sub>", "<super>") + (
     "<final>",
 )
 _JOINED = re.compile(
-    "[\u0132\u0133\u0149\u017f\u01c4-\u01cc\u01f1-\u01f3\u2160-\u217f\u2e80-\u2fdf\ufb00-\ufb4f]"
+    "[\u2103\u2109\u0132\u0133\u0149\u017f\u01c4-\u01cc\u01f1-\u01f3\u2160-\u217f\u2e80-\u2fdf\ufb00-\ufb4f]"
 )
 _KEPT = re.compile(
     "[\u2122\u2120\u00aa\u00ba\u2070-\u207f\u00b9\u00b2\u00b3\uff07\uff3b\uff3d\uff40"
