@@ -112,13 +112,17 @@ def _in_words(formula: str) -> str | None:
     """None where more is left than letters, numbers and words."""
     if len(formula) > 300:
         return None
-    said = _TEXT.sub(r" \1 ", formula.replace("\n", " "))
+    said = _TEXT.sub(_plain_words, formula.replace("\n", " "))
     for pattern, by in _REWRITES:
         said = pattern.sub(by, said)
     said = _COMMAND.sub(_command, said)
     said = "".join(f" {_SIGNS[char]} " if char in _SIGNS else char for char in said)
     said = " ".join(said.split()).replace("( ", "(").replace(" )", ")")
     return said if _SAYABLE.fullmatch(said) and "_" not in said else None
+
+
+def _plain_words(match: re.Match[str]) -> str:
+    return f" {match[1].replace('/', ' per ')} "
 
 
 def _command(match: re.Match[str]) -> str:

@@ -185,5 +185,7 @@ def _stands_alone(match: re.Match[str]) -> bool:
     begins = after.lstrip(" *_\"'(\u201c\u2018\u00ab\u201e")[:1]
     words = body.split()
     is_name = len(words) > 1 and all(word[:1].isupper() for word in words)
+    if after[:1] == " " and after[1:2] in ("*", "_"):
+        return True
     spaced = after[:1] == " " or bool(_UNCASED.match(begins))
     return spaced and begins.isalnum() and not begins.islower() and not is_name

@@ -35,10 +35,11 @@ _SIGNS = "".join(_CURRENCIES)
 _BEFORE = rf"(?<![\w{_SIGNS}])(?<!\d-)"
 _AMOUNT = r"\d{1,12}(?:,\d{3}){0,5}(?:\.\d{1,2})?"
 _SCALE = r"[ -](?:hundred|thousand|million|billion|trillion)\b|(?: ?(?:bn|tn|mn|mil)|[kmb])\b"
-_AFTER = rf"(?!\w|[.,]?\d|-[\w{_SIGNS}]|\+)(?=(?: (?P<next>[a-z]{{1,20}}))?)"
+_CODES = "USD|CAD|AUD|NZD|HKD|SGD|MXN|EUR|GBP|JPY|CNY|INR"
+_AFTER = rf"(?!\w|[.,]?\d|-(?!(?:an?|per)-)[\w{_SIGNS}]|\+| (?:{_CODES})\b)(?=(?: (?P<next>[a-z]{{1,20}}))?)"
 _MONEY = re.compile(
     rf"(?P<one>\b(?:an?|another|each|every|per) )?{_BEFORE}(?P<minus>-)?(?P<sign>[{_SIGNS}]) ?"
-    rf"(?P<amount>{_AMOUNT})(?P<scale>{_SCALE})?"
+    rf"(?P<less>-(?=\d))?(?P<amount>{_AMOUNT})(?P<scale>{_SCALE})?"
     rf"(?:-(?P=sign)?(?P<to>{_AMOUNT})(?P<to_scale>{_SCALE})?)?"
     rf"(?:(?P<per> ?/ ?)(?=[a-z])|{_AFTER})",
     re.I,
@@ -46,7 +47,7 @@ _MONEY = re.compile(
 _TRAILING = re.compile(
     rf"(?P<one>\b(?:an?|another|each|every|per) )?(?<![\w.,{_SIGNS}])(?P<minus>-)?"
     rf"(?P<amount>\d{{1,3}}(?:,\d{{3}}){{1,4}}(?:\.\d\d)?|\d{{1,12}}(?:\.\d\d)?) ?"
-    rf"(?P<sign>[{_SIGNS}])(?P<scale>(?!))?(?P<to>(?!))?(?P<to_scale>(?!))?"
+    rf"(?P<sign>[{_SIGNS}])(?P<scale>(?!))?(?P<to>(?!))?(?P<to_scale>(?!))?(?P<less>(?!))?"
     rf"(?:(?P<per> ?/ ?)(?=[a-z])|(?![{_SIGNS}]){_AFTER})",
     re.I,
 )
@@ -83,10 +84,10 @@ def say_money(text: Traced) -> Traced:
 
 def _said(match: re.Match[str]) -> Pieces:
     one, many, small = _CURRENCIES[match["sign"]]
-    following = match["next"] or ""
-    if _names_its_noun(match, following):
+    is_named = match["next"] in (one, many)  # $5 million dollars
+    if _names_its_noun(match) and not is_named:
         many, small = one, small and (small[0], small[0])
-    pieces = [*_kept(match, "one"), "minus " if match["minus"] else ""]
+    pieces = [*_kept(match, "one"), "minus " if match["minus"] or match["less"] else ""]
     if small and match["amount"][-3:-2] == "." and not match["scale"] and not match["to"]:
         pieces += _with_cents(match, (one, many), small)
     else:
@@ -94,7 +95,7 @@ def _said(match: re.Match[str]) -> Pieces:
         if match["to"]:
             pieces += [" to ", *_kept(match, "to"), *_scale(match, "to_scale")]
         is_one = match["amount"] == "1" and not match["scale"] and not match["to"]
-        if following not in (one, many):  # $5 million dollars
+        if not is_named:
             pieces += [" ", one if is_one else many]
     return [*pieces, " per " if match["per"] else ""]
 
@@ -111,11 +112,13 @@ def _scale(match: re.Match[str], group: str) -> list[str | int | slice]:
     return [" ", slice(start + 1, end)] if scale else []
 
 
-def _names_its_noun(match: re.Match[str], following: str) -> bool:
-    """`$5 bill` is a 5 dollar bill, but `$5 for it` are 5 dollars."""
+def _names_its_noun(match: re.Match[str]) -> bool:
+    """`$5 bill` is a 5 dollar bill, but `$5 for it` are 5 dollars. Other languages than English
+    write the sign last, so their words are not asked."""
+    following = match["next"] or ""
     if match["one"] or (match["to_scale"] or match["scale"] or "")[:1] == "-":
         return True
-    if not following.islower() or match["per"]:
+    if not following.islower() or match.start("sign") > match.start("amount"):
         return False
     return following not in _NO_NOUN and not following.endswith(("ly", "ed", "ing"))
 

@@ -5,26 +5,28 @@ import re
 from speech.traced import Pieces, Traced
 
 _FOOTNOTE = re.compile(r"^ {0,3}\[\^[^\[\]\n]{1,50}\]: ?[^\n]{0,5000}$", re.M)
-_NUMBERS = r"\d{1,3}(?:[,;\u2013-] ?\d{1,3}){0,10}"
+_NUMBERS = r"[1-9]\d{0,2}(?:[,;\u2013-] ?\d{1,3}){0,10}"
 _CITATION = re.compile(
-    rf" ?\[\^[^\[\]\s]{{1,50}}\]|(?<=[\w.,;:!?)\]\"'\u201d\u2019])\[(?:{_NUMBERS}|(?<!\w\[)[a-z])\]"
+    rf" ?\[\^[^\[\]\s]{{1,50}}\]|(?<=[\w.,;:!?)\]\"'\u201d\u2019])\[{_NUMBERS}\]"
+    r"|(?<=[.,;:!?)\]\"'\u201d\u2019])\[[a-z]\]"
     rf"|(?<=[\w)\"'\u201d\u2019]) \[{_NUMBERS}\](?=[.,;:!?)]|$)",
     re.M,
 )
-# Between the words of a sentence: `Bees [23] dance`, but `as in [23] we see`.
-_CITATION_INSIDE = re.compile(rf"(?<=[a-z)])(?<!\b(?:in|by|of|to|on|at|as|or))"
-    rf"(?<!\b(?:see|and|for|ref))(?<!\b(?:from|with|than))"
-    rf" \[{_NUMBERS}\](?= [a-z(])")
 _IN_PARENTHESES = re.compile(
     r"(?:(?<=[.,;:!?\"'\u201d\u2019)])|(?<=[^\W\d_][^\W\d_][^\W\d_]))\(\d{1,3}\)(?=[\s.,;:!?]|\Z)"
-    r"|(?<=[a-z]) \(\d{1,3}\)(?=[.;!?](?:\s|\Z))"
 )
-# `five (5).`, `see equation (5).`: what the number in parentheses counts or names.
-_COUNTED = re.compile(
-    r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|teen|ty|hundred|thousand|"
-    r"figure|table|equation|section|chapter|step|part|item|page|number|level|grade|paragraph|"
-    r"article|clause|rule|line|point|question|version|in|by|of|to|and|see|from)\Z"
+_INSIDE = re.compile(
+    rf"(?<=[a-z)])(?: \[{_NUMBERS}\](?= [a-z(])| \([1-9]\d{{0,2}}\)(?=[.;!?](?:\s|\Z)))"
 )
+# `as in [23] we see`, `five (5).`, `Anna (7).`: here the number is a word of the sentence.
+_NEEDS_NUMBER = re.compile(
+    r"(?:(?:teen|ty)|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|"
+    r"thousand|figure|table|equation|section|chapter|step|part|item|page|number|level|grade|"
+    r"paragraph|article|clause|rule|line|point|question|version|in|by|of|to|on|at|as|or|see|and|"
+    r"for|ref|from|with|than|cf|like))\Z",
+    re.I,
+)
+_LAST_WORD = re.compile(r"[^\W\d_]{1,40}\Z")
 _REMARK = (
     r"[a-z]{3,20}(?: [a-z]{2,20})? needed|(?:by |according to )?(?:who|whom|when|where|which|why)\?|"
     r"original research\?|(?:dubious|disputed)(?: ?[,\u2013\u2014-] ?discuss)?|failed verification|"
@@ -59,13 +61,13 @@ def strip_notes(text: Traced) -> tuple[Traced, list[str]]:
         warnings.append("text: footnotes are not read aloud and were left out")
     text = shorter.sub(_EDITORIAL, ())
     text = text.sub(_CITATION, ())
-    text = text.sub(_CITATION_INSIDE, ())
-    text = text.sub(_IN_PARENTHESES, _parenthesised)
+    text = text.sub(_IN_PARENTHESES, ())
+    text = text.sub(_INSIDE, _inside)
     return text.sub(_DAGGERS, ()), warnings
 
 
-def _parenthesised(match: re.Match[str]) -> Pieces | None:
-    counted = match[0][0] == " " and _COUNTED.search(
-        match.string[max(0, match.start() - 12) : match.start()]
-    )
-    return None if counted else ()
+def _inside(match: re.Match[str]) -> Pieces | None:
+    before = match.string[max(0, match.start() - 40) : match.start()]
+    word = _LAST_WORD.search(before)
+    is_name = bool(word and word[0][0].isupper() and match[0][1] == "(")
+    return None if is_name or _NEEDS_NUMBER.search(before) else ()

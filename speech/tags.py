@@ -46,10 +46,12 @@ _ALIAS = re.compile(
     r"[^<>]{0,500}</sub ?>",
     re.I,
 )
+_SHOWN_AS_CODE = re.compile(r"`{1,3}<(/?[a-z][^<>`\n]{0,100})>`{1,3}", re.I)
 _NAME = r"[a-z][\w:.-]{0,40}"
 _END_TAG = re.compile(rf"</({_NAME})\s{{0,3}}>", re.I)
 _ANY_TAG = re.compile(rf"<({_NAME}){_ATTRIBUTES}\s{{0,5}}(/?)>", re.I)
 _A_NAME = re.compile(r"(?<!\w)<([A-Z][a-z][\w-]{0,40})>")
+_NEEDS_NO_END = re.compile("br|hr|img|li|td|th|tr|dd|dt|wbr", re.I)
 # Speakers' tags are labels of a script.
 _SPEAKER = re.compile(r"(?:person|speaker|voice|host|guest)[ _-]?\d{1,3}", re.I)
 
@@ -60,16 +62,19 @@ def strip_tags(text: Traced) -> Traced:
     ended = {tag[1].lower() for tag in _END_TAG.finditer(text.text)}
 
     def lone_name(match: re.Match[str]) -> Pieces | None:
-        return None if match[1].lower() in ended or _SPEAKER.fullmatch(match[1]) else (1,)
+        is_tag = match[1].lower() in ended or _NEEDS_NO_END.fullmatch(match[1])
+        return None if is_tag or _SPEAKER.fullmatch(match[1]) else (1,)
 
     def unknown(match: re.Match[str]) -> Pieces | None:
         known = match[2] or (match[1].lower() in ended and not _SPEAKER.fullmatch(match[1]))
         return (" ",) if known else None
 
+    text = text.sub(_SHOWN_AS_CODE, (1,))
     text = text.sub(_COMMENT, ())
     text = text.sub(_UNSPOKEN_ELEMENT, (" ",))
     text = _strip_readings(text)
     text = text.sub(_ALIAS, lambda match: (match.lastindex or 1,))
+    text = text.sub(_FRACTION, lambda m: (*((1, " ") if m[1] else ()), 2, "/", 3))
     text = text.sub(_SCRIPT, _raised_or_lowered)
     text = text.sub(_A_NAME, lone_name)
     for pattern, piece in (
@@ -116,12 +121,16 @@ def _strip_readings(text: Traced) -> Traced:
 _SCRIPT = re.compile(
     r"<(su[pb])(?:\s[^<>]{0,500})?>((?:[^<]|<(?!/?su[pb]\b)[^<>]{0,500}>){0,100}?)</\1 ?>", re.I
 )
+_FRACTION = re.compile(
+    r"(\d)?<sup>(\d{1,3})</sup> ?[/\u2044] ?<sub>(\d{1,3})</sub>", re.I
+)
 _MARKUP = re.compile(r"<[^<>]*>|\s")
 _RAISED = str.maketrans(
     "0123456789+-\u2212\u2013n",
     "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207b\u207b\u207f",
 )
 _POWER = re.compile("[-+\u2212\u2013]?[0-9]{1,3}|n")
+_ORDINAL = re.compile(r"\d\Z|\b[nN]\Z")
 _NOTES = re.compile("[0-9]{1,3}(?:[,;\u2013-][0-9]{1,3}){1,10}|[*\u2020\u2021\u00a7\u00b6#]{1,4}")
 
 
@@ -135,6 +144,8 @@ def _raised_or_lowered(match: re.Match[str]) -> Pieces:
         return ()
     if content in ("TM", "SM"):
         return ("\u2122",)
+    if content in ("o", "a") and _ORDINAL.search(match.string[max(0, match.start() - 2) : match.start()]):
+        return ("\u00ba" if content == "o" else "\u00aa",)
     before = match.string[max(0, match.start() - 3) : match.start()]
     if len(content) == 1 and content.isalpha() and content != "n":
         return () if before[-1:] in ".,;:!?)\"'" or before.islower() and before.isalpha() else (2,)
@@ -147,7 +158,7 @@ _ENTITY = re.compile(
     re.I,
 )
 # What was shown as a tag is its words. `List&lt;String&gt;` and `a &lt; b` are none.
-_SHOWN_TAG = re.compile(r"(?<!\w)&lt;(?=[^\s&|])([^<>\n]{1,300}?)(?<=\S)&gt;")
+_SHOWN_TAG = re.compile(r"(?:(?<!\w)|(?=&lt;/))&lt;(?=[^\s&|])([^<>\n]{1,300}?)(?<=\S)&gt;")
 _ESCAPED_DOCUMENT = re.compile(r"\A\s{0,20}&lt;(p|div|speak|html|h[1-6]|ul|ol|article)\b", re.I)
 
 
@@ -161,8 +172,14 @@ def unescape_document(text: Traced) -> Traced:
 
 def unescape(text: Traced) -> Traced:
     """Resolves entities, also those that were escaped twice, and says what was shown as a tag."""
-    text = text.sub(_SHOWN_TAG, (1,))
+    text = text.sub(_SHOWN_TAG, _shown)
     return text.sub(_ENTITY, _character)
+
+
+def _shown(match: re.Match[str]) -> Pieces:
+    whole, (start, end) = match.string, match.span()
+    before, after = whole[max(0, start - 1) : start], whole[end : end + 1]
+    return (" " if before.isalnum() else "", 1, " " if after.isalnum() else "")
 
 
 def _character(match: re.Match[str]) -> Pieces | None:

@@ -65,7 +65,8 @@ def leave_out(text: Traced) -> tuple[Traced, list[str]]:
     text = _left_out(text, _FENCE, "fenced code is", left)
     text = _left_out(text, _CHANNEL, "a model's reasoning is", left)
     text = _without(text, _open_blocks(text.text, found))
-    text = text.sub(_TAG, (" ",)).sub(_ROLE, (" ",))
+    text = text.sub(_TAG, lambda tag: None if _is_name(tag["name"]) else (" ",))
+    text = text.sub(_ROLE, (" ",))
     if found:
         left.append(f"blocks of {', '.join(sorted(found))} are not read aloud and were left out")
     return text, [f"text: {what}" for what in left]
@@ -96,7 +97,7 @@ def _open_blocks(text: str, found: set[str]) -> Iterator[tuple[int, int]]:
     for tag in _TAG.finditer(text):
         name, (start, end) = tag["name"], tag.span()
         at_start = _LINE_START.search(text[max(0, start - 8) : start])
-        if not name or (name != name.lower() and name != name.upper()):
+        if not name or _is_name(name):
             continue
         if not tag["end"] and at_start:
             found.add(name.lower())
@@ -105,6 +106,11 @@ def _open_blocks(text: str, found: set[str]) -> Iterator[tuple[int, int]]:
             if at_start or _LINE_END.match(text, end):
                 found.add(name.lower())
                 yield 0, end
+
+
+def _is_name(tag: str | None) -> bool:
+    """`<Reflection>` without an end is a word, `<reflection>` and `<REFLECTION>` are tags."""
+    return tag is not None and tag not in (tag.lower(), tag.upper())
 
 
 def _without(text: Traced, spans: Iterable[tuple[int, int]]) -> Traced:
@@ -157,7 +163,7 @@ _FOLIO = re.compile(
     rf"|(?:(?:{_WORD})\.? )?(?:{_COUNT}|\d{{1,4}})) ?(?:\n[ \n]{{0,8}}|\Z)",
     re.I,
 )
-_LONG_LINE = 30
+_LONG_LINE = 20
 
 
 def strip_page_numbers(text: Traced) -> Traced:
