@@ -4,6 +4,8 @@
 """
 
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from html.entities import html5
 from unicodedata import normalize
 
@@ -11,11 +13,9 @@ from speech.traced import Pieces, Traced
 
 LEFT_OUT = "text: formulas are not read aloud and were left out"
 _DISPLAYED = re.compile(
-    r"\$\$([^$]{1,2000})\$\$"
-    r"|\\\[((?=(?:[^\\\]]|\\(?!\])){0,500}?(?:[\^_=]|\\[a-zA-Z]))(?:[^\\]|\\(?!\])){1,2000})\\\]"
-    r"|\\begin\{([a-z]{1,20}\*?)\}(?:(?!\\end).){0,2000}\\end\{\3\}",
-    re.S,
+    r"\$\$([^$]{1,2000})\$\$|\\\[((?=[^\\\]]{0,500}(?:[\^_=]|\\[a-zA-Z]))(?:[^\\]|\\(?![\]\[])){1,2000})\\\]"
 )
+_ENVIRONMENT = re.compile(r"\\(?:begin|(end))\{([a-z]{1,20}\*?)\}")
 _INLINE = re.compile(
     r"(?<![\w$\\])\$(?=[^\s$])([^$\n]{0,300}[^\s$\\])\$(?![\w$])"
     r"|\\\((?=\S| )([^\n]{1,300}?)\\\)"
@@ -39,10 +39,22 @@ def say_formulas(text: Traced) -> tuple[Traced, bool]:
         left_out = left_out or words is None
         return (" ", words or "", " ")
 
-    text = text.sub(_DISPLAYED, lambda match: said(match[1] or match[2]))
-    return text.sub(
-        _INLINE, lambda match: said(match[1] or match[2]) if _is_formula(match) else None
-    ), left_out
+    shorter = text.replaced(_environments(text.text), " ")
+    left_out = shorter is not text
+    text = shorter.sub(_DISPLAYED, lambda match: said(match[1] or match[2]))
+    text = text.sub(
+        _INLINE, lambda match: said(match[1] or match[2]) if _is_formula(match) else None, "$\\"
+    )
+    return text, left_out
+
+
+def _environments(text: str) -> Iterator[tuple[int, int]]:
+    begun: dict[str, list[int]] = defaultdict(list)
+    for mark in _ENVIRONMENT.finditer(text):
+        if not mark[1]:
+            begun[mark[2]].append(mark.start())
+        elif begun[mark[2]]:
+            yield begun[mark[2]].pop(), mark.end()
 
 
 def _is_formula(match: re.Match[str]) -> bool:
@@ -163,9 +175,10 @@ _ISOTOPE = re.compile(r"[A-Z][a-z]?(?![a-z])")
 def say_powers(text: Traced) -> Traced:
     """A raised number behind a number, a unit or a variable is a power, and behind a word or a
     mark it is a note, which is not read: 10 to the power of 6, 5 m², `proven.²³`."""
-    text = text.sub(_CARET, lambda m: (m[m.lastindex or 1].translate(_TO_RAISED),))
-    text = text.sub(_LOWERED, (1,))
-    return text.sub(_RAISED, _power_or_note).translate({0x2044: "/"})
+    text = text.sub(_CARET, lambda m: (m[m.lastindex or 1].translate(_TO_RAISED),), "^")
+    text = text.sub(_LOWERED, (1,), "~")
+    raised = "".join(map(chr, _PLAIN))
+    return text.sub(_RAISED, _power_or_note, raised).translate({0x2044: "/"})
 
 
 def _power_or_note(match: re.Match[str]) -> Pieces | None:

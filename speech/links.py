@@ -44,6 +44,6 @@ def speak_links(text: Traced) -> Traced:
         name, host = (_dotted(match.string, *match.span(part)) for part in (1, 2))
         return [*name, " at ", *host]
 
-    text = text.sub(_URL, domain)
-    text = text.sub(_EMAIL, address)
+    text = text.sub(_URL, domain, "/wW")
+    text = text.sub(_EMAIL, address, "@")
     return text.sub(_LONG_HEX, ())

@@ -121,20 +121,20 @@ def strip_markdown(text: Traced) -> tuple[Traced, list[str]]:
     text = text.sub(_TABLE_RULE, ())
     text = text.sub(_TABLE_ROW, _as_sentence)
     text = text.sub(_RULE, ("\n",))
-    text = text.sub(_GAP, _blank)
+    text = text.sub(_GAP, _blank, "_")
     text = text.sub(_QUOTE, ())
     text = text.sub(_CALLOUT, ())
     for pattern in (_HEADING, _WIKI_HEADING):
         text = text.sub(pattern, lambda match: ("\n", *_as_line(match), "\n"))
     text = text.sub(_NUMBERED, _as_line)
     text = text.sub(_BULLET, _as_line)
-    text = text.sub(_TEX_QUOTE, ('"', 1, '"'))
-    text = text.sub(_CODE, lambda match: (2 if match[1] else 4,))
+    text = text.sub(_TEX_QUOTE, ('"', 1, '"'), "`")
+    text = text.sub(_CODE, lambda match: (2 if match[1] else 4,), "`")
     text = text.sub(_SEPARATOR, (", ",))
     for pattern in (_HIGHLIGHT, _BOLD, *_EMPHASIS):
-        text = text.sub(pattern, _emphasised)
-    text = text.sub(_STRUCK, (1,))
-    text = text.sub(_STRAY, ())
+        text = text.sub(pattern, _emphasised, "*_=")
+    text = text.sub(_STRUCK, (1,), "~")
+    text = text.sub(_STRAY, (), "*_")
     return text, warnings
 
 
@@ -146,10 +146,10 @@ def _strip_inline_sources(text: Traced) -> tuple[Traced, list[str]]:
     text = text.sub(_WIKI_LINK, _wiki_link)
     text = text.sub(_BLOCK_ID, ())
     for pattern in (_IMAGE, _LINK):
-        text = text.sub(pattern, (1,))
-    text = text.sub(_REFERENCE, ())
+        text = text.sub(pattern, (1,), "[")
+    text = text.sub(_REFERENCE, (), "[")
     text, warnings = strip_notes(text)
-    text = text.sub(_REFERENCE_LINK, (1,))
+    text = text.sub(_REFERENCE_LINK, (1,), "[")
     return say_powers(text), [*([LEFT_OUT] if left_out else []), *warnings]
 
 

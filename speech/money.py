@@ -79,7 +79,7 @@ def say_money(text: Traced) -> Traced:
     def said(match: re.Match[str]) -> Pieces | None:
         return None if match["sign"] == keep else _said(match)
 
-    return text.sub(_MONEY, said).sub(_TRAILING, said)
+    return text.sub(_MONEY, said, _SIGNS).sub(_TRAILING, said, _SIGNS)
 
 
 def _said(match: re.Match[str]) -> Pieces:

@@ -26,7 +26,7 @@ _NEEDS_NUMBER = re.compile(
     r"for|ref|from|with|than|cf|like))\Z",
     re.I,
 )
-_LAST_WORD = re.compile(r"[^\W\d_]{1,40}\Z")
+_LAST_WORD = re.compile(r"[^\W\d_]{1,16}\Z")
 _REMARK = (
     r"[a-z]{3,20}(?: [a-z]{2,20})? needed|(?:by |according to )?(?:who|whom|when|where|which|why)\?|"
     r"original research\?|(?:dubious|disputed)(?: ?[,\u2013\u2014-] ?discuss)?|failed verification|"
@@ -55,19 +55,19 @@ _DAGGERS = re.compile(r"(?<=[\w.,;:!?)\"'\u201d\u2019])[\u2020\u2021]{1,3}(?!\w)
 
 def strip_notes(text: Traced) -> tuple[Traced, list[str]]:
     """Removes footnotes, with a warning, and all that points to notes and sources."""
-    shorter = text.sub(_FOOTNOTE, ())
+    shorter = text.sub(_FOOTNOTE, (), "[")
     warnings = []
     if shorter is not text:
         warnings.append("text: footnotes are not read aloud and were left out")
-    text = shorter.sub(_EDITORIAL, ())
-    text = text.sub(_CITATION, ())
-    text = text.sub(_IN_PARENTHESES, ())
-    text = text.sub(_INSIDE, _inside)
-    return text.sub(_DAGGERS, ()), warnings
+    text = shorter.sub(_EDITORIAL, (), "[")
+    text = text.sub(_CITATION, (), "[")
+    text = text.sub(_IN_PARENTHESES, (), "(")
+    text = text.sub(_INSIDE, _inside, "[(")
+    return text.sub(_DAGGERS, (), "\u2020\u2021"), warnings
 
 
 def _inside(match: re.Match[str]) -> Pieces | None:
-    before = match.string[max(0, match.start() - 40) : match.start()]
+    before = match.string[max(0, match.start() - 16) : match.start()]
     word = _LAST_WORD.search(before)
     is_name = bool(word and word[0][0].isupper() and match[0][1] == "(")
     return None if is_name or _NEEDS_NUMBER.search(before) else ()

@@ -97,7 +97,7 @@ _BADGE = {
 }
 _CIRCLED_NUMBER = "\u2460-\u249b\u24ea-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf"
 _NUMBERED_LINE = re.compile(f"^ {{0,8}}([{_CIRCLED_NUMBER}]) {{0,2}}(?=\\S)", re.M)
-_ENCIRCLED = re.compile(f"(\\w)?[{_CIRCLED_NUMBER}](?=(\\w)?)")
+_ENCIRCLED = re.compile(f"(\\w)?([{_CIRCLED_NUMBER}]{{1,20}})(?=(\\w)?)")
 
 
 @cache
@@ -125,15 +125,17 @@ def plain_letters(text: Traced) -> Traced:
         return text
     text = text.sub(_NUMBERED_LINE, lambda match: (f"{_circled(match[1])}. ",))
     text = text.sub(_ENCIRCLED, _as_number)
-    styled = _found(text.text, lambda char: _plain_letter(char) != char)
-    if styled:
-        text = text.sub(re.compile(f"[{styled}]"), lambda match: (_plain_letter(match[0]),))
+    plain = {char: _plain_letter(char) for char in set(text.text)}
+    text = text.translate({ord(char): by for char, by in plain.items() if len(by) == 1})
+    joined = "".join(char for char, by in plain.items() if len(by) > 1)
+    if joined:
+        text = text.sub(re.compile(f"[{joined}]"), lambda match: (plain[match[0]],))
     return _compose(text)
 
 
 def _as_number(match: re.Match[str]) -> Pieces:
-    number = _circled(match[0][-1])
-    return (*([1, " "] if match[1] else []), str(number), " " if match[2] else "")
+    numbers = " ".join(str(_circled(char)) for char in match[2])
+    return (*([1, " "] if match[1] else []), numbers, " " if match[3] else "")
 
 
 def _compose(text: Traced) -> Traced:

@@ -69,6 +69,8 @@ def strip_tags(text: Traced) -> Traced:
         known = match[2] or (match[1].lower() in ended and not _SPEAKER.fullmatch(match[1]))
         return (" ",) if known else None
 
+    if "<" not in text.text:
+        return _strip_readings(text)
     text = text.sub(_SHOWN_AS_CODE, (1,))
     text = text.sub(_COMMENT, ())
     text = text.sub(_UNSPOKEN_ELEMENT, (" ",))
@@ -172,7 +174,7 @@ def unescape_document(text: Traced) -> Traced:
 
 def unescape(text: Traced) -> Traced:
     """Resolves entities, also those that were escaped twice, and says what was shown as a tag."""
-    text = text.sub(_SHOWN_TAG, _shown)
+    text = text.sub(_SHOWN_TAG, _shown, "&")
     return text.sub(_ENTITY, _character)
 
 

@@ -6,7 +6,7 @@ Quantifiers are bounded, so no text makes a pattern slow.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from speech.traced import Pieces, Traced
 
@@ -61,10 +61,10 @@ def leave_out(text: Traced) -> tuple[Traced, list[str]]:
     found: set[str] = set()
     text = _left_out(text, _FRONT_MATTER, "front matter is", left)
     # Reasoning may hold half a fence, and a fence half a block: whole blocks go first.
-    text = _without(text, _closed_blocks(text.text, found))
+    text = text.replaced(_closed_blocks(text.text, found), " ")
     text = _left_out(text, _FENCE, "fenced code is", left)
     text = _left_out(text, _CHANNEL, "a model's reasoning is", left)
-    text = _without(text, _open_blocks(text.text, found))
+    text = text.replaced(_open_blocks(text.text, found), " ")
     text = text.sub(_TAG, lambda tag: None if _is_name(tag["name"]) else (" ",))
     text = text.sub(_ROLE, (" ",))
     if found:
@@ -113,20 +113,9 @@ def _is_name(tag: str | None) -> bool:
     return tag is not None and tag not in (tag.lower(), tag.upper())
 
 
-def _without(text: Traced, spans: Iterable[tuple[int, int]]) -> Traced:
-    """A space in the place of each span; of nested ones the outermost counts."""
-    outer: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if outer and start < outer[-1][1]:
-            outer[-1] = outer[-1][0], max(outer[-1][1], end)
-        else:
-            outer.append((start, end))
-    return text.replaced(outer, " ") if outer else text
-
-
 _TIME = r"(?:\d{1,3}:)?\d{1,2}:\d{2}[.,]\d{1,3}"
 _CUE = re.compile(
-    rf"(?:\A|\n)[ \n]{{0,8}}(?:\d{{1,6}} ?\n)?[ ]?{_TIME} ?--> ?{_TIME}[^\n]{{0,200}}(?:\n|\Z)"
+    rf"(?:\A|(?<!\n)\n)[ \n]{{0,8}}(?:\d{{1,6}} ?\n)?[ ]?{_TIME} ?--> ?{_TIME}[^\n]{{0,200}}(?:\n|\Z)"
 )
 _CUE_HEADER = re.compile(r"\A\s{0,8}WEBVTT[^\n]{0,200}\n|^(?:NOTE|STYLE)\b(?:[^\n]{1,500}\n){1,50}", re.M)
 _CUE_MARK = re.compile(
@@ -139,7 +128,7 @@ _ENDS = ".!?:;\u2026\u3002\uff01\uff1f\"')]\u201d\u2019\u266a"
 
 def strip_subtitle_times(text: Traced) -> Traced:
     """Of SRT and WebVTT the words remain; a sentence that runs over two cues is whole again."""
-    if not _CUE.search(text.text):
+    if "-->" not in text.text or not _CUE.search(text.text):
         return text
     text = text.sub(_CUE_HEADER, ())
     text = text.sub(_CUE_MARK, ())
@@ -158,7 +147,7 @@ _WORD = (
     "oldal|sayfa|trang|halaman|\u0441\u0442\u0440\u0430\u043d\u0438\u0446\u0430|\u0441\u0442\u0440|p"
 )
 _FOLIO = re.compile(
-    r"(?:\A|\n[ \n]{0,8})(?:(?P<sure>[-\u2013\u2014] ?\d{1,4} ?[-\u2013\u2014]|\u2014? ?"
+    r"(?:\A|(?<!\n)\n[ \n]{0,8})(?:(?P<sure>[-\u2013\u2014] ?\d{1,4} ?[-\u2013\u2014]|\u2014? ?"
     rf"(?:{_WORD})\.? {_COUNT}|\u7b2c ?\d{{1,4}} ?[\u9875\u9801](?: ?[/\u5171] ?\d{{1,4}} ?[\u9875\u9801])?)"
     rf"|(?:(?:{_WORD})\.? )?(?:{_COUNT}|\d{{1,4}})) ?(?:\n[ \n]{{0,8}}|\Z)",
     re.I,
