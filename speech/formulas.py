@@ -26,7 +26,9 @@ _LETTER = re.compile(r"[A-Za-z]")
 _PROSE = re.compile(
     r"[.;:!?](?: |\Z)|, ?[a-z]{2,}(?![a-z(])|(?<![\\a-z{])[a-z]{2,} (?:[a-z]{2,} )", re.I
 )
-_TEXT = re.compile(r"\\(?:text|mathrm|mathbf|mathit|mathbb|mathcal|operatorname) ?\{([^{}\\]{0,80})\}")
+_TEXT = re.compile(
+    r"\\(?:text|mathrm|mathbf|mathit|mathbb|mathcal|operatorname) ?\{([^{}\\]{0,80})\}"
+)
 
 
 def say_formulas(text: Traced) -> tuple[Traced, bool]:
@@ -148,7 +150,7 @@ def _command(match: re.Match[str]) -> str:
 _DIGITS = "\u2070\u00b9\u00b2\u00b3\u2074-\u2079"
 _RAISED_CHARS = f"{_DIGITS}\u207a-\u207f\u2071"
 _RAISED = re.compile(
-    f"[{_RAISED_CHARS}]{{1,12}}(?:[,\u2013-] ?[{_RAISED_CHARS}]{{1,6}}){{0,8}}"
+    f"( ?)([{_RAISED_CHARS}]{{1,12}}(?:[,\u2013-] ?[{_RAISED_CHARS}]{{1,6}}){{0,8}})"
 )
 _PLAIN = {
     ord(char): plain
@@ -166,9 +168,10 @@ _TO_RAISED = {ord(plain): chr(code) for code, plain in _PLAIN.items()}
 _LOWERED = re.compile(r"(?<=[A-Za-z)])~([0-9]{1,2})~")
 _NUMBER = re.compile(r"(?<![\w.,])(?:1[5-9]|20)\d\d\Z")
 _WORD = re.compile(r"(?<![^\W\d_])[^\W\d_]{1,4}\Z")
-_UNITS = frozenset("m km cm mm dm nm \u00b5m \u03bcm ft yd mi in hm dam s kg px ha".split())
+_UNITS = re.compile("m|km|cm|mm|dm|nm|\u00b5m|\u03bcm|ft|yd|mi|in|hm|dam|s|kg|px|ha")
 _WORDS_TOO = frozenset(("in", "ft", "mi", "ha", "a", "s"))
 _PARENTHESISED = re.compile(r"\((?:[^\W\d_]{0,2}[\d\s+*/=.,-]){0,20}[^\W\d_]{0,2}\)\Z")
+_EXPONENT = re.compile(r"[-+]?\d{1,3}|[-+]?[ni]")
 _ISOTOPE = re.compile(r"[A-Z][a-z]?(?![a-z])")
 
 
@@ -181,18 +184,18 @@ def say_powers(text: Traced) -> Traced:
     return text.sub(_RAISED, _power_or_note, raised).translate({0x2044: "/"})
 
 
-def _power_or_note(match: re.Match[str]) -> Pieces | None:
-    plain = match[0].translate(_PLAIN)
+def _power_or_note(match: re.Match[str]) -> Pieces:
+    plain = match[2].translate(_PLAIN)
     whole, (start, end) = match.string, match.span()
     before, after = whole[max(0, start - 60) : start], whole[end : end + 3]
     if after[:1] == "\u2044":
-        return (" " if before[-1:].isdigit() else "", plain)
-    if not before[-1:].isalnum() and _ISOTOPE.match(after) and plain.isdigit():
-        return (plain,)
-    if not re.fullmatch(r"[-+]?\d{1,3}|[-+]?[ni]", plain) or not _is_raised(before, plain):
+        return (1, "" if match[1] or not before[-1:].isdigit() else " ", plain)
+    if (match[1] or not before[-1:].isalnum()) and _ISOTOPE.match(after) and plain.isdigit():
+        return (1, plain)
+    if not _EXPONENT.fullmatch(plain) or not _is_raised(before, plain):
         return ()
     if plain in ("2", "3"):
-        return None
+        return (2,)
     exponent = plain.replace("-", "minus ").replace("+", "plus ")
     return (f" to the power of {exponent}", " " if after[:1].isalnum() else "")
 
@@ -207,7 +210,7 @@ def _is_raised(before: str, exponent: str) -> bool:
     if not word or exponent == "1":
         return False
     name, has_number = word[0], bool(re.search(r"\d ?\Z", before[: word.start()]))
-    if name in _UNITS:
+    if _UNITS.fullmatch(name):
         return has_number or name not in _WORDS_TOO or exponent[0] == "-"
     if len(name) == 1:
         return name[0] < "\u0400" and (name not in "aI" or has_number)

@@ -20,20 +20,21 @@ _HYPHEN = re.compile(
     r"(?<![\w-])([^\W\d_]{1,40})-(?:( ?\n ?)| )([a-z\u00df-\u00f6\u00f8-\u00ff\u0430-\u045f]{1,40})"
 )
 # What is a compound's first part far more often than a syllable.
-_PREFIXES = frozenset(
-    "self well half cross high low long short ill far ever first second third all good hard deep"
-    " full part one two three four five six seven eight nine ten twenty thirty forty fifty sixty"
-    " seventy eighty ninety mid north south east west mother father brother sister anti vice".split()
+_PREFIXES = re.compile(
+    "self|well|half|cross|high|low|long|short|ill|far|ever|first|second|third|all|good|"
+    "hard|deep|full|part|one|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|"
+    "forty|fifty|sixty|seventy|eighty|ninety|mid|north|south|east|west|mother|father|"
+    "brother|sister|anti|vice"
 )
 # Behind these the hyphen stands for a word that comes later (nineteen- and twentieth-century), or
 # it is a French pronoun's.
-_NO_SYLLABLE = frozenset(
-    "and or but to nor than und oder bis et ou y e o u en of og och i ili a the then he she it we"
-    " you they that which who not no so as in on at for with from if when is was are were his her"
-    " this there really just even m\u00eame m\u00eames \u00eatre ci l\u00e0 elle elles nous vous moi toi"
-    " \u0438 \u0438\u043b\u0438 \u0442\u043e \u043b\u0438\u0431\u043e".split()
+_NO_SYLLABLE = re.compile(
+    "and|or|but|to|nor|than|und|oder|bis|et|ou|y|e|o|u|en|of|og|och|i|ili|a|the|then|he|"
+    "she|it|we|you|they|that|which|who|not|no|so|as|in|on|at|for|with|from|if|when|is|was|"
+    "are|were|his|her|this|there|really|just|even|même|mêmes|être|ci|là|elle|elles|nous|"
+    "vous|moi|toi|и|или|то|либо"
 )
-_SUSPENDED = frozenset("and or to nor und oder bis et ou y e o en of og och \u0438 \u0438\u043b\u0438".split())
+_SUSPENDED = re.compile("and|or|to|nor|und|oder|bis|et|ou|y|e|o|en|of|og|och|и|или")
 
 
 def join_words(text: Traced) -> Traced:
@@ -46,9 +47,11 @@ def join_words(text: Traced) -> Traced:
 
     def hyphen(match: re.Match[str]) -> Pieces | None:
         first, last = match[1].lower(), match[3].lower()
-        if last in _SUSPENDED:
+        if _SUSPENDED.fullmatch(last):
             return (1, "- ", 3) if match[2] else None
-        is_compound = first in _PREFIXES or last in _NO_SYLLABLE or f"{first}-{last}" in words
+        is_compound = (
+            _PREFIXES.fullmatch(first) or _NO_SYLLABLE.fullmatch(last) or f"{first}-{last}" in words
+        )
         if not is_compound and (several or first + last in words):
             return (1, 3)
         return (1, "-", 3) if match[2] else None

@@ -7,7 +7,7 @@ left to the voice.
 
 import re
 
-from speech.traced import Pieces, Traced
+from speech.traced import Piece, Pieces, Traced
 
 _CENTS = ("cent", "cents")
 _CURRENCIES: dict[str, tuple[str, str, tuple[str, str] | None]] = {
@@ -36,7 +36,10 @@ _BEFORE = rf"(?<![\w{_SIGNS}])(?<!\d-)"
 _AMOUNT = r"\d{1,12}(?:,\d{3}){0,5}(?:\.\d{1,2})?"
 _SCALE = r"[ -](?:hundred|thousand|million|billion|trillion)\b|(?: ?(?:bn|tn|mn|mil)|[kmb])\b"
 _CODES = "USD|CAD|AUD|NZD|HKD|SGD|MXN|EUR|GBP|JPY|CNY|INR"
-_AFTER = rf"(?!\w|[.,]?\d|-(?!(?:an?|per)-)[\w{_SIGNS}]|\+| (?:{_CODES})\b)(?=(?: (?P<next>[a-z]{{1,20}}))?)"
+_AFTER = (
+    rf"(?!\w|[.,]?\d|-(?!(?:an?|per)-)[\w{_SIGNS}]|\+| (?:{_CODES})\b)"
+    r"(?=(?: (?P<next>[a-z]{1,20}))?)"
+)
 _MONEY = re.compile(
     rf"(?P<one>\b(?:an?|another|each|every|per) )?{_BEFORE}(?P<minus>-)?(?P<sign>[{_SIGNS}]) ?"
     rf"(?P<less>-(?=\d))?(?P<amount>{_AMOUNT})(?P<scale>{_SCALE})?"
@@ -52,20 +55,22 @@ _TRAILING = re.compile(
     re.I,
 )
 # Behind an amount these begin no noun; what else stands there in lower case is what it is for.
-_NO_NOUN = frozenset(
-    "a about above after again ago all almost already also although an and any apiece are around as"
-    " at away back be because been before below between bought both bring brings but buy buys by"
-    " came can cash cheaper combined come comes could cover covers daily did do does down due during"
-    " each either else even ever every extra far for from gave get gets go goes got had has have he"
-    " her here hers higher him his how however i if in instead into is it its just keep keeps last"
-    " later leave leaves left less like lower made make makes many may me mean means might mine"
-    " minus missing more most much must my near needs never next no nor not now of off often on once"
-    " one only onto or our out over paid past pay pays per please plus poorer remain remains richer"
-    " rather right sat saved seems shall she short should since so some sometimes sits soon spent"
-    " still such take takes than that the their them then there these they this those though"
-    " through till to today together tomorrow tonight too total toward towards under unless until"
-    " up upfront us very via vs was we well went were what when where whether which while who whom"
-    " whose why will with within without won worth would year yesterday yet you your".split()
+_NO_NOUN = re.compile(
+    "a|about|above|after|again|ago|all|almost|already|also|although|an|and|any|apiece|are|"
+    "around|as|at|away|back|be|because|been|before|below|between|bought|both|bring|brings|"
+    "but|buy|buys|by|came|can|cash|cheaper|combined|come|comes|could|cover|covers|daily|"
+    "did|do|does|down|due|during|each|either|else|even|ever|every|extra|far|for|from|gave|"
+    "get|gets|go|goes|got|had|has|have|he|her|here|hers|higher|him|his|how|however|i|if|in|"
+    "instead|into|is|it|its|just|keep|keeps|last|later|leave|leaves|left|less|like|lower|"
+    "made|make|makes|many|may|me|mean|means|might|mine|minus|missing|more|most|much|must|"
+    "my|near|needs|never|next|no|nor|not|now|of|off|often|on|once|one|only|onto|or|our|out|"
+    "over|paid|past|pay|pays|per|please|plus|poorer|remain|remains|richer|rather|right|sat|"
+    "saved|seems|shall|she|short|should|since|so|some|sometimes|sits|soon|spent|still|such|"
+    "take|takes|than|that|the|their|them|then|there|these|they|this|those|though|through|"
+    "till|to|today|together|tomorrow|tonight|too|total|toward|towards|under|unless|until|"
+    "up|upfront|us|very|via|vs|was|we|well|went|were|what|when|where|whether|which|while|"
+    "who|whom|whose|why|will|with|within|without|won|worth|would|year|yesterday|yet|you|"
+    "your"
 )
 
 
@@ -87,7 +92,10 @@ def _said(match: re.Match[str]) -> Pieces:
     is_named = match["next"] in (one, many)  # $5 million dollars
     if _names_its_noun(match) and not is_named:
         many, small = one, small and (small[0], small[0])
-    pieces = [*_kept(match, "one"), "minus " if match["minus"] or match["less"] else ""]
+    pieces: list[Piece] = [
+        *_kept(match, "one"),
+        "minus " if match["minus"] or match["less"] else "",
+    ]
     if small and match["amount"][-3:-2] == "." and not match["scale"] and not match["to"]:
         pieces += _with_cents(match, (one, many), small)
     else:
@@ -100,11 +108,11 @@ def _said(match: re.Match[str]) -> Pieces:
     return [*pieces, " per " if match["per"] else ""]
 
 
-def _kept(match: re.Match[str], group: str) -> list[str | int | slice]:
+def _kept(match: re.Match[str], group: str) -> list[Piece]:
     return [slice(*match.span(group))] if match[group] else []
 
 
-def _scale(match: re.Match[str], group: str) -> list[str | int | slice]:
+def _scale(match: re.Match[str], group: str) -> list[Piece]:
     scale = (match[group] or "").strip(" -").lower()
     if scale in _SCALES:
         return [" ", _SCALES[scale]]
@@ -120,16 +128,16 @@ def _names_its_noun(match: re.Match[str]) -> bool:
         return True
     if not following.islower() or match.start("sign") > match.start("amount"):
         return False
-    return following not in _NO_NOUN and not following.endswith(("ly", "ed", "ing"))
+    return not _NO_NOUN.fullmatch(following) and not following.endswith(("ly", "ed", "ing"))
 
 
 def _with_cents(
     match: re.Match[str], names: tuple[str, str], small: tuple[str, str]
-) -> list[str | int | slice]:
+) -> list[Piece]:
     start, end = match.span("amount")
     units, cents = match["amount"][:-3], match["amount"][-2:]
-    said = [slice(start, end - 3), f" {names[units != '1']}"]
+    said: list[Piece] = [slice(start, end - 3), f" {names[units != '1']}"]
     if cents == "00":
         return said
-    said_cents = [slice(end - 2 + (cents[0] == "0"), end), f" {small[cents != '01']}"]
+    said_cents: list[Piece] = [slice(end - 2 + (cents[0] == "0"), end), f" {small[cents != '01']}"]
     return said_cents if units == "0" else [*said, " and ", *said_cents]

@@ -28,22 +28,24 @@ _NEEDS_NUMBER = re.compile(
 )
 _LAST_WORD = re.compile(r"[^\W\d_]{1,16}\Z")
 _REMARK = (
-    r"[a-z]{3,20}(?: [a-z]{2,20})? needed|(?:by |according to )?(?:who|whom|when|where|which|why)\?|"
+    r"(?:citation|clarification|page|verification|attribution|quotation|update|"
+    r"(?:better |additional |non-primary )?source) needed|"
+    r"(?:by |according to )?(?:who|whom|when|where|which|why)\?|"
     r"original research\?|(?:dubious|disputed)(?: ?[,\u2013\u2014-] ?discuss)?|failed verification|"
-    r"(?:permanent )?dead link|beleg(?: fehlt|e fehlen)\??|r\u00e9f\. (?:n\u00e9cessaire|souhait\u00e9e)|"
-    r"cita requerida|senza fonte|carece de fontes\??|bron\?|potrzebny przypis|k\u00e4lla beh\u00f6vs|"
+    r"(?:permanent )?dead link|beleg(?: fehlt|e fehlen)\??|réf\. (?:nécessaire|souhaitée)|"
+    r"cita requerida|senza fonte|carece de fontes\??|bron\?|potrzebny przypis|källa behövs|"
     r"kilde mangler|trenger referanse|kaynak belirtilmeli|"
-    r"\u0438\u0441\u0442\u043e\u0447\u043d\u0438\u043a(?:\?| \u043d\u0435 \u0443\u043a\u0430\u0437\u0430\u043d[^\[\]\n]{0,20})|"
-    r"\u8981\u51fa\u5178|\u6765\u6e90\u8bf7\u6c42|\u4f86\u6e90\u8acb\u6c42|\ucd9c\ucc98 \ud544\uc694"
+    r"источник(?:\?| не указан[^\[\]\n]{0,20})|"
+    r"要出典|来源请求|來源請求|출처 필요"
 )
 _NOTE = (
-    r"(?:foot|end)?notes?|nb|n|nota|anm|anmerkung|fn|fu\u00dfnote|r\u00e9f|ref|"
-    r"\u043f\u0440\u0438\u043c|\u6ce8|\u8a3b|\u6ce8\u91c8|\u811a\u6ce8|\uc8fc"
+    r"(?:foot|end)?notes?|nb|n|nota|anm|anmerkung|fn|fußnote|réf|ref|"
+    r"прим|注|註|注釈|脚注|주"
 )
 _EDIT = (
-    r"edit(?: source)?|bearbeiten|modifier(?: le code)?|editar(?: c\u00f3digo)?|modifica|bewerken|"
-    r"redigera|rediger|edytuj|d\u00fczenle|\u043f\u0440\u0430\u0432\u0438\u0442\u044c|"
-    r"\u7f16\u8f91|\u7de8\u8f2f|\u7de8\u96c6|\ud3b8\uc9d1"
+    r"edit(?: source)?|bearbeiten|modifier(?: le code)?|editar(?: código)?|modifica|bewerken|"
+    r"redigera|rediger|edytuj|düzenle|править|"
+    r"编辑|編輯|編集|편집"
 )
 _EDITORIAL = re.compile(
     rf" ?\[(?:(?:{_REMARK})|(?:{_NOTE})\.? ?\d{{1,3}})\]"

@@ -77,12 +77,7 @@ def normalise(text: Traced) -> Traced:
 # Unicode's own table says what a styled letter is. Of its kinds "compat" has too much (№, ㋿, ำ):
 # only ligatures, digraphs, Roman numerals, the long s and radicals are letters. Fractions, ™, ª
 # and º are other kinds; raised numbers are read by `speech.formulas`.
-_STYLES = ("<font>", "<wide>", "<narrow>", "<square>", "<sub>", "<super>") + (
-    "<isolated>",
-    "<initial>",
-    "<medial>",
-    "<final>",
-)
+_STYLE = re.compile("<(?:font|circle|wide|narrow|square|sub|super|isolated|initial|medial|final)>")
 _JOINED = re.compile(
     "[\u2103\u2109\u0132\u0133\u0149\u017f\u01c4-\u01cc\u01f1-\u01f3\u2160-\u217f\u2e80-\u2fdf\ufb00-\ufb4f]"
 )
@@ -92,9 +87,7 @@ _KEPT = re.compile(
     "\uff61\uff62\uff63\uff64\uff0d]"
 )
 _BADGES = ((0x1F110, 0x1F12A), (0x1F130, 0x1F14A), (0x1F150, 0x1F16A), (0x1F170, 0x1F18A))
-_BADGE = {
-    code: chr(65 + code - first) for first, last in _BADGES for code in range(first, last)
-}
+_BADGE = {code: chr(65 + code - first) for first, last in _BADGES for code in range(first, last)}
 _CIRCLED_NUMBER = "\u2460-\u249b\u24ea-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf"
 _NUMBERED_LINE = re.compile(f"^ {{0,8}}([{_CIRCLED_NUMBER}]) {{0,2}}(?=\\S)", re.M)
 _ENCIRCLED = re.compile(f"(\\w)?([{_CIRCLED_NUMBER}]{{1,20}})(?=(\\w)?)")
@@ -106,7 +99,7 @@ def _plain_letter(char: str) -> str:
     if ord(char) in _BADGE:
         return _BADGE[ord(char)]
     style, _, codes = unicodedata.decomposition(char).partition(" ")
-    is_styled = style in _STYLES or style == "<circle>" or _JOINED.match(char)
+    is_styled = _STYLE.fullmatch(style) or _JOINED.match(char)
     if not is_styled or not codes or _KEPT.match(char) or _circled(char):
         return char
     return "".join(_plain_letter(chr(int(code, 16))) for code in codes.split())
@@ -135,7 +128,7 @@ def plain_letters(text: Traced) -> Traced:
 
 def _as_number(match: re.Match[str]) -> Pieces:
     numbers = " ".join(str(_circled(char)) for char in match[2])
-    return (*([1, " "] if match[1] else []), numbers, " " if match[3] else "")
+    return (1 if match[1] else "", " " if match[1] else "", numbers, " " if match[3] else "")
 
 
 def _compose(text: Traced) -> Traced:
@@ -197,23 +190,26 @@ _EMOJI = re.compile(
 _FRENCH = re.compile(
     "(?<=\\s[\u00ab\u2039]) |(?<=^[\u00ab\u2039]) | (?=[\u00bb\u203a](?!\\w))", re.M
 )
-_ACCIDENTAL = re.compile("(?<=\\b[A-G])[\u266f\u266d]")
+_SHARP, _FLAT = re.compile("(?<=\\b[A-G])\u266f"), re.compile("(?<=\\b[A-G])\u266d")
 _HYPHEN = re.compile(
     r"(?<=\d) ?[\u2012\u2013] ?(?=\d)|(?<=\w)[\u2012\u2013](?=[A-Z\d])|(?<!\w)[\u2012\u2013](?=\d)"
 )
 _DASH = re.compile(r" ?(?:[\u2012-\u2015\u2e3a\u2e3b]|(?<![-<])-{2,20}(?![->]))+ ?")
 _ELLIPSIS = re.compile(r"\.{0,20}\u2026[.\u2026]{0,20}|\.{4,}|(?:\. ){2,}\.")
 _SHOUT = re.compile(r"[!?]{2,}")
+
+
 def plain_symbols(text: Traced) -> Traced:
     """The punctuation that the model was trained on: ASCII, no emoji, no dashes, no shouting."""
-    text = text.sub(_FRENCH, ())
-    text = text.sub(_ACCIDENTAL, lambda m: (" sharp" if m[0] == "\u266f" else " flat",))
+    text = text.sub(_FRENCH, (), "\u00ab\u2039\u00bb\u203a")
+    text = text.sub(_SHARP, (" sharp",), "\u266f")
+    text = text.sub(_FLAT, (" flat",), "\u266d")
     text = text.sub(_EMOJI, (" ",))
     text = text.translate({**_SAME_LENGTH, **_PARENTHESES})
     text = text.sub(_CJK, _plain_cjk)
-    text = text.sub(_HYPHEN, ("-",))
-    text = text.sub(_DASH, _dash)
-    text = text.sub(_ELLIPSIS, ("...",))
+    text = text.sub(_HYPHEN, ("-",), "\u2012\u2013")
+    text = text.sub(_DASH, _dash, "-\u2012\u2013\u2014\u2015\u2e3a\u2e3b")
+    text = text.sub(_ELLIPSIS, ("...",), ".\u2026")
     text = text.sub(_SHOUT, lambda match: ("?" if "?" in match[0] else "!",))
     text = say_money(text)
     text = text.sub(_SPACES, (" ",))
@@ -256,6 +252,6 @@ _MODEL_TOKEN_EDGE = re.compile(r"<\|+|(?<!\|)\|+>")
 
 def neutralise(text: Traced) -> Traced:
     """Leaves nothing that could pass for a token of the model, such as `<|vision_pad|>`."""
-    for pattern in (_MODEL_TOKEN, _MODEL_TOKEN_EDGE, _SPACES):
-        text = text.sub(pattern, (" ",))
-    return text
+    for pattern in (_MODEL_TOKEN, _MODEL_TOKEN_EDGE):
+        text = text.sub(pattern, (" ",), "|")
+    return text.sub(_SPACES, (" ",))

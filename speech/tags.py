@@ -49,7 +49,8 @@ _ALIAS = re.compile(
 _SHOWN_AS_CODE = re.compile(r"`{1,3}<(/?[a-z][^<>`\n]{0,100})>`{1,3}", re.I)
 _NAME = r"[a-z][\w:.-]{0,40}"
 _END_TAG = re.compile(rf"</({_NAME})\s{{0,3}}>", re.I)
-_ANY_TAG = re.compile(rf"<({_NAME}){_ATTRIBUTES}\s{{0,5}}(/?)>", re.I)
+_ANY_TAG = re.compile(rf"<({_NAME}){_ATTRIBUTES}\s{{0,5}}>", re.I)
+_EMPTY_TAG = re.compile(rf"<{_NAME}(?:\s[^<>]{{0,500}})?/>", re.I)
 _A_NAME = re.compile(r"(?<!\w)<([A-Z][a-z][\w-]{0,40})>")
 _NEEDS_NO_END = re.compile("br|hr|img|li|td|th|tr|dd|dt|wbr", re.I)
 # Speakers' tags are labels of a script.
@@ -66,8 +67,8 @@ def strip_tags(text: Traced) -> Traced:
         return None if is_tag or _SPEAKER.fullmatch(match[1]) else (1,)
 
     def unknown(match: re.Match[str]) -> Pieces | None:
-        known = match[2] or (match[1].lower() in ended and not _SPEAKER.fullmatch(match[1]))
-        return (" ",) if known else None
+        is_tag = match[1].lower() in ended and not _SPEAKER.fullmatch(match[1])
+        return (" ",) if is_tag else None
 
     if "<" not in text.text:
         return _strip_readings(text)
@@ -87,6 +88,7 @@ def strip_tags(text: Traced) -> Traced:
         (_INLINE_TAG, ""),
     ):
         text = text.sub(pattern, (piece,))
+    text = text.sub(_EMPTY_TAG, (" ",))
     text = text.sub(_ANY_TAG, unknown)
     return text.sub(_END_TAG, lambda match: None if _SPEAKER.fullmatch(match[1]) else ())
 
@@ -100,9 +102,9 @@ _RUBY_TEXT = re.compile(
 )
 # Not readings: remarks that are written in kana alone.
 _REMARK = (
-    "\u3082\u3061\u308d\u3093|\u305f\u3076\u3093|\u305f\u3060\u3057|\u3064\u307e\u308a|\u306a\u3069|"
-    "\u307b\u304b|\u306e\u307f|\u307e\u3067|\u304b\u3089|\u3088\u308a|\u307e\u305f|\u3059\u3079\u3066|"
-    "\u306a\u3057|\u3042\u308a|\u3046\u3061|\u3044\u308f\u3086\u308b|\u304a\u305d\u3089\u304f"
+    "もちろん|たぶん|ただし|つまり|など|"
+    "ほか|のみ|まで|から|より|また|すべて|"
+    "なし|あり|うち|いわゆる|おそらく"
 )
 _READING = re.compile(
     rf"(?<=[{_KANJI}])(?:\u300a[{_KANA}]{{1,20}}\u300b|[(\uff08\[{{](?!(?:{_REMARK})[)\uff09\]}}])"
@@ -123,9 +125,7 @@ def _strip_readings(text: Traced) -> Traced:
 _SCRIPT = re.compile(
     r"<(su[pb])(?:\s[^<>]{0,500})?>((?:[^<]|<(?!/?su[pb]\b)[^<>]{0,500}>){0,100}?)</\1 ?>", re.I
 )
-_FRACTION = re.compile(
-    r"(\d)?<sup>(\d{1,3})</sup> ?[/\u2044] ?<sub>(\d{1,3})</sub>", re.I
-)
+_FRACTION = re.compile(r"(\d)?<sup>(\d{1,3})</sup> ?[/\u2044] ?<sub>(\d{1,3})</sub>", re.I)
 _MARKUP = re.compile(r"<[^<>]*>|\s")
 _RAISED = str.maketrans(
     "0123456789+-\u2212\u2013n",
@@ -140,17 +140,18 @@ def _raised_or_lowered(match: re.Match[str]) -> Pieces:
     """Raised numbers as Unicode writes them, which `speech.notation` tells powers from notes by;
     all else stands where it stood: CO2, 1st, XIXe."""
     content = _MARKUP.sub("", match[2])
+    before = match.string[max(0, match.start() - 3) : match.start()]
     if match[1].lower() == "sub":
-        return (2,)
+        return (" ", 2) if content.isalpha() and before[-1:].isalpha() else (2,)
     if _NOTES.fullmatch(content):
         return ()
     if content in ("TM", "SM"):
         return ("\u2122",)
-    if content in ("o", "a") and _ORDINAL.search(match.string[max(0, match.start() - 2) : match.start()]):
+    if content in ("o", "a") and _ORDINAL.search(before):
         return ("\u00ba" if content == "o" else "\u00aa",)
-    before = match.string[max(0, match.start() - 3) : match.start()]
     if len(content) == 1 and content.isalpha() and content != "n":
-        return () if before[-1:] in ".,;:!?)\"'" or before.islower() and before.isalpha() else (2,)
+        is_note = before[-1:] in ".,;:!?)\"'" or (before.islower() and before.isalpha())
+        return () if is_note else (2,)
     return (content.translate(_RAISED),) if _POWER.fullmatch(content) else (2,)
 
 

@@ -9,7 +9,8 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
-Pieces = Sequence[str | int | slice]
+Piece = str | int | slice
+Pieces = Sequence[Piece]
 """What takes a match's place: new text, or what stays as it is: a group's number or a slice."""
 
 

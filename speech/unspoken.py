@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from speech.traced import Pieces, Traced
 
 _ANSI = re.compile(
-    r"(?:\x1b|\u241b|\\x1b|\\033|\\e|\\u001b)"
+    r"(?:\x1b|\u241b|\^\[|\\x1b|\\033|\\e|\\u001b)"
     r"(?:\[[0-9;?]{0,40}[ -/]{0,4}[@-~]|\][^\x07\x1b\n]{0,300}(?:\x07|\x1b\\))"
     # Of a copy that lost the escape character, `[1;31m` is left.
     r"|\[(?:\d|[2-4]\d|9[0-7]|10[0-7])(?:;\d{1,3}){0,6}m(?![^\[\]\n]{0,80}\])"
@@ -21,7 +21,7 @@ _ANSI = re.compile(
 def strip_colours(text: Traced) -> Traced:
     """Removes the control sequences of terminals. Comes before `normalise`, which would take
     the escape character and leave the rest."""
-    return text.sub(_ANSI, ())
+    return text.sub(_ANSI, (), "[]")
 
 
 _REASONING = r"think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|inner_monologue"
@@ -99,13 +99,13 @@ def _open_blocks(text: str, found: set[str]) -> Iterator[tuple[int, int]]:
         at_start = _LINE_START.search(text[max(0, start - 8) : start])
         if not name or _is_name(name):
             continue
-        if not tag["end"] and at_start:
-            found.add(name.lower())
-            yield start, len(text)
-        elif tag["end"] and re.fullmatch(_REASONING, name, re.I):
-            if at_start or _LINE_END.match(text, end):
+        if not tag["end"]:
+            if at_start:
                 found.add(name.lower())
-                yield 0, end
+                yield start, len(text)
+        elif re.fullmatch(_REASONING, name, re.I) and (at_start or _LINE_END.match(text, end)):
+            found.add(name.lower())
+            yield 0, end
 
 
 def _is_name(tag: str | None) -> bool:
@@ -115,9 +115,12 @@ def _is_name(tag: str | None) -> bool:
 
 _TIME = r"(?:\d{1,3}:)?\d{1,2}:\d{2}[.,]\d{1,3}"
 _CUE = re.compile(
-    rf"(?:\A|(?<!\n)\n)[ \n]{{0,8}}(?:\d{{1,6}} ?\n)?[ ]?{_TIME} ?--> ?{_TIME}[^\n]{{0,200}}(?:\n|\Z)"
+    r"(?:\A|(?<!\n)\n)[ \n]{0,8}(?:\d{1,6} ?\n)? ?"
+    rf"{_TIME} ?--> ?{_TIME}[^\n]{{0,200}}(?:\n|\Z)"
 )
-_CUE_HEADER = re.compile(r"\A\s{0,8}WEBVTT[^\n]{0,200}\n|^(?:NOTE|STYLE)\b(?:[^\n]{1,500}\n){1,50}", re.M)
+_CUE_HEADER = re.compile(
+    r"\A\s{0,8}WEBVTT[^\n]{0,200}\n|^(?:NOTE|STYLE)\b(?:[^\n]{1,500}\n){1,50}", re.M
+)
 _CUE_MARK = re.compile(
     r"\{\\[a-z][^{}\n]{0,80}\}|<\d{2}:\d{2}[\d:.]{0,10}>|</?v(?:\.[\w.]{1,60})?(?: [^<>\n]{0,60})?>"
     r"|</?c(?:\.[\w.]{1,60})?>",
@@ -141,14 +144,14 @@ def _between_cues(match: re.Match[str]) -> Pieces:
     return (" " if goes_on else "\n",)
 
 
-_COUNT = r"\d{1,4}(?: ?(?:/|of|von|de|sur|di|van|av|af|z|\u0438\u0437) ?\d{1,4})"
+_COUNT = r"\d{1,4}(?: ?(?:/|of|von|de|sur|di|van|av|af|z|из) ?\d{1,4})"
 _WORD = (
-    "page|pages|pg|seite|p\u00e1gina|pagina|p\u00e1g|pag|strona|str|sida|side|sivu|str\u00e1nka|"
-    "oldal|sayfa|trang|halaman|\u0441\u0442\u0440\u0430\u043d\u0438\u0446\u0430|\u0441\u0442\u0440|p"
+    "page|pages|pg|seite|página|pagina|pág|pag|strona|str|sida|side|sivu|stránka|"
+    "oldal|sayfa|trang|halaman|страница|стр|p"
 )
 _FOLIO = re.compile(
-    r"(?:\A|(?<!\n)\n[ \n]{0,8})(?:(?P<sure>[-\u2013\u2014] ?\d{1,4} ?[-\u2013\u2014]|\u2014? ?"
-    rf"(?:{_WORD})\.? {_COUNT}|\u7b2c ?\d{{1,4}} ?[\u9875\u9801](?: ?[/\u5171] ?\d{{1,4}} ?[\u9875\u9801])?)"
+    r"(?:\A|(?<!\n)\n[ \n]{0,8})(?:(?P<sure>[-\u2013\u2014] ?\d{1,4} ?[-\u2013\u2014]|"
+    rf"(?:{_WORD})\.? {_COUNT}|第 ?\d{{1,4}} ?[页頁](?: ?[/共] ?\d{{1,4}} ?[页頁])?)"
     rf"|(?:(?:{_WORD})\.? )?(?:{_COUNT}|\d{{1,4}})) ?(?:\n[ \n]{{0,8}}|\Z)",
     re.I,
 )
@@ -168,9 +171,9 @@ def _folio(match: re.Match[str]) -> Pieces | None:
         return None
     apart = match[0].count("\n") > 2
     line = start - whole.rfind("\n", max(0, start - _LONG_LINE), start)
-    goes_on = (
-        before.isalpha() or before in ("-", ",")
-    ) and (after.islower() or (after.isalpha() and not after.isupper()))
+    goes_on = (before.isalpha() or before in ("-", ",")) and (
+        after.islower() or (after.isalpha() and not after.isupper())
+    )
     if goes_on and (match["sure"] or apart or line >= _LONG_LINE):
         wide = before > "\u2e80" and after > "\u2e80"
         return ("" if wide else "\n" if before == "-" else " ",)
