@@ -24,7 +24,8 @@ _SIGNS_OF_TEX = re.compile(r"[\\^_{}=]")
 _LETTER = re.compile(r"[A-Za-z]")
 # Two clauses, or words in a row that no command holds: the dollar signs are money.
 _PROSE = re.compile(
-    r"[.;:!?](?: |\Z)|, ?[a-z]{2,}(?![a-z(])|(?<![\\a-z{])[a-z]{2,} (?:[a-z]{2,} )", re.I
+    r"(?<!\\)[.;:!?](?: |\Z)|(?<!\\), ?[a-z]{2,}(?![a-z(])|(?<![\\a-z{])[a-z]{2,} (?:[a-z]{2,} )",
+    re.I,
 )
 _TEXT = re.compile(
     r"\\(?:text|mathrm|mathbf|mathit|mathbb|mathcal|operatorname) ?\{([^{}\\]{0,80})\}"

@@ -72,16 +72,13 @@ _SENTENCE_END = re.compile(
     r"[*_\"'\u201c]{0,2}\Z|\n ?\Z"
 )
 _WRAP = r"\n(?! *(?:\n|[-*+>#|]|\d{1,3}[.)]))"
-_EMPHASIS = (
-    re.compile(
-        rf"(?<![\w*])\*{{1,3}}(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*{{1,3}}(?![\w*])"
-    ),
-    re.compile(
-        rf"(?<![\w_])_{{1,3}}(?=[^\s_])((?:[^_\n]|(?<=\w)_(?=\w)|{_WRAP}){{1,2000}}?)(?<=[^\s_])_{{1,3}}(?![\w_])"
-    ),
-)
 # Bold may begin or end inside a word (**un**likely), single marks may not (2*3*4).
-_BOLD = re.compile(rf"\*\*(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*\*")
+_EMPHASIS = re.compile(
+    rf"\*\*(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*\*"
+    rf"|(?<![\w*])\*{{1,3}}(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*{{1,3}}(?![\w*])"
+    r"|(?<![\w_])_{1,3}(?=[^\s_])"
+    rf"((?:[^_\n]|(?<=\w)_(?=\w)|{_WRAP}){{1,2000}}?)(?<=[^\s_])_{{1,3}}(?![\w_])"
+)
 # What is left of them at a word's edge: unclosed or nested marks.
 _STRAY = re.compile(
     r"(?<![\w*])\*{1,3}(?=[\w\"'(\[])|(?<=[\w.,;:!?)\]\"'%])\*{1,3}(?![\w*])|(?<![\w_])_{1,3}(?=\w)|(?<=\w)_{1,3}(?![\w_])"
@@ -132,8 +129,9 @@ def strip_markdown(text: Traced) -> tuple[Traced, list[str]]:
     text = text.sub(_TEX_QUOTE, ('"', 1, '"'), "`")
     text = text.sub(_CODE, lambda match: (2 if match[1] else 4,), "`")
     text = text.sub(_SEPARATOR, (", ",))
-    for pattern in (_HIGHLIGHT, _BOLD, *_EMPHASIS):
-        text = text.sub(pattern, _emphasised, "*_=")
+    text = text.sub(_HIGHLIGHT, (1,), "=")
+    for _ in ("outer", "inner"):
+        text = text.sub(_EMPHASIS, _emphasised, "*_")
     text = text.sub(_STRUCK, (1,), "~")
     text = text.sub(_STRAY, (), "*_")
     return text, warnings
@@ -174,12 +172,13 @@ def _blank(match: re.Match[str]) -> Pieces:
 
 def _emphasised(match: re.Match[str]) -> Pieces:
     """What is emphasised between two sentences, such as `*sighs*`, is a sentence of its own."""
-    return (1, ".") if _stands_alone(match) else (1,)
+    group = match.lastindex or 1
+    return (group, ".") if _stands_alone(match, match[group]) else (group,)
 
 
-def _stands_alone(match: re.Match[str]) -> bool:
+def _stands_alone(match: re.Match[str], body: str) -> bool:
     whole, (start, end) = match.string, match.span()
-    body = match[1].rstrip(" *_~`\"')]")
+    body = body.rstrip(" *_~`\"')]")
     before, after = whole[max(0, start - 4) : start], whole[end : end + 3]
     if body.endswith(_ENDS) or not _SENTENCE_END.search(before):
         return False
