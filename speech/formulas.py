@@ -165,14 +165,20 @@ _CARET = re.compile(
     r"(?<=[\w)])(?:\^(?:\{(-?[0-9]{1,3}|n)\}|\((-?[0-9]{1,3}|n)\)|(-?[0-9]{1,3}|n)(?![\w^]))"
     r"|\^(-?[0-9]{1,3})\^)"
 )
+_LETTER_POWER = re.compile(
+    r"(?<=[\w)])(?<![A-Za-z]{2})\^(?:\{(-?)([a-z])\}|(-?)([a-z])(?!\w))", re.I
+)
 _TO_RAISED = {ord(plain): chr(code) for code, plain in _PLAIN.items()}
 _LOWERED = re.compile(r"(?<=[A-Za-z)])~([0-9]{1,2})~")
 _NUMBER = re.compile(r"(?<![\w.,])(?:1[5-9]|20)\d\d\Z")
 _WORD = re.compile(r"(?<![^\W\d_])[^\W\d_]{1,4}\Z")
 _UNITS = re.compile("m|km|cm|mm|dm|nm|\u00b5m|\u03bcm|ft|yd|mi|in|hm|dam|s|kg|px|ha")
 _WORDS_TOO = frozenset(("in", "ft", "mi", "ha", "a", "s"))
+_COUNTS = re.compile(r"(?:\d ?|[/\u00b7\u22c5])\Z")
 _PARENTHESISED = re.compile(r"\((?:[^\W\d_]{0,2}[\d\s+*/=.,-]){0,20}[^\W\d_]{0,2}\)\Z")
 _EXPONENT = re.compile(r"[-+]?\d{1,3}|[-+]?[ni]")
+_CHARGE = re.compile(r"\d?[-+]")
+_ION = re.compile(r"[A-Z][A-Za-z]?\d{0,2}\Z")
 _ISOTOPE = re.compile(r"[A-Z][a-z]?(?![a-z])")
 
 
@@ -180,9 +186,15 @@ def say_powers(text: Traced) -> Traced:
     """A raised number behind a number, a unit or a variable is a power, and behind a word or a
     mark it is a note, which is not read: 10 to the power of 6, 5 m², `proven.²³`."""
     text = text.sub(_CARET, lambda m: (m[m.lastindex or 1].translate(_TO_RAISED),), "^")
+    text = text.sub(_LETTER_POWER, _letter_power, "^")
     text = text.sub(_LOWERED, (1,), "~")
     raised = "".join(map(chr, _PLAIN))
     return text.sub(_RAISED, _power_or_note, raised).translate({0x2044: "/"})
+
+
+def _letter_power(match: re.Match[str]) -> Pieces:
+    minus = "minus " if match[1] or match[3] else ""
+    return (f" to the power of {minus}", 2 if match[2] else 4)
 
 
 def _power_or_note(match: re.Match[str]) -> Pieces:
@@ -193,6 +205,8 @@ def _power_or_note(match: re.Match[str]) -> Pieces:
         return (1, "" if match[1] or not before[-1:].isdigit() else " ", plain)
     if (match[1] or not before[-1:].isalnum()) and _ISOTOPE.match(after) and plain.isdigit():
         return (1, plain)
+    if _CHARGE.fullmatch(plain) and _ION.search(before):
+        return (" ", plain)
     if not _EXPONENT.fullmatch(plain) or not _is_raised(before, plain):
         return ()
     if plain in ("2", "3"):
@@ -210,10 +224,11 @@ def _is_raised(before: str, exponent: str) -> bool:
     word = _WORD.search(before)
     if not word or exponent == "1":
         return False
-    name, has_number = word[0], bool(re.search(r"\d ?\Z", before[: word.start()]))
+    name, has_number = word[0], bool(_COUNTS.search(before[: word.start()]))
     if _UNITS.fullmatch(name):
         return has_number or name not in _WORDS_TOO or exponent[0] == "-"
     if len(name) == 1:
         return name[0] < "\u0400" and (name not in "aI" or has_number)
     is_word = name.isupper() or any(char in "aeiouy" for char in normalize("NFD", name.lower()))
+    is_word = is_word or name in ("st", "nd", "rd", "th")
     return len(name) <= 3 and name[0] < "\u0400" and not is_word

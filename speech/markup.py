@@ -8,7 +8,7 @@ every indented paragraph.
 import re
 
 from speech.formulas import LEFT_OUT, say_formulas, say_powers
-from speech.notes import strip_notes
+from speech.notes import strip_notes, strip_source_links
 from speech.traced import Pieces, Traced
 
 # A target has no spaces, so `[laughs](quietly, turning away)` is no link.
@@ -144,6 +144,7 @@ def _strip_inline_sources(text: Traced) -> tuple[Traced, list[str]]:
     text = text.sub(_EMBED, ())
     text = text.sub(_WIKI_LINK, _wiki_link)
     text = text.sub(_BLOCK_ID, ())
+    text = strip_source_links(text)
     for pattern in (_IMAGE, _LINK):
         text = text.sub(pattern, (1,), "[")
     text = text.sub(_REFERENCE, (), "[")

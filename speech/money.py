@@ -82,9 +82,16 @@ def say_money(text: Traced) -> Traced:
     keep = "\u00a5" if _HAN.search(text.text) else ""
 
     def said(match: re.Match[str]) -> Pieces | None:
-        return None if match["sign"] == keep else _said(match)
+        return None if match["sign"] == keep or _is_foreign(match) else _said(match)
 
     return text.sub(_MONEY, said, _SIGNS).sub(_TRAILING, said, _SIGNS)
+
+
+def _is_foreign(match: re.Match[str]) -> bool:
+    """Whether the words beside an amount are of a script that has no English in it."""
+    start, end = match.span()
+    beside = match.string[max(0, start - 2) : start] + match.string[end : end + 2]
+    return any(char > "\u024f" and char.isalpha() for char in beside)
 
 
 def _said(match: re.Match[str]) -> Pieces:

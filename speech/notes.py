@@ -8,12 +8,18 @@ _FOOTNOTE = re.compile(r"^ {0,3}\[\^[^\[\]\n]{1,50}\]: ?[^\n]{0,5000}$", re.M)
 _NUMBERS = r"[1-9]\d{0,2}(?:[,;\u2013-] ?\d{1,3}){0,10}"
 _CITATION = re.compile(
     rf" ?\[\^[^\[\]\s]{{1,50}}\]|(?<=[\w.,;:!?)\]\"'\u201d\u2019])\[{_NUMBERS}\]"
-    r"|(?<=[.,;:!?)\]\"'\u201d\u2019])\[[a-z]\]"
+    r"(?::\d[\d\u2013-]{0,9})?"
+    # Behind a word other letters complete it: friend[s], provide[d].
+    r"|(?:(?<=[.,;:!?)\]\"'\u201d\u2019])\[[a-z]|(?<=[a-z]{3})\[[abc])\]"
     rf"|(?<=[\w)\"'\u201d\u2019]) \[{_NUMBERS}\](?=[.,;:!?)]|$)",
     re.M,
 )
+# A number that links to its source, or to a page of it.
+_NUMBERED_LINK = re.compile(
+    rf" ?\[{_NUMBERS}\]\((?:pp?\.? ?\d[^()\n]{{0,20}}|https?://[^()\s]{{1,2000}})\)"
+)
 _IN_PARENTHESES = re.compile(
-    r"(?:(?<=[.,;:!?\"'\u201d\u2019)])|(?<=[^\W\d_][^\W\d_][^\W\d_]))\(\d{1,3}\)(?=[\s.,;:!?]|\Z)"
+    r"(?:(?<=[.,;:!?\"'\u201d\u2019])|(?<=[^\W\d_][^\W\d_][^\W\d_]))\(\d{1,3}\)(?=[\s.,;:!?]|\Z)"
 )
 _INSIDE = re.compile(
     rf"(?<=[a-z)])(?: \[{_NUMBERS}\](?= [a-z(])| \([1-9]\d{{0,2}}\)(?=[.;!?](?:\s|\Z)))"
@@ -53,6 +59,10 @@ _EDITORIAL = re.compile(
     re.I | re.M,
 )
 _DAGGERS = re.compile(r"(?<=[\w.,;:!?)\"'\u201d\u2019])[\u2020\u2021]{1,3}(?!\w)")
+
+
+def strip_source_links(text: Traced) -> Traced:
+    return text.sub(_NUMBERED_LINK, (), "[")
 
 
 def strip_notes(text: Traced) -> tuple[Traced, list[str]]:

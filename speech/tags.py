@@ -131,7 +131,10 @@ _RAISED = str.maketrans(
     "0123456789+-\u2212\u2013n",
     "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207b\u207b\u207f",
 )
-_POWER = re.compile("[-+\u2212\u2013]?[0-9]{1,3}|n")
+_POWER = re.compile("[-+\u2212\u2013]?[0-9]{1,3}|n|[0-9]?[-+\u2212\u2013]")
+_LETTER_POWER = re.compile("[-\u2212\u2013][a-z]|[b-df-mp-z]")
+_BASE = re.compile(r"(?<![^\W_])[a-z0-9]\Z")
+_MINUS = str.maketrans("\u2212\u2013", "--")
 _ORDINAL = re.compile(r"\d\Z|\b[nN]\Z")
 _NOTES = re.compile("[0-9]{1,3}(?:[,;\u2013-][0-9]{1,3}){1,10}|[*\u2020\u2021\u00a7\u00b6#]{1,4}")
 
@@ -139,7 +142,7 @@ _NOTES = re.compile("[0-9]{1,3}(?:[,;\u2013-][0-9]{1,3}){1,10}|[*\u2020\u2021\u0
 def _raised_or_lowered(match: re.Match[str]) -> Pieces:
     """Raised numbers as Unicode writes them, which `speech.notation` tells powers from notes by;
     all else stands where it stood: CO2, 1st, XIXe."""
-    content = _MARKUP.sub("", match[2])
+    content = html.unescape(_MARKUP.sub("", match[2]))
     before = match.string[max(0, match.start() - 3) : match.start()]
     if match[1].lower() == "sub":
         return (" ", 2) if content.isalpha() and before[-1:].isalpha() else (2,)
@@ -149,6 +152,8 @@ def _raised_or_lowered(match: re.Match[str]) -> Pieces:
         return ("\u2122",)
     if content in ("o", "a") and _ORDINAL.search(before):
         return ("\u00ba" if content == "o" else "\u00aa",)
+    if _LETTER_POWER.fullmatch(content) and _BASE.search(before):
+        return ("^{", content.translate(_MINUS), "}")
     if len(content) == 1 and content.isalpha() and content != "n":
         is_note = before[-1:] in ".,;:!?)\"'" or (before.islower() and before.isalpha())
         return () if is_note else (2,)
