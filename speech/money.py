@@ -80,9 +80,11 @@ _HAN = re.compile("[\u3400-\u9fff]")
 def say_money(text: Traced) -> Traced:
     # A Chinese or Japanese voice knows best whether it is yuan or yen.
     keep = "\u00a5" if _HAN.search(text.text) else ""
+    is_ascii = text.text.isascii()
 
     def said(match: re.Match[str]) -> Pieces | None:
-        return None if match["sign"] == keep or _is_foreign(match) else _said(match)
+        is_left = not is_ascii and (match["sign"] == keep or _is_foreign(match))
+        return None if is_left else _said(match)
 
     return text.sub(_MONEY, said, _SIGNS).sub(_TRAILING, said, _SIGNS)
 

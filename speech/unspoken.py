@@ -167,19 +167,17 @@ def strip_page_numbers(text: Traced) -> Traced:
 def _folio(match: re.Match[str]) -> Pieces | None:
     whole, (start, end) = match.string, match.span()
     before, after = whole[start - 1 : start], whole[end : end + 1]
-    if not before and not after:
+    goes_on = after.isalpha() and not after.isupper() and (before.isalpha() or before in ("-", ","))
+    if not (goes_on or match["sure"]) or not (before or after):
         return None
-    apart = match[0].count("\n") > 2
-    line = start - whole.rfind("\n", max(0, start - _LONG_LINE), start)
-    goes_on = (before.isalpha() or before in ("-", ",")) and (
-        after.islower() or (after.isalpha() and not after.isupper())
-    )
-    if goes_on and (match["sure"] or apart or line >= _LONG_LINE):
-        wide = before > "\u2e80" and after > "\u2e80"
-        return ("" if wide else "\n" if before == "-" else " ",)
-    if match["sure"]:
-        return ("\n\n" if apart else "\n",)
-    return None
+    is_apart = match[0].count("\n") > 2
+    if not goes_on:
+        return ("\n\n" if is_apart else "\n",)
+    is_short = start < _LONG_LINE or "\n" in whole[start - _LONG_LINE : start]
+    if is_short and not (match["sure"] or is_apart):
+        return None
+    is_wide = before > "\u2e80" and after > "\u2e80"
+    return ("" if is_wide else "\n" if before == "-" else " ",)
 
 
 _BORDER = re.compile(
