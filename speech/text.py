@@ -149,7 +149,7 @@ _MARKS = re.compile(f"[{PAUSE}{PARAGRAPH}{_SPEAKER}]")
 
 
 def speakable(text: str) -> bool:
-    return any(char.isalnum() for char in text)
+    return any(map(str.isalnum, text))
 
 
 def _cut(

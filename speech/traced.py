@@ -53,8 +53,9 @@ class Traced:
                 continue
             changed = True
             start = match.start()
-            text.append(self.text[end:start])
-            at.extend(self.at[end:start])
+            if start > end:
+                text.append(self.text[end:start])
+                at.extend(self.at[end:start])
             origin = self.at[start] if start < len(self.at) else start
             for piece in made:
                 if isinstance(piece, str):
