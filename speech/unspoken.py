@@ -113,6 +113,68 @@ def _is_name(tag: str | None) -> bool:
     return tag is not None and tag not in (tag.lower(), tag.upper())
 
 
+_TAG_BEGINS = re.compile(
+    rf"[<\u25c1]/?(?:[a-z_:]{{0,40}}|(?:[a-z]{{1,12}}:)?(?:{_REASONING}|{_CALLS})\s[^<>]{{0,500}})\Z"
+    r"|(?-i:\[/?T?H?I?N?K?)\Z",
+    re.I,
+)
+
+
+class StreamMask:
+    """A text that is still written, without a model's reasoning: `text` has spaces for it, so
+    offsets stay. A tag that is not whole and a block that is not closed are held back. As in
+    `leave_out` a block begins where a sentence can."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._unsure = ""
+        self._block: str | None = None
+        self._depth = 0
+        self._hidden = 0
+
+    @property
+    def hides(self) -> bool:
+        """Whether a block has begun: the sentence before it has ended."""
+        return self._block is not None
+
+    def feed(self, text: str) -> None:
+        text = self._unsure + text
+        begun = _TAG_BEGINS.search(text, max(0, len(text) - 560))
+        known = text[: begun.start()] if begun else text
+        self._unsure = text[len(known) :]
+        at = 0
+        for tag in _TAG.finditer(known):
+            self._take(known[at : tag.start()])
+            self._take_tag(tag)
+            at = tag.end()
+        self._take(known[at:])
+
+    def flush(self) -> None:
+        self._take(self._unsure)
+        self._unsure = ""
+        self._close()
+
+    def _take(self, text: str) -> None:
+        if self._block:
+            self._hidden += len(text)
+        else:
+            self.text += text
+
+    def _take_tag(self, tag: re.Match[str]) -> None:
+        name, ends = (tag["name"] or tag["upper"]).lower(), bool(tag["end"] or tag["closed"])
+        if not self._block and not ends and _LINE_START.search(self.text[-8:]):
+            self._block = name
+        self._take(tag[0])
+        if name == self._block:
+            self._depth += -1 if ends else 1
+            if self._depth == 0:
+                self._close()
+
+    def _close(self) -> None:
+        self.text += " " * self._hidden
+        self._block, self._depth, self._hidden = None, 0, 0
+
+
 _TIME = r"(?:\d{1,3}:)?\d{1,2}:\d{2}[.,]\d{1,3}"
 _CUE = re.compile(
     r"(?:\A|(?<!\n)\n)[ \n]{0,8}(?:\d{1,6} ?\n)? ?"
