@@ -152,16 +152,18 @@ class VibeVoiceInference:
         *,
         sample_rate: int | None = None,
         longest_piece_sec: float = LONGEST_PIECE_SEC,
-        gain_db: float | None = None,
+        like: Began | None = None,
     ) -> AsyncGenerator[Began | Piece | Result, None]:
         """Speaks a request piece by piece: `Began`, the pieces, and what there is to say.
         `folder` takes what has to wait. With `longest_piece_sec` 0 every frame is a piece;
-        `gain_db` takes the place of the gain remembered for the voice.
+        `like` is an earlier part of the same answer: seed, gain and guest voice are its.
 
         Raises `SpeechError`s. Closing or cancelling the iteration ends the engine's work first.
         """
         job = StreamJob(self, request, sample_rate=sample_rate)
-        job.longest_piece_sec, job.gain_db = longest_piece_sec, gain_db
+        job.longest_piece_sec = longest_piece_sec
+        if like is not None:
+            job.follow(like)
         await asyncio.to_thread(job.plan, folder)
         yield job.began()
         pieces = job.run(folder)

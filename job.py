@@ -85,6 +85,8 @@ class Job:
         self.studio, self.request = studio, request
         self.recorder = Recorder(studio.engine, studio.pace, studio.settings.max_retries)
         self.recorder.progress = progress or self.recorder.progress
+        self.seed = request.seed
+        self.guest: tuple[Voice, list[str]] | None = None
         self.warnings: list[str] = []
         self.format: str = request.output_format
         wanted = sample_rate or studio.settings.default_sample_rate
@@ -99,7 +101,7 @@ class Job:
         request = self.request
         text = plan_text(request.text, self.studio.limits, request.pronunciations)
         self.warnings += text.warnings
-        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        seed = secrets.randbelow(2**32) if self.seed is None else self.seed
         self._text = text
         self._plan = Plan(
             chunks=tuple(PlannedChunk(chunk.turns, seed) for chunk in text.chunks),
@@ -226,11 +228,13 @@ class Job:
         return None, [f"speakers: there are too few voices, so Speaker {number} shares one"]
 
     def _guest(self, folder: Path) -> tuple[Voice, list[str]]:
-        """The voice that came with the request."""
-        if self.request.voice_base64:
-            return self.studio.guests.resolve(self.request.voice_base64, folder, "voice_base64")
-        data = self.studio.fetch_voice(self.request.voice_url or "")
-        return self.studio.guests.resolve(data, folder, "voice_url")
+        """The voice that came with the request, and warnings."""
+        if self.guest is None:
+            data, field = self.request.voice_base64, "voice_base64"
+            if not data:
+                data, field = self.studio.fetch_voice(self.request.voice_url or ""), "voice_url"
+            self.guest = self.studio.guests.resolve(data, folder, field)
+        return self.guest
 
     def mark(self, name: str) -> None:
         self._marks[name] = time.monotonic()
