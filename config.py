@@ -159,6 +159,7 @@ class Settings(BaseModel):
     utterance_idle_sec: float = Field(
         5, gt=0, le=3600, description="Time without text after which an utterance gives way"
     )
+    gpu_usd_per_second: float | None = Field(None, gt=0, le=1, description="Price of the GPU")
 
     max_text_length: int = Field(
         4096, ge=1, le=1_000_000, description="Longest accepted text, in characters"

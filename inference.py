@@ -8,12 +8,16 @@ the engine.
 
 import asyncio
 import json
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
+
+import psutil
 
 from config import ROOT, Settings, on_runpod
 from engines.apart import ApartEngine
@@ -83,10 +87,34 @@ class VibeVoiceInference:
         self.concurrency = concurrency or settings.max_concurrency or self.engine.capabilities.jobs
         self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="job")
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-")
+        self._start_sec: float | None = None
+        self._load_sec = 0.0
+        self._cold_start_told = False
 
     def load_model(self) -> None:
         """Loads the engine if that has not happened yet."""
+        began = time.monotonic()
         self.engine.load()
+        # Of all who waited for it, the first has waited for the whole of it.
+        self._load_sec = max(self._load_sec, time.monotonic() - began)
+
+    def can_take_requests(self) -> None:
+        """Notes how long the process took until now."""
+        self._start_sec = process_age_sec()
+
+    @property
+    def cold_start_sec(self) -> float | None:
+        """Seconds of this worker's start: until it could take requests, and for the model. None
+        before that. The time between the two, in which it waited for a request, is none of it."""
+        if self._start_sec is None or not self.engine.ready:
+            return None
+        return round(self._start_sec + self._load_sec, 2)
+
+    def tell_cold_start(self) -> float | None:
+        """The same, to the first who asks once it is known."""
+        seconds = None if self._cold_start_told else self.cold_start_sec
+        self._cold_start_told |= seconds is not None
+        return seconds
 
     def fetch_voice(self, url: str) -> bytes:
         """What lies at a caller's address; see `fetch`."""
@@ -208,6 +236,15 @@ class VibeVoiceInference:
         """Waits for a cancelled job's thread; one that has not begun never will."""
         if not working.cancel():
             await asyncio.wait([_awaitable(working)])
+
+
+def process_age_sec() -> float:
+    """Seconds since this process began, for one that bootstrap.sh became as that script."""
+    born: float = psutil.Process().create_time()
+    if sys.platform != "linux":
+        return time.time() - born
+    # There psutil adds the boot's time of day, which the kernel tells in whole seconds.
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - (born - psutil.boot_time())
 
 
 def openai_voices() -> dict[str, str]:

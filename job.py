@@ -41,7 +41,8 @@ class SpokenChunk:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What there is to say about a finished answer."""
+    """What there is to say about a finished answer. `cost_usd` is what its share of the GPU costs,
+    where there is one and its price is known."""
 
     format: str
     content_type: str
@@ -56,6 +57,13 @@ class Result:
     chunks: tuple[SpokenChunk, ...]
     timings: dict[str, float]
     warnings: tuple[str, ...]
+    cost_usd: float | None = None
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """`gpu_sec` and `cost_usd`, as far as there are any."""
+        found = {"gpu_sec": self.timings.get("gpu_sec"), "cost_usd": self.cost_usd}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Studio(Protocol):
@@ -68,6 +76,8 @@ class Studio(Protocol):
     pace: Pace
     loudness: LoudnessMemory
     guests: GuestVoices
+
+    def load_model(self) -> None: ...
 
     def fetch_voice(self, url: str) -> bytes: ...
 
@@ -119,7 +129,7 @@ class Job:
         """Loads the engine for what was planned."""
         self.mark("start")
         self.recorder.check()
-        self.studio.engine.load()
+        self.studio.load_model()
         self.mark("loaded")
         return self._text, self._plan
 
@@ -149,6 +159,8 @@ class Job:
     ) -> Result:
         """The facts for the answer. `starts` and `count` are in samples."""
         capabilities = self.studio.engine.capabilities
+        timings, price = self._timings(count / self.rate), self.studio.settings.gpu_usd_per_second
+        gpu_sec = timings.get("gpu_sec")
         return Result(
             format=self.format,
             content_type=FORMATS[self.format].content_type,
@@ -174,8 +186,9 @@ class Job:
                     zip(text.chunks, starts, recorded, strict=True)
                 )
             ),
-            timings=self._timings(count / self.rate),
+            timings=timings,
             warnings=(*self.warnings, *self.recorder.warnings),
+            cost_usd=None if gpu_sec is None or price is None else round(gpu_sec * price, 6),
         )
 
     def _voices(self, text: TextPlan, folder: Path) -> tuple[Voice, ...]:
@@ -257,6 +270,8 @@ class Job:
             "total_sec": total,
             "real_time_factor": total / duration,
         }
+        if self.studio.engine.capabilities.gpu:
+            phases["gpu_sec"] = self.recorder.device_sec
         return {name: round(value, 4) for name, value in phases.items()}
 
 

@@ -56,11 +56,13 @@ class Recorded(Generic[AnyTake]):
 
 
 class Recorder:
-    """Runs plans on an engine. `first_audio` is when the first frame came (monotonic seconds)."""
+    """Runs plans on an engine. `first_audio` is when the first frame came (monotonic seconds);
+    `device_sec` is what all attempts took of the engine's device."""
 
     def __init__(self, engine: Engine, pace: Pace, max_retries: int) -> None:
         self.warnings: list[str] = []
         self.first_audio: float | None = None
+        self.device_sec = 0.0
         self.progress = Progress()
         self._engine = engine
         self._pace = pace
@@ -129,6 +131,7 @@ class Recorder:
                     self.progress.audio_sec += len(event.samples) / SAMPLE_RATE
                 else:
                     missing -= 1
+                    self.device_sec += event.device_sec
                     self.progress.chunks_done = self.progress.chunks_total - missing
                 yield event
         finally:

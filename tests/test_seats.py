@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from config import Settings
 from engines.base import Plan
 from inference import VibeVoiceInference
 from speech.errors import EngineError
-from tests.fake_engine import FakeEngine, HeldEngine, HeldSpeech, ramp
+from tests.fake_engine import CAPABILITIES, FakeEngine, HeldEngine, HeldSpeech, ramp
 from tests.http_server import Answer, Server, server_process, serving, wait_for
 from tests.test_socket import SECOND, Talk, run, steady, talking, until
 from tests.test_voice_uploads import recording
@@ -228,6 +229,20 @@ def test_all_sentences_have_the_seed_that_was_drawn_for_the_first(start: Start) 
         assert told == [plan.chunks[0].seed for plan in engine.plans]
         # A drawn seed does not ask for bits that repeat, which may cost speed.
         assert not any(plan.options.repeatable for plan in engine.plans)
+
+    run(scenario)
+
+
+def test_a_sentence_says_what_it_took_of_the_gpu(start: Start) -> None:
+    engine = FakeEngine(ramp, capabilities=replace(CAPABILITIES, gpu=True), device_sec=2.5)
+    server = start(engine, GPU_USD_PER_SECOND="0.0004")
+
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.text", text="One.")
+            await talk.say("input.done")
+            done = await talk.until("audio.done")
+        assert (done["gpu_sec"], done["cost_usd"]) == (2.5, 0.001)
 
     run(scenario)
 
