@@ -244,7 +244,8 @@ def process_age_sec() -> float:
     if sys.platform != "linux":
         return time.time() - born
     # There psutil adds the boot's time of day, which the kernel tells in whole seconds.
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - (born - psutil.boot_time())
+    booted: float = psutil.boot_time()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - (born - booted)
 
 
 def openai_voices() -> dict[str, str]:
