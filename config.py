@@ -162,7 +162,7 @@ class Settings(BaseModel):
     gpu_usd_per_second: float | None = Field(None, gt=0, le=1, description="Price of the GPU")
 
     max_text_length: int = Field(
-        4096, ge=1, le=1_000_000, description="Longest accepted text, in characters"
+        100_000, ge=1, le=1_000_000, description="Longest accepted text, in characters"
     )
     max_chunk_chars: int = Field(
         1000, ge=100, le=10_000, description="Longest text that is generated in one go"

@@ -151,8 +151,10 @@ async def _speak(job: Job, request: SpeechRequest, warnings: list[str]) -> Answe
     way = Delivery(request.session_id or _id(job), outputs(), bucket)
     with inference().workspace() as folder:
         progress = Progress()
-        async with reporting(job, progress):
-            path, result = await inference().generate(request, Path(folder), progress, way.reaches)
+        async with reporting(job, progress) as tell:
+            path, result = await inference().generate(
+                request, Path(folder), progress, way.reaches, lambda size: tell(way.foresee(size))
+            )
             delivered = await _deliver(way, path, result.content_type)
             result.timings["delivery_sec"] = round(way.seconds, 4)
     _log_end(job, result)

@@ -24,7 +24,7 @@ from engines.apart import ApartEngine
 from engines.base import Engine
 from engines.registry import choose_engine, create_engine
 from fetch import fetch_voice
-from file_job import FileJob, Reaches
+from file_job import FileJob, Foresee, Reaches
 from job import Result, SpokenChunk
 from recorder import Progress
 from speech.chunks import Limits
@@ -156,15 +156,19 @@ class VibeVoiceInference:
         folder: Path,
         progress: Progress | None = None,
         reaches: Reaches | None = None,
+        foresee: Foresee | None = None,
     ) -> tuple[Path, Result]:
         """Speaks a request into a file in `folder`; gives its path and what there is to say. A file
-        that does not reach its caller takes a smaller format where the request allows it.
+        that does not reach its caller takes a smaller format where the request allows it. `foresee`
+        is told once how large the file should be, and may refuse it.
 
         Raises `SpeechError`s. A cancelled task ends the engine's work before it is re-raised.
         """
         job = FileJob(self, request, progress)
         # Not in the pool: a request that cannot be served is told so while others are speaking.
         await asyncio.to_thread(job.plan, folder)
+        if foresee is not None:
+            foresee(await asyncio.to_thread(job.expected_bytes))
         working = self._pool.submit(job.run, folder, reaches)
         try:
             return await asyncio.shield(_awaitable(working))

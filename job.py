@@ -123,7 +123,13 @@ class Job:
                 repeatable=request.seed is not None,
             ),
         )
+        self.recorder.progress.chunks_total = len(text.chunks)
         self.mark("planned")
+
+    def expected_sec(self) -> float:
+        """How long the answer should be, with its pauses. To be asked once it is planned."""
+        paused_ms = self._text.lead_ms + sum(chunk.pause_ms for chunk in self._text.chunks)
+        return (self.recorder.expected_sec(self._plan) + paused_ms / 1000) / self.request.speed
 
     def prepare(self) -> tuple[TextPlan, Plan]:
         """Loads the engine for what was planned."""
