@@ -184,18 +184,19 @@ class VibeVoiceInference:
         *,
         sample_rate: int | None = None,
         longest_piece_sec: float = LONGEST_PIECE_SEC,
-        like: Began | None = None,
+        after: tuple[Began, int] | None = None,
     ) -> AsyncGenerator[Began | Piece | Result, None]:
         """Speaks a request piece by piece: `Began`, the pieces, and what there is to say.
         `folder` takes what has to wait. With `longest_piece_sec` 0 every frame is a piece;
-        `like` is an earlier part of the same answer: seed, gain and guest voice are its.
+        `after` is an earlier part of the same answer, whose seed, gain and guest voice it has, and
+        the milliseconds of silence between the two.
 
         Raises `SpeechError`s. Closing or cancelling the iteration ends the engine's work first.
         """
         job = StreamJob(self, request, sample_rate=sample_rate)
         job.longest_piece_sec = longest_piece_sec
-        if like is not None:
-            job.follow(like)
+        if after is not None:
+            job.follow(*after)
         await asyncio.to_thread(job.plan, folder)
         yield job.began()
         pieces = job.run(folder)

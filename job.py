@@ -97,6 +97,7 @@ class Job:
         self.recorder.progress = progress or self.recorder.progress
         self.seed = request.seed
         self.guest: tuple[Voice, list[str]] | None = None
+        self.lead_ms = 0
         self.warnings: list[str] = []
         self.format: str = request.output_format
         wanted = sample_rate or studio.settings.default_sample_rate
@@ -141,7 +142,7 @@ class Job:
 
     def pauses(self, text: TextPlan) -> list[int]:
         """The silences asked for, in samples: before all chunks, then after each."""
-        pauses = [text.lead_ms, *(chunk.pause_ms for chunk in text.chunks)]
+        pauses = [text.lead_ms or self.lead_ms, *(chunk.pause_ms for chunk in text.chunks)]
         return [round(pause * self.rate / 1000 / self.request.speed) for pause in pauses]
 
     def remembered_gain(self, plan: Plan) -> float | None:

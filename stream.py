@@ -67,9 +67,11 @@ class StreamJob(Job):
             self.gain_db = self.remembered_gain(self._plan)
         return Began(voices, seed, self.gain_db, self.rate, tuple(self.warnings), self.guest)
 
-    def follow(self, earlier: Began) -> None:
-        """Keeps to what holds for the whole of an answer with earlier parts; before `plan`."""
+    def follow(self, earlier: Began, silence_ms: int) -> None:
+        """Goes on with an answer after that silence, unless its text asks for another, and keeps to
+        what holds for the whole of it. To be called before `plan`."""
         self.seed, self.gain_db, self.guest = earlier.seed, earlier.gain_db, earlier.guest
+        self.lead_ms = silence_ms
 
     def run(self, folder: Path) -> Generator[Piece, None, Result]:
         text, plan = self.prepare()

@@ -61,10 +61,11 @@ class Speaking:
         self,
         request: SpeechRequest,
         sample_rate: int | None = None,
-        like: Began | None = None,
+        after: tuple[Began, int] | None = None,
     ) -> AsyncGenerator[Began | Piece | Result, None]:
         """Every frame as it is made. Takes the seat where it is not held, and keeps it. Closing it
-        stops the engine within one frame. `like` is an earlier part of the same answer."""
+        stops the engine within one frame. `after` is an earlier part of the same answer and the
+        silence between the two, in milliseconds."""
         metrics, health = self._door.metrics, self._door.health
         try:
             self.waited_sec = await self.seat.take()
@@ -74,7 +75,7 @@ class Speaking:
                     Path(folder),
                     sample_rate=sample_rate,
                     longest_piece_sec=0,
-                    like=like,
+                    after=after,
                 )
                 async with aclosing(stream) as items:
                     async for item in items:

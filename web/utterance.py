@@ -138,8 +138,9 @@ class Utterance:
     async def _make_sentence(
         self, speaking: Speaking, sentence: Sentence, made: "asyncio.Queue[_Item]"
     ) -> None:
-        request = self.config.request.model_copy(update={"text": self._spoken(sentence)})
-        parts = speaking.part(request, self.config.sample_rate, self._began)
+        request = self.config.request.model_copy(update={"text": sentence.text})
+        after = (self._began, self._silence_ms(sentence)) if self._began else None
+        parts = speaking.part(request, self.config.sample_rate, after)
         async with aclosing(parts) as items:
             async for item in items:
                 if isinstance(item, Began):
@@ -167,14 +168,11 @@ class Utterance:
         except TimeoutError:
             raise refused("stalled", f"Nothing of it was taken for {longest:g} s.") from None
 
-    def _spoken(self, sentence: Sentence) -> str:
-        """A sentence with the silence before it, as a chunk of a longer text would have it."""
-        if sentence.start == 0 or not self.feed.text[: sentence.start].strip():
-            return sentence.text
+    def _silence_ms(self, sentence: Sentence) -> int:
+        """What lies before a sentence, as between two chunks of one text."""
         settings = self._door.settings
         paragraph = sentence.starts_paragraph
-        silence = settings.paragraph_silence_ms if paragraph else settings.chunk_silence_ms
-        return f"[pause:{silence}ms] {sentence.text}"
+        return settings.paragraph_silence_ms if paragraph else settings.chunk_silence_ms
 
     def heard(self, played_ms: float) -> str:
         """The text of whole words that was heard after that much audio. Within a sentence it is
