@@ -98,8 +98,8 @@ class VibeVoiceInference:
         # Of all who waited for it, the first has waited for the whole of it.
         self._load_sec = max(self._load_sec, time.monotonic() - began)
 
-    def can_take_requests(self) -> None:
-        """Notes how long the process took until now."""
+    def note_start(self) -> None:
+        """Notes how long the process took until it could take requests, which is now."""
         self._start_sec = process_age_sec()
 
     @property

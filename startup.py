@@ -39,7 +39,7 @@ def prepare(inference: VibeVoiceInference, log: Any) -> None:
     if inference.settings.preload_model:
         preloading = threading.Thread(target=preload, args=(inference, log), daemon=True)
         preloading.start()
-    inference.can_take_requests()
+    inference.note_start()
     summary = {
         "engine": inference.engine.capabilities.name,
         "voices": len(voices),

@@ -145,8 +145,10 @@ class Utterance:
             async for item in items:
                 if isinstance(item, Began):
                     self._began = self._began or item
-                else:
+                elif isinstance(item, Piece):
                     await self._taken(made.put(item))
+                else:
+                    await self._idle(speaking.seat, partial(made.put, item))
 
     async def _idle(self, seat: Seat, wait: Callable[[], Awaitable[T]]) -> T:
         """What `wait` gives. The engine has nothing to do for it meanwhile, so after a while the
@@ -166,6 +168,7 @@ class Utterance:
             async with asyncio.timeout(longest):
                 await put
         except TimeoutError:
+            self._door.metrics.errors.labels("ws", "stalled").inc()
             raise refused("stalled", f"Nothing of it was taken for {longest:g} s.") from None
 
     def _silence_ms(self, sentence: Sentence) -> int:
