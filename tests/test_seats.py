@@ -187,7 +187,7 @@ def test_an_utterance_that_ends_early_gives_its_seat_up_at_once(start: Start, en
 
 def test_a_pause_in_a_sentence_does_not_hold_the_seat_for_ever(start: Start) -> None:
     engine = FakeEngine(lambda _: steady(0).repeat(60))  # far more than is made ahead
-    server = start(engine, SESSION_IDLE_SEC="0.5")
+    server = start(engine, SESSION_IDLE_SEC="2")
     answers: list[Answer] = []
 
     async def scenario() -> None:
