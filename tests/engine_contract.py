@@ -63,6 +63,8 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
 class EngineContract:
     deterministic = True
     """The same plan gives the same samples."""
+    has_model = False
+    """A model's time is what a chunk costs."""
 
     def make_engine(self) -> Engine:
         raise NotImplementedError
@@ -155,6 +157,7 @@ class EngineContract:
         ends = {event.chunk: event for event in engine.start(plan) if isinstance(event, End)}
         assert [ends[chunk].seed for chunk in sorted(ends)] == [c.seed for c in plan.chunks]
         assert {end.reason for end in ends.values()} <= {"eos", "cap"}
+        assert [end.device_sec > 0 for end in ends.values()] == [self.has_model] * len(ends)
 
     def test_the_same_plan_gives_the_same_samples(self, engine: Engine, plan: Plan) -> None:
         if not self.deterministic:
@@ -194,7 +197,10 @@ class EngineContract:
         def speak(number: int) -> None:
             together[number] = list(engine.start((plan, turned)[number]))
 
+        began = time.monotonic()
         in_threads(2, speak)
+        ends = [event for both in together.values() for event in both if isinstance(event, End)]
+        assert sum(end.device_sec for end in ends) <= time.monotonic() - began
         for number in (0, 1):
             assert sum(isinstance(event, End) for event in together[number]) == len(plan.chunks)
             if self.deterministic:

@@ -14,7 +14,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.vibevoice_volume == ROOT / "volume"
     assert settings.audio_prompts_dir == ROOT / "volume" / "demo" / "voices"
     assert settings.output_dir == ROOT / "volume" / "output"
-    assert (settings.max_text_length, settings.default_sample_rate) == (4096, 24000)
+    assert (settings.max_text_length, settings.default_sample_rate) == (100_000, 24000)
     assert (settings.max_chunk_chars, settings.min_last_chunk_chars) == (1000, 150)
     assert (settings.chunk_silence_ms, settings.paragraph_silence_ms) == (40, 600)
     assert (settings.default_speaker, settings.default_cfg_scale) == ("Alice", 1.3)

@@ -56,6 +56,8 @@ def own() -> Iterator[VibeVoiceEngine]:
 
 
 class TestContract(EngineContract):
+    has_model = True
+
     def make_engine(self) -> VibeVoiceEngine:
         return new_engine()
 

@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -150,6 +151,47 @@ def test_chunks_of_a_job_run_side_by_side(run: Run) -> None:
     job = run.submit(*lines)
     check(job, *lines)
     assert run.runner.launches < sum(each.length for each in lines)
+
+
+class Timed(ToyRunner):
+    """Every frame takes a second, every prompt five."""
+
+    now = 100.0
+
+    def admit(self, occupant: Occupant[Any], lease: Any) -> None:
+        super().admit(occupant, lease)
+        self.now += 5
+
+    def launch(self, bucket: Bucket, occupants: Sequence[Occupant[Any]]) -> Any:
+        self.now += 1
+        return super().launch(bucket, occupants)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_loops_time_is_divided_among_those_at_work(
+    monkeypatch: pytest.MonkeyPatch, lag: int
+) -> None:
+    runner = Timed(slots=2, lag=lag)
+    monkeypatch.setattr(
+        "engines.vibevoice.loop.time", SimpleNamespace(monotonic=lambda: runner.now)
+    )
+    loop = Loop(runner, lambda _: None)
+    shares = []
+    for lengths in ([3, 3], [1, 4], [2]):
+        job = SpeechJob([line(0, index, each) for index, each in enumerate(lengths)], Frames())
+        runner.now += 1000  # in which nobody has anything to say
+        loop.submit(job)
+        ends = [event for event in job.frames if isinstance(event, End)]
+        shares.append({end.chunk: end.device_sec for end in ends})
+    loop.close()
+    late = lag  # a frame that was begun before it was known that nobody needs it
+    assert shares == [
+        # Two prompts and four frames, the last of which says that both have ended.
+        {0: 7 + late / 2, 1: 7 + late / 2},
+        # Side by side for two prompts and two frames; then three frames for one alone.
+        {0: 6 + late / 2, 1: 6 + 3 + late / 2},
+        {0: 5 + 3 + late},
+    ]
 
 
 def test_a_chunk_without_a_frame_is_empty(run: Run) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +403,27 @@ def test_metrics_count_what_was_spoken(server: Server) -> None:
         "vibevoice_active_sessions 0.0",
     ):  # an answer is counted once it is out
         wait_for(lambda line=line: line.encode() in server.call("GET", "/metrics").body)
+
+
+def test_what_an_answer_took_of_the_gpu_is_told_and_counted(
+    start: Start, engine: FakeEngine
+) -> None:
+    engine.capabilities, engine.device_sec = replace(engine.capabilities, gpu=True), 2.5
+    server = start(GPU_USD_PER_SECOND="0.0004")
+    events = server.speak(stream_format="sse").body.split(b"\r\n\r\n")
+    done = json.loads(events[-3].removeprefix(b"data: "))
+    assert (done["type"], done["gpu_sec"], done["cost_usd"]) == ("speech.audio.done", 2.5, 0.001)
+    server.speak()
+    figures = server.call("GET", "/metrics").body.decode()
+    assert 'vibevoice_gpu_seconds_total{door="http"} 5.0' in figures
+    assert 'vibevoice_cost_usd_total{door="http"} 0.002' in figures
+
+
+def test_the_time_of_a_cold_start_is_a_figure(tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        figures = server.call("GET", "/metrics").body.decode()
+    (line,) = (line for line in figures.splitlines() if line.startswith("vibevoice_cold_start_"))
+    assert 0.1 < float(line.split(" ")[1]) < 100
 
 
 def test_without_keys_it_binds_this_machine_alone() -> None:

@@ -130,7 +130,7 @@ def test_run_gives_the_audio_by_its_status(preview: Worker) -> None:
 @pytest.mark.parametrize(
     ("job_input", "error"),
     [
-        ({"text": "  "}, "text: is empty (allowed: text of 1 to 4096 characters)"),
+        ({"text": "  "}, "text: is empty (allowed: text of 1 to 100000 characters)"),
         ("text", "input: is a string (allowed: an object with a field `text`)"),
         ({"text": SECRET, "speed": "\ud800"}, r"speed: '\ud800' is "),
     ],

@@ -67,6 +67,39 @@ def test_without_a_store_it_fails_and_the_file_is_where_the_error_says(tmp_path:
         assert api.violations == []
 
 
+LONG = "The quick brown fox jumps over the lazy dog, and nobody is surprised. " * 60
+"""Some five minutes."""
+
+
+def test_what_should_be_too_large_is_said_at_once_and_ends_as_it_does(tmp_path: Path) -> None:
+    with RunPodApi() as api, worker(api, tmp_path) as one:
+        job_id = api.submit({"text": LONG, "output_format": "wav", "session_id": "kept"})
+        job = api.wait(job_id, timeout=300)
+        assert only_copy(one, "kept").name in (job.error or "")
+        first = api.seen("progress", job_id)[0].body["output"]
+        assert (first["chunks_done"], first["chunks_total"]) == (0, 5)
+        # 4,200 characters by 65 ms, at 48,000 bytes a second
+        assert re.match(r"the audio will have about 1[12]\.\d MB", first["warning"])
+        small = api.submit({"text": LONG, "output_format": "wav", "allow_recompress": True})
+        assert api.wait(small, timeout=300).status == "COMPLETED"
+        outputs = [post.body["output"] for post in api.seen("progress", small)]
+        assert all("warning" not in output for output in outputs)
+        assert api.violations == []
+
+
+def test_what_cannot_fit_is_refused_before_it_is_spoken_where_no_copy_is_kept(
+    tmp_path: Path,
+) -> None:
+    with RunPodApi() as api, worker(api, tmp_path, SAVE_OUTPUT="false") as one:
+        job_id = api.submit({"text": LONG, "output_format": "wav"})
+        error = api.wait(job_id).error or ""
+        assert error.startswith("text: the audio will have about 1")
+        assert "S3_ENDPOINT_URL" in error
+        assert api.seen("progress", job_id) == []
+        assert list((one.volume / "output").iterdir()) == []
+        assert api.wait(api.submit({"text": LONG}), timeout=300).status == "COMPLETED"
+
+
 def test_a_store_that_is_down_is_a_warning_or_an_error_with_the_kept_file(tmp_path: Path) -> None:
     more = settings("http://127.0.0.1:9")
     with RunPodApi() as api, worker(api, tmp_path, FAKE, **more) as one:

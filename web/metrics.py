@@ -1,5 +1,8 @@
 """What `/metrics` shows, in Prometheus' text format."""
 
+import math
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from job import Result
@@ -12,7 +15,7 @@ _FACTORS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 5)
 class Metrics:
     """The figures of one server. Labels are from small sets; none comes from a caller."""
 
-    def __init__(self, seats: Seats) -> None:
+    def __init__(self, seats: Seats, cold_start: Callable[[], float | None]) -> None:
         self.registry = CollectorRegistry()
         into = self.registry
         self.answers = Counter(
@@ -27,6 +30,16 @@ class Metrics:
         )
         self.sessions = Gauge("vibevoice_active_sessions", "Open WebSockets", registry=into)
         self.audio = Counter("vibevoice_audio_seconds", "Speech made", registry=into)
+        self._gpu = Counter(
+            "vibevoice_gpu_seconds", "The GPU's time for answers", ["door"], registry=into
+        )
+        self._cost = Counter(
+            "vibevoice_cost_usd", "The same by GPU_USD_PER_SECOND", ["door"], registry=into
+        )
+        start = Gauge(
+            "vibevoice_cold_start_seconds", "Of this process, once it can speak", registry=into
+        )
+        start.set_function(lambda: cold_start() or math.nan)
         self._first = self._times("first_audio_seconds", "From the request to the first sound")
         self._encode = self._times("encode_seconds", "Spent on levelling and encoding an answer")
         self._factor = Histogram(
@@ -60,6 +73,8 @@ class Metrics:
         self._encode.labels(door).observe(timings["encode_sec"])
         self._factor.labels(door).observe(timings["real_time_factor"])
         self.audio.inc(result.duration_sec)
+        self._gpu.labels(door).inc(timings.get("gpu_sec", 0))
+        self._cost.labels(door).inc(result.cost_usd or 0)
         spent, made = self._factors
         self._factors = (spent + timings["total_sec"], made + result.duration_sec)
 

@@ -74,6 +74,7 @@ class VibeVoiceEngine:
         self._device = device
         self._attention = attention
         self._details = {"model": Path(model).name if Path(model).is_dir() else model}
+        self._on_gpu = False
         self._runtime_name: RuntimeName = runtime
         self._slots = slots
         self._guard = threading.Lock()
@@ -85,7 +86,12 @@ class VibeVoiceEngine:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            "vibevoice", cloning=True, varies=True, jobs=self._jobs, details=dict(self._details)
+            "vibevoice",
+            cloning=True,
+            varies=True,
+            jobs=self._jobs,
+            gpu=self._on_gpu,
+            details=dict(self._details),
         )
 
     @functools.cached_property
@@ -170,6 +176,7 @@ class VibeVoiceEngine:
         from engines.vibevoice.upstream import Reference
 
         device = choose_device(self._device)
+        self._on_gpu = device.type == "cuda"
         if self._runtime_name == "fast":
             try:
                 return load_fast(

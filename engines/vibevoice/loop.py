@@ -7,6 +7,7 @@ leaves goes to disk (`frames.py`).
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
@@ -84,6 +85,7 @@ class Loop:
         self._lose = lose
         self._scheduler: Scheduler[Work] = Scheduler(runner.slots, runner.context_step)
         self._flight: deque[list[Any]] = deque()
+        self._frame_at = 0.0
         self._changed = threading.Condition()
         self._arrived: deque[SpeechJob] = deque()
         self._closed = False
@@ -151,9 +153,9 @@ class Loop:
     def _has_work(self) -> bool:
         """Waits for some. False once the loop is closed."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._arrived or self._scheduler.jobs or self._flight
-            )
+            if not (self._scheduler.jobs or self._flight):
+                self._changed.wait_for(lambda: self._closed or self._arrived)
+                self._frame_at = time.monotonic()
             self._take_arrived()
             return not self._closed
 
@@ -199,9 +201,19 @@ class Loop:
         if tickets:
             self._flight.append(tickets)
         while len(self._flight) > (self._runner.lag if tickets else 0):
-            for ticket in self._flight.popleft():
-                for occupant, came in self._runner.read(ticket):
-                    self._deliver(occupant, came)
+            read = [each for ticket in self._flight.popleft() for each in self._runner.read(ticket)]
+            self._share_time([occupant for occupant, _ in read])
+            for occupant, came in read:
+                self._deliver(occupant, came)
+
+    def _share_time(self, moved: Sequence[Occupant[Work]]) -> None:
+        """Divides the time since the last frame, prompts included, among those whom this one moved.
+        So all shares together are the time in which the loop was at work."""
+        now = time.monotonic()
+        for occupant in moved:
+            occupant.device_sec += (now - self._frame_at) / len(moved)
+        if moved:
+            self._frame_at = now
 
     def _deliver(self, occupant: Occupant[Work], came: Came) -> None:
         if self._scheduler.occupants.get(occupant.slot) is not occupant:
@@ -216,8 +228,9 @@ class Loop:
             occupant.spoken += 1
             job.frames.put(Frame(work.index, np.clip(came.samples, -1, 1)))
         if came.eos or occupant.seen == work.limit:
-            reason: Literal["eos", "cap"] = "eos" if came.eos else "cap"
-            job.frames.put(End(work.index, reason if occupant.spoken else "empty", work.seed))
+            reason: Literal["eos", "cap", "empty"] = "eos" if came.eos else "cap"
+            reason = reason if occupant.spoken else "empty"
+            job.frames.put(End(work.index, reason, work.seed, occupant.device_sec))
             self._runner.release(occupant)
             if self._scheduler.finish(occupant):
                 self._close(job)

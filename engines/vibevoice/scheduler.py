@@ -50,7 +50,7 @@ class Job(Generic[AnyWork]):
 @dataclass(slots=True, eq=False)
 class Occupant(Generic[AnyWork]):
     """Who is in a slot. `launched` frames were started for it, `seen` tokens came back, `spoken`
-    of them with sound."""
+    of them with sound; `device_sec` is its share of their time."""
 
     slot: int
     job: Job[AnyWork]
@@ -58,6 +58,7 @@ class Occupant(Generic[AnyWork]):
     launched: int = 0
     seen: int = 0
     spoken: int = 0
+    device_sec: float = 0.0
 
     @property
     def reach(self) -> int:

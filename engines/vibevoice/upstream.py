@@ -5,6 +5,7 @@ iterated, and none before or after.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -76,8 +77,10 @@ class VibeVoiceSpeech:
         for index, chunk in enumerate(plan.chunks):
             emit = partial(self._emit, index)
             with self._runtime.line.enter(self._cancelled):
+                began = time.monotonic()
                 reason = model.speak(chunk, recordings, plan.options, emit, self._cancelled.is_set)
-            self._frames.put(End(index, reason, chunk.seed))
+                took = time.monotonic() - began
+            self._frames.put(End(index, reason, chunk.seed, took))
 
     def _emit(self, index: int, samples: Samples) -> None:
         self._frames.put(Frame(index, samples))
