@@ -80,6 +80,9 @@ class Trace(TorchDispatchMode):
         name = func._schema.name.split("::")[1]
         self._check(name, args, kwargs)
         out = func(*args, **kwargs)
+        if name == "convolution" and args[0].is_contiguous(memory_format=torch.channels_last):
+            # As cuDNN lays it out. The meta device does not in every version.
+            out = torch.empty_like(out, memory_format=torch.channels_last)
         used = tensors((args, kwargs, out))
         on_device = [each for each in used if each.device == META]
         if on_device and not func.is_view:

@@ -94,7 +94,7 @@ class EmulatedGraphs:
 
     @contextmanager
     def graph(
-        self, graph: CUDAGraph, *, pool: Pool, capture_error_mode: str, stream: Any = None
+        self, graph: CUDAGraph, pool: Pool, stream: Any = None, *, capture_error_mode: str
     ) -> Iterator[None]:
         assert capture_error_mode == "thread_local", "other threads pin memory meanwhile"
         self.synchronize()
