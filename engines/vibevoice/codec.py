@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engines.vibevoice.architecture import Net
+from engines.vibevoice.norm import epsilon, rms_norm
 from engines.vibevoice.weights import Block, CodecWeights
 
 _KERNEL = 7
@@ -43,6 +44,7 @@ class Codec:
             for block in stage
         }
 
+        self._eps = epsilon(net.eps, weights.head[0].device)
         self._means = {
             width: weights.head[0].new_full((width, 1), 1 / width) for width in net.widths
         }
@@ -98,7 +100,7 @@ class Codec:
         h = self._normed(x).flatten(0, 1)
         h = functional.gelu(torch.addmm(block.up_bias, h, block.up))
         if x.is_cuda:
-            h = torch.addmm(x.flatten(0, 1), h, block.down).add_(block.down_bias)
+            h = x.flatten(0, 1).addmm_(h, block.down).add_(block.down_bias)
         else:  # on a CPU adding in the product takes twice as long as adding after it
             down, bias = self._downs[id(block)]
             if h.numel() % len(down):  # a recording of any length
@@ -109,10 +111,10 @@ class Codec:
 
     def _normed(self, x: Tensor) -> Tensor:
         """Root mean square norm without a weight."""
-        width = x.shape[2]
         if x.is_cuda:
-            return functional.rms_norm(x, (width,), None, self._net.eps)
-        # No fused kernel on a CPU, and means of narrow rows are three times as slow as a product.
+            return rms_norm(x, self._eps)
+        # On a CPU means of narrow rows are three times as slow as a product.
+        width = x.shape[2]
         power = x.square().flatten(0, 1) @ self._means[width]
         return x * power.add_(self._net.eps).rsqrt_().view(*x.shape[:2], 1)
 
