@@ -43,9 +43,7 @@ class LanguageModel:
         and gives the last hidden states. `x` is overwritten."""
         rows = len(x)
         rotation = self._cosine[positions], self._sine[positions]
-        attend = self._masked(positions, context, x.dtype)
-        if self._flash is not None:
-            attend = self._flashing(self._flash, positions)
+        attend = self.attention(positions, context, x.dtype)
         every = self._places[:rows]
         for layer, (written, keys, values) in zip(
             self._weights.layers, cache.views(rows, context), strict=True
@@ -54,6 +52,13 @@ class LanguageModel:
             written.index_put_((every, positions), pair)
             self._add_outputs(layer, x, attend(query, keys, values).reshape(rows, -1))
         return rms_norm(x, self._eps, self._weights.norm)
+
+    def attention(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
+        """How rows attend to what they hold: from queries (rows, heads * width) in the weights'
+        order, keys and values to (rows, groups, key heads, width)."""
+        if self._flash is not None:
+            return self._flashing(self._flash, positions)
+        return self._masked(positions, context, dtype)
 
     def _masked(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
         """Each row attends to what it holds of the first `context` tokens."""
