@@ -59,9 +59,15 @@ class ToyRunner:
         self.leases = Leases()
         self.device: dict[int, list[Any]] = {}
         self.wiped: list[int] = []
+        self.left = self.prepared = 0
         self.launches = 0
         self.gate: threading.Semaphore | None = None
         self.fail: dict[str, Exception] = {}
+
+    def prepare(self) -> bool:
+        self.prepared += self.left > 0
+        self.left -= 1
+        return self.left >= 0
 
     def lease(self) -> Leases:
         self.leases.open += 1

@@ -35,6 +35,9 @@ class Runtime(Protocol):
     @property
     def details(self) -> Mapping[str, str]: ...
 
+    @property
+    def figures(self) -> Mapping[str, float]: ...
+
     def start(self, plan: Plan) -> Speech: ...
 
     def close(self) -> None: ...
@@ -64,6 +67,7 @@ class VibeVoiceEngine:
         runtime: RuntimeName = "fast",
         slots: int | None = None,
         attention: Attention | None = None,
+        graphs: bool = True,
         platform_cache: Path = PLATFORM_CACHE,
     ) -> None:
         self._name = model
@@ -73,6 +77,7 @@ class VibeVoiceEngine:
         self._hub = Hub.of(volume, hub_cache, token, platform_cache, further_caches)
         self._device = device
         self._attention = attention
+        self._graphs = graphs
         self._details = {"model": Path(model).name if Path(model).is_dir() else model}
         self._runtime_name: RuntimeName = runtime
         self._slots = slots
@@ -84,9 +89,18 @@ class VibeVoiceEngine:
 
     @property
     def capabilities(self) -> Capabilities:
+        runtime = self._runtime
         return Capabilities(
-            "vibevoice", cloning=True, varies=True, jobs=self._jobs, details=dict(self._details)
+            "vibevoice",
+            cloning=True,
+            varies=True,
+            jobs=self._jobs,
+            details={**self._details, **(runtime.details if runtime else {})},
+            figures=runtime.figures if runtime else {},
         )
+
+    def inspect(self) -> Capabilities:
+        return self.capabilities
 
     @functools.cached_property
     def _jobs(self) -> int:
@@ -165,24 +179,20 @@ class VibeVoiceEngine:
         self, upstream: Upstream, checkpoint: checkpoints.Checkpoint, tokenizer: str
     ) -> Runtime:
         from engines.vibevoice.architecture import Unsupported
-        from engines.vibevoice.fast import load_fast
+        from engines.vibevoice.failures import free_memory
+        from engines.vibevoice.fast import Choices, load_fast
         from engines.vibevoice.loader import choose_device, load_model
         from engines.vibevoice.upstream import Reference
 
         device = choose_device(self._device)
         if self._runtime_name == "fast":
+            choices = Choices(self._slots, self._attention, self._graphs)
             try:
-                return load_fast(
-                    upstream,
-                    checkpoint,
-                    tokenizer,
-                    device,
-                    slots=self._slots,
-                    flash=self._attention == "flash",
-                )
+                return load_fast(upstream, checkpoint, tokenizer, device, choices)
             except Unsupported as reason:
                 log.warning("the reference runtime is used: %s", reason)
                 self._details["fallback"] = str(reason)
+            free_memory()  # only here the weights of the attempt are let go of
         attention = {"flash": "flash_attention_2", "sdpa": "sdpa", None: None}[self._attention]
         return Reference(load_model(upstream, checkpoint, tokenizer, device, attention))
 

@@ -27,6 +27,10 @@ class Reference:
     def details(self) -> Mapping[str, str]:
         return {**self.model.details, "runtime": "reference"}
 
+    @property
+    def figures(self) -> Mapping[str, float]:
+        return {}
+
     def start(self, plan: Plan) -> "VibeVoiceSpeech":
         return VibeVoiceSpeech(self, plan)
 
