@@ -7,7 +7,7 @@ GPU. That a GPU works while the host goes on is not emulated.
     python -m pytest -p tests.emulated_graphs tests/test_fast_engine.py
 """
 
-import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -38,6 +38,7 @@ class CUDAGraph:
         self.steps: list[tuple[Any, Any, Any, list[Tensor]]] = []
 
     def replay(self) -> None:
+        assert self._device.current is self._device.default, "a failed capture left its stream"
         self._device.replays += 1
         with torch.inference_mode():
             for func, args, kwargs, outs in self.steps:
@@ -58,8 +59,8 @@ class _Capture(TorchDispatchMode):
         if fault := forbidden(name, args):
             raise RuntimeError(f"CUDA error: not permitted when stream is capturing: {fault}")
         out = func(*args, **kwargs)
-        # All that was made is kept, views too: a graph's memory stays as it is.
-        self._graph.steps.append((func, args, kwargs, tensors(out)))
+        if not func.is_view:  # those stay what they are, since all tensors are kept
+            self._graph.steps.append((func, args, kwargs, tensors(out)))
         return out
 
 
@@ -72,9 +73,18 @@ class EmulatedGraphs:
         self.captures = self.replays = self.waits = 0
         self.failing: frozenset[int] = frozenset()
         self.recording: set[Pool] = set()
-        self.capturing = False
         self.pools = 0
-        self.current = self.default = self.new_stream()
+        self.default = self.new_stream()
+        self._thread = threading.local()
+
+    @property
+    def current(self) -> Any:
+        """This thread's stream."""
+        return getattr(self._thread, "stream", self.default)
+
+    @current.setter
+    def current(self, stream: Any) -> None:
+        self._thread.stream = stream
 
     @staticmethod
     def new_stream(*_: Any) -> Any:
@@ -98,20 +108,19 @@ class EmulatedGraphs:
     ) -> Iterator[None]:
         assert capture_error_mode == "thread_local", "other threads pin memory meanwhile"
         self.synchronize()
-        gc.collect()
         self.empty_cache()
         before, self.current = self.current, stream or self.new_stream()
         self.captures += 1
         number = self.captures
         self.recording.add(pool)
-        self.capturing = True
+        self._thread.captures = True
         try:
             with _Capture(graph):
                 yield
         except BaseException as error:
-            self.capturing = False
             raise self._invalidated() from error
-        self.capturing = False
+        finally:
+            self._thread.captures = False
         if number in self.failing:
             raise self._invalidated()
         self.recording.discard(pool)
@@ -129,7 +138,7 @@ class EmulatedGraphs:
         self.recording.discard(pool)
 
     def synchronize(self, *_: Any) -> None:
-        if self.capturing:
+        if getattr(self._thread, "captures", False):
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
     def empty_cache(self) -> None:
