@@ -63,14 +63,14 @@ def fastest(what: str, ways: Mapping[str, Call], exact: Tensor, clock: Clock) ->
 def _error(ours: Tensor, exact: Tensor) -> float:
     """Relative root mean square, of the worst row."""
     off = (ours.float() - exact).flatten(1).square().mean(1)
-    worst = off / exact.flatten(1).square().mean(1)
-    return float(worst.max().sqrt().item())
+    worst: float = (off / exact.flatten(1).square().mean(1)).max().sqrt().item()
+    return worst
 
 
 def device_seconds(call: Call) -> float:
     """The shortest of a few runs, on the current stream."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    times = []
+    times: list[float] = []
     for _ in range(_RUNS):
         begin.record()
         call()
