@@ -31,7 +31,9 @@ class Door:
     def of(cls, inference: VibeVoiceInference, health: Health) -> "Door":
         settings = inference.settings
         seats = Seats(settings.max_streams, settings.max_queue)
-        return cls(settings, inference, seats, Metrics(seats), health)
+        metrics = Metrics(seats)
+        metrics.watch(lambda: inference.engine.inspect().figures)
+        return cls(settings, inference, seats, metrics, health)
 
     @property
     def defaults(self) -> Defaults:

@@ -31,7 +31,6 @@ from speech.errors import EngineError
 
 _USUAL_STEPS = 10
 _USUAL_CONTEXTS = (512, 1024, 2048)
-_AT_THE_START = 3  # captures: all slots, and one at the two shortest contexts
 _CPU_CONTEXT_STEP = 128
 
 
@@ -124,18 +123,16 @@ class Batch:
         return self.voices.lease()
 
     def warm_up(self) -> None:
-        """On a GPU: makes a few frames, so that what it cannot do fails the start, and captures
-        those that most jobs need: all slots, which serves the rest too, and one alone. The others
-        are captured when nobody waits. Raises `EngineError`, or `RuntimeError` from the device."""
+        """On a GPU: makes a few frames, of all slots, and captures those that most jobs need.
+        The others are captured when nobody waits. Raises `EngineError` or the device's
+        `RuntimeError` for what cannot be done here."""
         if not self._on_cuda:
             return
         make_trial(self)
-        self.graphs.want(Bucket(self.slots, FIXED_CONTEXT, _USUAL_STEPS))
-        slots = 1
-        while slots <= self.slots:
+        sizes = {min(1 << power, self.slots) for power in range(self.slots.bit_length() + 1)}
+        for slots in sorted(sizes):
             self.graphs.want(*(Bucket(slots, each, _USUAL_STEPS) for each in _USUAL_CONTEXTS))
-            slots *= 2
-        for _ in range(_AT_THE_START):
+        for _ in range(2):
             self.graphs.prepare()
 
     def prepare(self) -> bool:

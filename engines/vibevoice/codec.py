@@ -8,6 +8,7 @@ Every strided convolution has a kernel of twice its stride, so it is one product
 inputs and the next; a transposed one is the product of each input and the one before.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engines.vibevoice.architecture import Net
-from engines.vibevoice.depthwise import WAYS, Filter
+from engines.vibevoice.architecture import Net, Unsupported
+from engines.vibevoice.depthwise import CUDNN, PRODUCTS, WAYS, Filter
+from engines.vibevoice.failures import first_line, meaning
 from engines.vibevoice.norm import epsilon, rms_norm
 from engines.vibevoice.weights import Block, CodecWeights
+
+log = logging.getLogger("vibevoice")
 
 _KERNEL = 7
 _CPU_COLUMNS = 16
@@ -43,7 +47,7 @@ class Codec:
         self._weights, self._net, self._decodes = weights, net, decodes
         self.shapes = _shapes(net, decodes)
         self.filters = [[Filter.of(block) for block in stage] for stage in weights.stages]
-        self.ways = ["cudnn"] * len(weights.stages)
+        self.ways = [CUDNN] * len(weights.stages)
         self._eps = epsilon(net.eps, weights.head[0].device)
         self._means = {
             width: weights.head[0].new_full((width, 1), 1 / width) for width in net.widths
@@ -90,9 +94,8 @@ class Codec:
                 x = _upsampled(x, past.last(x), matrix, bias)
             else:
                 x = _downsampled(past.before(x, strides[stage]), matrix, bias, strides[stage])
-            convolve = WAYS[self.ways[stage]]
             for block, by in zip(self._weights.stages[stage], self.filters[stage], strict=True):
-                x = self._block(x, block, partial(convolve, by=by), past)
+                x = self._block(x, block, partial(self._convolved, stage, by), past)
         return _convolution(past.before(x), *self._weights.head)
 
     def _block(
@@ -119,6 +122,18 @@ class Codec:
             h = h.view(-1, len(down)) @ down
             h.add_(x.view(h.shape)).add_(bias)
         return h.view(x.shape)
+
+    def _convolved(self, stage: int, by: Filter, full: Tensor) -> Tensor:
+        """In the stage's way. Where that refuses, such as a recording of this length, by products
+        from then on."""
+        try:
+            return WAYS[self.ways[stage]](full, by)
+        except RuntimeError as refusal:
+            if self.ways[stage] == PRODUCTS or not isinstance(meaning(refusal), Unsupported):
+                raise
+            log.warning("convolutions of stage %d: %s; products now", stage, first_line(refusal))
+        self.ways[stage] = PRODUCTS
+        return WAYS[PRODUCTS](full, by)
 
     def _normed(self, x: Tensor) -> Tensor:
         """Root mean square norm without a weight."""

@@ -57,8 +57,6 @@ def add_products(full: Tensor, by: Filter) -> Tensor:
     return sums.to(full.dtype)
 
 
-WAYS: Mapping[str, Way] = {
-    "cudnn": convolve,
-    "native": convolve_natively,
-    "products": add_products,
-}
+CUDNN, NATIVE, PRODUCTS = "cudnn", "native", "products"
+WAYS: Mapping[str, Way] = {CUDNN: convolve, NATIVE: convolve_natively, PRODUCTS: add_products}
+"""The usual one first."""

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from engines.base import Capabilities, Plan, Speech
 from engines.vibevoice import checkpoint as checkpoints
@@ -20,6 +20,9 @@ from engines.vibevoice.bucket import CPU_SLOTS, MOST_SLOTS
 from engines.vibevoice.code import Upstream, find_code, import_code
 from engines.vibevoice.hub import PLATFORM_CACHE, Hub, commit_of
 from speech.errors import EngineLost
+
+if TYPE_CHECKING:
+    import torch
 
 RuntimeName = Literal["fast", "reference"]
 Attention = Literal["sdpa", "flash"]
@@ -120,16 +123,17 @@ class VibeVoiceEngine:
         return self._lost or (self._runtime.lost if self._runtime is not None else None)
 
     def check(self) -> None:
-        """Looks for the code and, where the model is on a disk already, at its files and for the
-        memory that it needs."""
+        """Looks for the code, at the GPU and, where the model is on a disk already, at its files
+        and for the memory that it needs."""
+        from engines.vibevoice.loader import check_room
+
         find_code(self._code, self._volume)
+        device = self._card()
         folder = self._hub.local(self._name, "MODEL_PATH", checkpoints.inspect, self._revision)
         if folder is None:
             log.warning("MODEL_PATH: %s is on no disk yet and will be downloaded", self._name)
         elif self._runtime is None:
-            from engines.vibevoice.loader import check_room, choose_device
-
-            check_room(checkpoints.inspect(folder), choose_device(self._device))
+            check_room(checkpoints.inspect(folder), device)
 
     def load(self) -> None:
         """Loads the model once; whoever calls meanwhile waits for the same outcome. After a failure
@@ -162,8 +166,9 @@ class VibeVoiceEngine:
         code = find_code(self._code, self._volume)
         log.info("code: %s %s", code.version, code.folder or "")
         upstream = import_code(code)
+        device = self._card()
         checkpoint, tokenizer = checkpoints.find(self._hub, self._name, self._revision)
-        runtime = self._load_runtime(upstream, checkpoint, str(tokenizer))
+        runtime = self._load_runtime(upstream, checkpoint, str(tokenizer), device)
         size = f"{checkpoint.parameters / 1e6:,.1f} million parameters"
         self._details |= {
             "code": code.version,
@@ -175,16 +180,27 @@ class VibeVoiceEngine:
         log.info("ready: %s", ", ".join(f"{key} {value}" for key, value in self._details.items()))
         return runtime
 
+    def _card(self) -> "torch.device":
+        """Where the model will be. Raises `EngineError` before anything is downloaded for it."""
+        from engines.vibevoice.loader import check_card, choose_device
+
+        device = choose_device(self._device)
+        check_card(device)
+        return device
+
     def _load_runtime(
-        self, upstream: Upstream, checkpoint: checkpoints.Checkpoint, tokenizer: str
+        self,
+        upstream: Upstream,
+        checkpoint: checkpoints.Checkpoint,
+        tokenizer: str,
+        device: "torch.device",
     ) -> Runtime:
         from engines.vibevoice.architecture import Unsupported
         from engines.vibevoice.failures import free_memory
         from engines.vibevoice.fast import Choices, load_fast
-        from engines.vibevoice.loader import choose_device, load_model
+        from engines.vibevoice.loader import load_model
         from engines.vibevoice.upstream import Reference
 
-        device = choose_device(self._device)
         if self._runtime_name == "fast":
             choices = Choices(self._slots, self._attention, self._graphs)
             try:
@@ -194,7 +210,10 @@ class VibeVoiceEngine:
                 self._details["fallback"] = str(reason)
             free_memory()  # only here the weights of the attempt are let go of
         attention = {"flash": "flash_attention_2", "sdpa": "sdpa", None: None}[self._attention]
-        return Reference(load_model(upstream, checkpoint, tokenizer, device, attention))
+        reference = Reference(load_model(upstream, checkpoint, tokenizer, device, attention))
+        if device.type == "cuda":
+            reference.make_trial()
+        return reference
 
     def start(self, plan: Plan) -> Speech:
         speech = self._loaded().start(plan)

@@ -55,7 +55,7 @@ class FastRuntime:
         return {
             "frames_replayed": graphs.replayed,
             "frames_eager": graphs.eager,
-            "frame_ms": round(self._loop.meter.frame_ms, 2),
+            "frame_seconds": round(self._loop.meter.frame_seconds, 6),
         }
 
     def _lose(self, error: EngineLost) -> None:

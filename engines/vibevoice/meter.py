@@ -11,13 +11,13 @@ log = logging.getLogger("vibevoice")
 
 
 class Meter:
-    """Written by one thread, read by any. `frame_ms` is a moving mean, 0 before the first frame.
-    `state` is what the log says beside it, once a minute while there is work."""
+    """Written by one thread, read by any. `frame_seconds` is a moving mean, 0 before the first
+    frame. `state` is what the log says beside it, once a minute while there is work."""
 
     def __init__(
         self, state: Callable[[], str], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.frame_ms = 0.0
+        self.frame_seconds = 0.0
         self._state, self._clock = state, clock
         self._frames, self._seconds = 0, 0.0
         self._said = clock()
@@ -28,8 +28,8 @@ class Meter:
             return
         self._frames += frames
         self._seconds += seconds
-        newest = 1000 * seconds / frames
-        self.frame_ms += (_SHARE if self.frame_ms else 1.0) * (newest - self.frame_ms)
+        change = seconds / frames - self.frame_seconds
+        self.frame_seconds += change * (_SHARE if self.frame_seconds else 1)
         if self._clock() - self._said >= _SAID_SEC:
             self._say()
 
