@@ -43,6 +43,10 @@ from tests.tiny_checkpoint import write_tokenizer  # isort: skip
 
 _NARROW = "narrow"
 _VOCABULARY = 448
+_SMALL: dict[str, dict[str, Any]] = {  # those that upstream's classes build themselves
+    _NARROW: {},
+    "tiny": {"layers": 2, "filters": 2, "depths": "1-1-1-1-1-1-1", "head_layers": 1},
+}
 
 
 class Subject:
@@ -51,9 +55,9 @@ class Subject:
     def __init__(self, size: str, device: str, code: Path | None, frames: int, steps: int) -> None:
         self.device, self.frames, self.steps = torch.device(device), frames, steps
         self.upstream = import_code(find_code(code, None))
-        narrow = size == _NARROW
+        narrow = size in _SMALL
         self.network = (
-            narrow_network(vocabulary=_VOCABULARY, code=code).to(device)
+            narrow_network(vocabulary=_VOCABULARY, code=code, **_SMALL[size]).to(device)
             if narrow
             else random_network(self.upstream, size, device)
         )
@@ -273,7 +277,7 @@ def load(subject: Subject) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=[_NARROW, *SIZES], default=_NARROW)
+    parser.add_argument("--size", choices=[*_SMALL, *SIZES], default=_NARROW)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--frames", type=int, default=40)
