@@ -15,7 +15,6 @@ from engines.vibevoice.voice_cache import Recording, recordings
 from speech.errors import EngineError
 from speech.sentences import split_long
 
-
 _SHORTEST = 4  # characters: a half, with the full stop that it gets, is shorter than the whole
 
 
