@@ -9,13 +9,19 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bench.vibevoice_reference import SIZES as PUBLISHED
+from engines.base import SAMPLE_RATE, PlannedChunk, Turn
 from engines.vibevoice.architecture import Architecture, Net, architecture
 from engines.vibevoice.checkpoint import EMBEDDING, HEAD
 from engines.vibevoice.frame import Tokens
+from engines.vibevoice.prompt import Prompt
+from engines.vibevoice.scheduler import Job, Occupant
+from engines.vibevoice.scripts import Script
+from engines.vibevoice.voice_cache import Recording
 from engines.vibevoice.weights import Weights, load_weights
 
 SIZES = ("tiny", *PUBLISHED)
@@ -28,7 +34,7 @@ def config(size: str) -> dict[str, Any]:
     """The `config.json` of a size, as far as our runtime reads it."""
     tiny = size == "tiny"
     hidden, feed_forward, heads, kv_heads, vocabulary, tied = (
-        (64, 96, 4, 2, _VOCABULARY, False) if tiny else PUBLISHED[size]
+        (64, 128, 4, 2, _VOCABULARY, False) if tiny else PUBLISHED[size]
     )
     depths = "1-1-1-1-1-1-1" if tiny else "3-3-3-3-3-3-8"
     filters = 2 if tiny else 32
@@ -183,3 +189,16 @@ def checkpoint_of(weights: Weights) -> Any:
     """What a batch asks of its checkpoint."""
     sizes = weights.architecture
     return SimpleNamespace(hop=sizes.hop, context=sizes.context, normalise=False)
+
+
+def occupant(slot: int, voices: int = 0, *, name: str = "a", hop: int = 3200) -> Occupant[Script]:
+    """A chunk on its way into a slot: 300 tokens of text behind so many voices of 30 s. Voices of
+    another name were not heard before."""
+    frames = 30 * SAMPLE_RATE // hop
+    noise = np.random.default_rng(1).standard_normal(frames * hop).astype(np.float32)
+    heard = {speaker: Recording(0.05 * noise, frames, (name, speaker)) for speaker in range(voices)}
+    is_voice = (False,) * 40 + (True,) * (voices * frames) + (False,) * 320
+    prompt = Prompt((7,) * len(is_voice), is_voice, 280, len(is_voice) - 300)
+    chunk = PlannedChunk((Turn(0, "text"),), seed=1)
+    script = Script(0, 1, len(is_voice), 400, 10, False, chunk, prompt, heard, 1.3)
+    return Occupant(slot, Job([]), script)

@@ -4,24 +4,17 @@ import functools
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
 import torch
 
-from engines.base import PlannedChunk, Turn
-from engines.vibevoice.prompt import Prompt
-from engines.vibevoice.scheduler import Job, Occupant
-from engines.vibevoice.scripts import Script
-from engines.vibevoice.voice_cache import Recording
+from bench.random_model import occupant
 from tests.cuda_trace import META, Gpu, Trace, efficient_attention
 
 KERNELS = {("1.5b", 1): 2143, ("1.5b", 32): 2143, ("7b", 1): 2143, ("7b", 32): 2143}
 """Of a frame, at least: see `Trace`."""
-
-VOICE = 225  # frames: 30 s
 
 
 @functools.cache
@@ -29,24 +22,11 @@ def gpu(size: str, slots: int = 32, *, flash: bool = False) -> Gpu:
     return Gpu(size, slots, flash=flash)
 
 
-def occupant(gpu: Gpu, voices: int = 0) -> Occupant[Script]:
-    """300 tokens of text behind so many voices of 30 s."""
-    recordings = {
-        speaker: Recording(np.zeros(VOICE * 3200, np.float32), VOICE, ("a", speaker))
-        for speaker in range(voices)
-    }
-    is_voice = (False,) * 40 + (True,) * (voices * VOICE) + (False,) * 320
-    prompt = Prompt((7,) * len(is_voice), is_voice, 280, len(is_voice) - 300)
-    chunk = PlannedChunk((Turn(0, "text"),), seed=1)
-    script = Script(0, 1, len(is_voice), 400, 10, False, chunk, prompt, recordings, 1.3)
-    return Occupant(gpu.batch.slots - 1, Job([]), script)
-
-
 def admission(gpu: Gpu, voices: int = 0) -> Trace:
     batch = gpu.batch
     with gpu.trace() as trace:
         lease = batch.lease()
-        batch.admit(occupant(gpu, voices), lease)
+        batch.admit(occupant(batch.slots - 1, voices), lease)
         lease.release()
     batch.voices._known.clear()
     return trace
@@ -83,9 +63,9 @@ def test_a_known_voice_costs_an_admission_no_encoder() -> None:
     card = gpu("7b")
     with card.trace() as first:
         lease = card.batch.lease()
-        card.batch.admit(occupant(card, 1), lease)
+        card.batch.admit(occupant(0, 1), lease)
     with card.trace() as again:
-        card.batch.admit(occupant(card, 1), lease)
+        card.batch.admit(occupant(0, 1), lease)
     assert first.kernels["convolution"] > 0
     assert not again.kernels["convolution"]
     assert again.count < first.count

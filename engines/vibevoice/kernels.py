@@ -7,7 +7,8 @@ choose alike: with other kernels a seed comes out in other bits.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -36,28 +37,48 @@ Call = Callable[[], Tensor]
 Clock = Callable[[Call], float]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a way did: its relative error, and its seconds if that is small enough, or why it cannot
+    be taken."""
+
+    error: float | None = None
+    seconds: float | None = None
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        return self.problem or f"{1e6 * (self.seconds or 0):.0f} us"
+
+
+def try_ways(ways: Mapping[str, Call], exact: Tensor, clock: Clock) -> dict[str, Outcome]:
+    """Each way's result held against the exact one, and its time where it is right."""
+    return {name: _try(call, exact, clock) for name, call in ways.items()}
+
+
+def _try(call: Call, exact: Tensor, clock: Clock) -> Outcome:
+    try:
+        error = _error(call(), exact)
+        if error < _WRONG:
+            return Outcome(error, clock(call))
+    except RuntimeError as refusal:
+        meant = meaning(refusal)
+        if meant is None or isinstance(meant, EngineLost):
+            raise
+        return Outcome(problem=str(meant))
+    return Outcome(error, problem=f"off by {error:.1%}")
+
+
 def fastest(what: str, ways: Mapping[str, Call], exact: Tensor, clock: Clock) -> str:
     """The name of the way to take; the first is the usual one. Raises `Unsupported` where none is
     right."""
-    times, problems = {}, {}
-    for name, call in ways.items():
-        try:
-            error = _error(call(), exact)
-            if error < _WRONG:
-                times[name] = clock(call)
-            else:
-                problems[name] = f"off by {error:.1%}"
-        except RuntimeError as refusal:
-            meant = meaning(refusal)
-            if meant is None or isinstance(meant, EngineLost):
-                raise
-            problems[name] = str(meant)
+    tried = try_ways(ways, exact, clock)
+    said = ", ".join(f"{name} {outcome}" for name, outcome in tried.items())
+    times = {name: each.seconds for name, each in tried.items() if each.seconds is not None}
     if not times:
-        raise Unsupported(f"{what}: " + "; ".join(f"{k} {v}" for k, v in problems.items()))
+        raise Unsupported(f"{what}: {said}")
     best, usual = min(times, key=times.__getitem__), next(iter(times))
     chosen = best if times[best] < _CLEARLY * times[usual] else usual
-    said = {**{name: f"{1e6 * took:.0f} us" for name, took in times.items()}, **problems}
-    log.info("%s: %s (%s)", what, chosen, ", ".join(f"{k} {v}" for k, v in said.items()))
+    log.info("%s: %s (%s)", what, chosen, said)
     return chosen
 
 
@@ -85,6 +106,12 @@ def device_seconds(call: Call) -> float:
 def choose_attention(weights: Weights, slots: int, clock: Clock = device_seconds) -> str:
     """How steps attend: PyTorch's own way or flash-attn's, where that is installed and right for
     rows of different lengths."""
+    return fastest(f"attention of {2 * slots} rows", *attention_ways(weights, slots), clock)
+
+
+@torch.inference_mode()
+def attention_ways(weights: Weights, slots: int) -> tuple[dict[str, Call], Tensor]:
+    """Those that are installed, and what is exact, for random rows that hold more and more."""
     sizes, rows = weights.architecture, 2 * slots
     draw = torch.Generator(weights.device).manual_seed(0)
     query = _random(draw, weights, rows, sizes.heads * sizes.head_dim)
@@ -101,8 +128,7 @@ def choose_attention(weights: Weights, slots: int, clock: Clock = device_seconds
             continue
         attend = model.attention(positions, FIXED_CONTEXT, weights.dtype)
         ways[name] = partial(attend, query, keys, values)
-    exact = _attended(query, keys, values, positions)
-    return fastest(f"attention of {rows} rows", ways, exact, clock)
+    return ways, _attended(query, keys, values, positions)
 
 
 def _attended(query: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
@@ -115,37 +141,46 @@ def _attended(query: Tensor, keys: Tensor, values: Tensor, positions: Tensor) ->
     return torch.stack(out).transpose(1, 2)
 
 
+@torch.inference_mode()
 def choose_convolutions(
     codecs: Mapping[str, Codec], weights: Weights, slots: int, clock: Clock = device_seconds
 ) -> str:
     """Sets how each stage of the codecs convolves, and says how many go which way. Those called
     `listener` hear a recording of one voice, the others a frame of all slots."""
     chosen: Counter[str] = Counter()
-    for codec_name, codec in codecs.items():
-        hears = codec_name == "listener"
-        rows = 1 if hears else slots
-        samples = _VOICE_SEC * 24_000 if hears else weights.architecture.hop
-        for stage, moments in enumerate(codec.moments(samples)):
-            if moments == 1:
-                continue  # a sum of seven products, in every way
-            what = f"{codec_name}, stage {stage}"
-            codec.ways[stage] = _choose_convolution(what, codec, stage, rows, moments, clock)
-            chosen[codec.ways[stage]] += 1
+    for name, stage, rows, moments in stages(codecs, weights, slots):
+        ways = convolution_ways(codecs[name], stage, rows, moments)
+        way = fastest(f"{name}, stage {stage}", *ways, clock)
+        codecs[name].ways[stage] = way
+        chosen[way] += 1
     return ", ".join(f"{name} {count}" for name, count in chosen.most_common())
 
 
+def stages(
+    codecs: Mapping[str, Codec], weights: Weights, slots: int
+) -> Iterator[tuple[str, int, int, int]]:
+    """The codec, stage, rows and moments of every convolution over more than one moment: that is
+    a sum of seven products, in every way."""
+    for name, codec in codecs.items():
+        hears = name == "listener"
+        samples = _VOICE_SEC * 24_000 if hears else weights.architecture.hop
+        for stage, moments in enumerate(codec.moments(samples)):
+            if moments > 1:
+                yield name, stage, 1 if hears else slots, moments
+
+
 @torch.inference_mode()
-def _choose_convolution(
-    what: str, codec: Codec, stage: int, rows: int, moments: int, clock: Clock
-) -> str:
+def convolution_ways(
+    codec: Codec, stage: int, rows: int, moments: int
+) -> tuple[dict[str, Call], Tensor]:
+    """All ways, and what is exact, for a random input of so many rows and moments."""
     by = codec.filters[stage][0]
     shape = rows, moments + len(by.taps) - 1, by.taps.shape[1]
     draw = torch.Generator(by.kernel.device).manual_seed(0)
     full = torch.randn(shape, generator=draw, device=by.kernel.device).to(by.kernel.dtype)
     windows = full.float().unfold(1, len(by.taps), 1)
     exact = (windows * by.taps.t()).sum(-1) + by.exact_bias
-    calls = {name: partial(way, full, by) for name, way in WAYS.items()}
-    return fastest(what, calls, exact, clock)
+    return {name: partial(way, full, by) for name, way in WAYS.items()}, exact
 
 
 def _random(draw: torch.Generator, weights: Weights, *shape: int) -> Tensor:
