@@ -1,7 +1,7 @@
 """The root mean square norm in four kernels, on every version of torch.
 
-torch before 2.9 makes seven of it, and a frame has 213 norms. In bfloat16 the bits are those of
-torch 2.8's own `rms_norm`.
+torch before 2.9 makes seven of it, and a frame has 213 norms. In bfloat16 less than one value in
+10,000 differs from torch's own `rms_norm` on a CPU, by one step of that precision.
 """
 
 import torch

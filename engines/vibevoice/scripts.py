@@ -15,6 +15,8 @@ from engines.vibevoice.voice_cache import Recording, recordings
 from speech.errors import EngineError
 from speech.sentences import split_long
 
+_SHORTEST = 4  # characters: a half, with the full stop that it gets, is shorter than the whole
+
 
 class Normaliser(Protocol):
     """Upstream's levelling of a voice."""
@@ -111,7 +113,7 @@ def halves(turns: Sequence[Turn], longest: int) -> tuple[Sequence[Turn], Sequenc
         return turns[:cut], turns[cut:]
     text, speaker = turns[0].text, turns[0].speaker
     spans = split_long(text, (0, len(text)), -(-len(text) // 2))
-    if len(spans) < 2:
+    if len(spans) < 2 or len(text) < _SHORTEST:
         raise EngineError(
             f"the voices fill the {longest} tokens that this worker has memory for: use shorter"
             " voice recordings or fewer MAX_SLOTS"
