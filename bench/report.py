@@ -51,7 +51,8 @@ class Check:
 
     def figures(self, name: str) -> Mapping[str, Any]:
         """Empty where the row is missing or does not apply."""
-        return self._rows.get(name, {}).get("figures", {})
+        figures: Mapping[str, Any] = self._rows.get(name, {}).get("figures", {})
+        return figures
 
     @property
     def failed(self) -> list[str]:
