@@ -94,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     card = Card(torch.device(asked.device), asked.size)
     rows: list[Row] = []
+    print(f"| {'what':<24} | status | result")
     for row in rows_of(card, FULL if asked.full else PARTS):
         rows.append(row)
         print(row, flush=True)
