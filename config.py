@@ -119,7 +119,7 @@ class Settings(BaseModel):
         None, description="Attention of VibeVoice, if not the faster that is right here"
     )
     vibevoice_graphs: Literal["on", "off"] = Field(
-        "on", description="`off` makes every frame without CUDA graphs, at twice the time"
+        "on", description="`off` makes every frame without CUDA graphs"
     )
     max_slots: int | None = Field(
         None, ge=1, le=64, description="Chunks of text that are generated at the same time"

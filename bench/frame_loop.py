@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.gpu_card import fill
 from bench.vibevoice_reference import FRAME, SIZES, TOKEN, random_network, speak_on, voice
 from engines.base import SAMPLE_RATE, Frame, Options, Plan, PlannedChunk, Turn, Voice
 from engines.vibevoice.batch import Batch
@@ -192,15 +193,10 @@ class _Count(TorchDispatchMode):
 def _frames_of(subject: Subject, slots: int) -> Iterator[Callable[[], None]]:
     """A frame of full slots as the device makes it, without a loop around it."""
     runtime = subject.fast(slots)
-    state = runtime.batch.state
+    fill(runtime.batch, steps=subject.steps)
     with torch.inference_mode():
-        state.active.fill_(True)
-        state.steps.fill_(subject.steps)
-        state.left.fill_(10**6)
-        state.guidance.fill_(1.3)
-        state.lengths.fill_(300)
         bucket = Bucket(slots, 512, subject.steps)
-        frame = runtime.batch.frame
+        frame, state = runtime.batch.frame, runtime.batch.state
         frame(state, bucket)
         yield lambda: frame(state, bucket)
     runtime.close()
@@ -234,26 +230,6 @@ def profile(subject: Subject, slots: int) -> None:
                 frame()
         key = "self_cuda_time_total" if on_cuda else "self_cpu_time_total"
         print(recorded.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=60))
-
-
-def graphs(subject: Subject, slots: int) -> None:
-    """The same frames eagerly and as a graph, on a GPU."""
-    runtime = subject.fast(slots)
-    batch, bucket = runtime.batch, Bucket(slots, 1024, subject.steps)
-    ways: dict[str, Callable[[], None]] = {
-        "eager": lambda: batch.frame(batch.state, bucket),
-        "graph": lambda: batch.graphs.run(bucket),
-    }
-    for name, run in ways.items():
-        run()
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(20):
-            run()
-        torch.cuda.synchronize()
-        print(f"{slots} slots, {name}: {1000 * (time.perf_counter() - start) / 20:.2f} ms a frame")
-    print(f"{len(batch.graphs)} graphs hold {batch.graphs.used / 2**20:.0f} MiB")
-    runtime.close()
 
 
 def load(subject: Subject) -> None:
@@ -302,8 +278,6 @@ def main() -> None:
     print(f"operations a frame: upstream {upstream_operations(subject):,}")
     for slots in asked.slots:
         operations(subject, slots)
-        if subject.device.type == "cuda":
-            graphs(subject, slots)
 
 
 if __name__ == "__main__":
