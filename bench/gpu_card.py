@@ -13,7 +13,7 @@ from engines.vibevoice.batch import Batch
 from engines.vibevoice.bucket import MOST_SLOTS, Bucket
 from engines.vibevoice.capacity import slots_for
 from engines.vibevoice.failures import free_memory
-from engines.vibevoice.kernels import device_seconds
+from engines.vibevoice.kernels import choose_convolutions, device_seconds
 from engines.vibevoice.weights import Weights
 
 STEPS = 10
@@ -29,8 +29,8 @@ class Card:
         self.name = torch.cuda.get_device_name(device) if self.on_cuda else host()
         self.frames_ms: dict[tuple[int, int], float] = {}
         """Of slots and context: the best way's."""
-        self.captures: list[tuple[Bucket, float, int]] = []
-        """Seconds and bytes."""
+        self.captures: dict[Bucket, tuple[float, int]] = {}
+        """Seconds and bytes, of the first."""
         self.upstream_ms: float | None = None
         self._batch: tuple[bool, Batch] | None = None
 
@@ -68,6 +68,8 @@ class Card:
                 cache_bytes=GIB,
                 flash=flash,
             )
+            if self.on_cuda:  # as the worker does
+                choose_convolutions(made.codecs, weights, slots, self.clock)
             self._batch = (flash, made)
         return self._batch[1]
 

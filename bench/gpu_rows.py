@@ -1,7 +1,8 @@
 """The parts of `gpu_check`, each a few rows. See `gpu_check.py`."""
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from bench.gpu_card import GIB, STEPS, Card, fill, rewind
 from bench.gpu_row import Figure, Row, failed, not_here, ok
 from bench.random_model import occupant
 from engines.base import SAMPLE_RATE
+from engines.vibevoice.architecture import Unsupported
 from engines.vibevoice.batch import Batch
 from engines.vibevoice.bucket import Bucket
 from engines.vibevoice.kernels import (
@@ -103,7 +105,7 @@ def _captured(card: Card, batch: Batch, bucket: Bucket) -> bool:
     if bucket not in batch.graphs._graphs:
         held = batch.graphs.used
         took = card.seconds(lambda: batch.graphs.capture(bucket))
-        card.captures.append((bucket, took, batch.graphs.used - held))
+        card.captures.setdefault(bucket, (took, batch.graphs.used - held))
     return bucket in batch.graphs._graphs
 
 
@@ -140,26 +142,33 @@ def convolutions(card: Card) -> Iterator[Row]:
 
 def frames(card: Card) -> Iterator[Row]:
     """Milliseconds a frame, by slots and context: eagerly, captured, with both attentions."""
-    shapes = [(slots, context) for slots in _SLOTS for context in _CONTEXTS]
-    fitting = [shape for shape in shapes if shape[0] <= card.slots]
+    fitting = [
+        (slots, context)
+        for slots in sorted({card.slots, *(each for each in _SLOTS if each < card.slots)})
+        for context in _CONTEXTS
+    ]
     times: dict[tuple[int, int], dict[str, float]] = {shape: {} for shape in fitting}
-    for attention_, flash in ((SDPA, False), (FLASH, True)):
-        try:
-            batch = card.batch(flash=flash)
-        except EngineError:
-            continue  # the row of the attention says why
-        for shape in fitting:
-            for way, took in _frame_ways(card, batch, Bucket(*shape, STEPS)):
-                times[shape][f"{way}, {attention_}"] = 1000 * took
-    for shape in shapes:
-        name = "frame {}x{}".format(*shape)
-        if shape not in times:
-            yield not_here(name, f"{card.slots} slots fit into the memory")
-            continue
-        card.frames_ms[shape] = min(times[shape].values())
-        said = ", ".join(f"{way} {ms:.2f}" for way, ms in times[shape].items())
-        figures = {way.replace(", ", "_") + "_ms": ms for way, ms in times[shape].items()}
-        yield ok(name, f"{said} ms", **figures)
+    for flash in (False, True):
+        with suppress(Unsupported):  # the row of the attention says so
+            _time_frames(card, times, flash=flash)
+    for (slots, context), ways in times.items():
+        card.frames_ms[slots, context] = min(ways.values())
+        said = ", ".join(f"{way} {ms:.2f}" for way, ms in ways.items())
+        figures = {way.replace(", ", "_") + "_ms": ms for way, ms in ways.items()}
+        captured = not card.on_cuda or f"captured, {SDPA}" in ways
+        yield (ok if captured else failed)(f"frame {slots}x{context}", f"{said} ms", **figures)
+    for slots in _SLOTS:
+        if slots > card.slots:
+            yield not_here(f"frame {slots}", f"{card.slots} slots fit into the memory")
+
+
+def _time_frames(
+    card: Card, times: Mapping[tuple[int, int], dict[str, float]], *, flash: bool
+) -> None:
+    batch = card.batch(flash=flash)
+    for shape, ways in times.items():
+        for way, took in _frame_ways(card, batch, Bucket(*shape, STEPS)):
+            ways[f"{way}, {FLASH if flash else SDPA}"] = 1000 * took
 
 
 def _frame_ways(card: Card, batch: Batch, bucket: Bucket) -> Iterator[tuple[str, float]]:
@@ -182,7 +191,7 @@ def _frame_seconds(card: Card, batch: Batch, bucket: Bucket, run: Callable[[], N
 def captures(card: Card) -> Iterator[Row]:
     if not card.on_cuda:
         yield not_here("capture", _NO_CUDA)
-    for bucket, took, held in card.captures:
+    for bucket, (took, held) in card.captures.items():
         yield ok(
             f"capture {bucket}", f"{took:.2f} s, {held / _MIB:.0f} MiB", seconds=took, bytes=held
         )

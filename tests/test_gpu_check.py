@@ -16,8 +16,10 @@ from bench import gpu_card, gpu_check, gpu_full, gpu_prices, gpu_rows, random_mo
 from bench.gpu_card import Card
 from bench.gpu_row import Row, failed, not_here, ok
 from engines.vibevoice.architecture import architecture
+from engines.vibevoice.kernels import FLASH, SDPA
 from tests import test_fast_engine as fast  # skips where upstream is missing
 from tests.emulated_graphs import CUDAGraph, EmulatedGraphs
+from tests.test_kernels import flash
 
 pytestmark = fast.pytestmark
 GIB = 1 << 30
@@ -52,8 +54,7 @@ CUDA_ROWS = {
     "capture",
     "memory",
     "cost of an audio hour",
-    "frame 32x512",
-    "frame 32x1024",
+    "frame 32",
 }
 
 
@@ -172,6 +173,20 @@ def test_on_a_card_frames_are_captured_and_held_against_eager_ones_to_the_bit() 
 
 
 @pytest.mark.usefixtures("graphs")
+@pytest.mark.parametrize(("scale", "status"), [(1.0, "ok"), (1.03, "failed")])
+def test_flash_attention_is_timed_beside_sdpa_and_held_against_what_is_exact(
+    monkeypatch: pytest.MonkeyPatch, scale: float, status: str
+) -> None:
+    monkeypatch.setattr("engines.vibevoice.language.flash_kernel", flash(scale))
+    _, rows = on_card()
+    assert [row.status for row in named(rows, "attention of")] == [status] * 2
+    assert not named(rows, "flash against SDPA")
+    assert set(named(rows, "frame 8x1024")[0].figures) == {
+        f"{way}_{attention}_ms" for way in ("eager", "captured") for attention in (SDPA, FLASH)
+    }
+
+
+@pytest.mark.usefixtures("graphs")
 def test_a_graph_that_does_other_than_the_frame_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CUDAGraph, "replay", lambda _: None)
     _, rows = on_card()
@@ -184,7 +199,8 @@ def test_a_capture_that_fails_is_a_failed_row_with_its_reason(graphs: EmulatedGr
     first = named(rows, "eager = captured")[0]
     assert first.status == "failed"
     assert first.text.startswith("1x512: none: CUDA error: operation failed")
-    assert named(rows, "frame 8x512")[0].status == "ok", "it runs eagerly"
+    assert [row.status for row in named(rows, "frame 8x")] == ["failed"] * 2
+    assert named(rows, "audio a second")[0].status == "ok", "frames are made eagerly"
 
 
 def test_memory_that_grows_fails(graphs: EmulatedGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
