@@ -90,14 +90,14 @@ class Card:
 
 
 @torch.inference_mode()
-def fill(batch: Batch, context: int = 512) -> None:
+def fill(batch: Batch, context: int = 512, steps: int = STEPS) -> None:
     """All slots at work behind prompts of three quarters of a context, the same each time."""
     state = batch.state
     draw = torch.Generator(state.x.device).manual_seed(1)
     for tensor in (state.x, state.noise, state.past, state.cache.tensor):
         tensor.normal_(generator=draw)
     state.active.fill_(True)
-    state.steps.fill_(STEPS)
+    state.steps.fill_(steps)
     state.left.fill_(10**6)
     state.guidance.fill_(1.3)
     state.preference[:, batch.tokens.choices.index(batch.tokens.diffusion)] = 1e4

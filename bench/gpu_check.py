@@ -47,12 +47,13 @@ PARTS: dict[str, Part] = {
     "500 frames": gpu_rows.many_frames,
     "speed": gpu_rows.speed,
 }
-BEFORE: dict[str, Part] = {"upstream": gpu_full.upstream}  # its weights go before ours come
-BEHIND: dict[str, Part] = {"faster than upstream": gpu_full.ratio, "server": gpu_full.server}
-
-
-def parts_of(*, full: bool) -> dict[str, Part]:
-    return {**BEFORE, **PARTS, **BEHIND} if full else PARTS
+FULL: dict[str, Part] = {
+    "machine": gpu_rows.machine,
+    "upstream": gpu_full.upstream,  # its weights go before ours come
+    **PARTS,
+    "faster than upstream": gpu_full.ratio,
+    "server": gpu_full.server,
+}
 
 
 def rows_of(card: Card, parts: dict[str, Part]) -> Iterator[Row]:
@@ -93,7 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     card = Card(torch.device(asked.device), asked.size)
     rows: list[Row] = []
-    for row in rows_of(card, parts_of(full=asked.full)):
+    print(f"| {'what':<24} | status | result")
+    for row in rows_of(card, FULL if asked.full else PARTS):
         rows.append(row)
         print(row, flush=True)
     made = report(card, rows, time.monotonic() - began)

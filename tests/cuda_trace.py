@@ -28,7 +28,15 @@ from engines.vibevoice.bucket import Bucket
 
 META = torch.device("meta")
 _ENGINE = f"engines{Path('/')}vibevoice"
-_SYNCS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
+_SYNCS = (
+    "_local_scalar_dense",
+    "equal",
+    "is_nonzero",
+    "masked_select",
+    "nonzero",
+    "repeat_interleave",
+    "unique",
+)
 _RANDOM = ("random", "normal", "bernoulli", "rand", "uniform", "multinomial")
 _NO_KERNEL = ("empty", "empty_like", "new_empty", "empty_strided", "lift_fresh", "_unsafe_view")
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "lerp", "index_put_")

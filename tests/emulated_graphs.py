@@ -8,6 +8,7 @@ GPU. That a GPU works while the host goes on is not emulated.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -62,6 +63,22 @@ class _Capture(TorchDispatchMode):
         if not func.is_view:  # those stay what they are, since all tensors are kept
             self._graph.steps.append((func, args, kwargs, tensors(out)))
         return out
+
+
+class _Event:
+    def __init__(self, device: "EmulatedGraphs") -> None:
+        self._device, self._at = device, 0.0
+
+    def record(self, *_: Any) -> None:
+        self._at = time.perf_counter()
+
+    def synchronize(self) -> None:
+        self._device.synchronize()
+        self._device.waits += 1
+
+    def elapsed_time(self, end: "_Event") -> float:
+        """Milliseconds."""
+        return 1000 * (end._at - self._at)
 
 
 class EmulatedGraphs:
@@ -147,11 +164,7 @@ class EmulatedGraphs:
             raise RuntimeError(_RECORDING)
 
     def event(self, **_: Any) -> Any:
-        def wait() -> None:
-            self.synchronize()
-            self.waits += 1
-
-        return SimpleNamespace(record=lambda *_: None, synchronize=wait)
+        return _Event(self)
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         stand_ins = {
