@@ -1,5 +1,7 @@
 """The short text that is spoken when a model is loaded, and what comes of it if it cannot be."""
 
+import functools
+import itertools
 import logging
 import threading
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from engines.vibevoice.trial import make_trial  # isort: skip
 from engines.vibevoice.upstream import Reference  # isort: skip
 from speech.errors import EngineError, EngineLost  # isort: skip
 from tests.emulated_graphs import EmulatedGraphs  # isort: skip
-from tests.test_fast_engine import batch_of, engine, new_engine  # isort: skip
+from tests.test_fast_engine import assert_close, batch_of, engine, new_engine  # isort: skip
+from engines.base import Options  # isort: skip
+from engines.vibevoice import kernels  # isort: skip
 from tests.vibevoice_fixtures import TEXT, plan, samples  # isort: skip
 
 torch = vibevoice.torch
@@ -150,6 +154,32 @@ def test_frames_are_captured_before_there_is_a_job(
         threading.Event().wait(0.01)
     assert own.capabilities.details["graphs"] == f"{shapes} captured, 0 MiB"
     assert graphs.captures == shapes
+
+
+def test_a_load_on_a_gpu_finds_out_what_nobody_asked_for(
+    own: VibeVoiceEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of it on a CPU, with a card's memory and name, and a clock that likes products."""
+    EmulatedGraphs().install(monkeypatch)
+    monkeypatch.setattr("engines.vibevoice.fast._is_gpu", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    times = itertools.cycle((3, 2, 1))
+    clocks = {"choose_attention": lambda _: 3.0, "choose_convolutions": lambda _: next(times)}
+    for name, clock in clocks.items():
+        choose = functools.partial(getattr(kernels, name), clock=clock)
+        monkeypatch.setattr(f"engines.vibevoice.fast.{name}", choose)
+    with caplog.at_level(logging.INFO, "vibevoice"):
+        own.load()
+    details = own.capabilities.details
+    assert details["device"] == "NVIDIA H100 80GB HBM3"
+    assert (details["attention"], details["convolutions"]) == ("sdpa", "products 19")
+    assert details["bucket"] == "32x2048"
+    assert (batch_of(own).slots, batch_of(own).state.capacity) == (32, 4096)
+    assert "attention of 64 rows: sdpa (sdpa 3000000 us)" in caplog.text
+    assert "attention: flash-attn has no kernel for KV caches" in caplog.text
+    loose = Options(steps=2, repeatable=False)
+    heard = samples(own.start(plan(TEXT, options=loose)))
+    assert_close(heard, samples(engine().start(plan(TEXT, options=loose))))
 
 
 def test_without_graphs_every_frame_is_eager_and_it_is_said(

@@ -151,6 +151,10 @@ def _weights(
     return weights
 
 
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 def _runtime(
     weights: Weights,
     tokenizer: Any,
@@ -158,7 +162,7 @@ def _runtime(
     checkpoint: Checkpoint,
     choices: Choices,
 ) -> FastRuntime:
-    on_cuda = weights.device.type == "cuda"
+    on_cuda = _is_gpu(weights.device)
     free = torch.cuda.mem_get_info(weights.device)[0] if on_cuda else free_host_memory() or 0
     slots = choices.slots or (slots_for(weights, free) if on_cuda else CPU_SLOTS)
     attention = {"sdpa": SDPA, "flash": FLASH, None: SDPA}[choices.attention]
