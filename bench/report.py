@@ -29,7 +29,7 @@ _HEAD = (
 )
 _NONE = "n/a"
 _CONTEXT = 2048
-_BAR, _GAP, _LABEL, _WIDTH = 22, 10, 230, 760
+_BAR, _GAP, _LABEL, _WIDTH = 22, 10, 340, 900  # the longest card has 50 characters
 
 
 class Unreadable(ValueError):
