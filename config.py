@@ -112,7 +112,10 @@ class Settings(BaseModel):
         "fast", description="`reference` runs upstream's own loop, one chunk at a time"
     )
     vibevoice_attention: Literal["sdpa", "flash"] | None = Field(
-        None, description="Attention of VibeVoice, if not the runtime's own choice"
+        None, description="Attention of VibeVoice, if not the faster that is right here"
+    )
+    vibevoice_graphs: Literal["on", "off"] = Field(
+        "on", description="`off` makes every frame without CUDA graphs"
     )
     max_slots: int | None = Field(
         None, ge=1, le=64, description="Chunks of text that are generated at the same time"

@@ -307,6 +307,53 @@ def test_a_cuda_build_wants_a_driver(tmp_path: Path) -> None:
     assert refuse_without_driver("/nowhere", "", requirements="torch==2.13.0\n").returncode == 0
 
 
+def refuse_old_cards(tmp_path: Path, says: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """With an `nvidia-smi` that says so, or that fails where it says nothing."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\n"
+        '[ "$*" = "--query-gpu=name,compute_cap --format=csv,noheader" ] || exit 9\n'
+        f"printf '%s' '{says}'\n[ '{says}' ] || exit 9\n"
+    )
+    tool.chmod(0o755)
+    code = (
+        "source ./bootstrap.sh; source provision/lock.sh; source provision/parts.sh;"
+        " source provision/steps.sh; requirements=$1; refuse_old_cards"
+    )
+    return subprocess.run(
+        ["bash", "-c", code, "-", CUDA], cwd=ROOT,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **env},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_card_that_is_too_old_is_refused_by_name_before_anything_is_downloaded(
+    tmp_path: Path,
+) -> None:
+    old = refuse_old_cards(tmp_path, "Tesla T4, 7.5\nTesla V100-SXM2-16GB, 7.0\n")
+    assert old.returncode == 1
+    assert (
+        "the GPU Tesla V100-SXM2-16GB has compute capability 7.0, and VibeVoice needs 8.0"
+        in old.stderr
+    )
+    assert refuse_old_cards(tmp_path, "Tesla T4, 7.5\n", ENGINE="espeak").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "NVIDIA A100-SXM4-80GB, 8.0\n",
+        "NVIDIA B200, 10.0\n",
+        "Tesla T4, 7.5\nNVIDIA L4, 8.9\n",
+        "Tesla T4, [N/A]\n",
+        "",
+    ],
+)
+def test_another_card_and_one_that_nobody_knows_are_not_refused(tmp_path: Path, says: str) -> None:
+    fine = refuse_old_cards(tmp_path, says)
+    assert (fine.returncode, fine.stderr) == (0, "")
+
+
 def test_the_production_set_is_a_cuda_build_with_flash_attentions_wheel(site: Site) -> None:
     if os.path.exists("/dev/nvidiactl"):  # noqa: PTH110
         pytest.skip("needs a machine without a GPU")
