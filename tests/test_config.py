@@ -32,7 +32,7 @@ def test_variables_are_read_and_empty_ones_are_unset() -> None:
 
 
 def test_a_folder_below_the_home_of_nobody_is_a_problem_in_words() -> None:
-    with pytest.raises(ConfigError, match="VIBEVOICE_VOLUME: .*a user that this machine has not"):
+    with pytest.raises(ConfigError, match=r"VIBEVOICE_VOLUME: .*a user that this machine has not"):
         Settings.from_env({"VIBEVOICE_VOLUME": "~:/volume"})  # no user's name holds a colon
 
 
