@@ -18,6 +18,7 @@ from tests.swift import SECRET_KEY, settings, swift_bucket
 from tests.test_s3 import contents
 from tests.worker import FAKE, Worker, worker
 
+pytestmark = pytest.mark.process
 LARGE = "frames1400"  # 187 s: 9.0 MB as wav, more than an answer carries
 
 
