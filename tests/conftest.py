@@ -95,3 +95,12 @@ def local_api(volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             patch.setenv(name, value)
         with demo.local_api() as port:
             yield port
+
+
+@pytest.fixture(scope="session")
+def swift_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real S3 store with a bucket, as the settings of a worker that uploads there."""
+    from tests.swift import swift_bucket
+
+    with swift_bucket(tmp_path_factory.mktemp("swift")) as of_worker:
+        yield of_worker

@@ -45,7 +45,7 @@ from tests.bad_network import (
     slowed,
     stalling,
 )
-from tests.swift import ACCESS_KEY, SECRET_KEY, swift
+from tests.swift import ACCESS_KEY, SECRET_KEY
 from tools.demo import reserved_port
 
 JOB = {
@@ -57,11 +57,9 @@ JOB = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    with swift(tmp_path_factory.mktemp("swift")) as endpoint:
-        bucket = Bucket(endpoint, ACCESS_KEY, SECRET_KEY, "audio", prefix="tts/out")
-        client(bucket).create_bucket(Bucket="audio")
-        yield bucket
+def store(swift_store: dict[str, str]) -> Bucket:
+    endpoint = swift_store["S3_ENDPOINT_URL"]
+    return Bucket(endpoint, ACCESS_KEY, SECRET_KEY, "audio", prefix="tts/out")
 
 
 @pytest.fixture(autouse=True)
