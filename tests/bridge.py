@@ -63,10 +63,8 @@ class Node:
         return self.log.read_bytes()[start:].decode()
 
     def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
         try:
-            self.process.wait(60)
+            self.process.communicate(timeout=60)  # which closes its standard input
         finally:
             self.process.kill()
             shutil.rmtree(self.folder)

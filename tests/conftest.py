@@ -1,11 +1,11 @@
-"""What every test shares: a clean environment, turns between the two processes that run the tests,
-and a real local API that many may call."""
+"""What every test shares: a clean environment, a lock between the processes that run the tests, and
+a real local API that many may call."""
 
 import fcntl
 import gc
 import os
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,8 +29,10 @@ os.environ |= {
 for name in ("ENGINE", "TEXT", "VOICE", "FORMAT", "MODEL_PATH", "VIBEVOICE_VOLUME"):
     os.environ.pop(name, None)
 
-HERE = Path(__file__).resolve().parent
-GATE, ROOM = HERE, HERE.parent  # two folders that every process of a run can lock
+# Folders stand for the locks: every process of a run has them, and the system frees what a dead
+# process held.
+TURNSTILE = Path(__file__).resolve().parent
+TESTS_AT_WORK = TURNSTILE.parent
 
 
 @contextmanager
@@ -39,23 +41,20 @@ def locked(folder: Path, how: int) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, how)
         yield
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also of a child's copy, which closing leaves
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked child's copy would outlive the closing
         os.close(descriptor)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """A test marked `realtime` runs alone. Who waits for that holds the gate, so that no further
-    test begins meanwhile."""
+    """A test marked `realtime` runs alone, all others beside each other. Who waits for either holds
+    the turnstile, so that no further test begins before one that has to run alone."""
     alone = item.get_closest_marker("realtime") is not None
-    with locked(GATE, fcntl.LOCK_EX):
-        room = locked(ROOM, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        room.__enter__()
-    try:
+    with ExitStack() as stack:
+        with locked(TURNSTILE, fcntl.LOCK_EX):
+            stack.enter_context(locked(TESTS_AT_WORK, fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
         return (yield)
-    finally:
-        room.__exit__(None, None, None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,12 +63,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays: a collection then takes no time, else 0.23 s once torch is there."""
+    """What is imported stays. Each `gc.collect()` would walk it: 0.23 s once torch is there."""
     gc.freeze()
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """The begin of a long text; two that are alike get a number."""
+    """The beginning of a long text. pytest numbers those that are alike."""
     if not isinstance(val, str | bytes) or len(val) <= 40:
         return None
     return ascii(val[:32])[:40].strip("b'\"") + "..."
