@@ -49,7 +49,7 @@ take_turn() { # waits for it; fails where the volume takes no folder
 milliseconds() { # SECONDS, with a fraction or without: as REPLY
   local fraction=000
   [[ $1 != *.* ]] || fraction=${1#*.}000
-  REPLY=$((10#${1%%.*} * 1000 + 10#${fraction:0:3}))
+  REPLY=$((10#0${1%%.*} * 1000 + 10#${fraction:0:3}))
 }
 
 latest_turn() {

@@ -154,6 +154,15 @@ def test_who_waits_says_for_whom_and_for_what(site: Site) -> None:
     site.assert_ready(ended(waiter))
 
 
+def test_a_lock_is_watched_in_milliseconds() -> None:
+    code = 'source provision/lock.sh; for each; do milliseconds "$each"; echo "$REPLY"; done'
+    run = subprocess.run(
+        ["bash", "-c", code, "-", "60", "0.5", ".25", "1.0625", "08"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.split() == ["60000", "500", "250", "1062", "8000"]
+
+
 @pytest.mark.realtime
 def test_a_live_lock_is_left_to_its_slow_owner(site: Site) -> None:
     """Alive is who shows it, though it takes longer than what makes a lock stale."""
