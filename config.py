@@ -57,7 +57,12 @@ def is_loopback(host: str) -> bool:
 
 
 def _absolute(value: Any) -> Any:
-    return Path(value).expanduser().absolute() if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError:  # which pydantic would let through
+        raise ValueError("names the home of a user that this machine has not") from None
 
 
 Folder = Annotated[Path, BeforeValidator(_absolute)]

@@ -88,7 +88,7 @@ environment() {
 build_environment() {
   # Python's own pip where it has one: then the thousand files of a pip need not go to the volume.
   local outcome='' bare=(--without-pip) install=("$python" -m pip --python "$venv/bin/python")
-  "$python" -m pip --version &>/dev/null || bare=() install=("$venv/bin/python" -m pip)
+  "$python" -c 'import pip' &>/dev/null || bare=() install=("$venv/bin/python" -m pip)
   install+=(install --progress-bar off --only-binary :all:)
   work "$python" -m venv "${bare[@]}" "$venv" || return
   keep_definition "$venv" "$venv_wanted" || return

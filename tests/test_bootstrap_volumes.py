@@ -11,6 +11,8 @@ import pytest
 
 from tests.bootstrap_site import REPOSITORY, ROOT, Site
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
@@ -40,6 +42,7 @@ def test_without_a_volume_the_container_disk_serves(site: Site) -> None:
 
 @pytest.mark.parametrize("spelling", ["{}/", "{}//"])
 def test_a_slash_at_the_end_makes_no_other_volume(site: Site, spelling: str) -> None:
+    site.give_environment()
     site.assert_ready(site.run(VIBEVOICE_VOLUME=spelling.format(site.volume)))
     assert "bootstrap:" not in site.run().log
 
@@ -68,6 +71,7 @@ def test_an_empty_read_only_volume_is_replaced_by_the_container_disk(site: Site)
 
 
 def test_what_a_read_only_volume_has_is_used_from_there(site: Site) -> None:
+    site.give_environment()
     site.assert_ready(site.run())
     shutil.rmtree(site.origin)
     shutil.rmtree(site.wheels)
@@ -87,6 +91,7 @@ def test_what_a_read_only_volume_has_is_used_from_there(site: Site) -> None:
 
 
 def test_a_volume_that_cannot_be_written_to_lends_its_voices_to_a_baked_image(site: Site) -> None:
+    site.give_environment(base=site.local)
     assert site.run("--prefetch", VIBEVOICE_VOLUME=str(site.local)).status == 0
     voices = site.volume / "demo" / "voices"
     voices.mkdir(parents=True)
@@ -190,6 +195,8 @@ def test_a_prefetch_does_not_fill_the_container_disk_instead(site: Site) -> None
 def test_what_cannot_be_had_is_said_in_a_sentence(
     site: Site, settings: dict[str, str], sentence: str
 ) -> None:
+    if "PIP_INDEX_URL" not in settings:
+        site.give_environment()
     run = site.run(**settings)
     assert run.status == 1, run.log
     assert f"bootstrap: {sentence}" in run.log or sentence in run.log.splitlines()[-1], run.log
@@ -198,6 +205,7 @@ def test_what_cannot_be_had_is_said_in_a_sentence(
 
 
 def test_code_that_is_not_vibevoices_is_refused(site: Site) -> None:
+    site.give_environment()
     site.git("-C", str(site.origin), "rm", "-q", "-r", "vibevoice")
     site.git("-C", str(site.origin), "commit", "-q", "-m", "something else")
     run = site.run(VIBEVOICE_REF="main")
@@ -206,6 +214,7 @@ def test_code_that_is_not_vibevoices_is_refused(site: Site) -> None:
 
 
 def test_the_password_in_a_repositorys_address_is_not_logged(site: Site) -> None:
+    site.give_environment()
     run = site.run(VIBEVOICE_REPO="http://me:hush@127.0.0.1:9/VibeVoice.git")
     assert run.status == 1
     (line,) = [line for line in run.log.splitlines() if "could not be had" in line]

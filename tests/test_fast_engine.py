@@ -126,7 +126,6 @@ def assert_as_reference(request: Plan) -> list[Frame | End]:
             voices=(voice(90, 0.41), voice(120, 1.1), voice(150, 0.7), voice(200, 0.9)),
         ),
     ],
-    ids=str,
 )
 def test_what_comes_is_what_the_reference_makes(request_: Plan) -> None:
     assert_as_reference(request_)
