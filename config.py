@@ -57,7 +57,12 @@ def is_loopback(host: str) -> bool:
 
 
 def _absolute(value: Any) -> Any:
-    return Path(value).expanduser().absolute() if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError:  # which pydantic would let through
+        raise ValueError("names the home of a user that this machine has not") from None
 
 
 Folder = Annotated[Path, BeforeValidator(_absolute)]
@@ -112,7 +117,10 @@ class Settings(BaseModel):
         "fast", description="`reference` runs upstream's own loop, one chunk at a time"
     )
     vibevoice_attention: Literal["sdpa", "flash"] | None = Field(
-        None, description="Attention of VibeVoice, if not the runtime's own choice"
+        None, description="Attention of VibeVoice, if not the faster that is right here"
+    )
+    vibevoice_graphs: Literal["on", "off"] = Field(
+        "on", description="`off` makes every frame without CUDA graphs"
     )
     max_slots: int | None = Field(
         None, ge=1, le=64, description="Chunks of text that are generated at the same time"

@@ -148,6 +148,7 @@ class VibeVoiceInference:
             runtime=settings.vibevoice_runtime,
             slots=settings.max_slots,
             attention=settings.vibevoice_attention,
+            graphs=settings.vibevoice_graphs == "on",
         )
 
     async def generate(

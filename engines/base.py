@@ -116,8 +116,9 @@ class Capabilities:
     """What an engine can do. `voices` are those that it brings itself, the default first; with
     `varies` another attempt at a chunk comes out differently, so a bad one is worth repeating;
     `jobs` is how many it is best given at a time; `languages` are BCP 47 tags that it speaks well;
-    `details` say what an answer was made with (which model, on what), as far as it is loaded; with
-    `gpu` a loaded model is on one, so that `device_sec` costs money."""
+    `details` say what an answer was made with (which model, on what), as far as it is loaded;
+    `figures` what was counted and measured since then, by name; with `gpu` a loaded model is on
+    one, so that `device_sec` costs money."""
 
     name: str
     cloning: bool
@@ -127,6 +128,7 @@ class Capabilities:
     gpu: bool = False
     languages: tuple[str, ...] = ("en", "zh")
     details: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -138,6 +140,9 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> Capabilities: ...
+
+    def inspect(self) -> Capabilities:
+        """`capabilities` as they are at this moment: may ask another process."""
 
     @property
     def ready(self) -> bool: ...

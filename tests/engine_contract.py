@@ -9,6 +9,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +61,19 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
         raise failure
 
 
+@contextmanager
+def closed_in_the_end(engine: Engine) -> Iterator[Engine]:
+    """No thread of it may stay behind."""
+    before = set(threading.enumerate())
+    yield engine
+    engine.close()
+    gc.collect()
+    deadline = time.monotonic() + 60
+    while left := set(threading.enumerate()) - before:
+        assert time.monotonic() < deadline, f"threads stay behind: {left}"
+        time.sleep(0.01)
+
+
 class EngineContract:
     deterministic = True
     """The same plan gives the same samples."""
@@ -80,17 +94,18 @@ class EngineContract:
             voices=(Voice("Alice"), Voice("Frank")),
         )
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls) -> Iterator[Engine]:
+        """One for all tests that leave it as it was."""
+        with closed_in_the_end(cls().make_engine()) as engine:
+            yield engine
+
     @pytest.fixture
-    def engine(self) -> Iterator[Engine]:
-        before = set(threading.enumerate())
-        engine = self.make_engine()
-        yield engine
-        engine.close()
-        gc.collect()
-        deadline = time.monotonic() + 60
-        while left := set(threading.enumerate()) - before:
-            assert time.monotonic() < deadline, f"threads stay behind: {left}"
-            time.sleep(0.01)
+    def new_engine(self) -> Iterator[Engine]:
+        """One that is not loaded yet."""
+        with closed_in_the_end(self.make_engine()) as engine:
+            yield engine
 
     @pytest.fixture
     def plan(self) -> Plan:
@@ -104,22 +119,22 @@ class EngineContract:
         assert capabilities.voices or capabilities.cloning
         assert len(set(capabilities.voices)) == len(capabilities.voices)
 
-    def test_it_is_ready_once_loaded(self, engine: Engine) -> None:
-        assert not engine.ready
-        engine.load()
-        assert engine.ready
+    def test_it_is_ready_once_loaded(self, new_engine: Engine) -> None:
+        assert not new_engine.ready
+        new_engine.load()
+        assert new_engine.ready
 
     def test_load_may_be_called_again_and_from_many_threads(
-        self, engine: Engine, plan: Plan
+        self, new_engine: Engine, plan: Plan
     ) -> None:
-        in_threads(4, lambda _: engine.load())
-        engine.load()
-        assert engine.ready
-        assert list(engine.start(plan))
+        in_threads(4, lambda _: new_engine.load())
+        new_engine.load()
+        assert new_engine.ready
+        assert list(new_engine.start(plan))
 
-    def test_start_loads_by_itself(self, engine: Engine, plan: Plan) -> None:
-        assert list(engine.start(plan))
-        assert engine.ready
+    def test_start_loads_by_itself(self, new_engine: Engine, plan: Plan) -> None:
+        assert list(new_engine.start(plan))
+        assert new_engine.ready
 
     def test_close_may_be_called_again_and_before_load(self, plan: Plan) -> None:
         engine = self.make_engine()

@@ -47,6 +47,9 @@ class FakeEngine:
     def check(self) -> None:
         """Nothing keeps it from working."""
 
+    def inspect(self) -> Capabilities:
+        return self.capabilities
+
     def load(self) -> None:
         self.ready = True
 

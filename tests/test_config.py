@@ -31,6 +31,11 @@ def test_variables_are_read_and_empty_ones_are_unset() -> None:
     assert settings.output_dir == Path("/v/output")
 
 
+def test_a_folder_below_the_home_of_nobody_is_a_problem_in_words() -> None:
+    with pytest.raises(ConfigError, match=r"VIBEVOICE_VOLUME: .*a user that this machine has not"):
+        Settings.from_env({"VIBEVOICE_VOLUME": "~:/volume"})  # no user's name holds a colon
+
+
 def test_every_problem_is_listed_at_once_without_the_secret() -> None:
     env = {"MAX_TEXT_LENGTH": "many", "ENGINE": "sox", "TARGET_LUFS": "5"}
     env["HF_TOKEN"] = "hush"

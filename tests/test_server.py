@@ -267,6 +267,7 @@ def queue_depth(server: Server) -> int:
     return int(server.call("GET", "/v1/capabilities").json["queue_depth"])
 
 
+@pytest.mark.realtime
 def test_the_longest_time_of_an_answer_is_kept(start: Start) -> None:
     engine = HeldEngine()
     server = start(engine=engine, MAX_REQUEST_SEC="2")  # it has begun by then
@@ -387,6 +388,24 @@ def test_capabilities_say_what_it_can_do_and_how_busy_it_is(server: Server) -> N
     assert facts["streaming"] == {"http": True, "sse": True, "websocket": True}
     assert (facts["slots"], facts["slots_taken"], facts["queue_depth"]) == (32, 0, 0)
     assert facts["real_time_factor"] > 0
+
+
+def test_what_the_device_does_is_in_metrics_and_capabilities(
+    server: Server, engine: FakeEngine
+) -> None:
+    assert b"vibevoice_frame" not in server.call("GET", "/metrics").body
+    assert server.call("GET", "/v1/capabilities").json["figures"] == {}
+    figures = {"frames_replayed": 7, "frames_eager": 2, "frame_seconds": 0.0113}
+    engine.capabilities = replace(
+        engine.capabilities, details={"graphs": "18 captured, 180 MiB"}, figures=figures
+    )
+    shown = server.call("GET", "/metrics").body.decode()
+    assert "vibevoice_frames_replayed_total 7.0\n" in shown
+    assert "vibevoice_frames_eager_total 2.0\n" in shown
+    assert "vibevoice_frame_seconds 0.0113\n" in shown
+    capabilities = server.call("GET", "/v1/capabilities").json
+    assert capabilities["figures"] == figures
+    assert capabilities["model"]["graphs"] == "18 captured, 180 MiB"
 
 
 def test_metrics_count_what_was_spoken(server: Server) -> None:

@@ -1,15 +1,37 @@
 """What `/metrics` shows, in Prometheus' text format."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from job import Result
 from web.seats import Seats
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _FACTORS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 5)
+
+
+_ENGINE: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str]] = {
+    "frames_replayed": (CounterMetricFamily, "Frames that were CUDA graphs"),
+    "frames_eager": (CounterMetricFamily, "Frames that were made without a graph"),
+    "frame_seconds": (GaugeMetricFamily, "Time of a frame of all slots, a moving mean"),
+}
+
+
+class _Figures(Collector):
+    """An engine's own figures; none before it is loaded."""
+
+    def __init__(self, figures: Callable[[], Mapping[str, float]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._figures()
+        for name, (kind, text) in _ENGINE.items():
+            if name in figures:
+                yield kind(f"vibevoice_{name}", text, value=figures[name])
 
 
 class Metrics:
@@ -54,6 +76,10 @@ class Metrics:
         depth = Gauge("vibevoice_queue_depth", "Requests that wait for a place", registry=into)
         depth.set_function(lambda: seats.waiting)
         self._factors = (0.0, 0.0)
+
+    def watch(self, figures: Callable[[], Mapping[str, float]]) -> None:
+        """Shows what an engine has counted, as it is when somebody looks."""
+        self.registry.register(_Figures(figures))
 
     def _times(self, name: str, text: str) -> Histogram:
         return Histogram(

@@ -32,6 +32,7 @@ class Door:
         settings = inference.settings
         seats = Seats(settings.max_streams, settings.max_queue)
         metrics = Metrics(seats, lambda: inference.cold_start_sec)
+        metrics.watch(lambda: inference.engine.inspect().figures)
         return cls(settings, inference, seats, metrics, health)
 
     @property
