@@ -13,7 +13,8 @@ from speech.traced import Pieces, Traced
 
 LEFT_OUT = "text: formulas are not read aloud and were left out"
 _DISPLAYED = re.compile(
-    r"\$\$([^$]{1,2000})\$\$|\\\[((?=[^\\\]]{0,500}(?:[\^_=]|\\[a-zA-Z]))(?:[^\\]|\\(?![\]\[])){1,2000})\\\]"
+    r"(?<!\$)\$\$(?=[^$]{0,2000}?[\\^_{}=+<>])([^$]{1,2000})\$\$(?!\$)"
+    r"|\\\[((?=[^\\\]]{0,500}(?:[\^_=]|\\[a-zA-Z]))(?:[^\\]|\\(?![\]\[])){1,2000})\\\]"
 )
 _ENVIRONMENT = re.compile(r"\\(?:begin|(end))\{([a-z]{1,20}\*?)\}")
 _INLINE = re.compile(
