@@ -221,22 +221,25 @@ def _wishes(name: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """With ordinary digits and letters for wide, circled and joined ones and words for the rarer
-    fractions, all of which espeak leaves out, and without control characters (it takes commands
-    after a 0x01), lone surrogates and what Unicode does not know; newlines and the joiners that
-    Indic scripts need stay."""
+    """With ordinary digits and letters for wide, circled and joined ones and words for powers and
+    the rarer fractions, which espeak leaves out or misreads, and without control characters (it
+    takes commands after a 0x01), lone surrogates and what Unicode does not know; newlines and the
+    joiners that Indic scripts need stay."""
     plain = plain_letters(Traced(text)).text
     return "".join(
         c if c in "\n\u200c\u200d" or unicodedata.category(c)[0] != "C" else " "
-        for c in _FRACTION.sub(lambda match: f" {_fraction(match[0])}", plain)
+        for c in _UNKNOWN.sub(_in_words, plain)
     )
 
 
-_FRACTION = re.compile("[\u2150-\u2152\u2155-\u215e]")  # halves, thirds and quarters it knows
+# Halves, thirds and quarters it knows; of m² it says "m two".
+_UNKNOWN = re.compile("[\u2150-\u2152\u2155-\u215e]|(?<=[A-Za-z0-9)])[\u00b2\u00b3]")
+_POWERS = {"\u00b2": "squared", "\u00b3": "cubed"}
 
 
-def _fraction(char: str) -> str:
-    return unicodedata.name(char).removeprefix("VULGAR FRACTION ").lower()
+def _in_words(match: re.Match[str]) -> str:
+    name = unicodedata.name(match[0]).removeprefix("VULGAR FRACTION ").lower()
+    return f" {_POWERS.get(match[0], name)}"
 
 
 def _language(text: str) -> str:

@@ -13,7 +13,8 @@ from speech.traced import Pieces, Traced
 
 LEFT_OUT = "text: formulas are not read aloud and were left out"
 _DISPLAYED = re.compile(
-    r"\$\$([^$]{1,2000})\$\$|\\\[((?=[^\\\]]{0,500}(?:[\^_=]|\\[a-zA-Z]))(?:[^\\]|\\(?![\]\[])){1,2000})\\\]"
+    r"(?<!\$)\$\$(?=[^$]{0,2000}?[\\^_{}=+<>])([^$]{1,2000})\$\$(?!\$)"
+    r"|\\\[((?=[^\\\]]{0,500}(?:[\^_=]|\\[a-zA-Z]))(?:[^\\]|\\(?![\]\[])){1,2000})\\\]"
 )
 _ENVIRONMENT = re.compile(r"\\(?:begin|(end))\{([a-z]{1,20}\*?)\}")
 _INLINE = re.compile(
@@ -170,7 +171,8 @@ _LETTER_POWER = re.compile(
 )
 _TO_RAISED = {ord(plain): chr(code) for code, plain in _PLAIN.items()}
 _LOWERED = re.compile(r"(?<=[A-Za-z)])~([0-9]{1,2})~")
-_NUMBER = re.compile(r"(?<![\w.,])(?:1[5-9]|20)\d\d\Z")
+_TEN = re.compile(r"(?<!\d)10\Z")
+_YEAR = re.compile(r"(?<![\w.,])(?:1[5-9]|20)\d\d\Z")
 _WORD = re.compile(r"(?<![^\W\d_])[^\W\d_]{1,4}\Z")
 _UNITS = re.compile("m|km|cm|mm|dm|nm|\u00b5m|\u03bcm|ft|yd|mi|in|hm|dam|s|kg|px|ha")
 _WORDS_TOO = frozenset(("in", "ft", "mi", "ha", "a", "s"))
@@ -205,8 +207,8 @@ def _power_or_note(match: re.Match[str]) -> Pieces:
         return (1, "" if match[1] or not before[-1:].isdigit() else " ", plain)
     if (match[1] or not before[-1:].isalnum()) and _ISOTOPE.match(after) and plain.isdigit():
         return (1, plain)
-    if _CHARGE.fullmatch(plain) and _ION.search(before):
-        return (" ", plain)
+    if _CHARGE.fullmatch(plain):
+        return (" " if _ION.search(before) else "", plain)
     if not _EXPONENT.fullmatch(plain) or not _is_raised(before, plain):
         return ()
     if plain in ("2", "3"):
@@ -216,13 +218,16 @@ def _power_or_note(match: re.Match[str]) -> Pieces:
 
 
 def _is_raised(before: str, exponent: str) -> bool:
-    """Whether what comes before can have a power. A year has none, nor has anything the first."""
+    """Whether what comes before can have a power. A year has none, nor has anything but 10 the
+    first."""
+    if exponent == "1":
+        return bool(_TEN.search(before))
     if before[-1:].isdigit():
-        return not _NUMBER.search(before) or not exponent.isdigit()
+        return not _YEAR.search(before) or not exponent.isdigit()
     if before[-1:] == ")":
         return bool(_PARENTHESISED.search(before))
     word = _WORD.search(before)
-    if not word or exponent == "1":
+    if not word:
         return False
     name, has_number = word[0], bool(_COUNTS.search(before[: word.start()]))
     if _UNITS.fullmatch(name):

@@ -19,29 +19,31 @@ _NARROWEST, _NARROWEST_PAIR, _WIDEST = 40, 45, 100
 _HYPHEN = re.compile(
     r"(?<![\w-])([^\W\d_]{1,40})-(?:( ?\n ?)| )([a-z\u00df-\u00f6\u00f8-\u00ff\u0430-\u045f]{1,40})"
 )
-# What is a compound's first part far more often than a syllable.
+# A compound's first part far more often than a syllable, unless a suffix follows (north-ern).
 _PREFIXES = re.compile(
     "self|well|half|cross|high|low|long|short|ill|far|ever|first|second|third|all|good|"
     "hard|deep|full|part|one|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|"
     "forty|fifty|sixty|seventy|eighty|ninety|mid|north|south|east|west|mother|father|"
-    "brother|sister|anti|vice"
+    "brother|sister|anti|vice|celui|celle|ceux|celles"
 )
-# Behind these the hyphen stands for a word that comes later (nineteen- and twentieth-century), or
-# it is a French pronoun's.
-_NO_SYLLABLE = re.compile(
-    "and|or|but|to|nor|than|und|oder|bis|et|ou|y|e|o|u|en|of|og|och|i|ili|a|the|then|he|"
-    "she|it|we|you|they|that|which|who|not|no|so|as|in|on|at|for|with|from|if|when|is|was|"
-    "are|were|his|her|this|there|really|just|even|même|mêmes|être|ci|là|elle|elles|nous|"
-    "vous|moi|toi|и|или|то|либо"
+_SUFFIXES = re.compile(
+    "er|ers|ern|erly|est|ly|ness|ish|ages?|ther|dle|der|ty|less|ing|ed|en|ment|wards?|able|y|al"
 )
+_PRONOUNS = re.compile("mêmes?|être|là|elles?|nous|vous|moi|toi")  # peut-être, lui-même
+# Words that go on behind a dash: `I like it- really`.
+_WORDS = re.compile(
+    "a|the|then|he|she|it|we|you|they|that|which|who|not|no|so|as|in|on|at|for|with|from|if|"
+    "when|is|was|are|were|his|her|this|there|really|just|even|but|than|i|u|ili|то|либо"
+)
+# Before these the hyphen stands for a word that comes later: nineteen- and twentieth-century.
 _SUSPENDED = re.compile("and|or|to|nor|und|oder|bis|et|ou|y|e|o|en|of|og|och|и|или")
 
 
 def join_words(text: Traced) -> Traced:
     """Undoes hyphenation: `re-` at a line's end, and `citi- zens` as OCR leaves it. One hyphen may
     be a compound's, so there must be several in a text, or the whole word elsewhere in it."""
-    several = sum(1 for _ in islice(_HYPHEN.finditer(text.text), 2)) > 1
-    if not _HYPHEN.search(text.text):
+    found = sum(1 for _ in islice(_HYPHEN.finditer(text.text), 2))
+    if not found:
         return text
     words = set(re.findall(r"[\w-]{2,80}", text.text.lower()))
 
@@ -50,9 +52,11 @@ def join_words(text: Traced) -> Traced:
         if _SUSPENDED.fullmatch(last):
             return (1, "- ", 3) if match[2] else None
         is_compound = (
-            _PREFIXES.fullmatch(first) or _NO_SYLLABLE.fullmatch(last) or f"{first}-{last}" in words
+            (_PREFIXES.fullmatch(first) and not _SUFFIXES.fullmatch(last))
+            or (_PRONOUNS if match[2] else _WORDS).fullmatch(last)
+            or f"{first}-{last}" in words
         )
-        if not is_compound and (several or first + last in words):
+        if not is_compound and (found > 1 or first + last in words):
             return (1, 3)
         return (1, "-", 3) if match[2] else None
 

@@ -63,7 +63,7 @@ _EMBED = re.compile(
     re.I,
 )
 _WIKI_LINK = re.compile(r"\[\[([^\[\]|\n]{1,300})(?:\|([^\[\]|\n]{1,300}))?\]\]")
-_BLOCK_ID = re.compile(r"(?<=\S) \^[A-Za-z0-9-]{1,40} ?$", re.M)
+_BLOCK_ID = re.compile(r"(?<=\S) \^(?=[\d-]{0,40}[A-Za-z])[A-Za-z\d-]{2,40} ?$", re.M)
 _WIKI_HEADING = re.compile(r"^={2,6} ([^=\n]{1,300}?) ={2,6} ?$", re.M)
 _HIGHLIGHT = re.compile(r"(?<![\w=!<>])==(?=[^\s=])([^=\n]{1,2000}?)(?<=[^\s=])==(?![\w=])")
 _STRUCK = re.compile(r"~~(?=\S)([^~\n]{1,2000}?)(?<=\S)~~")

@@ -5,13 +5,14 @@ import re
 from speech.traced import Pieces, Traced
 
 _FOOTNOTE = re.compile(r"^ {0,3}\[\^[^\[\]\n]{1,50}\]: ?[^\n]{0,5000}$", re.M)
+_BEHIND = r".,;:!?)\]\"'\u201d\u2019\u00bb\u203a\u300d\u300f\u3002\uff01\uff1f"
 _NUMBERS = r"[1-9]\d{0,2}(?:[,;\u2013-] ?\d{1,3}){0,10}"
 _CITATION = re.compile(
-    rf" ?\[\^[^\[\]\s]{{1,50}}\]|(?<=[\w.,;:!?)\]\"'\u201d\u2019])\[{_NUMBERS}\]"
+    rf" ?\[\^[^\[\]\s]{{1,50}}\]|(?<=[\w{_BEHIND}])\[{_NUMBERS}\]"
     r"(?::\d[\d\u2013-]{0,9})?"
     # Behind a word other letters complete it: friend[s], provide[d].
-    r"|(?:(?<=[.,;:!?)\]\"'\u201d\u2019])\[[a-z]|(?<=[a-z]{3})\[[abc])\]"
-    rf"|(?<=[\w)\"'\u201d\u2019]) \[{_NUMBERS}\](?=[.,;:!?)]|$)",
+    rf"|(?:(?<=[{_BEHIND}])\[[a-z]|(?<=[a-z][a-z][a-z])\[[abc])\]"
+    rf"|(?<=[\w)\"'\u201d\u2019\u00bb]) \[{_NUMBERS}\](?=[.,;:!?)]|$)",
     re.M,
 )
 # A number that links to its source, or to a page of it.

@@ -28,7 +28,7 @@ def _found(text: str, wanted: Callable[[str], bool]) -> str:
 
 
 _ESCAPED_LINE_END = re.compile(
-    r"(?:(?<=[^\s\\\"'`(\[])|(?<=[.!?,:;]\")|(?<=\\n))((?:\\r)?\\n|\\t)"
+    r"(?:\A|(?<=[^\s\\\"'`(\[])|(?<=[.!?,:;]\")|(?<=\\n))((?:\\r)?\\n|\\t)"
     r"(?=\\[ntr\"]| ?[^\Wa-z_]| ?[\"'#*>\u2022\u201c-]|\s{0,3}\Z)"
 )
 _PATH = re.compile(r"(?:[A-Za-z]:|\\)[\w.\\-]{0,60}\Z")

@@ -140,8 +140,8 @@ _NOTES = re.compile("[0-9]{1,3}(?:[,;\u2013-][0-9]{1,3}){1,10}|[*\u2020\u2021\u0
 
 
 def _raised_or_lowered(match: re.Match[str]) -> Pieces:
-    """Raised numbers as Unicode writes them, which `speech.notation` tells powers from notes by;
-    all else stands where it stood: CO2, 1st, XIXe."""
+    """Raised numbers as Unicode writes them, of which `say_powers` tells powers
+    from notes; all else stands where it stood: CO2, 1st, XIXe."""
     content = html.unescape(_MARKUP.sub("", match[2]))
     before = match.string[max(0, match.start() - 3) : match.start()]
     if match[1].lower() == "sub":
