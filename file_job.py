@@ -78,7 +78,7 @@ class FileJob(Job):
             meter.add(np.concatenate([silence(0), *take.read()]))
         measured = meter.integrated()
         self.remember_loudness(plan, measured)
-        if measured is None:
+        if measured is None and takes:
             self.warnings.append("loudness: could not be measured, so the level is left as is")
             return None
         return gain_to(self.request.loudness, measured)

@@ -65,6 +65,8 @@ async def handler(job: Job) -> Answer:
     job_id = _id(job)
     try:
         request, warnings = parse_request(job.get("input"), inference().defaults)
+        if request.dry_run:
+            return await _dry_run(request, warnings)
         if request.stream:
             warnings.append("stream: this worker answers in one piece (STREAM_JOBS is not set)")
         return await _speak(job, request, warnings)
@@ -86,7 +88,9 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
     job_id = _id(job)
     try:
         request, warnings = parse_request(job.get("input"), inference().defaults)
-        if request.stream:
+        if request.dry_run:
+            yield await _dry_run(request, warnings)
+        elif request.stream:
             items = _stream(job, request, warnings)
             close = _closes_with_task(items)
             try:
@@ -143,6 +147,11 @@ def _failure(error: Exception, job_id: str) -> Answer:
     log().error(f"internal error: {type(error).__name__}\n{place}", job_id)
     detail = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
     return {"error": f"internal error ({type(error).__name__}{detail}); see the worker's log"}
+
+
+async def _dry_run(request: SpeechRequest, warnings: list[str]) -> Answer:
+    answer = await inference().dry_run(request)
+    return answer | {"warnings": [*warnings, *answer["warnings"]]}
 
 
 async def _speak(job: Job, request: SpeechRequest, warnings: list[str]) -> Answer:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import psutil
 
 from config import ROOT, Settings, on_runpod
+from dry_run import DryRun
 from engines.apart import ApartEngine
 from engines.base import Engine
 from engines.registry import choose_engine, create_engine
@@ -150,6 +151,13 @@ class VibeVoiceInference:
             attention=settings.vibevoice_attention,
             graphs=settings.vibevoice_graphs == "on",
         )
+
+    async def dry_run(self, request: SpeechRequest) -> dict[str, Any]:
+        """How a request would be read, without synthesis. Raises what `generate` would at once."""
+        job = DryRun(self, request)
+        with self.workspace() as folder:
+            await asyncio.to_thread(job.plan, Path(folder))
+        return await asyncio.to_thread(job.answer)
 
     async def generate(
         self,

@@ -95,7 +95,7 @@ class Job:
         self.studio, self.request = studio, request
         self.recorder = Recorder(studio.engine, studio.pace, studio.settings.max_retries)
         self.recorder.progress = progress or self.recorder.progress
-        self.seed = request.seed
+        self.seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         self.guest: tuple[Voice, list[str]] | None = None
         self.lead_ms = 0
         self.warnings: list[str] = []
@@ -112,10 +112,9 @@ class Job:
         request = self.request
         text = plan_text(request.text, self.studio.limits, request.pronunciations)
         self.warnings += text.warnings
-        seed = secrets.randbelow(2**32) if self.seed is None else self.seed
         self._text = text
         self._plan = Plan(
-            chunks=tuple(PlannedChunk(chunk.turns, seed) for chunk in text.chunks),
+            chunks=tuple(PlannedChunk(chunk.turns, self.seed) for chunk in text.chunks),
             voices=self._voices(text, folder),
             options=Options(
                 request.cfg_scale,
@@ -130,13 +129,19 @@ class Job:
     def expected_sec(self) -> float:
         """How long the answer should be, with its pauses. To be asked once it is planned."""
         paused_ms = self._text.lead_ms + sum(chunk.pause_ms for chunk in self._text.chunks)
-        return (self.recorder.expected_sec(self._plan) + paused_ms / 1000) / self.request.speed
+        spoken = sum(map(self.expected_chunk_sec, range(len(self._text.chunks))))
+        return spoken + paused_ms / 1000 / self.request.speed
+
+    def expected_chunk_sec(self, index: int) -> float:
+        """How long one chunk should be, without the pause after it."""
+        return self.recorder.expected_sec(self._plan, index) / self.request.speed
 
     def prepare(self) -> tuple[TextPlan, Plan]:
         """Loads the engine for what was planned."""
         self.mark("start")
         self.recorder.check()
-        self.studio.load_model()
+        if self._plan.chunks:  # silence needs no engine
+            self.studio.load_model()
         self.mark("loaded")
         return self._text, self._plan
 
@@ -177,7 +182,7 @@ class Job:
             model=capabilities.details,
             voices=tuple(voice.name for voice in plan.voices),
             speakers=text.speakers,
-            seed=plan.chunks[0].seed,
+            seed=self.seed,
             gain_db=None if gain_db is None else round(gain_db, 2),
             chunks=tuple(
                 SpokenChunk(

@@ -85,10 +85,9 @@ class Recorder:
         if self.is_cancelled():
             raise Cancelled
 
-    def expected_sec(self, plan: Plan) -> float:
-        """How long a plan's words should take, by what is known of its voices."""
-        said = [self._said(plan, index) for index in range(len(plan.chunks))]
-        return sum(self._pace.expected(voice, text) for voice, text in said)
+    def expected_sec(self, plan: Plan, index: int) -> float:
+        """How long a chunk's words should take, by what is known of its voices."""
+        return self._pace.expected(*self._said(plan, index))
 
     @staticmethod
     def _said(plan: Plan, index: int) -> tuple[str, str]:
@@ -135,6 +134,8 @@ class Recorder:
         """What the engine makes of a plan. Raises `EngineError` unless every chunk comes to its
         end, `Cancelled` after `cancel`; the engine's work ends with the iteration."""
         missing = len(plan.chunks)
+        if not missing:
+            return
         self.progress.chunks_total = max(missing, self.progress.chunks_total)
         speech = self._speech = self._engine.start(plan)
         try:
@@ -171,5 +172,5 @@ class Recorder:
             if each.flaw:
                 tries = f" ({each.attempts} attempts)" if each.attempts > 1 else ""
                 self.warnings.append(f"chunks[{index}]: {_SAID[each.flaw]}{tries}")
-        if not any(each.take.count for each in recorded):
+        if recorded and not any(each.take.count for each in recorded):
             raise EngineError("the engine made no sound from this text")

@@ -62,10 +62,9 @@ class StreamJob(Job):
     def began(self) -> Began:
         """To be asked once it is planned."""
         voices = tuple(voice.name for voice in self._plan.voices)
-        seed = self._plan.chunks[0].seed
         if self.gain_db is None:
             self.gain_db = self.remembered_gain(self._plan)
-        return Began(voices, seed, self.gain_db, self.rate, tuple(self.warnings), self.guest)
+        return Began(voices, self.seed, self.gain_db, self.rate, tuple(self.warnings), self.guest)
 
     def follow(self, earlier: Began, silence_ms: int) -> None:
         """Goes on with an answer after that silence, unless its text asks for another, and keeps to

@@ -64,7 +64,8 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All chunks of a request with the voices that their turns point to."""
+    """All chunks of a request with the voices that their turns point to. A plan without chunks is
+    silence; it is never given to an engine."""
 
     chunks: tuple[PlannedChunk, ...]
     voices: tuple[Voice, ...]
@@ -72,8 +73,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         speakers = {turn.speaker for chunk in self.chunks for turn in chunk.turns}
-        if not self.chunks or not all(chunk.turns for chunk in self.chunks):
-            raise ValueError("a plan has chunks, and every chunk has turns")
+        if not all(chunk.turns for chunk in self.chunks):
+            raise ValueError("every chunk has turns")
         if not speakers <= set(range(len(self.voices))):
             raise ValueError(f"speakers {sorted(speakers)} need as many voices")
 

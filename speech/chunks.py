@@ -6,7 +6,8 @@ overlap, are in order, and together cover all of the text but white space.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +15,8 @@ from speech.sentences import Span, sentences, split_long
 from speech.text import Passage, read, speakable
 
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff]")
+_CLOSERS = "\"')]}»”’」』】）"
+_ENDS = ".,:;!?…。，、：；！？।؟۔-"
 TURN_CHARS = 300
 """A longer turn starts to hurry: VibeVoice's authors advise many turns of one speaker instead."""
 
@@ -68,7 +71,8 @@ def plan_text(
     reading = read(source, pronunciations)
     groups = [group for section in _sections(reading.passages) for group in _pack(section, limits)]
     pauses = [_pause_after(group[-1], limits) for group in groups]
-    pauses[-1] = groups[-1][-1].passage.pause_ms or 0
+    if groups:
+        pauses[-1] = groups[-1][-1].passage.pause_ms or 0
     chunks = tuple(
         Chunk(_turns(group), start, end, pause_ms)
         for group, (start, end), pause_ms in zip(
@@ -211,11 +215,11 @@ def _pause_after(piece: _Piece, limits: Limits) -> int:
 
 def _spans(source: str, groups: list[_Group]) -> list[Span]:
     """Gives every character of the source to a chunk, then takes white space off the edges."""
-    starts = [0]
+    starts = [0] if groups else []
     for before, group in pairwise(groups):
         starts.append(_start(source, before[-1], group[0]))
     spans = []
-    for start, end in zip(starts, [*starts[1:], len(source)], strict=True):
+    for start, end in pairwise([*starts, len(source)]):
         words = source[start:end]
         spans.append((end - len(words.lstrip()), start + len(words.rstrip())))
     return spans
@@ -231,3 +235,18 @@ def _start(source: str, before: _Piece, piece: _Piece) -> int:
     while start > end and not source[start - 1].isspace() and source[start - 1] not in stops:
         start -= 1
     return start
+
+
+def spoken(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """The turns as the model reads them best: each on one line, and ending in a full stop where
+    it ends in no mark at all. Turns that hold nothing but marks are left out."""
+    return tuple(
+        Turn(turn.speaker, _ended(" ".join(turn.text.split())))
+        for turn in turns
+        if any(unicodedata.category(char)[0] in "LNS" for char in turn.text)
+    )
+
+
+def _ended(text: str) -> str:
+    words = text.rstrip(_CLOSERS)
+    return text if words and words[-1] in _ENDS else f"{text}."

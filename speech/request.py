@@ -169,6 +169,7 @@ class SpeechRequest(BaseModel):
     )
     allow_recompress: bool = Field(False, description="true or false")
     stream: bool = Field(False, description="true or false")
+    dry_run: bool = Field(False, description="true or false")
 
 
 def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[str]]:

@@ -61,7 +61,8 @@ class Reading:
 def read(source: str, pronunciations: Mapping[str, str] | None = None) -> Reading:
     """Cleans `source` and cuts it into passages.
 
-    Raises `RequestError` when nothing in it can be spoken or a script has too many speakers.
+    Without a word there are no passages, and `lead_ms` is the answer's whole silence. Raises
+    `RequestError` when a script has too many speakers.
     """
     text, pauses, warnings = _clean(source)
     text, labels = _take_labels(text)
@@ -145,6 +146,9 @@ def _as_spoken(respelling: str) -> str:
     return neutralise(normalise(Traced(respelling))).text.replace("\n", " ").strip()
 
 
+_SILENCE_MS = 300
+"""The answer to a text without a word. It is no error: reading apps send a page sentence by
+sentence and stop at the first refusal, and Home Assistant tries a key with a full stop."""
 _MARKS = re.compile(f"[{PAUSE}{PARAGRAPH}{_SPEAKER}]")
 
 
@@ -169,7 +173,8 @@ def _cut(
             cutter.end_paragraph()
     cutter.add(begin, len(text))
     if not cutter.passages:
-        raise RequestError("text: holds nothing that can be spoken (allowed: words or numbers)")
+        cutter.lead_ms = cutter.lead_ms or _SILENCE_MS
+        warnings = [*warnings, "text: holds nothing that can be spoken, so the answer is silent"]
     if len(cutter.numbers) > MAX_SPEAKERS:
         raise RequestError(
             f"text: has lines of {len(cutter.numbers)} speakers (allowed: at most {MAX_SPEAKERS})"

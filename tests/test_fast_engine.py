@@ -15,8 +15,8 @@ from engines.base import End, Frame, Options, Plan, PlannedChunk, Samples, Speec
 from engines.vibevoice.batch import Batch
 from engines.vibevoice.engine import VibeVoiceEngine
 from engines.vibevoice.fast import FastRuntime
-from engines.vibevoice.prompt import spoken
 from engines.vibevoice.scripts import halves
+from speech.chunks import spoken
 from speech.errors import Cancelled, EngineError, EngineLost
 from speech.voices import NO_VOICE
 from tests import vibevoice_fixtures as vibevoice

@@ -216,9 +216,11 @@ def test_a_pause_before_the_first_word_leads() -> None:
 @pytest.mark.parametrize(
     "nothing", ["...", "👍👍", "<p></p>", "[pause]", "\u200b", "—", "```\nx\n```"]
 )
-def test_text_without_a_word_is_refused(nothing: str) -> None:
-    with pytest.raises(RequestError, match=r"^text: holds nothing that can be spoken"):
-        read(nothing)
+def test_text_without_a_word_is_a_silence_that_is_said(nothing: str) -> None:
+    reading = read(nothing)
+    assert reading.passages == ()
+    assert reading.lead_ms == {"[pause]": 1000}.get(nothing, 300)
+    assert reading.warnings[-1].startswith("text: holds nothing that can be spoken")
 
 
 def test_lines_join_and_headings_stop() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from engines.base import Turn
-from engines.vibevoice.prompt import build_prompt, spoken
+from engines.vibevoice.prompt import build_prompt
+from speech.chunks import spoken
 from tests import vibevoice_fixtures as vibevoice
 
 SENTENCES = (

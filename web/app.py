@@ -19,7 +19,7 @@ from web.reference import add_reference
 from web.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES, VOICE_BODY
 from web.session import Session
 from web.speaking import Door
-from web.speech import SpeechResponse, ask_of
+from web.speech import SpeechResponse, ask_of, planned
 from web.static import PATHS, add_page
 from web.voices import Voices
 
@@ -67,7 +67,13 @@ def _speech(api: FastAPI, door: Door) -> None:
     )
     async def create_speech(request: Request) -> Response:
         """Speaks a text, as bytes that come while it is spoken."""
-        return SpeechResponse(door, await ask_of(request, door))
+        ask = await ask_of(request, door)
+        return await planned(door, ask) if ask.speech.dry_run else SpeechResponse(door, ask)
+
+    @api.post("/v1/audio/speech/plan", openapi_extra={"requestBody": SPEECH_BODY})
+    async def plan_speech(request: Request) -> Response:
+        """Says how a text would be read: its chunks, turns and silences. Nothing is spoken."""
+        return await planned(door, await ask_of(request, door))
 
 
 def _socket(api: FastAPI, door: Door, access: Access) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import aclosing
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from inference import Began, Piece, Result
@@ -35,6 +35,13 @@ async def ask_of(request: Request, door: Door) -> Ask:
     defaults = door.defaults
     body = await read_body(request, most_bytes(defaults.max_text_length))
     return parse(loads(body), defaults)
+
+
+async def planned(door: Door, ask: Ask) -> Response:
+    """The answer to a dry run, as JSON."""
+    answer = await door.inference.dry_run(ask.speech)
+    answer["warnings"] += [f"{name}: unknown field, ignored" for name in ask.ignored]
+    return JSONResponse(answer)
 
 
 async def read_body(request: Request, most: int) -> bytes:

@@ -52,6 +52,7 @@ class Utterance:
         self.plays_at: float | None = None
         self.feed = SentenceFeed(config.granularity)
         self._door = door
+        self._has_words = False
         self._sentences: asyncio.Queue[Sentence | None] = asyncio.Queue()
         self._began: Began | None = None
         self._flushing: asyncio.TimerHandle | None = None
@@ -81,8 +82,11 @@ class Utterance:
         self._take(self.feed.flush())
 
     def close(self) -> None:
-        """Its text is whole."""
+        """Its text is whole. One without a word is silence, as at the other doors."""
         self.flush()
+        text = self.feed.text
+        if text.strip() and not self._has_words:
+            self._take([Sentence(text, 0, len(text))])
         self.abandon()
         self._sentences.put_nowait(None)
 
@@ -93,6 +97,7 @@ class Utterance:
 
     def _take(self, sentences: list[Sentence]) -> None:
         for sentence in sentences:
+            self._has_words = True
             self._sentences.put_nowait(sentence)
 
     @property

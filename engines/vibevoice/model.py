@@ -17,7 +17,8 @@ from engines.base import Options, PlannedChunk, Samples
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.failures import free_memory, meaning
 from engines.vibevoice.noise import noise_seed
-from engines.vibevoice.prompt import Prompt, build_prompt, frame_limit, spoken
+from engines.vibevoice.prompt import Prompt, build_prompt, frame_limit
+from speech.chunks import spoken
 from speech.errors import EngineError, EngineLost
 
 Reason = Literal["eos", "cap", "empty"]

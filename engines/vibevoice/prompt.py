@@ -4,8 +4,7 @@ Equal to what upstream's processor makes of the same script, piece by piece, wit
 marks of control tokens in a text are read as text, and no line is ever dropped.
 """
 
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +15,6 @@ _SYSTEM = (
     " Transform the text provided by various speakers into speech output, utilizing the distinct"
     " voice of each respective speaker.\n"
 )
-_CLOSERS = "\"')]}»”’」』】）"
-_ENDS = ".,:;!?…。，、：；！？।؟۔-"
 
 
 class Tokenizer(Protocol):
@@ -86,18 +83,3 @@ def frame_limit(prompt: Prompt, options: Options, context: int) -> int:
             " chunks (MAX_CHUNK_CHARS) or shorter voice recordings"
         )
     return min(wanted, room)
-
-
-def spoken(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """The turns as the model reads them best: each on one line, and ending in a full stop where
-    it ends in no mark at all. Turns that hold nothing but marks are left out."""
-    return tuple(
-        Turn(turn.speaker, _ended(" ".join(turn.text.split())))
-        for turn in turns
-        if any(unicodedata.category(char)[0] in "LNS" for char in turn.text)
-    )
-
-
-def _ended(text: str) -> str:
-    words = text.rstrip(_CLOSERS)
-    return text if words and words[-1] in _ENDS else f"{text}."

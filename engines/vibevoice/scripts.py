@@ -9,9 +9,10 @@ from typing import Protocol
 from engines.base import Options, Plan, PlannedChunk, Samples, Turn
 from engines.vibevoice.bucket import context_for
 from engines.vibevoice.checkpoint import Checkpoint
-from engines.vibevoice.prompt import Prompt, Tokenizer, build_prompt, frame_limit, spoken
+from engines.vibevoice.prompt import Prompt, Tokenizer, build_prompt, frame_limit
 from engines.vibevoice.scheduler import Work
 from engines.vibevoice.voice_cache import Recording, recordings
+from speech.chunks import spoken
 from speech.errors import EngineError
 from speech.sentences import split_long
 
