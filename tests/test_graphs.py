@@ -309,6 +309,16 @@ def test_a_capture_that_breaks_the_device_is_told(
         graphs.run(ONE)
 
 
+def test_off_cuda_every_frame_is_eager(frame: Any, slots: Any, cuda: Cuda) -> None:
+    frame.weights.device = torch.device("cpu")
+    graphs = Graphs(frame, slots, GIB)
+    graphs.run(ONE)
+    graphs.run(OTHER, exact=False)
+    assert cuda.did == ["make", "make 2x512"]
+    assert not graphs.pending
+    assert str(graphs) == "none: there is no CUDA device"
+
+
 def test_turned_off_nothing_is_captured(frame: Any, slots: Any, cuda: Cuda) -> None:
     graphs = Graphs(frame, slots, GIB, off="VIBEVOICE_GRAPHS=off")
     graphs.run(ONE)
