@@ -159,7 +159,9 @@ def test_a_way_that_refuses_a_length_is_left_for_products(
             return convolve(full, by)
 
         monkeypatch.setattr("engines.vibevoice.codec.WAYS", {**WAYS, "cudnn": refuse})
-        assert torch.allclose(codec.whole(latents), wanted, atol=1e-5)
+        heard = codec.whole(latents)
+    # Relative root mean square below 1e-5: another way rounds otherwise.
+    assert (heard - wanted).square().mean() < 1e-10 * wanted.square().mean()
     assert codec.ways.count("products") == 1
     assert "unable to find an engine" in caplog.text
 
