@@ -72,7 +72,7 @@ def fastest(what: str, ways: Mapping[str, Call], exact: Tensor, clock: Clock) ->
     """The name of the way to take; the first is the usual one. Raises `Unsupported` where none is
     right."""
     tried = try_ways(ways, exact, clock)
-    said = "; ".join(f"{name} {outcome}" for name, outcome in tried.items())
+    said = ", ".join(f"{name} {outcome}" for name, outcome in tried.items())
     times = {name: each.seconds for name, each in tried.items() if each.seconds is not None}
     if not times:
         raise Unsupported(f"{what}: {said}")
