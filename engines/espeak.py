@@ -30,6 +30,8 @@ from engines.espeak_library import Library
 from speech.errors import Cancelled
 from speech.pcm import Resampler, silence
 from speech.sentences import sentences
+from speech.symbols import plain_letters
+from speech.traced import Traced
 
 _FRAME = 3200  # samples: 133 ms, as VibeVoice's
 _PIECE = 240  # characters; the worst found (letters that must be spelled) keep espeak for 0.2 s
@@ -219,13 +221,25 @@ def _wishes(name: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """With ordinary digits and letters for wide, circled and joined ones, which espeak leaves out,
-    and without control characters (it takes commands after a 0x01), lone surrogates and what
-    Unicode does not know; newlines and the joiners that Indic scripts need stay."""
+    """With ordinary digits and letters for wide, circled and joined ones and words for powers and
+    the rarer fractions, which espeak leaves out or misreads, and without control characters (it
+    takes commands after a 0x01), lone surrogates and what Unicode does not know; newlines and the
+    joiners that Indic scripts need stay."""
+    plain = plain_letters(Traced(text)).text
     return "".join(
         c if c in "\n\u200c\u200d" or unicodedata.category(c)[0] != "C" else " "
-        for c in unicodedata.normalize("NFKC", text)
+        for c in _UNKNOWN.sub(_in_words, plain)
     )
+
+
+# Halves, thirds and quarters it knows; of m² it says "m two".
+_UNKNOWN = re.compile("[\u2150-\u2152\u2155-\u215e]|(?<=[A-Za-z0-9)])[\u00b2\u00b3]")
+_POWERS = {"\u00b2": "squared", "\u00b3": "cubed"}
+
+
+def _in_words(match: re.Match[str]) -> str:
+    name = unicodedata.name(match[0]).removeprefix("VULGAR FRACTION ").lower()
+    return f" {_POWERS.get(match[0], name)}"
 
 
 def _language(text: str) -> str:

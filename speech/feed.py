@@ -11,6 +11,7 @@ from typing import Literal
 
 from speech.sentences import LONG_SENTENCE, sentences, split_long
 from speech.text import speakable
+from speech.unspoken import StreamMask
 
 Granularity = Literal["sentence", "clause", "none"]
 
@@ -43,6 +44,7 @@ class SentenceFeed:
 
     def __init__(self, granularity: Granularity = "sentence") -> None:
         self.text = ""
+        self._mask = StreamMask()
         self._granularity = granularity
         self._at = 0
         self._new_paragraph = False
@@ -55,25 +57,34 @@ class SentenceFeed:
         self.text += text
         if self._granularity == "none":
             return []
-        found: list[Sentence] = []
-        while paragraph := _PARAGRAPH.search(self.text, self._at):
-            if not self.text[paragraph.end() :]:
-                break  # more of the empty lines may come
-            found += self._sure(paragraph.start(), whole=True)
-            self._at = paragraph.end()
-            self._new_paragraph = bool(found) or self._new_paragraph or paragraph.start() > 0
-        return found + self._sure(len(self.text), whole=False)
+        self._mask.feed(text)
+        return self._found()
 
     def flush(self) -> list[Sentence]:
         """All that waits, as if the text ended here."""
         if self._granularity == "none":
             start, self._at = self._at, len(self.text)
             return self._taken([(start, self._at)])
-        return self._sure(len(self.text), whole=True)
+        self._mask.flush()
+        return self._found() + self._sure(len(self.text), whole=True)
+
+    def _found(self) -> list[Sentence]:
+        found: list[Sentence] = []
+        shown = self._mask.text
+        while shown[self._at : self._at + 1] == " ":  # all that is left of a block
+            self._at += 1
+        while paragraph := _PARAGRAPH.search(shown, self._at):
+            if paragraph.end() == len(shown):
+                break  # more of the empty lines may come
+            found += self._sure(paragraph.start(), whole=True)
+            self._at = paragraph.end()
+            said_before = bool(found) or bool(shown[: paragraph.start()].strip())
+            self._new_paragraph = self._new_paragraph or said_before
+        return found + self._sure(len(shown), whole=self._mask.hides)
 
     def _sure(self, end: int, whole: bool) -> list[Sentence]:
         start = self._at
-        text = self.text[start:end].translate(_KNOWN)
+        text = self._mask.text[start:end].translate(_KNOWN)
         spans = [part for span in sentences(text) for part in split_long(text, span, LONG_SENTENCE)]
         if not whole and spans:
             last = spans.pop()

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
-from speech.markup import PARAGRAPH
+from speech.pauses import PARAGRAPH
 from speech.traced import Pieces, Traced
 
 _BREAK = re.compile(r" *\n[ \n]*")
@@ -16,9 +16,57 @@ _WIDE_HEADING = 20
 _NARROWEST, _NARROWEST_PAIR, _WIDEST = 40, 45, 100
 
 
+_HYPHEN = re.compile(
+    r"(?<![\w-])([^\W\d_]{1,40})-(?:( ?\n ?)| )([a-z\u00df-\u00f6\u00f8-\u00ff\u0430-\u045f]{1,40})"
+)
+# A compound's first part far more often than a syllable, unless a suffix follows (north-ern).
+_PREFIXES = re.compile(
+    "self|well|half|cross|high|low|long|short|ill|far|ever|first|second|third|all|good|"
+    "hard|deep|full|part|one|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|"
+    "forty|fifty|sixty|seventy|eighty|ninety|mid|north|south|east|west|mother|father|"
+    "brother|sister|anti|vice|celui|celle|ceux|celles"
+)
+_SUFFIXES = re.compile(
+    "er|ers|ern|erly|est|ly|ness|ish|ages?|ther|dle|der|ty|less|ing|ed|en|ment|wards?|able|y|al"
+)
+_PRONOUNS = re.compile("mêmes?|être|là|elles?|nous|vous|moi|toi")  # peut-être, lui-même
+# Words that go on behind a dash: `I like it- really`.
+_WORDS = re.compile(
+    "a|the|then|he|she|it|we|you|they|that|which|who|not|no|so|as|in|on|at|for|with|from|if|"
+    "when|is|was|are|were|his|her|this|there|really|just|even|but|than|i|u|ili|то|либо"
+)
+# Before these the hyphen stands for a word that comes later: nineteen- and twentieth-century.
+_SUSPENDED = re.compile("and|or|to|nor|und|oder|bis|et|ou|y|e|o|en|of|og|och|и|или")
+
+
+def join_words(text: Traced) -> Traced:
+    """Undoes hyphenation: `re-` at a line's end, and `citi- zens` as OCR leaves it. One hyphen may
+    be a compound's, so there must be several in a text, or the whole word elsewhere in it."""
+    found = sum(1 for _ in islice(_HYPHEN.finditer(text.text), 2))
+    if not found:
+        return text
+    words = set(re.findall(r"[\w-]{2,80}", text.text.lower()))
+
+    def hyphen(match: re.Match[str]) -> Pieces | None:
+        first, last = match[1].lower(), match[3].lower()
+        if _SUSPENDED.fullmatch(last):
+            return (1, "- ", 3) if match[2] else None
+        is_compound = (
+            (_PREFIXES.fullmatch(first) and not _SUFFIXES.fullmatch(last))
+            or (_PRONOUNS if match[2] else _WORDS).fullmatch(last)
+            or f"{first}-{last}" in words
+        )
+        if not is_compound and (found > 1 or first + last in words):
+            return (1, 3)
+        return (1, "-", 3) if match[2] else None
+
+    return text.sub(_HYPHEN, hyphen)
+
+
 def join_lines(text: Traced) -> Traced:
     """An empty line becomes `PARAGRAPH`. Another line end becomes a space, or a full stop after a
     line that is short and unpunctuated: a heading, a verse, an item of a list."""
+    text = join_words(text)
     wrapped = set(_wrapped(text.text))
 
     def line_break(match: re.Match[str]) -> Pieces:
@@ -29,7 +77,7 @@ def join_lines(text: Traced) -> Traced:
         line = whole[whole.rfind("\n", 0, start) + 1 : start]
         if _WIDE.match(before) and _WIDE.match(after) and len(line) >= _WIDE_HEADING:
             return ()
-        if before == "-" and whole[start - 2 : start - 1].isalpha() and after.islower():
+        if before == "-" and whole[start - 2 : start - 1].isalpha() and after.isalpha():
             return ()  # a compound that was cut at its hyphen
         is_sentence = (
             len(line) <= _SHORT_LINE

@@ -6,10 +6,11 @@ So every character carries the offset, in code points of the source, that it sta
 
 import re
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
-Pieces = Sequence[str | int | slice]
+Piece = str | int | slice
+Pieces = Sequence[Piece]
 """What takes a match's place: new text, or what stays as it is: a group's number or a slice."""
 
 
@@ -29,12 +30,19 @@ class Traced:
         return type(self)(self.text[part], self.at[part])
 
     def sub(
-        self, pattern: re.Pattern[str], pieces: Pieces | Callable[[re.Match[str]], Pieces | None]
+        self,
+        pattern: re.Pattern[str],
+        pieces: Pieces | Callable[[re.Match[str]], Pieces | None],
+        needs: str = "",
     ) -> Self:
         """Replaces each match by `pieces`; a function may answer None to leave its match alone.
 
-        New text counts as coming from what it follows in the match, at first from its start.
+        New text counts as coming from what it follows in the match, at first from its start. Every
+        match has one of the characters `needs`: a text without any is not searched, which saves
+        half of the time of a plain text.
         """
+        if needs and not any(char in self.text for char in needs):
+            return self
         text: list[str] = []
         at: array[int] = array("L")
         end = 0
@@ -45,8 +53,9 @@ class Traced:
                 continue
             changed = True
             start = match.start()
-            text.append(self.text[end:start])
-            at.extend(self.at[end:start])
+            if start > end:
+                text.append(self.text[end:start])
+                at.extend(self.at[end:start])
             origin = self.at[start] if start < len(self.at) else start
             for piece in made:
                 if isinstance(piece, str):
@@ -59,6 +68,23 @@ class Traced:
                 origin = max(origin, at[-1] if at else 0)
             end = match.end()
         if not changed:
+            return self
+        text.append(self.text[end:])
+        at.extend(self.at[end:])
+        return type(self)("".join(text), at)
+
+    def replaced(self, spans: Iterable[tuple[int, int]], by: str) -> Self:
+        """Puts `by` in the place of each span; of nested ones the outermost counts."""
+        text: list[str] = []
+        at: array[int] = array("L")
+        end = 0
+        for start, last in sorted(spans):
+            if start >= end:
+                text += [self.text[end:start], by]
+                at.extend(self.at[end:start])
+                at.extend([self.at[start]] * len(by))
+            end = max(end, last)
+        if not text:
             return self
         text.append(self.text[end:])
         at.extend(self.at[end:])

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,3 +76,28 @@ def test_nothing_is_lost_said_twice_or_out_of_order(pieces: list[str]) -> None:
         left += text[at : sentence.start]
         at = sentence.end
     assert not any(map(str.isalnum, re.sub(r"\[[^\[\]]*\]", "", left + text[at:])))
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 500])
+def test_a_models_reasoning_is_no_sentence_and_offsets_still_count_it(size: int) -> None:
+    text = (
+        "<think>\nIt wants the hours. Keep it <think>very</think> short.\n\nNow answer.\n</think>"
+        "\n\nWe open at nine. I < you. <tool_call id='1'>{\"a\": 1}. Yes.</tool_call>"
+        "We close at ten."
+    )
+    feed = SentenceFeed()
+    found = [each for at in range(0, len(text), size) for each in feed.feed(text[at : at + size])]
+    found += feed.flush()
+    said = [each.text for each in found]
+    assert said == ["We open at nine.", "I < you.", "We close at ten."]
+    assert [text[each.start : each.end] for each in found] == said
+    assert not found[0].starts_paragraph
+
+
+def test_reasoning_that_never_ends_is_left_out_but_a_mention_holds_nothing_back() -> None:
+    feed = SentenceFeed()
+    assert [each.text for each in feed.feed("Models write <think> first. Then they")] == [
+        "Models write <think> first."
+    ]
+    assert feed.feed(" answer. <think>Should I? No. I")[0].text == "Then they answer."
+    assert feed.flush() == []

