@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,10 +22,11 @@ GIB = 1 << 30
 
 
 class Card:
-    """What the parts share: a device, weights on it, and one batch at a time."""
+    """What the parts share: a device, weights on it, and one batch at a time. `code` is a clone of
+    upstream's, else its package counts."""
 
-    def __init__(self, device: torch.device, size: str) -> None:
-        self.device, self.size = device, size
+    def __init__(self, device: torch.device, size: str, code: Path | None = None) -> None:
+        self.device, self.size, self.code = device, size, code
         self.on_cuda = device.type == "cuda"
         self.name = torch.cuda.get_device_name(device) if self.on_cuda else host()
         self.frames_ms: dict[tuple[int, int], float] = {}

@@ -9,8 +9,8 @@ Needs no checkpoint and no network, and but for `--full` nothing of upstream. A 
 `failed` or `n/a`, where it does not apply; a failed one makes the exit status 1. All rows go to
 `gpu_check.json` (`--out`), of which `python -m bench.report` makes a table and a chart.
 
-`--full` compares with upstream where its package is installed, and serves the model that MODEL_PATH
-names: random weights never end a text.
+`--full` compares with upstream where its code is there (`--code`), and serves the model that
+MODEL_PATH names: random weights never end a text.
 """
 
 import argparse
@@ -86,13 +86,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", choices=SIZES, default="7b")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("gpu_check.json"))
+    parser.add_argument(
+        "--code",
+        type=Path,
+        default=os.environ.get("VIBEVOICE_CODE"),
+        help="a clone of VibeVoice, for --full; else VIBEVOICE_CODE, else the package",
+    )
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.ERROR)
     if asked.device == "cuda" and not torch.cuda.is_available():
         print("gpu_check: there is no CUDA device; `--device cpu --size tiny` runs without one")
         return 1
     began = time.monotonic()
-    card = Card(torch.device(asked.device), asked.size)
+    card = Card(torch.device(asked.device), asked.size, asked.code)
     rows: list[Row] = []
     print(f"| {'what':<24} | status | result")
     for row in rows_of(card, FULL if asked.full else PARTS):

@@ -45,7 +45,7 @@ def upstream(card: Card) -> Iterator[Row]:
 def _upstream_seconds(card: Card) -> tuple[float, float]:
     from bench.frame_loop import Subject, Upstream
 
-    speaker = Upstream(Subject(card.size, str(card.device), None, _FRAMES, 10))
+    speaker = Upstream(Subject(card.size, str(card.device), card.code, _FRAMES, 10))
     speaker.speak(3)
     return speaker.speak(_FRAMES)
 

@@ -18,6 +18,7 @@ from bench.gpu_row import Row, failed, not_here, ok
 from engines.vibevoice.architecture import architecture
 from engines.vibevoice.kernels import FLASH, SDPA
 from tests import test_fast_engine as fast  # skips where upstream is missing
+from tests import vibevoice_fixtures as vibevoice
 from tests.emulated_graphs import CUDAGraph, EmulatedGraphs
 from tests.test_kernels import flash
 
@@ -139,6 +140,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> EmulatedGraphs:
     }
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
     return made
 
 
@@ -249,7 +251,7 @@ def test_upstream_is_timed_and_compared_with_the_same_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gpu_full, "_FRAMES", 3)
-    card = Card(torch.device("cpu"), "tiny")
+    card = Card(torch.device("cpu"), "tiny", vibevoice.volume() / "vibevoice")
     (row,) = gpu_full.upstream(card)
     assert row.status == "ok"
     assert card.upstream_ms == row.figures["ms"]
@@ -283,7 +285,7 @@ def test_random_tensors_have_the_names_and_shapes_of_upstreams(size: str) -> Non
     from engines.vibevoice.code import find_code, import_code
 
     asked = random_model.config(size)
-    upstream = import_code(find_code(None, None))
+    upstream = import_code(find_code(vibevoice.volume() / "vibevoice", None))
     decoder = {**asked["decoder_config"], "model_type": "qwen2", "tie_word_embeddings": False}
     head = {**asked["diffusion_head_config"], "latent_size": asked_latent(asked)}
     config = upstream.Config(**{**asked, "decoder_config": decoder, "diffusion_head_config": head})
