@@ -452,3 +452,71 @@ def test_the_worker_does_not_start_with_bad_settings(tmp_path: Path) -> None:
     )
     assert run.returncode == 1
     assert re.search("The worker cannot start:\nENGINE: .*\nMAX_CHUNK_CHARS: ", run.stderr)
+
+
+SCRIPT = "Speaker 3: Good morning. [pause:500ms]\nSpeaker 1: It costs $5."
+
+
+def test_a_dry_run_says_what_would_be_read_and_speaks_nothing(engine: FakeEngine) -> None:
+    answer = run(text=SCRIPT, dry_run=True, nonsense=1)
+    assert [chunk.pop("expected_sec") > 0 for chunk in answer["chunks"]] == [True, True]
+    assert 1 < answer.pop("expected_sec") < 4
+    assert answer == {
+        "status": "success",
+        "dry_run": True,
+        "lead_ms": 0,
+        "chunks": [
+            {
+                "index": 0,
+                "text_start": 0,
+                "text_end": 38,
+                "pause_ms": 500,
+                "turns": [{"speaker": 3, "voice": "Alice", "text": "Good morning."}],
+            },
+            {
+                "index": 1,
+                "text_start": 39,
+                "text_end": 62,
+                "pause_ms": 0,
+                "turns": [{"speaker": 1, "voice": "Frank", "text": "It costs 5 dollars."}],
+            },
+        ],
+        "speakers": {"3": "Alice", "1": "Frank"},
+        "warnings": ["'nonsense': unknown field, ignored"],
+    }
+    assert (engine.ready, engine.speeches) == (False, [])
+
+
+def test_a_dry_run_dials_no_address_and_refuses_what_a_job_refuses() -> None:
+    answer = run(dry_run=True, voice_url="http://192.0.2.1/voice.wav")
+    assert answer["chunks"][0]["turns"][0]["voice"] == "voice_url"
+    assert run(dry_run=True, speed=9)["error"] == run(speed=9)["error"]
+    bad = {"voice_base64": "AAAA"}
+    assert run(dry_run=True, **bad)["error"] == run(**bad)["error"]
+
+
+def test_a_stream_worker_gives_a_dry_run_in_one_piece() -> None:
+    seen, _ = run_stream(text=SCRIPT, dry_run=True, stream=True)
+    assert seen == [run(text=SCRIPT, dry_run=True)]
+
+
+@pytest.mark.parametrize("text", [".", "...", "\N{THUMBS UP SIGN}", "---", '"..."', "?!"])
+def test_a_text_without_a_word_is_silence_and_a_warning(engine: FakeEngine, text: str) -> None:
+    answer = run(text=text, output_format="pcm")
+    assert base64.b64decode(answer["audio_base64"]) == bytes(2 * 7200)
+    assert (answer["duration_sec"], answer["chunks"]) == (0.3, [])
+    assert answer["warnings"] == ["text: holds nothing that can be spoken, so the answer is silent"]
+    assert (engine.ready, engine.speeches) == (False, [])
+    pieces, _ = run_stream(text=text, output_format="pcm", stream=True)
+    assert b"".join(base64.b64decode(each.get("audio_chunk", "")) for each in pieces) == bytes(
+        14_400
+    )
+    assert pieces[-1]["warnings"] == answer["warnings"]
+    assert run(text=text, dry_run=True)["expected_sec"] == 0.3
+
+
+@pytest.mark.parametrize("form", ["mp3", "opus", "aac", "flac", "wav", "pcm"])
+def test_silence_comes_in_every_format(form: str) -> None:
+    answer = run(text="...", output_format=form)
+    assert (answer["format"], answer["duration_sec"]) == (form, 0.3)
+    assert answer["audio_base64"]

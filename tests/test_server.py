@@ -539,3 +539,34 @@ def test_texts_and_keys_never_reach_the_log(tmp_path: Path) -> None:
     assert '"request": "mine"' in log
     assert '"route": "/v1/audio/speech", "status": 200' in log
     assert "onfession" not in log and "hush" not in log
+
+
+def test_the_plan_of_a_text_is_told_without_a_word_spoken(
+    server: Server, engine: FakeEngine
+) -> None:
+    body = json.dumps(ASK | {"input": "It costs $5. [pause:1s] Dr. No left."})
+    headers = {"Content-Type": "application/json"}
+    answer = server.call("POST", "/v1/audio/speech/plan", body, headers)
+    assert answer.status == 200
+    chunks = answer.json["chunks"]
+    assert [turn["text"] for chunk in chunks for turn in chunk["turns"]] == [
+        "It costs 5 dollars.",
+        "Dr. No left.",
+    ]
+    assert [chunk["pause_ms"] for chunk in chunks] == [1000, 0]
+    field = json.dumps(ASK | {"input": "It costs $5. [pause:1s] Dr. No left.", "dry_run": True})
+    assert server.call("POST", "/v1/audio/speech", field, headers).json == answer.json
+    assert engine.speeches == []
+    refused = server.call("POST", "/v1/audio/speech/plan", json.dumps(ASK | {"speed": 9}), headers)
+    assert (refused.status, refused.error["param"]) == (400, "speed")
+
+
+def test_a_text_without_a_word_is_silence(server: Server, engine: FakeEngine) -> None:
+    answer = server.speak(input=".", response_format="pcm")
+    assert (answer.status, answer.body) == (200, bytes(14_400))
+    assert answer.headers["x-speech-warnings"].startswith("text: holds nothing that can be spoken")
+    events = server.speak(input="...", stream_format="sse").body
+    assert events.endswith(b"data: [DONE]\r\n\r\n")
+    assert b"speech.audio.done" in events
+    assert server.speak(input=" ").error["param"] == "input"
+    assert engine.speeches == []

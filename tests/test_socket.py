@@ -819,3 +819,18 @@ def test_pages_of_other_sites_may_not_listen(server: Server) -> None:
         assert caught.value.response.status_code == 403
 
     run(scenario)
+
+
+def test_an_utterance_without_a_word_is_silence(server: Server, engine: FakeEngine) -> None:
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.text", text="...")
+            await talk.say("input.done")
+            await talk.until("session.done")
+            (start,) = talk.kinds("audio.start")
+            (done,) = talk.kinds("audio.done")
+            assert (start["sentence_text"], done["end_ms"]) == ("...", 300)
+            assert done["warnings"]
+
+    run(scenario)
+    assert engine.speeches == []
