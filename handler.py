@@ -150,7 +150,7 @@ def _failure(error: Exception, job_id: str) -> Answer:
 
 
 async def _dry_run(request: SpeechRequest, warnings: list[str]) -> Answer:
-    answer = await inference().dry_run(request)
+    answer = (await inference().dry_run(request)).model_dump()
     return answer | {"warnings": [*warnings, *answer["warnings"]]}
 
 

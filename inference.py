@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import psutil
 
 from config import ROOT, Settings, on_runpod
-from dry_run import DryRun
+from dry_run import DryRun, DryRunAnswer
 from engines.apart import ApartEngine
 from engines.base import Engine
 from engines.registry import choose_engine, create_engine
@@ -152,7 +152,7 @@ class VibeVoiceInference:
             graphs=settings.vibevoice_graphs == "on",
         )
 
-    async def dry_run(self, request: SpeechRequest) -> dict[str, Any]:
+    async def dry_run(self, request: SpeechRequest) -> DryRunAnswer:
         """How a request would be read, without synthesis. Raises what `generate` would at once."""
         job = DryRun(self, request)
         with self.workspace() as folder:

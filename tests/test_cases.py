@@ -50,7 +50,7 @@ def test_a_text_is_read_as_a_careful_person_reads_it(
     inference: VibeVoiceInference, case: Case
 ) -> None:
     request, _ = parse_request(case["input"] | {"dry_run": True}, inference.defaults)
-    answer = asyncio.run(inference.dry_run(request))
+    answer = asyncio.run(inference.dry_run(request)).model_dump()
     expect = case["expect"]
     found = _found(answer)
     exact = {name: found[name] for name in found.keys() & expect.keys()}

@@ -31,6 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 OPERATIONS = [
     "POST /v1/audio/speech",
+    "POST /v1/audio/speech/plan",
     "GET /v1/audio/voices",
     "POST /v1/audio/voices",
     "DELETE /v1/audio/voices/{name}",

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
+from dry_run import DryRunAnswer
 from speech.errors import SpeechError
 from web.access import SUBPROTOCOL, Access
 from web.dressing import Dressing
@@ -70,7 +71,11 @@ def _speech(api: FastAPI, door: Door) -> None:
         ask = await ask_of(request, door)
         return await planned(door, ask) if ask.speech.dry_run else SpeechResponse(door, ask)
 
-    @api.post("/v1/audio/speech/plan", openapi_extra={"requestBody": SPEECH_BODY})
+    @api.post(
+        "/v1/audio/speech/plan",
+        response_model=DryRunAnswer,
+        openapi_extra={"requestBody": SPEECH_BODY},
+    )
     async def plan_speech(request: Request) -> Response:
         """Says how a text would be read: its chunks, turns and silences. Nothing is spoken."""
         return await planned(door, await ask_of(request, door))

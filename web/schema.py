@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dry_run import DryRunAnswer
 from speech.codecs import FORMATS
 from speech.request import SpeechRequest
 from speech.voice_store import MOST_CONSENT, NAME
@@ -44,7 +45,8 @@ _EVENT: dict[str, Any] = {
 }
 SPEECH_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Audio, or events with audio",
+        "description": "Audio, or events with audio; of a dry run, how the text would be read",
+        "model": DryRunAnswer,
         "content": {**_AUDIO, "text/event-stream": {"schema": _EVENT}},
     }
 }

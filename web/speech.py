@@ -40,8 +40,8 @@ async def ask_of(request: Request, door: Door) -> Ask:
 async def planned(door: Door, ask: Ask) -> Response:
     """The answer to a dry run, as JSON."""
     answer = await door.inference.dry_run(ask.speech)
-    answer["warnings"] += [f"{name}: unknown field, ignored" for name in ask.ignored]
-    return JSONResponse(answer)
+    ignored = [f"{name}: unknown field, ignored" for name in ask.ignored]
+    return JSONResponse({**answer.model_dump(), "warnings": [*ignored, *answer.warnings]})
 
 
 async def read_body(request: Request, most: int) -> bytes:
