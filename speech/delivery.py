@@ -98,7 +98,8 @@ class Delivery:
                 spare = _spare()
                 copy = keep(audio, self._owner, spare)
                 kept = f"{spare.name}/{copy} in the worker's temporary folder"
-            raise DeliveryError(_too_large(audio.stat().st_size, kept, self._warnings))
+            problem = _too_large(audio.stat().st_size, kept, self._warnings)
+            raise DeliveryError(problem, code="audio_too_large")
         return Delivered(fields, tuple(self._warnings))
 
     @contextmanager

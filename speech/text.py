@@ -165,11 +165,10 @@ def _cut(
             cutter.end_paragraph()
     cutter.add(begin, len(text))
     if not cutter.passages:
-        raise RequestError("text: holds nothing that can be spoken (allowed: words or numbers)")
+        raise RequestError("holds nothing that can be spoken", "text", allowed="words or numbers")
     if len(cutter.numbers) > MAX_SPEAKERS:
-        raise RequestError(
-            f"text: has lines of {len(cutter.numbers)} speakers (allowed: at most {MAX_SPEAKERS})"
-        )
+        problem = f"has lines of {len(cutter.numbers)} speakers"
+        raise RequestError(problem, "text", allowed=f"at most {MAX_SPEAKERS}")
     speakers = tuple(cutter.numbers) if labels else ()
     return Reading(tuple(cutter.passages), speakers, cutter.lead_ms, tuple(warnings))
 

@@ -139,5 +139,5 @@ def test_a_jobs_own_bucket_may_not_lie_inside(tmp_path: Path) -> None:
             inside = {**config, "endpointUrl": endpoint}
             job = api.wait(api.submit(asked("frames8"), s3Config=inside))
             assert job.status == "FAILED"
-            assert (job.error or "").startswith("s3Config.endpointUrl: ")
+            assert (job.error or "").startswith("[invalid_value] s3Config.endpointUrl: ")
         assert one.journal("say frames8") == []
