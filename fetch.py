@@ -49,13 +49,14 @@ async def _fetch(url: str) -> bytes:
         async with session, session.get(_exact(url)) as response:
             return await _read(response)
     except aiohttp.NonHttpUrlRedirectClientError as problem:
-        raise VoiceError("voice_url: leads to no public http address") from problem
+        raise VoiceError("leads to no public http address", "voice_url") from problem
     except TimeoutError as problem:
-        raise VoiceError(f"voice_url: takes longer than {_TIMEOUT_SEC} s") from problem
+        raise VoiceError(f"takes longer than {_TIMEOUT_SEC} s", "voice_url") from problem
     except (aiohttp.ClientError, ValueError, OSError) as problem:
         if inside:
-            raise VoiceError("voice_url: leads to no public http address") from problem
-        raise VoiceError(f"voice_url: cannot be fetched ({type(problem).__name__})") from problem
+            raise VoiceError("leads to no public http address", "voice_url") from problem
+        why = type(problem).__name__
+        raise VoiceError(f"cannot be fetched ({why})", "voice_url") from problem
 
 
 def _exact(url: str) -> URL:
@@ -65,7 +66,7 @@ def _exact(url: str) -> URL:
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     if response.status != 200:
-        raise VoiceError(f"voice_url: the server answers {response.status}")
+        raise VoiceError(f"the server answers {response.status}", "voice_url")
     data = bytearray()
     if (response.content_length or 0) <= MOST_BYTES:
         async for piece in response.content.iter_any():
@@ -74,4 +75,4 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
                 break
         else:
             return bytes(data)
-    raise VoiceError(f"voice_url: is larger than {MOST_BYTES // 2**20} MB")
+    raise VoiceError(f"is larger than {MOST_BYTES // 2**20} MB", "voice_url")

@@ -33,7 +33,7 @@ from speech.bucket import Bucket
 from speech.codecs import FORMATS
 from speech.delivery import Delivered, Delivery, Outputs
 from speech.errors import DeliveryError, EngineLost, SpeechError
-from speech.request import SpeechRequest, parse_request
+from speech.request import SpeechRequest, parse_request, words_of
 
 _CLEANUP_SEC = 600
 
@@ -61,7 +61,8 @@ def outputs() -> Outputs:
 
 
 async def handler(job: Job) -> Answer:
-    """Answers a job with its audio, or with `{"error": sentence}`. Raises only on cancellation."""
+    """Answers a job with its audio, or with `{"error": "[code] sentence"}`. Raises only on
+    cancellation."""
     job_id = _id(job)
     try:
         request, warnings = parse_request(job.get("input"), inference().defaults)
@@ -74,7 +75,7 @@ async def handler(job: Job) -> Answer:
         log().info("cancelled", job_id)
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defence: see `_failure`
-        return _failure(error, job_id)
+        return _failure(error, job)
 
 
 async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
@@ -118,7 +119,7 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
             # The SDK does not read `refresh_worker` in an item, and asks for nothing after an
             # error; after SIGTERM it posts what is left and ends the worker.
             os.kill(os.getpid(), signal.SIGTERM)
-        yield _failure(error, job_id)
+        yield _failure(error, job)
 
 
 def _closes_with_task(items: AsyncGenerator[Answer, None]) -> Callable[[], asyncio.Task[None]]:
@@ -136,17 +137,21 @@ def _id(job: Job) -> str:
     return str(job.get("id") or "local")
 
 
-def _failure(error: Exception, job_id: str) -> Answer:
-    """What the caller is told. The SDK would send an exception with its traceback and paths."""
+def _failure(error: Exception, job: Job) -> Answer:
+    """What the caller is told: RunPod takes one string, so the code stands before the sentence. The
+    SDK would send an exception with its traceback and paths."""
+    job_id = _id(job)
     if isinstance(error, SpeechError):
-        log().info(f"refused or failed: {type(error).__name__}", job_id)
+        code = error.problems[0].code
+        log().info(f"refused or failed: {code}", job_id)
         lost = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
-        return {"error": str(error), **lost}
+        return {"error": f"[{code}] {error.told(words_of(job.get('input')))}", **lost}
     # The message may quote the text, so only the kind and the place are logged.
     place = "".join(traceback.format_tb(error.__traceback__))
     log().error(f"internal error: {type(error).__name__}\n{place}", job_id)
     detail = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
-    return {"error": f"internal error ({type(error).__name__}{detail}); see the worker's log"}
+    sentence = f"internal error ({type(error).__name__}{detail}); see the worker's log"
+    return {"error": f"[internal_error] {sentence}"}
 
 
 async def _dry_run(request: SpeechRequest, warnings: list[str]) -> Answer:

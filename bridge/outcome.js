@@ -1,11 +1,12 @@
 /**
  * How a job ended: the facts of a success, and the error that stands for any other end.
  *
- * The worker says what is wrong with a request as `field: problem (allowed: ...)`; see
- * docs/api.md. That is the caller's fault; everything else fails the same way again and costs again,
- * unless the worker says that it will not.
+ * A worker's error begins with its code, `[code] field: problem`; docs/api.md lists the codes, and
+ * `codes.json` says what each means. What has no code, of an older worker or of RunPod itself, may be
+ * a traceback, so its words are not shown.
  */
 
+import codes from "./codes.json";
 import { failed, invalid } from "./errors.js";
 
 /** @import { State } from "./answer.js" */
@@ -14,22 +15,11 @@ import { failed, invalid } from "./errors.js";
 
 export const ENDED = new Set(["COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"]);
 
-/** What the worker says of a failure that another worker will not have. */
-const TRY_AGAIN = ": send the job again";
-const SOON_SEC = 2;
-
-/** The worker's names for what OpenAI calls otherwise. */
-const OPENAI_NAMES = new Map([
-  ["text", "input"],
-  ["speaker_name", "voice"],
-  ["output_format", "response_format"],
-]);
-const REQUEST_FIELDS = new Set([
-  ...OPENAI_NAMES.keys(),
-  ...OPENAI_NAMES.values(),
-  ...["speed", "seed", "steps", "cfg_scale", "loudness", "disable_prefill", "voice_url"],
-  ...["pronunciations", "speakers", "request_id"],
-]);
+/** @type {Record<string, { status: number, retry: number | null }>} */
+const CODES = codes;
+/** Only a refusal names a field. */
+const CODED = /^\[(\w+)\] (?:(\w+)[.\w]*: )?/;
+const MOST_MESSAGE = 2000;
 
 /**
  * What a worker's answer says: a worker that can stream gives a list, whose last item counts.
@@ -76,16 +66,13 @@ export function failureOf(state) {
   if (state.status === "CANCELLED") {
     return failed(500, "job_cancelled", "The job was cancelled.", false);
   }
-  const sentence = typeof state.error === "string" ? state.error : outputOf(state).error;
-  if (typeof sentence !== "string" || /^\s*[{[]|Traceback/.test(sentence)) {
-    // What escapes a handler is reported with its traceback and the machine's paths.
-    return failed(500, null, "The worker failed.", false);
+  const error = typeof state.error === "string" ? state.error : outputOf(state).error;
+  const [, code = "", field = null] = CODED.exec(error) ?? [];
+  if (!Object.hasOwn(CODES, code)) {
+    return failed(500, null, "The worker failed; RunPod shows why, by the job's id.", false);
   }
-  if (sentence.endsWith(TRY_AGAIN)) return failed(503, "worker_unavailable", sentence, SOON_SEC);
-  const field = /^(\w+)(?:\.\w+)?: /.exec(sentence)?.[1] ?? "";
-  const message = sentence.slice(0, 2000);
-  if (!REQUEST_FIELDS.has(field)) return failed(500, null, message, false);
-  const param = OPENAI_NAMES.get(field) ?? field;
-  if (/: no voice /.test(sentence)) return invalid(param, "voice_not_found", message, 404);
-  return invalid(param, "invalid_value", message);
+  const { status, retry } = CODES[code];
+  const message = error.slice(`[${code}] `.length).slice(0, MOST_MESSAGE);
+  if (status < 500) return invalid(field, code, message, status);
+  return failed(status, code, message, retry ?? false);
 }

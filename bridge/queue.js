@@ -44,9 +44,9 @@ export class QueueBackend {
     const job = new Job(this.runpod, this.settings, { ...call, claim });
     const input = {
       ...ask.extras,
-      text: ask.text,
-      speaker_name: ask.voice,
-      output_format: ask.format,
+      input: ask.text, // by OpenAI's names, which the worker's errors then use, too
+      voice: ask.voice,
+      response_format: ask.format,
       speed: ask.speed,
       request_id: call.id,
     };

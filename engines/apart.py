@@ -178,7 +178,7 @@ def _opened(reply: tuple[str, Any]) -> Any:
 
 def _told(error: BaseException) -> tuple[str, Any]:
     if isinstance(error, SpeechError):
-        return type(error).__name__, str(error)
+        return type(error).__name__, error.problems
     # The message may quote the text.
     return "EngineError", f"the engine failed ({type(error).__name__})"
 

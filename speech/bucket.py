@@ -114,7 +114,7 @@ class Bucket:
         Raises `RequestError`.
         """
         if not isinstance(raw, dict):
-            raise RequestError("s3Config: must be an object")
+            raise RequestError("must be an object", "s3Config")
         given: dict[str, Any] = {name: raw.get(key) for name, key in _JOB_FIELDS.items()}
         given |= {"region": given["region"] or None, "prefix": given["prefix"] or ""}
         try:
@@ -125,7 +125,7 @@ class Bucket:
                 _check_public(str(bucket.endpoint_url))
         except BucketError as error:
             key = _JOB_FIELDS.get(error.field, error.field)
-            raise RequestError(f"s3Config.{key}: {error.problem}") from None
+            raise RequestError(error.problem, f"s3Config.{key}") from None
         return bucket
 
 

@@ -69,10 +69,11 @@ class Delivery:
             return ""
         problem = f"the audio will have about {size / 1e6:.1f} MB, and {_MOST}"
         if not self._outputs.save and size * _QUICKEST > INLINE_LIMIT:
-            raise RequestError(
-                f"text: {problem} (allowed: a shorter text, a smaller output_format, or a worker "
-                f"with {_STORE}, or with SAVE_OUTPUT)"
+            allowed = (
+                "a shorter text, a smaller output_format, or a worker "
+                f"with {_STORE}, or with SAVE_OUTPUT"
             )
+            raise RequestError(problem, "text", allowed=allowed)
         return f"{problem}: it will be kept on the volume; with {_STORE} the answer is a link"
 
     def reaches(self, audio: Path, content_type: str, cancelled: Callable[[], bool]) -> bool:
@@ -117,7 +118,8 @@ class Delivery:
                 spare = _spare()
                 copy = keep(audio, self._owner, spare)
                 kept = f"{spare.name}/{copy} in the worker's temporary folder"
-            raise DeliveryError(_too_large(audio.stat().st_size, kept, self._warnings))
+            problem = _too_large(audio.stat().st_size, kept, self._warnings)
+            raise DeliveryError(problem, code="audio_too_large")
         return Delivered(fields, tuple(self._warnings))
 
     @contextmanager

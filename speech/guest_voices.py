@@ -38,7 +38,7 @@ class GuestVoices:
         try:
             samples, remarks = decode(file, folder)
         except Unusable as problem:
-            raise VoiceError(f"{field}: the recording {problem}") from problem
+            raise VoiceError(f"the recording {problem}", field) from problem
         finally:
             file.unlink()
         samples.flags.writeable = False

@@ -1,7 +1,7 @@
 """What a caller may ask for, checked once.
 
-`parse_request` either gives a whole `SpeechRequest` or raises `RequestError` with a sentence that
-names every bad field, what is wrong with it and what is allowed. Fields that nobody knows never
+`parse_request` either gives a whole `SpeechRequest` or raises `RequestError` with a problem for
+every bad field: what is wrong with it and what is allowed. Fields that nobody knows never
 fail a request: they come back as warnings.
 """
 
@@ -9,11 +9,12 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from speech.errors import RequestError
+from speech.errors import Problem, RequestError
 from speech.text import MAX_SPEAKERS
 
 ALIASES = {
@@ -22,6 +23,8 @@ ALIASES = {
     "response_format": "output_format",
 }
 """OpenAI's names for fields of ours."""
+
+OPENAI_WORDS = {ours: theirs for theirs, ours in ALIASES.items()}
 
 MAX_PRONUNCIATIONS = 500
 MOST_RECORDING_BYTES = 10 * 1024 * 1024
@@ -38,9 +41,17 @@ class Defaults:
     loudness: float = -16.0
 
 
+class _Wrong(ValueError):
+    """A problem that our own checks find; `code` is one of `speech.errors.CODES`."""
+
+    def __init__(self, problem: str, code: str = "invalid_value") -> None:
+        super().__init__(problem)
+        self.code = code
+
+
 def _number(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("is not a number")
+        raise _Wrong("is not a number", "invalid_type")
     return value
 
 
@@ -62,29 +73,29 @@ def _whole_characters(value: Any) -> Any:
 
 def _pronunciations(value: Any) -> Any:
     if not isinstance(value, dict):
-        raise ValueError(f"is {_kind(value)}")
+        raise _Wrong(f"is {_kind(value)}", "invalid_type")
     if len(value) > MAX_PRONUNCIATIONS:
-        raise ValueError(f"has {len(value)} words")
+        raise _Wrong(f"has {len(value)} words")
     for word, respelling in value.items():
         if not isinstance(respelling, str) or not 1 <= len(respelling.strip()) <= 100:
-            raise ValueError(f"{_shown(word)} has no usable respelling")
+            raise _Wrong(f"{_shown(word)} has no usable respelling")
         if not 1 <= len(word.strip()) <= 100:
-            raise ValueError(f"{_shown(word)} is no usable word")
+            raise _Wrong(f"{_shown(word)} is no usable word")
     return {_whole_characters(word): _whole_characters(said) for word, said in value.items()}
 
 
 def _speakers(value: Any) -> Any:
     if not isinstance(value, dict | list):
-        raise ValueError(f"is {_kind(value)}")
+        raise _Wrong(f"is {_kind(value)}", "invalid_type")
     if not 1 <= len(value) <= MAX_SPEAKERS:
-        raise ValueError(f"has {len(value)} entries")
+        raise _Wrong(f"has {len(value)} entries")
     named = value.items() if isinstance(value, dict) else enumerate(value)
     names = {key: _whole_characters(_voice(name)) for key, name in named}
     for key, name in names.items():
         if isinstance(key, str) and not re.fullmatch(r"[0-9]{1,3}", key):
-            raise ValueError(f"{_shown(key)} is no speaker's number")
+            raise _Wrong(f"{_shown(key)} is no speaker's number")
         if not isinstance(name, str) or not 1 <= len(name) <= 200:
-            raise ValueError(f"names no voice for {_shown(key)}")
+            raise _Wrong(f"names no voice for {_shown(key)}")
     if isinstance(value, list):
         return tuple(names.values())
     return {int(key): name for key, name in names.items()}
@@ -93,14 +104,14 @@ def _speakers(value: Any) -> Any:
 def _recording(value: Any) -> Any:
     """The bytes of a base64 text, which may stand in a `data:` URL."""
     if not isinstance(value, str):
-        raise ValueError(f"is {_kind(value)}")
+        raise _Wrong(f"is {_kind(value)}", "invalid_type")
     encoded = value.partition(";base64,")[2] if value.startswith("data:") else value
     if len(encoded) > MOST_RECORDING_BYTES * 4 // 3 + 4:
-        raise ValueError(f"has {len(encoded)} characters")
+        raise _Wrong(f"has {len(encoded)} characters")
     try:
         return base64.b64decode(encoded, validate=True)
     except ValueError:
-        raise ValueError("is no base64") from None
+        raise _Wrong("is no base64") from None
 
 
 Number = BeforeValidator(_number)
@@ -175,36 +186,48 @@ class SpeechRequest(BaseModel):
 def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[str]]:
     """Checks a job's input. Gives the request and the warnings that its answer must carry."""
     if not isinstance(raw, Mapping):
-        raise RequestError(f"input: is {_kind(raw)} (allowed: an object with a field `text`)")
-    fields, names, warnings = _known_fields(raw)
-    problems = []
+        allowed = "an object with a field `text`"
+        problem = f"is {_kind(raw)}"
+        raise RequestError(problem, "input", code="invalid_type", allowed=allowed)
+    fields, warnings = _known_fields(raw)
+    problems: list[Problem] = []
+    allowed_in = partial(_allowed, defaults)
     text = fields.get("text")
     if isinstance(text, str) and not 1 <= len(text) <= defaults.max_text_length:
-        problems.append(("text", f"has {len(text)} characters"))
+        code = "string_above_max_length" if text else "invalid_value"
+        problem = f"has {len(text)} characters"
+        problems.append(Problem("text", code, problem, allowed_in("text")))
         fields["text"] = "-"
     elif isinstance(text, str) and not text.strip():
-        problems.append(("text", "is empty"))
+        problems.append(Problem("text", "invalid_value", "is empty", allowed_in("text")))
     fields.setdefault("cfg_scale", defaults.cfg_scale)
     fields.setdefault("loudness", defaults.loudness)
     try:
         request = SpeechRequest.model_validate(fields)
     except ValidationError as error:
         found = {str(item["loc"][0]): item for item in reversed(error.errors(include_url=False))}
-        problems += [(name, _problem(item)) for name, item in reversed(found.items())]
+        problems += [
+            Problem(name, *_problem(item), allowed_in(name))
+            for name, item in reversed(found.items())
+        ]
     if fields.get("voice_url") and fields.get("voice_base64"):
-        problems.append(("voice_url", "comes with voice_base64, and only one can speak"))
+        problem = "comes with voice_base64, and only one can speak"
+        problems.append(Problem("voice_url", "invalid_value", problem, allowed_in("voice_url")))
     if problems:
-        raise RequestError(
-            "; ".join(
-                f"{names.get(name, name)}: {problem} (allowed: {_allowed(name, defaults)})"
-                for name, problem in problems
-            )
-        )
+        raise RequestError(tuple(problems))
     return request, warnings
 
 
-def _known_fields(raw: Mapping[Any, Any]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """The request's own fields, the names that the caller gave them, and warnings on the rest."""
+def words_of(raw: object) -> dict[str, str]:
+    """The caller's names for fields, by our own, where they are others; see `Problem.named`."""
+    if not isinstance(raw, Mapping):
+        return {}
+    given = {name for name, value in raw.items() if value is not None}
+    return {o: theirs for o, theirs in OPENAI_WORDS.items() if theirs in given and o not in given}
+
+
+def _known_fields(raw: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The request's own fields, and warnings on the rest."""
     fields: dict[str, Any] = {}
     names: dict[str, str] = {}
     warnings: list[str] = []
@@ -224,38 +247,43 @@ def _known_fields(raw: Mapping[Any, Any]) -> tuple[dict[str, Any], dict[str, str
             fields[name], names[name] = value, given
     if len(warnings) > 20:
         warnings[20:] = [f"and {len(warnings) - 20} more unknown fields, ignored"]
-    return fields, names, warnings
+    return fields, warnings
 
 
 _PROBLEMS = {
-    "missing": "is missing",
-    "float_parsing": "is not a number",
-    "int_parsing": "is not a whole number",
-    "int_from_float": "is not a whole number",
-    "int_parsing_size": "is out of range",
-    "bool_parsing": "is not true or false",
-    "bool_type": "is not true or false",
-    "finite_number": "is not finite",
-    "literal_error": "is unknown",
-    "string_pattern_mismatch": "cannot be used",
-    "string_type": "is no text",
-    "string_too_long": "is too long",
-    "too_long": "is too long",
+    "missing": ("missing_required_parameter", "is missing"),
+    "float_parsing": ("invalid_type", "is not a number"),
+    "int_parsing": ("invalid_type", "is not a whole number"),
+    "int_from_float": ("invalid_type", "is not a whole number"),
+    "int_parsing_size": ("invalid_value", "is out of range"),
+    "bool_parsing": ("invalid_type", "is not true or false"),
+    "bool_type": ("invalid_type", "is not true or false"),
+    "finite_number": ("invalid_value", "is not finite"),
+    "literal_error": ("unsupported_format", "is unknown"),
+    "string_pattern_mismatch": ("invalid_value", "cannot be used"),
+    "string_type": ("invalid_type", "is no text"),
+    "string_too_long": ("string_above_max_length", "is too long"),
+    "too_long": ("string_above_max_length", "is too long"),
 }
+"""Code and problem, by pydantic's types of errors. `int_from_float` is 1.5; OpenAI calls it so."""
 
 
-def _problem(item: Any) -> str:
+def _problem(item: Any) -> tuple[str, str]:
+    """The code and the problem of one of pydantic's."""
     kind, value = item["type"], item["input"]
+    if kind == "value_error" and isinstance(wrong := item["ctx"]["error"], _Wrong):
+        return wrong.code, str(wrong)
+    code, problem = _PROBLEMS.get(kind, ("invalid_value", "is out of range"))
+    if kind == "literal_error" and not isinstance(value, str):
+        code = "invalid_type"
     if kind == "missing":
-        return _PROBLEMS[kind]
-    if kind == "value_error":
-        return str(item["ctx"]["error"])
+        return code, problem
     if isinstance(value, str | int | float) and not isinstance(value, bool):
-        return f"{_shown(value)} {_PROBLEMS.get(kind, 'is out of range')}"
-    return f"is {_kind(value)}"
+        return code, f"{_shown(value)} {problem}"
+    return "invalid_type", f"is {_kind(value)}"
 
 
-def _allowed(name: str, defaults: Defaults) -> str:
+def _allowed(defaults: Defaults, name: str) -> str:
     description = SpeechRequest.model_fields[name].description or ""
     return description.replace("{max_text_length}", str(defaults.max_text_length))
 

@@ -176,9 +176,8 @@ def _cut(
         cutter.lead_ms = cutter.lead_ms or _SILENCE_MS
         warnings = [*warnings, "text: holds nothing that can be spoken, so the answer is silent"]
     if len(cutter.numbers) > MAX_SPEAKERS:
-        raise RequestError(
-            f"text: has lines of {len(cutter.numbers)} speakers (allowed: at most {MAX_SPEAKERS})"
-        )
+        problem = f"has lines of {len(cutter.numbers)} speakers"
+        raise RequestError(problem, "text", allowed=f"at most {MAX_SPEAKERS}")
     speakers = tuple(cutter.numbers) if labels else ()
     return Reading(tuple(cutter.passages), speakers, cutter.lead_ms, tuple(warnings))
 

@@ -49,15 +49,15 @@ class VoiceStore:
 
         check_name(name)
         if not 1 <= len(consent.strip()) <= MOST_CONSENT:
-            allowed = f"allowed: 1 to {MOST_CONSENT} characters that say who agreed"
-            raise VoiceError(
-                f"consent: is {'too long' if consent.strip() else 'empty'} ({allowed})"
-            )
+            problem = "is too long" if consent.strip() else "is empty"
+            allowed = f"1 to {MOST_CONSENT} characters that say who agreed"
+            raise VoiceError(problem, "consent", allowed=allowed)
         with self._lock:
             if folded(name) in {folded(each) for each in taken}:
-                raise VoiceError(f"name: there is a voice {name!r} already")
+                raise VoiceError(f"there is a voice {name!r} already", "name")
             if len(self.notes()) >= MOST_VOICES:
-                raise VoiceError(f"name: there are {MOST_VOICES} voices already; remove one first")
+                problem = f"there are {MOST_VOICES} voices already; remove one first"
+                raise VoiceError(problem, "name")
             self._folder.mkdir(parents=True, exist_ok=True)
             note = Note(name, consent.strip(), int(time.time()))
             # The note first: a crash between the two leaves a note without a voice, which `add`
@@ -98,8 +98,10 @@ def check_name(name: str) -> None:
     """Raises `VoiceError` for a name that no upload can have."""
     if not NAME.fullmatch(name):
         raise VoiceError(
-            f"name: {name[:40]!a} cannot be a voice's name (allowed: 1 to 64 letters, digits, "
-            "spaces, dots, dashes and underscores, the first a letter or digit)"
+            f"{name[:40]!a} cannot be a voice's name",
+            "name",
+            allowed="1 to 64 letters, digits, spaces, dots, dashes and underscores, the first a "
+            "letter or digit",
         )
 
 

@@ -124,7 +124,7 @@ class VoiceMapper:
         """
         asked = name or ""
         if problem := refusal(asked):
-            raise VoiceError(f"{field}: {_shown(asked)} cannot be a voice: it {problem}")
+            raise VoiceError(f"{_shown(asked)} cannot be a voice: it {problem}", field)
         named = bool(asked.strip())
         asked = asked.strip() or self._default
         notes: list[str] = []
@@ -141,7 +141,7 @@ class VoiceMapper:
                     if named and entry not in partial:
                         problem = f"{_subject(entry, error)} {error}"
                         if self._strict or isinstance(error, TooShort):
-                            raise VoiceError(f"{field}: {problem}") from error
+                            raise VoiceError(problem, field) from error
                         notes.append(problem)
                     continue
                 if named and entry in partial:
@@ -152,7 +152,8 @@ class VoiceMapper:
                 break
             else:
                 if named and self._strict:
-                    raise VoiceError(f"{field}: no voice {_shown(asked)} ({self._available()})")
+                    problem = f"no voice {_shown(asked)} ({self._available()})"
+                    raise VoiceError(problem, field, code="voice_not_found")
                 voice, remarks = self._first()
                 speaker = "the model's own" if voice is NO_VOICE else _shown(voice.name)
                 kind = "voice" if named else "default voice"

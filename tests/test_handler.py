@@ -69,7 +69,7 @@ def test_a_stream_that_fails_says_so_after_its_pieces(engine: FakeEngine) -> Non
     engine.fail_at = 12
     seen, _ = run_stream(stream=True)
     assert all("audio_chunk" in item for item in seen[:-1])
-    assert seen[-1] == {"error": "the fake engine failed as it was told to"}
+    assert seen[-1] == {"error": "[engine_failed] the fake engine failed as it was told to"}
 
 
 def test_facts_whose_post_was_lost_are_in_the_final_list_all_the_same() -> None:
@@ -90,7 +90,7 @@ def test_facts_whose_post_was_lost_are_in_the_final_list_all_the_same() -> None:
 
 def test_a_bad_request_to_a_stream_worker_is_one_error() -> None:
     (seen,), _ = run_stream(stream=True, speed=99)
-    assert seen["error"].startswith("speed: 99")
+    assert seen["error"].startswith("[invalid_value] speed: 99")
 
 
 def test_a_stream_is_kept_on_the_volume_too(tmp_path: Path) -> None:
@@ -242,12 +242,12 @@ def test_warnings_of_every_layer_come_back() -> None:
 
 @pytest.mark.parametrize("job", [{"id": "x"}, {"id": "x", "input": None}, {"input": []}, {}])
 def test_a_job_without_an_input_is_refused(job: dict[str, Any]) -> None:
-    assert asyncio.run(handler.handler(job))["error"].startswith("input: is ")
+    assert asyncio.run(handler.handler(job))["error"].startswith("[invalid_type] input: is ")
 
 
 def test_an_engine_failure_is_told_in_its_words(engine: FakeEngine) -> None:
     engine.fail_at = 0
-    assert run() == {"error": "the fake engine failed as it was told to"}
+    assert run() == {"error": "[engine_failed] the fake engine failed as it was told to"}
 
 
 def test_a_lost_engine_asks_runpod_for_another_worker(
@@ -257,7 +257,10 @@ def test_a_lost_engine_asks_runpod_for_another_worker(
         raise EngineLost("the GPU failed; the worker is replaced")
 
     monkeypatch.setattr(engine, "start", lost)
-    assert run() == {"error": "the GPU failed; the worker is replaced", "refresh_worker": True}
+    assert run() == {
+        "error": "[worker_unavailable] the GPU failed; the worker is replaced",
+        "refresh_worker": True,
+    }
 
 
 def test_preloading_loads_the_model_and_tells_what_went_wrong(
@@ -337,7 +340,9 @@ def test_an_unforeseen_failure_tells_its_kind_and_nothing_else(
         raise RuntimeError(f"{path} {plan.chunks}")
 
     monkeypatch.setattr(engine, "start", broken)
-    assert run() == {"error": "internal error (RuntimeError); see the worker's log"}
+    assert run() == {
+        "error": "[internal_error] internal error (RuntimeError); see the worker's log"
+    }
     log = capfd.readouterr().out
     assert "RuntimeError" in log
     assert "job-1" in log
@@ -350,9 +355,8 @@ def test_a_full_disk_is_named(engine: FakeEngine, monkeypatch: pytest.MonkeyPatc
         raise OSError(28, "No space left on device", "/somewhere/secret")
 
     monkeypatch.setattr(engine, "start", full)
-    assert run() == {
-        "error": "internal error (OSError: No space left on device); see the worker's log"
-    }
+    sentence = "internal error (OSError: No space left on device); see the worker's log"
+    assert run() == {"error": f"[internal_error] {sentence}"}
 
 
 def test_no_text_and_no_voice_file_reaches_the_log(capfd: pytest.CaptureFixture[str]) -> None:

@@ -80,15 +80,15 @@ def test_a_dialogue_reports_its_speakers(local_api: int) -> None:
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"text": ""}, "text: has 0 characters"),
-        ({"text": "x" * 100_001}, "text: has 100001 characters"),
-        ({"cfg_scale": "abc"}, "cfg_scale: 'abc' is not a number"),
-        ({"speed": 99}, "speed: 99 is out of range"),
-        ({"output_format": "ogg"}, "output_format: 'ogg' is unknown"),
-        ({"text": ["a", "list"]}, "text: is a list"),
-        ({"text": "\U0001f600" * 262_144}, "text: has 262144 characters"),
-        ({"text": " \n "}, "text: is empty"),
-        ({"speaker_name": "x\0y"}, "speaker_name: "),
+        ({"text": ""}, "[invalid_value] text: has 0 characters"),
+        ({"text": "x" * 100_001}, "[string_above_max_length] text: has 100001 characters"),
+        ({"cfg_scale": "abc"}, "[invalid_type] cfg_scale: 'abc' is not a number"),
+        ({"speed": 99}, "[invalid_value] speed: 99 is out of range"),
+        ({"output_format": "ogg"}, "[unsupported_format] output_format: 'ogg' is unknown"),
+        ({"text": ["a", "list"]}, "[invalid_type] text: is a list"),
+        ({"text": "\U0001f600" * 262_144}, "[string_above_max_length] text: has 262144 characters"),
+        ({"text": " \n "}, "[invalid_value] text: is empty"),
+        ({"speaker_name": "x\0y"}, "[invalid_value] speaker_name: "),
     ],
 )
 def test_bad_input_fails_the_job_with_a_sentence_within_100_ms(

@@ -108,7 +108,7 @@ def test_the_error_example_is_the_error() -> None:
     (example,) = [json.loads(block)["error"] for block in blocks("json") if '"error"' in block]
     with pytest.raises(RequestError) as caught:
         parse_request({"text": "Hi.", "cfg_scale": "abc", "speed": 99}, Defaults())
-    assert str(caught.value) == example
+    assert f"[invalid_type] {caught.value}" == example
 
 
 def test_the_pauses_that_the_readme_names_are_pauses() -> None:

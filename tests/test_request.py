@@ -1,6 +1,7 @@
 """What a caller may ask for, and the words in which the rest is refused."""
 
 import json
+import pickle
 import time
 from typing import Any, get_args
 
@@ -9,8 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speech.codecs import FORMATS
-from speech.errors import RequestError
-from speech.request import ALIASES, Defaults, Format, SpeechRequest, parse_request
+from speech.errors import (
+    CODES,
+    DeliveryError,
+    EngineError,
+    EngineLost,
+    Problem,
+    RequestError,
+    SpeechError,
+    VoiceError,
+)
+from speech.request import ALIASES, Defaults, Format, SpeechRequest, parse_request, words_of
 
 DEFAULTS = Defaults()
 
@@ -24,7 +34,7 @@ def accepted(**fields: Any) -> SpeechRequest:
 def refused(raw: Any) -> str:
     with pytest.raises(RequestError) as caught:
         parse_request(raw, DEFAULTS)
-    return str(caught.value)
+    return caught.value.told(words_of(raw))
 
 
 def test_text_alone_is_enough_and_settings_fill_the_rest() -> None:
@@ -123,13 +133,55 @@ def test_each_bad_value_is_named_with_what_is_allowed(
 
 
 def test_all_problems_are_named_at_once() -> None:
-    message = refused({"text": "", "cfg_scale": "abc", "speed": 99, "steps": "x", "nobody": 1})
-    assert [part.split(":")[0] for part in message.split("; ")] == [
-        "text",
-        "cfg_scale",
-        "steps",
-        "speed",
+    fields = {"text": "", "cfg_scale": "abc", "speed": 99, "steps": "x", "nobody": 1}
+    with pytest.raises(RequestError) as caught:
+        parse_request(fields, DEFAULTS)
+    assert [(each.field, each.code) for each in caught.value.problems] == [
+        ("text", "invalid_value"),
+        ("cfg_scale", "invalid_type"),
+        ("steps", "invalid_type"),
+        ("speed", "invalid_value"),
     ]
+    assert refused(fields).split("; ")[1:] == [
+        refused({"text": "Hi.", name: fields[name]}) for name in ("cfg_scale", "steps", "speed")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "code"),
+    [
+        ({"text": None}, "text", "missing_required_parameter"),
+        ({"input": "x" * 100_001}, "text", "string_above_max_length"),
+        ({"voice": ["x"]}, "speaker_name", "invalid_type"),
+        ({"response_format": "ogg"}, "output_format", "unsupported_format"),
+        ({"response_format": 5}, "output_format", "invalid_type"),
+        ({"seed": 1.5}, "seed", "invalid_type"),
+        ({"seed": 10**400}, "seed", "invalid_value"),
+        ({"pronunciations": {"a": ""}}, "pronunciations", "invalid_value"),
+    ],
+)
+def test_a_problem_is_data_under_our_own_name(
+    fields: dict[str, Any], field: str, code: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_request({"text": "Hi."} | fields if "input" not in fields else fields, DEFAULTS)
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.code, problem.retry) == (field, code, None)
+    assert problem.allowed
+    again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - an engine's process sends it so
+    assert again.problems == caught.value.problems
+
+
+def test_a_sentence_names_the_place_in_the_callers_word() -> None:
+    problem = Problem("speaker_name.2", "voice_not_found", "no voice 'Zed'")
+    assert problem.told({"speaker_name": "voice"}) == "voice.2: no voice 'Zed'"
+    assert problem.told({}) == "speaker_name.2: no voice 'Zed'"
+
+
+def test_every_code_that_is_raised_is_in_the_list() -> None:
+    kinds = [RequestError, VoiceError, EngineError, EngineLost, DeliveryError, SpeechError]
+    assert {kind.code for kind in kinds} <= set(CODES)
+    assert EngineLost("gone").problems[0].retry == 5
 
 
 @pytest.mark.parametrize("raw", [None, [], "text", 5])

@@ -156,7 +156,7 @@ def test_a_failure_before_the_first_frame_is_an_envelope(
         "message": "the fake engine failed as it was told to",
         "type": "server_error",
         "param": None,
-        "code": None,
+        "code": "engine_failed",
     }
 
 

@@ -558,7 +558,7 @@ def test_a_failing_engine_ends_the_utterance_with_an_error_and_no_done(
             assert message["utterance"] == 1
             assert message["error"]["type"] == "server_error"
             assert not talk.kinds("audio.done")
-            assert 'vibevoice_errors_total{code="engine",door="ws"} 1.0' in metrics(server)
+            assert 'vibevoice_errors_total{code="engine_failed",door="ws"} 1.0' in metrics(server)
             await talk.quiet()
             engine.fail_at = None
             await talk.say("input.text", text="Again.")

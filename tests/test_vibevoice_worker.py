@@ -123,7 +123,10 @@ def test_without_a_voice_it_speaks_too(port: int) -> None:
 
 def test_a_voice_that_is_too_short_is_refused(port: int) -> None:
     reply = post(port, "/runsync", {"input": {"text": TEXT, "speaker_name": "Short"}})
-    assert reply["error"] == "speaker_name: voice 'Short' is 1 s long; allowed: 3 to 30 s"
+    assert (
+        reply["error"]
+        == "[invalid_value] speaker_name: voice 'Short' is 1 s long; allowed: 3 to 30 s"
+    )
 
 
 def test_a_broken_voice_is_named_and_another_speaks(port: int) -> None:

@@ -132,9 +132,12 @@ def test_run_gives_the_audio_by_its_status(preview: Worker) -> None:
 @pytest.mark.parametrize(
     ("job_input", "error"),
     [
-        ({"text": "  "}, "text: is empty (allowed: text of 1 to 100000 characters)"),
-        ("text", "input: is a string (allowed: an object with a field `text`)"),
-        ({"text": SECRET, "speed": "\ud800"}, r"speed: '\ud800' is "),
+        (
+            {"text": "  "},
+            "[invalid_value] text: is empty (allowed: text of 1 to 100000 characters)",
+        ),
+        ("text", "[invalid_type] input: is a string (allowed: an object with a field `text`)"),
+        ({"text": SECRET, "speed": "\ud800"}, r"[invalid_type] speed: '\ud800' is "),
     ],
 )
 def test_bad_input_fails_with_our_sentence(told: Worker, job_input: Any, error: str) -> None:
@@ -152,7 +155,10 @@ def test_half_characters_do_not_keep_an_answer_from_its_caller(told: Worker) -> 
 
 def test_an_engine_that_fails_fails_the_job_in_its_words(told: Worker) -> None:
     job = told.api.wait(speak(told, "fail3"))
-    assert (job.status, job.error) == ("FAILED", "the fake engine failed as it was told to")
+    assert (job.status, job.error) == (
+        "FAILED",
+        "[engine_failed] the fake engine failed as it was told to",
+    )
     assert told.temporary_files() == []
 
 
@@ -174,12 +180,12 @@ def test_no_answer_is_logged_at_any_level(tmp_path: Path, streams: str) -> None:
 def test_a_lost_engine_fails_the_job_and_has_the_worker_replaced(told: Worker) -> None:
     job = told.api.wait(speak(told, "lost1"))
     (event,) = told.api.seen("job-done", job.id)
-    assert event.body == {"error": "the engine is gone", "stopPod": True}
+    assert event.body == {"error": "[worker_unavailable] the engine is gone", "stopPod": True}
 
 
 def test_an_unforeseen_error_tells_no_text_no_path_and_no_traceback(told: Worker) -> None:
     job = told.api.wait(speak(told, "crash1"))
-    assert job.error == "internal error (RuntimeError); see the worker's log"
+    assert job.error == "[internal_error] internal error (RuntimeError); see the worker's log"
     assert any("internal error: RuntimeError" in line for line in told.records(job.id))
 
 
@@ -196,7 +202,9 @@ def test_the_largest_answer_that_goes_inline_is_taken_and_a_larger_one_is_kept(
     assert 0.97 * RUN_LIMIT < event.size <= RUN_LIMIT
     error = told.api.wait(large).error or ""
     (copy,) = told.copies(large)
-    assert error.startswith("the audio has 7.3 MB, and an answer carries at most 7.3 MB; ")
+    assert error.startswith(
+        "[audio_too_large] the audio has 7.3 MB, and an answer carries at most 7.3 MB; "
+    )
     assert error.endswith(f"It is kept as output/{copy.name} in VIBEVOICE_VOLUME")
     assert copy.stat().st_size == 44 + 1147 * 6400
 
@@ -303,8 +311,8 @@ def test_no_jobs_input_costs_the_jobs_that_are_taken_with_it(tmp_path: Path) -> 
             assert_delivered(one, api.wait(good))
             errors = [api.wait(job_id).error or "" for job_id in ids]
         assert api.seen("job-take-batch")[0].jobs == (*ids, good)
-        assert errors[0].startswith("seed: inf is not finite ")
-        assert errors[1].startswith("pronunciations: is a list ")
+        assert errors[0].startswith("[invalid_value] seed: inf is not finite ")
+        assert errors[1].startswith("[invalid_type] pronunciations: is a list ")
         assert errors[2] == ""
         assert api.violations == []
 

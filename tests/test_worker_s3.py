@@ -89,7 +89,7 @@ def test_what_cannot_fit_is_refused_before_it_is_spoken_where_no_copy_is_kept(
     with RunPodApi() as api, worker(api, tmp_path, SAVE_OUTPUT="false") as one:
         job_id = api.submit({"text": LONG, "output_format": "wav"})
         error = api.wait(job_id).error or ""
-        assert error.startswith("text: the audio will have about 1")
+        assert error.startswith("[invalid_value] text: the audio will have about 1")
         assert "S3_ENDPOINT_URL" in error
         assert api.seen("progress", job_id) == []
         assert list((one.volume / "output").iterdir()) == []
@@ -168,5 +168,5 @@ def test_a_jobs_own_bucket_may_not_lie_inside(tmp_path: Path) -> None:
             inside = {**config, "endpointUrl": endpoint}
             job = api.wait(api.submit(asked("frames8"), s3Config=inside))
             assert job.status == "FAILED"
-            assert (job.error or "").startswith("s3Config.endpointUrl: ")
+            assert (job.error or "").startswith("[invalid_value] s3Config.endpointUrl: ")
         assert one.journal("say frames8") == []

@@ -85,7 +85,10 @@ def test_a_batch_callers_answer_is_the_lists_last_item(streams: Worker) -> None:
 
 def test_a_failure_in_the_middle_fails_the_job(streams: Worker) -> None:
     job = streams.api.wait(ask(streams, "frames20 fail15", stream=True))
-    assert (job.status, job.error) == ("FAILED", "the fake engine failed as it was told to")
+    assert (job.status, job.error) == (
+        "FAILED",
+        "[engine_failed] the fake engine failed as it was told to",
+    )
     assert streams.temporary_files() == []
 
 
@@ -98,7 +101,10 @@ def test_a_piece_that_runpod_does_not_take_fails_the_job_and_is_never_a_gap(
     streams.api.fail("job-stream", 413, job_id=job_id)
     streams.go_on(f"{SECRET} {orders}")
     job = streams.api.wait(job_id)
-    assert (job.status, job.error) == ("FAILED", "RunPod did not take a piece of the audio")
+    assert (job.status, job.error) == (
+        "FAILED",
+        "[delivery_failed] RunPod did not take a piece of the audio",
+    )
     stopped(streams, orders)
     streams.api.until(lambda: streams.temporary_files() == [])
 

@@ -6,19 +6,16 @@ number of seconds, or False for what would fail, and cost, the same again.
 
 import json
 import logging
-import re
 import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import Response
 
-from speech.errors import EngineLost, RequestError, SpeechError
+from speech.errors import CODES, SpeechError
+from speech.request import OPENAI_WORDS
 
 log = logging.getLogger("vibevoice.http")
-
-_OPENAI_NAMES = {"text": "input", "speaker_name": "voice", "output_format": "response_format"}
-_FIELD = re.compile(r"(\w+)(?:\.\w+)?: ")
 
 
 class ApiError(Exception):
@@ -70,27 +67,24 @@ def as_api_error(error: BaseException) -> ApiError:
     quote the text."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, RequestError):
-        return _refusal(str(error))
-    if isinstance(error, EngineLost):
-        return failed(503, "worker_unavailable", str(error), 5)
     if isinstance(error, SpeechError):
-        return failed(500, None, str(error), retry=False)
+        return _of_speech(error)
     if isinstance(error, TimeoutError):
         return failed(504, "timeout", "The answer took longer than it may.", retry=False)
     place = "".join(traceback.format_tb(error.__traceback__))
     log.error("internal error: %s\n%s", type(error).__name__, place)
-    return failed(500, None, "The server failed; its log has the place.", retry=False)
+    problem = "The server failed; its log has the place."
+    return failed(500, "internal_error", problem, retry=False)
 
 
-def _refusal(sentence: str) -> ApiError:
-    """The inference layer says `field: problem (allowed: ...)`, by names of its own."""
-    found = _FIELD.match(sentence)
-    field = found[1] if found else None
-    param = _OPENAI_NAMES.get(field, field) if field else None
-    if ": no voice " in sentence:
-        return invalid(param, "voice_not_found", sentence, 404)
-    return invalid(param, "invalid_value", sentence)
+def _of_speech(error: SpeechError) -> ApiError:
+    """The first problem's code and field, and the sentence of all, in OpenAI's names."""
+    first, sentence = error.problems[0], error.told(OPENAI_WORDS)
+    status = CODES[first.code].status
+    if status >= 500:
+        return failed(status, first.code, sentence, first.retry or False)
+    field = first.named(OPENAI_WORDS)
+    return invalid(field and field.partition(".")[0], first.code, sentence, status)
 
 
 def event_of(error: BaseException) -> dict[str, Any]:

@@ -68,10 +68,10 @@ class Voices:
         with inference.workspace() as folder:
             voice, warnings = inference.guests.resolve(data, Path(folder), "audio_sample")
         if voice.samples is None:
-            raise VoiceError("audio_sample: has no samples")
+            raise VoiceError("has no samples", "audio_sample")
         rival = inference.voices.rival(name, weak=self._store.notes())
         if rival and folded(rival) != folded(name):
-            raise VoiceError(f"name: {rival!r} answers to a part of {name!r} already")
+            raise VoiceError(f"{rival!r} answers to a part of {name!r} already", "name")
         note = self._store.add(name, consent, voice.samples, set(inference.voices.names()))
         return {**_shown(note.name, note), "warnings": warnings}
 

@@ -11,7 +11,7 @@ beforeEach(() => {
   network({
     runsync: ({ body: { input } }) => {
       const size = Math.round(10_000 / input.speed);
-      const format = input.output_format;
+      const format = input.response_format;
       return completed(audio(format, size), { format, duration_sec: 2 / input.speed });
     },
   });

@@ -51,9 +51,9 @@ describe("the job", () => {
     expect(body).toEqual({
       input: {
         ...extras,
-        text: SPEECH.input,
-        speaker_name: "Alice",
-        output_format: "mp3",
+        input: SPEECH.input,
+        voice: "Alice",
+        response_format: "mp3",
         speed: 1.5,
         speakers: { 1: "Maya", 2: "Bob" },
         request_id: "mine",
@@ -157,15 +157,21 @@ describe("a success", () => {
 
 describe("a failure", () => {
   const sentences = [
-    ["text: has 9 characters (allowed: text of 1 to 5 characters)", 400, "invalid_value", "input"],
-    ["output_format: 'x' is unknown (allowed: mp3)", 400, "invalid_value", "response_format"],
-    ["speaker_name: no voice 'Bob' (voices: Alice)", 404, "voice_not_found", "voice"],
+    ["input: has 9 characters (allowed: 1 to 5)", 400, "string_above_max_length", "input"],
+    [
+      "response_format: 'x' is unknown (allowed: mp3)",
+      400,
+      "unsupported_format",
+      "response_format",
+    ],
+    ["voice: no voice 'Bob' (available: Alice)", 404, "voice_not_found", "voice"],
+    ["speakers.2: no voice 'Bob' (available: Alice)", 404, "voice_not_found", "speakers"],
     ["voice_url: the server answers 404", 400, "invalid_value", "voice_url"],
   ];
   test.each(sentences)(
     "of the request is the caller's: %s",
     async (sentence, status, code, param) => {
-      network({ runsync: failedWith(sentence) });
+      network({ runsync: failedWith(`[${code}] ${sentence}`) });
       const answer = await speak();
       expectError(answer, status, code);
       expect(answer.error.param).toBe(param);
@@ -174,22 +180,33 @@ describe("a failure", () => {
   );
 
   test("of the worker is not tried again by SDKs", async () => {
-    network({ runsync: failedWith("the engine is gone") });
+    network({ runsync: failedWith("[engine_failed] weights: the engine is gone") });
     const answer = await speak();
-    expectError(answer, 500, null, false);
-    expect(answer.error.message).toBe("the engine is gone");
+    expectError(answer, 500, "engine_failed", false);
+    expect(answer.error.message).toBe("weights: the engine is gone");
+    expect(answer.error.param).toBeNull();
   });
 
   test("of a worker that is replaced may be tried again", async () => {
-    const sentence = "the GPU failed and this worker has to be replaced: send the job again";
-    network({ runsync: failedWith(sentence) });
-    expectError(await speak(), 503, "worker_unavailable", 2);
+    network({ runsync: failedWith("[worker_unavailable] whatever it says") });
+    expectError(await speak(), 503, "worker_unavailable", 5);
   });
 
-  test("with a traceback keeps it", async () => {
-    const error = JSON.stringify({ error_type: "X", error_traceback: "File /secret/place.py" });
+  test.each([
+    [JSON.stringify({ error_type: "X", error_traceback: "File /secret/place.py" })],
+    ["text: has 9 characters (allowed: text of 1 to 5 characters)"],
+    ["speaker_name: no voice 'Bob': send the job again"],
+    ["[unheard_of] voice: no voice 'secret'"],
+    ["[toString] secret"],
+    ["[] secret"],
+    [""],
+    [undefined],
+    [{ error: "[voice_not_found] voice: secret" }],
+  ])("without a code that is known is the worker's, without its words: %s", async (error) => {
     network({ runsync: failedWith(error) });
-    expect((await speak()).error.message).toBe("The worker failed.");
+    const answer = await speak();
+    expectError(answer, 500, null, false);
+    expect(answer.error.message).toBe("The worker failed; RunPod shows why, by the job's id.");
   });
 
   test.each([
@@ -201,8 +218,8 @@ describe("a failure", () => {
   });
 
   test("is found by polling, too", async () => {
-    network({ runsync: QUEUED, status: [WORKING, failedWith("the engine is gone")] });
-    expectError(await speak(), 500, null, false);
+    network({ runsync: QUEUED, status: [WORKING, failedWith("[engine_failed] gone")] });
+    expectError(await speak(), 500, "engine_failed", false);
   });
 
   test("of a success without audio is not tried again", async () => {

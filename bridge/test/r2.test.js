@@ -121,7 +121,7 @@ describe("the same request again", () => {
   });
 
   test("after a failure that the next worker will not have starts anew", async () => {
-    const error = "this worker has to be replaced: send the job again";
+    const error = "[worker_unavailable] this worker has to be replaced";
     const calls = network({ runsync: [{ id: "job-1", status: "FAILED", error }, completed()] });
     expect((await speak({}, { settings, ...key })).status).toBe(503);
     expect((await speak({}, { settings, ...retry, ...key })).status).toBe(200);
@@ -362,7 +362,7 @@ describe("the cache", () => {
     ["a field of the worker's", { cfg_scale: 3 }],
   ])("keeps apart what differs by %s", async (_, change) => {
     const answer = ({ body }) =>
-      completed(audio(body.input.output_format), { format: body.input.output_format });
+      completed(audio(body.input.response_format), { format: body.input.response_format });
     const calls = network({ runsync: answer });
     await speak({ seed: 7 }, on());
     await speak({ seed: 7, ...change }, on());
@@ -447,7 +447,7 @@ describe("the voice map", () => {
     await bucket.put("voices.json", '{"narrator": "en-Frank_man"}');
     const calls = network({ runsync: completed() });
     for (const voice of ["narrator", "Narrator", "Alice"]) await speak({ voice }, { settings });
-    const asked = calls.map(({ body }) => body.input.speaker_name);
+    const asked = calls.map(({ body }) => body.input.voice);
     expect(asked).toEqual(["en-Frank_man", "en-Frank_man", "Alice"]);
     expect(await ids(settings)).toEqual(["narrator"]);
   });

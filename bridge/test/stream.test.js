@@ -58,7 +58,7 @@ test("a worker that does not stream answers in one piece", async () => {
 });
 
 test("a job that fails before its first piece is an error like any other", async () => {
-  const error = "seed: 'x' is not a whole number (allowed: a whole number)";
+  const error = "[invalid_type] seed: 'x' is not a whole number (allowed: a whole number)";
   network({ run: RUN, stream: shows("FAILED"), status: { id: "job-1", status: "FAILED", error } });
   const answer = await speak({}, { settings });
   expect([answer.status, answer.error.param]).toEqual([400, "seed"]);

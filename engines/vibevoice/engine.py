@@ -145,7 +145,7 @@ class VibeVoiceEngine:
     def _loaded(self) -> Runtime:
         with self._guard:
             if (lost := self._fatal()) is not None:
-                raise EngineLost(str(lost))
+                raise EngineLost(lost.problems)
             first = self._loading is None
             if self._loading is None:
                 self._loading = Future()

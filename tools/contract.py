@@ -1,0 +1,57 @@
+"""Writes what others know of the request and of its errors, from the one place where it stands.
+
+    python -m tools.contract
+
+That is `bridge/codes.json` and the tables of docs/api.md. tests/test_contract.py holds all of them
+equal to what this would write.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speech.errors import CODES
+
+ROOT = Path(__file__).resolve().parent.parent
+API = ROOT / "docs" / "api.md"
+
+
+def files() -> dict[Path, str]:
+    """What every file has to hold."""
+    codes = {name: {"status": code.status, "retry": code.retry} for name, code in CODES.items()}
+    return {ROOT / "bridge" / "codes.json": _json(codes), API: _documented(API.read_text())}
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """As prettier would have it: one line for each entry."""
+    lines = (f"  {json.dumps(name)}: {_line(value)}" for name, value in data.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _line(value: Mapping[str, Any]) -> str:
+    return "{ " + json.dumps(value)[1:-1] + " }"
+
+
+def _documented(text: str) -> str:
+    rows = [f"| `{name}` | {code.status} | {code.meaning} |" for name, code in CODES.items()]
+    return _with_table(text, "Code", ["| Code | Status | Meaning |", "| --- | --- | --- |", *rows])
+
+
+def _with_table(text: str, first: str, lines: list[str]) -> str:
+    """The text with these lines in place of the table whose first column is `first`."""
+    table = re.compile(rf"^\| {first} \|.*\n(?:\|.*\n)+", re.M)
+    found, count = table.subn(lambda _: "\n".join(lines) + "\n", text)
+    if count != 1:
+        raise ValueError(f"docs/api.md has {count} tables of {first}")
+    return found
+
+
+def main() -> None:
+    for path, text in files().items():
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
