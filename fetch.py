@@ -14,7 +14,7 @@ from yarl import URL
 
 from speech.bucket import is_public
 from speech.errors import VoiceError
-from speech.request import MOST_RECORDING_BYTES as MOST_BYTES
+from speech.values import MOST_RECORDING_BYTES as MOST_BYTES
 
 _TIMEOUT_SEC = 30
 _AS_IT_IS = {"Accept-Encoding": "identity"}  # what is packed can be a thousand times as large

@@ -1,33 +1,43 @@
-"""What a caller may ask for, checked once.
+"""What a caller may ask for, checked once: the one description of a speech request.
 
 `parse_request` either gives a whole `SpeechRequest` or raises `RequestError` with a problem for
-every bad field: what is wrong with it and what is allowed. Fields that nobody knows never
-fail a request: they come back as warnings.
+every bad field: what is wrong with it and what is allowed. Fields that nobody knows never fail a
+request: they come back as warnings.
+
+A field is one entry of `SpeechRequest`. OpenAPI, the bridge's JSON schema and the table in
+docs/api.md are made of it (`python -m tools.contract`).
 """
 
-import base64
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speech.errors import Problem, RequestError
 from speech.text import MAX_SPEAKERS
-
-ALIASES = {
-    "input": "text",
-    "voice": "speaker_name",
-    "response_format": "output_format",
-}
-"""OpenAI's names for fields of ours."""
-
-OPENAI_WORDS = {ours: theirs for theirs, ours in ALIASES.items()}
-
-MAX_PRONUNCIATIONS = 500
-MOST_RECORDING_BYTES = 10 * 1024 * 1024
+from speech.values import (
+    MAX_NAME,
+    MAX_PRONUNCIATIONS,
+    MAX_URL,
+    MAX_WORD,
+    MOST_RECORDING_BYTES,
+    WEB_ADDRESS,
+    Boolean,
+    Name,
+    Number,
+    Plain,
+    Pronunciations,
+    Recording,
+    Speakers,
+    Text,
+    Whole,
+    kind_of,
+    problem_of,
+    shown,
+    visible,
+)
 
 Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
@@ -41,153 +51,180 @@ class Defaults:
     loudness: float = -16.0
 
 
-class _Wrong(ValueError):
-    """A problem that our own checks find; `code` is one of `speech.errors.CODES`."""
-
-    def __init__(self, problem: str, code: str = "invalid_value") -> None:
-        super().__init__(problem)
-        self.code = code
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise _Wrong("is not a number", "invalid_type")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _voice(value: Any) -> Any:
-    """OpenAI also writes a voice as `{"id": "name"}`."""
-    if isinstance(value, dict) and set(value) == {"id"}:
-        return value["id"]
-    return _plain(value)
+def _field(
+    default: Any,
+    meaning: str,
+    allowed: str,
+    *,
+    unset: str = "",
+    openai: str = "",
+    jobs_only: bool = False,
+    **bounds: Any,
+) -> Any:
+    """`meaning` and `unset`, what counts where the field is left out and has no plain default, are
+    for docs/api.md; `allowed` is what a refusal says. `openai` is OpenAI's name of it, and
+    `jobs_only` leaves it out at doors that speak OpenAI's protocol."""
+    notes: dict[str, Any] = {
+        "meaning": meaning,
+        "unset": unset,
+        "openai": openai,
+        "jobs_only": jobs_only,
+    }
+    return Field(default, description=allowed, json_schema_extra=notes, **bounds)
 
 
-def _whole_characters(value: Any) -> Any:
-    """JSON can carry half a surrogate pair, which no encoder takes; it counts as one character."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else value
+def _numeric(
+    default: Any, meaning: str, kind: str, least: float, most: float, end: str = "", **more: Any
+) -> Any:
+    allowed = f"{kind} from {least} to {most}{end}"
+    return _field(default, meaning, allowed, ge=least, le=most, **more)
 
 
-def _pronunciations(value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise _Wrong(f"is {_kind(value)}", "invalid_type")
-    if len(value) > MAX_PRONUNCIATIONS:
-        raise _Wrong(f"has {len(value)} words")
-    for word, respelling in value.items():
-        if not isinstance(respelling, str) or not 1 <= len(respelling.strip()) <= 100:
-            raise _Wrong(f"{_shown(word)} has no usable respelling")
-        if not 1 <= len(word.strip()) <= 100:
-            raise _Wrong(f"{_shown(word)} is no usable word")
-    return {_whole_characters(word): _whole_characters(said) for word, said in value.items()}
-
-
-def _speakers(value: Any) -> Any:
-    if not isinstance(value, dict | list):
-        raise _Wrong(f"is {_kind(value)}", "invalid_type")
-    if not 1 <= len(value) <= MAX_SPEAKERS:
-        raise _Wrong(f"has {len(value)} entries")
-    named = value.items() if isinstance(value, dict) else enumerate(value)
-    names = {key: _whole_characters(_voice(name)) for key, name in named}
-    for key, name in names.items():
-        if isinstance(key, str) and not re.fullmatch(r"[0-9]{1,3}", key):
-            raise _Wrong(f"{_shown(key)} is no speaker's number")
-        if not isinstance(name, str) or not 1 <= len(name) <= 200:
-            raise _Wrong(f"names no voice for {_shown(key)}")
-    if isinstance(value, list):
-        return tuple(names.values())
-    return {int(key): name for key, name in names.items()}
-
-
-def _recording(value: Any) -> Any:
-    """The bytes of a base64 text, which may stand in a `data:` URL."""
-    if not isinstance(value, str):
-        raise _Wrong(f"is {_kind(value)}", "invalid_type")
-    encoded = value.partition(";base64,")[2] if value.startswith("data:") else value
-    if len(encoded) > MOST_RECORDING_BYTES * 4 // 3 + 4:
-        raise _Wrong(f"has {len(encoded)} characters")
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except ValueError:
-        raise _Wrong("is no base64") from None
-
-
-Number = BeforeValidator(_number)
-Name = Annotated[
-    str, BeforeValidator(_voice), BeforeValidator(_whole_characters), Field(max_length=200)
-]
+def _flag(meaning: str, **more: Any) -> Any:
+    return _field(False, meaning, "true or false", **more)
 
 
 class SpeechRequest(BaseModel):
-    """A request that can be served. Each description says what is allowed."""
+    """A request that can be served."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    text: Annotated[str, BeforeValidator(_whole_characters)] = Field(
-        description="text of 1 to {max_text_length} characters"
+    text: Text = _field(
+        ...,
+        "What to say",
+        "text of 1 to {max_text_length} characters",
+        unset="required",
+        openai="input",
     )
-    speaker_name: Name | None = Field(None, description="a voice's name of up to 200 characters")
-    voice_url: str | None = Field(
+    speaker_name: Name | None = _field(
         None,
-        max_length=2000,
-        pattern=r"^https?://[^\s]+$",
-        description="a public http or https address of up to 2000 characters",
+        'Who says it; `{"id": "name"}` works too, and so do OpenAI\'s 13 names',
+        f"a voice's name of up to {MAX_NAME} characters",
+        unset="`DEFAULT_SPEAKER`",
+        openai="voice",
+        max_length=MAX_NAME,
     )
-    voice_base64: Annotated[bytes | None, BeforeValidator(_recording)] = Field(
-        None, min_length=1, description="a recording of up to 10 MB in base64"
-    )
-    speakers: Annotated[dict[int, str] | tuple[str, ...] | None, BeforeValidator(_speakers)] = (
-        Field(
-            None,
-            description='up to 4 voices as {"1": "Alice", "2": "Frank"} or as a list in order of '
-            "appearance",
-        )
-    )
-    cfg_scale: Annotated[float, Number] = Field(
-        gt=0, le=10, allow_inf_nan=False, description="a number above 0, up to 10"
-    )
-    disable_prefill: bool = Field(False, description="true or false")
-    seed: Annotated[int | None, Number] = Field(
-        None, ge=0, le=2**32 - 1, description="a whole number from 0 to 4294967295"
-    )
-    steps: Annotated[int, Number] = Field(
-        10, ge=1, le=100, description="a whole number from 1 to 100"
-    )
-    speed: Annotated[float, Number] = Field(
-        1.0, ge=0.25, le=4, allow_inf_nan=False, description="a number from 0.25 to 4"
-    )
-    output_format: Format = Field("mp3", description="mp3, opus, aac, flac, wav, pcm")
-    loudness: Annotated[float | None, Number] = Field(
-        ge=-40, le=-6, allow_inf_nan=False, description="a LUFS value from -40 to -6, or null"
-    )
-    pronunciations: Annotated[dict[str, str], BeforeValidator(_pronunciations)] = Field(
-        default_factory=dict,
-        description="up to 500 words of up to 100 characters with respellings of up to 100, as "
-        '{"word": "respelling"}',
-    )
-    session_id: Annotated[str | None, BeforeValidator(_plain)] = Field(
+    voice_url: Text | None = _field(
         None,
+        "A recording to speak like, up to 10 MB; its first 30 s are used, at least 3 s are needed",
+        f"a public http or https address of up to {MAX_URL} characters",
+        max_length=MAX_URL,
+        pattern=WEB_ADDRESS,
+    )
+    voice_base64: Recording | None = _field(
+        None,
+        "The same, sent along",
+        f"a recording of up to {MOST_RECORDING_BYTES // 2**20} MB in base64",
+    )
+    speakers: Speakers | None = _field(
+        None,
+        "Voices of a script's speakers: by their numbers, or in order of appearance. Who is not "
+        "named gets `speaker_name` if first, else a voice that is still free",
+        f'up to {MAX_SPEAKERS} voices as {{"1": "Alice", "2": "Frank"}} or as a list in order of '
+        "appearance",
+    )
+    cfg_scale: Number = _field(
+        ...,
+        "Guidance of the diffusion head",
+        "a number above 0, up to 10",
+        unset="`DEFAULT_CFG_SCALE`",
+        gt=0,
+        le=10,
+    )
+    disable_prefill: Boolean = _flag("Speak without the voice's recording")
+    seed: Whole | None = _numeric(
+        None,
+        "The same seed, text and voice give the same samples, on the same kind of GPU and with the "
+        "same `model.bucket` ([frame-loop.md](frame-loop.md#buckets))",
+        "a whole number",
+        0,
+        2**32 - 1,
+        unset="drawn",
+    )
+    steps: Whole = _numeric(10, "Diffusion steps a frame", "a whole number", 1, 100)
+    speed: Number = _numeric(
+        1.0,
+        "Tempo at constant pitch; the pauses scale too",
+        "a number",
+        0.25,
+        4,
+    )
+    output_format: Format = _field(
+        "mp3",
+        "`pcm` is signed 16 bit, little endian, mono, without a header",
+        ", ".join(get_args(Format)),
+        openai="response_format",
+    )
+    loudness: Number | None = _numeric(
+        ...,
+        "Integrated loudness in LUFS under a true-peak ceiling of -1.5 dBTP; `null` leaves the "
+        "samples alone",
+        "a LUFS value",
+        -40,
+        -6,
+        ", or null",
+        unset="`TARGET_LUFS`",
+    )
+    pronunciations: Pronunciations = _field(
+        {},
+        "Whole words. A word in lower case is found in any case, others as they are written",
+        f"up to {MAX_PRONUNCIATIONS} words of up to {MAX_WORD} characters with respellings of up "
+        f'to {MAX_WORD}, as {{"word": "respelling"}}',
+        unset="none",
+    )
+    session_id: Plain | None = _field(
+        None,
+        "Names the kept copy",
+        "1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit",
+        unset="the job's id",
+        jobs_only=True,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="1 to 64 letters, digits, dots, dashes and underscores, "
-        "the first a letter or digit",
     )
-    request_id: Annotated[str | None, BeforeValidator(_plain)] = Field(
+    request_id: Plain | None = _field(
         None,
+        "Appears in the worker's log",
+        "1 to 128 printable ASCII characters without spaces",
+        jobs_only=True,
         pattern=r"^[!-~]{1,128}$",
-        description="1 to 128 printable ASCII characters without spaces",
     )
-    allow_recompress: bool = Field(False, description="true or false")
-    stream: bool = Field(False, description="true or false")
-    dry_run: bool = Field(False, description="true or false")
+    allow_recompress: Boolean = _flag(
+        "Send Opus where the asked format is too large for an answer, and there is no S3 store or "
+        "its upload failed",
+        jobs_only=True,
+    )
+    stream: Boolean = _flag(
+        "Pieces as they are made, see [Streaming](#streaming)",
+        jobs_only=True,
+    )
+    dry_run: Boolean = _flag("Say what would be read, and speak nothing, see [Dry run](#dry-run)")
+
+
+def notes_of(name: str) -> Mapping[str, Any]:
+    """What `_field` was told of a field, besides its bounds."""
+    notes = SpeechRequest.model_fields[name].json_schema_extra
+    assert isinstance(notes, dict)  # noqa: S101 - for the type checker
+    return notes
+
+
+OPENAI_WORDS: dict[str, str] = {
+    name: words for name in SpeechRequest.model_fields if (words := notes_of(name)["openai"])
+}
+"""OpenAI's names, by our own."""
+
+ALIASES = {theirs: ours for ours, theirs in OPENAI_WORDS.items()}
+
+NULL_COUNTS = frozenset({"loudness"})
+"""Fields whose `null` is a value; else it counts as not given."""
+
+EXCLUSIVE = ("voice_url", "voice_base64")
+"""Of these only one may be given."""
 
 
 def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[str]]:
     """Checks a job's input. Gives the request and the warnings that its answer must carry."""
     if not isinstance(raw, Mapping):
         allowed = "an object with a field `text`"
-        problem = f"is {_kind(raw)}"
+        problem = f"is {kind_of(raw)}"
         raise RequestError(problem, "input", code="invalid_type", allowed=allowed)
     fields, warnings = _known_fields(raw)
     problems: list[Problem] = []
@@ -198,7 +235,7 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
         problem = f"has {len(text)} characters"
         problems.append(Problem("text", code, problem, allowed_in("text")))
         fields["text"] = "-"
-    elif isinstance(text, str) and not text.strip():
+    elif isinstance(text, str) and not visible(text):
         problems.append(Problem("text", "invalid_value", "is empty", allowed_in("text")))
     fields.setdefault("cfg_scale", defaults.cfg_scale)
     fields.setdefault("loudness", defaults.loudness)
@@ -207,12 +244,13 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
     except ValidationError as error:
         found = {str(item["loc"][0]): item for item in reversed(error.errors(include_url=False))}
         problems += [
-            Problem(name, *_problem(item), allowed_in(name))
+            Problem(name, *problem_of(item, fields.get(name)), allowed_in(name))
             for name, item in reversed(found.items())
         ]
-    if fields.get("voice_url") and fields.get("voice_base64"):
-        problem = "comes with voice_base64, and only one can speak"
-        problems.append(Problem("voice_url", "invalid_value", problem, allowed_in("voice_url")))
+    first, second = EXCLUSIVE
+    if fields.get(first) and fields.get(second):
+        problem = f"comes with {second}, and only one can speak"
+        problems.append(Problem(first, "invalid_value", problem, allowed_in(first)))
     if problems:
         raise RequestError(tuple(problems))
     return request, warnings
@@ -234,8 +272,8 @@ def _known_fields(raw: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     for given, value in raw.items():
         name = ALIASES.get(given, given)
         if name not in SpeechRequest.model_fields:
-            warnings.append(f"{_shown(given)}: unknown field, ignored")
-        elif value is None and name != "loudness":
+            warnings.append(f"{shown(given)}: unknown field, ignored")
+        elif value is None and name not in NULL_COUNTS:
             continue
         elif name in fields:
             first, second = (names[name], given) if names[name] == name else (given, names[name])
@@ -250,58 +288,6 @@ def _known_fields(raw: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
     return fields, warnings
 
 
-_PROBLEMS = {
-    "missing": ("missing_required_parameter", "is missing"),
-    "float_parsing": ("invalid_type", "is not a number"),
-    "int_parsing": ("invalid_type", "is not a whole number"),
-    "int_from_float": ("invalid_type", "is not a whole number"),
-    "int_parsing_size": ("invalid_value", "is out of range"),
-    "bool_parsing": ("invalid_type", "is not true or false"),
-    "bool_type": ("invalid_type", "is not true or false"),
-    "finite_number": ("invalid_value", "is not finite"),
-    "literal_error": ("unsupported_format", "is unknown"),
-    "string_pattern_mismatch": ("invalid_value", "cannot be used"),
-    "string_type": ("invalid_type", "is no text"),
-    "string_too_long": ("string_above_max_length", "is too long"),
-    "too_long": ("string_above_max_length", "is too long"),
-}
-"""Code and problem, by pydantic's types of errors. `int_from_float` is 1.5; OpenAI calls it so."""
-
-
-def _problem(item: Any) -> tuple[str, str]:
-    """The code and the problem of one of pydantic's."""
-    kind, value = item["type"], item["input"]
-    if kind == "value_error" and isinstance(wrong := item["ctx"]["error"], _Wrong):
-        return wrong.code, str(wrong)
-    code, problem = _PROBLEMS.get(kind, ("invalid_value", "is out of range"))
-    if kind == "literal_error" and not isinstance(value, str):
-        code = "invalid_type"
-    if kind == "missing":
-        return code, problem
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        return code, f"{_shown(value)} {problem}"
-    return "invalid_type", f"is {_kind(value)}"
-
-
 def _allowed(defaults: Defaults, name: str) -> str:
     description = SpeechRequest.model_fields[name].description or ""
     return description.replace("{max_text_length}", str(defaults.max_text_length))
-
-
-def _shown(value: object) -> str:
-    """A caller's value, short and on one line."""
-    text = ascii(value[:50] if isinstance(value, str) else value)
-    return text if len(text) <= 40 else f"{text[:36]}...{text[-1]}"
-
-
-def _kind(value: object) -> str:
-    kinds = {
-        type(None): "null",
-        bool: "a boolean",
-        list: "a list",
-        dict: "an object",
-        str: "a string",
-        int: "a number",
-        float: "a number",
-    }
-    return kinds.get(type(value), f"a {type(value).__name__}")

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from dry_run import DryRunAnswer
+from speech.codecs import FORMATS
 from speech.errors import SpeechError
 from web.access import SUBPROTOCOL, Access
 from web.dressing import Dressing
@@ -163,7 +164,7 @@ def capabilities(door: Door) -> dict[str, Any]:
         "cloning": engine.cloning,
         "languages": list(engine.languages),
         "streaming": {"http": True, "sse": True, "websocket": True},
-        "formats": ["mp3", "opus", "aac", "flac", "wav", "pcm"],
+        "formats": list(FORMATS),
         "sample_rate": settings.default_sample_rate,
         "input_limit": settings.openai_input_limit,
         "slots": door.seats.count,

@@ -5,25 +5,23 @@ fail a request: `ignored` names them. Characters are code points, as OpenAI coun
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from speech.codecs import FORMATS
-from speech.request import ALIASES, Defaults, SpeechRequest, parse_request
+from speech.request import NULL_COUNTS, Defaults, SpeechRequest, parse_request
+from speech.values import Wrong, number
 from web.errors import ApiError, invalid
 from web.models import model
+from web.schema import EXTRAS, SPEECH
 
-MOST_INSTRUCTIONS = 4096
-MOST_NAME = 200
 JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json *(;|$)", re.I)
 
-_OWN = {"model", "input", "voice", "response_format", "speed", "stream_format", "instructions"}
-# `stream` is in no contract, and clients send it: the answer is a stream in any case. The others
-# belong to queue jobs.
-_NOT_HERE = {"stream", "session_id", "request_id", "allow_recompress", *ALIASES.values()}
-EXTRAS = set(SpeechRequest.model_fields) - _OWN - _NOT_HERE
+_FIELDS = SPEECH["properties"]
+# It is in no contract, and clients send it: the answer is a stream in any case.
+_OF_NO_EFFECT = {"stream"}
 
 _KINDS: dict[type, str] = {
     bool: "a boolean",
@@ -46,7 +44,8 @@ class Ask:
 
 
 def most_bytes(input_limit: int) -> int:
-    """Bytes that no body within the limits exceeds: an escaped character takes up to twelve."""
+    """Bytes that no body within the limits exceeds, but for a recording in it: an escaped character
+    takes up to twelve."""
     return 2**20 + 12 * input_limit
 
 
@@ -63,30 +62,44 @@ def _no_number(name: str) -> None:
     raise ValueError(name)
 
 
+def check_size(body: object, count: int, input_limit: int) -> None:
+    """Raises a 413 where a body of so many bytes is too large without the recording in it."""
+    recording = body.get("voice_base64") if isinstance(body, dict) else None
+    spoken = len(recording) if isinstance(recording, str) else 0
+    if count - spoken > (most := most_bytes(input_limit)):
+        raise too_large(most)
+
+
+def too_large(most: int) -> ApiError:
+    return invalid(None, "request_too_large", f"The body has more than {most} bytes.", 413)
+
+
 def parse(body: object, defaults: Defaults) -> Ask:
     if not isinstance(body, dict):
         raise invalid(None, "invalid_value", "The body must be a JSON object.")
-    given = {name: value for name, value in body.items() if value is not None or name == "loudness"}
-    for name in ("model", "input", "voice"):
+    given = {
+        name: value for name, value in body.items() if value is not None or name in NULL_COUNTS
+    }
+    for name in SPEECH["required"]:
         if name not in given:
             problem = f"Missing required parameter: '{name}'."
             raise invalid(name, "missing_required_parameter", problem)
-    model(_string(given, "model", 1, 1000))
-    text = _string(given, "input", 1, defaults.max_text_length)
-    if not text.strip():
+    model(_string("model", given["model"]))
+    text = _string("input", given["input"], defaults.max_text_length)
+    if not re.search(_FIELDS["input"]["pattern"], text):
         raise _wrong("input", "there is nothing to say")
     if "instructions" in given:
-        _string(given, "instructions", 0, MOST_INSTRUCTIONS)
+        _string("instructions", given["instructions"])
     fields = {
         "text": text,
         "speaker_name": _voice(given["voice"]),
-        "output_format": _one_of(given, "response_format", tuple(FORMATS), "unsupported_format"),
-        "speed": _number(given, "speed", 0.25, 4) if "speed" in given else 1,
+        "output_format": _one_of(given, "response_format", "unsupported_format"),
+        "speed": _number("speed", given.get("speed", 1)),
         **{name: value for name, value in given.items() if name in EXTRAS},
     }
-    sse = _one_of(given, "stream_format", ("audio", "sse")) == "sse"
+    sse = _one_of(given, "stream_format") == "sse"
     request, _ = parse_request(fields, defaults)
-    ignored = set(given) - _OWN - EXTRAS - {"stream"}
+    ignored = set(given) - set(_FIELDS) - _OF_NO_EFFECT
     return Ask(request, sse, tuple(sorted(ignored)))
 
 
@@ -99,11 +112,15 @@ def _voice(value: object) -> str:
         if set(value) != {"id"}:
             raise _wrong("voice", "expected a name or an object with just an 'id'")
         value = value["id"]
-    return _string({"voice": value}, "voice", 1, MOST_NAME)
+    return _string("voice", value, schema=_FIELDS["voice"]["anyOf"][0])
 
 
-def _string(fields: Mapping[str, Any], name: str, least: int, most: int) -> str:
-    value = fields[name]
+def _string(
+    name: str, value: object, most: int | None = None, schema: Mapping[str, Any] | None = None
+) -> str:
+    """`most` is the limit where the schema, which is the field's if none is given, has none."""
+    limits = schema or _FIELDS[name]
+    most, least = most or limits["maxLength"], limits.get("minLength", 0)
     if not isinstance(value, str):
         raise _wrong_type(name, "a string", value)
     if len(value) > most:
@@ -117,21 +134,22 @@ def _string(fields: Mapping[str, Any], name: str, least: int, most: int) -> str:
     return value
 
 
-def _number(fields: Mapping[str, Any], name: str, least: float, most: float) -> float:
-    value = fields[name]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong_type(name, "a number", value)
+def _number(name: str, given: object) -> float:
+    least, most = _FIELDS[name]["minimum"], _FIELDS[name]["maximum"]
+    try:
+        value = number(given)
+    except Wrong as wrong:
+        value = None if wrong.code == "invalid_type" else math.inf
+    if not isinstance(value, int | float):
+        raise _wrong_type(name, "a number", given)
     if not least <= value <= most:
         shown = str(value) if abs(value) < 1e9 else "a larger one"
         raise _wrong(name, f"expected a number from {least} up to {most}, but got {shown} instead")
     return value
 
 
-def _one_of(
-    fields: Mapping[str, Any], name: str, allowed: tuple[str, ...], code: str = "invalid_value"
-) -> str:
-    """The first of `allowed` is the default."""
-    value = fields.get(name, allowed[0])
+def _one_of(given: Mapping[str, Any], name: str, code: str = "invalid_value") -> str:
+    allowed, value = _FIELDS[name]["enum"], given.get(name, _FIELDS[name]["default"])
     if not isinstance(value, str):
         raise _wrong_type(name, "a string", value)
     if value not in allowed:

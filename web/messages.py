@@ -6,10 +6,11 @@ from typing import Any, get_args
 
 from speech.codecs import FORMATS
 from speech.feed import Granularity
-from speech.request import Defaults, SpeechRequest, parse_request
-from web.contract import EXTRAS, loads
+from speech.request import NULL_COUNTS, Defaults, SpeechRequest, parse_request
+from web.contract import loads
 from web.errors import ApiError, invalid
 from web.models import model
+from web.schema import EXTRAS
 
 TYPES = ("session.config", "input.text", "input.done", "cancel", "pause", "resume", "session.close")
 RATES = (24_000, 48_000)
@@ -41,8 +42,7 @@ def parse_config(message: Mapping[str, Any], defaults: Defaults) -> SessionConfi
     if "model" in given:
         model(str(given["model"]))
     fields: dict[str, Any] = {name: given[name] for name in EXTRAS if name in given}
-    if "loudness" in message:
-        fields["loudness"] = message["loudness"]
+    fields |= {name: message[name] for name in NULL_COUNTS if name in message}
     for name in ("voice", "speed"):
         if name in given:
             fields[name] = given[name]

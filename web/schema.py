@@ -1,14 +1,16 @@
-"""What `/openapi.json` says beyond what FastAPI sees by itself."""
+"""What `/openapi.json` says beyond what FastAPI sees by itself. `SPEECH` is also what the bridge
+goes by, as `bridge/request.schema.json`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from dry_run import DryRunAnswer
 from speech.codecs import FORMATS
-from speech.request import SpeechRequest
+from speech.request import EXCLUSIVE, NULL_COUNTS, SpeechRequest, notes_of
+from speech.values import VISIBLE, VOICE_SCHEMA
 from speech.voice_store import MOST_CONSENT, NAME
-from web.contract import EXTRAS, MOST_INSTRUCTIONS, MOST_NAME
 from web.models import NAMES
 
 DESCRIPTION = (
@@ -52,60 +54,61 @@ SPEECH_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _name(limit: int) -> dict[str, Any]:
-    return {"type": "string", "minLength": 1, "maxLength": limit}
+_OWN = {
+    "model": {"type": "string", "minLength": 1, "maxLength": 1000, "enum": list(NAMES)},
+    "input": {"minLength": 1, "pattern": VISIBLE},
+    "instructions": {"type": "string", "maxLength": 4096},
+    "voice": VOICE_SCHEMA,
+    "response_format": {},
+    "speed": {},
+    "stream_format": {"type": "string", "enum": ["audio", "sse"], "default": "audio"},
+}
+"""OpenAI's fields, in the order in which they are checked, and what `SpeechRequest` does not say
+of them."""
 
 
-def _extras() -> dict[str, Any]:
-    """Fields of our own, as numbers and booleans, though the same as texts are taken too."""
-    properties = SpeechRequest.model_json_schema()["properties"]
-    shown = {}
-    for name in sorted(EXTRAS):
-        field = properties[name]
-        # Their validators take more than a schema can tell: recordings, names, respellings.
-        loose = name in ("voice_base64", "speakers", "pronunciations", "voice_url")
-        description = {"description": field.get("description", "")}
-        shown[name] = description if loose else {**field, **description}
-        shown[name].pop("title", None)
-    return shown
+def _speech_schema() -> dict[str, Any]:
+    """A request for speech as OpenAI's clients write it."""
+    made = SpeechRequest.model_json_schema()["properties"]
+    ours = {
+        notes["openai"] or name: _shown(name, made[name], notes)
+        for name in made
+        if not (notes := notes_of(name))["jobs_only"]
+    }
+    own: dict[str, Any] = {name: ours.pop(name, {}) | more for name, more in _OWN.items()}
+    return {
+        "type": "object",
+        "required": ["model", "input", "voice"],
+        "not": {"required": list(EXCLUSIVE)},
+        "properties": own | ours,
+    }
 
+
+def _shown(name: str, made: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
+    """What pydantic makes of a field, without our notes, and without the null that stands for a
+    field that is not given."""
+    field = {key: value for key, value in made.items() if key not in (*notes, "title")}
+    field["description"] = field["description"].replace("{max_text_length}", "OPENAI_INPUT_LIMIT")
+    if field.get("default") in (None, {}):
+        field.pop("default", None)
+    branches = field.get("anyOf", [])
+    if name not in NULL_COUNTS and {"type": "null"} in branches:
+        branches = [branch for branch in branches if branch != {"type": "null"}]
+        field |= {"anyOf": branches}
+    if len(branches) == 1:
+        field = {**field.pop("anyOf")[0], **field}
+    return field
+
+
+SPEECH = _speech_schema()
+EXTRAS = frozenset(SPEECH["properties"]) - frozenset(_OWN)
+"""Our own fields."""
 
 SPEECH_BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["model", "input", "voice"],
-                "properties": {
-                    "model": {"type": "string", "enum": list(NAMES)},
-                    "input": {
-                        "type": "string",
-                        "minLength": 1,
-                        "description": "What to say, up to OPENAI_INPUT_LIMIT characters",
-                    },
-                    "voice": {
-                        "anyOf": [
-                            _name(MOST_NAME),
-                            {
-                                "type": "object",
-                                "required": ["id"],
-                                "properties": {"id": _name(MOST_NAME)},
-                                "additionalProperties": False,
-                            },
-                        ]
-                    },
-                    "instructions": {"type": "string", "maxLength": MOST_INSTRUCTIONS},
-                    "response_format": {"type": "string", "enum": list(FORMATS), "default": "mp3"},
-                    "speed": {"type": "number", "minimum": 0.25, "maximum": 4, "default": 1},
-                    "stream_format": {
-                        "type": "string",
-                        "enum": ["audio", "sse"],
-                        "default": "audio",
-                    },
-                    **_extras(),
-                },
-            },
+            "schema": SPEECH,
             "example": {"model": "tts-1", "input": "Good morning.", "voice": "alloy"},
         }
     },

@@ -16,8 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 from inference import Began, Piece, Result
 from speech.codecs import FORMATS
+from speech.values import MOST_RECORDING_CHARS
 from web import sse
-from web.contract import JSON_TYPE, Ask, loads, most_bytes, parse
+from web.contract import JSON_TYPE, Ask, check_size, loads, most_bytes, parse, too_large
 from web.errors import as_api_error, event_of, failed, invalid
 from web.speaking import Door, Speaking
 
@@ -33,8 +34,11 @@ async def ask_of(request: Request, door: Door) -> Ask:
         problem = "The Content-Type must be application/json."
         raise invalid(None, "unsupported_content_type", problem, 415)
     defaults = door.defaults
-    body = await read_body(request, most_bytes(defaults.max_text_length))
-    return parse(loads(body), defaults)
+    limit = defaults.max_text_length
+    body = await read_body(request, most_bytes(limit) + MOST_RECORDING_CHARS)
+    asked = loads(body)
+    check_size(asked, len(body), limit)
+    return parse(asked, defaults)
 
 
 async def planned(door: Door, ask: Ask) -> Response:
@@ -45,7 +49,7 @@ async def planned(door: Door, ask: Ask) -> Response:
 
 
 async def read_body(request: Request, most: int) -> bytes:
-    problem = invalid(None, "request_too_large", f"The body has more than {most} bytes.", 413)
+    problem = too_large(most)
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length[:20]) > most:
         raise problem

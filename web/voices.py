@@ -10,7 +10,7 @@ from starlette.types import Message
 
 from inference import openai_voices
 from speech.errors import VoiceError
-from speech.request import MOST_RECORDING_BYTES
+from speech.values import MOST_RECORDING_BYTES
 from speech.voice_files import folded
 from speech.voice_store import Note, VoiceStore, check_name
 from web.errors import ApiError, failed, invalid
