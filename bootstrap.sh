@@ -197,8 +197,10 @@ model_is_untouched() { # FLAG JSON: no file of the model is missing, empty or ne
   done <<<"$2"
 }
 
+needs_gpu() { [[ ${ENGINE:-} != espeak && $requirements == *nvidia-cublas-cu12* ]]; }
+
 refuse_without_driver() { # DEVICE VERSION_FILE: for a CUDA build there has to be an NVIDIA driver
-  [[ ${ENGINE:-} != espeak && $requirements == *nvidia-cublas-cu12* ]] || return 0
+  needs_gpu || return 0
   [[ -e $1 ]] || refuse "there is no NVIDIA driver on this machine, and $requirements_file is a CUDA build:" \
     "run the worker on a GPU. To fill a volume without one, use --prefetch"
   slurp "$2" && [[ $REPLY =~ Module\ +([0-9]+)\.([0-9]+) ]] || return 0

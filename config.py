@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parent
 
 _RUNPOD_MARKS = ("RUNPOD_POD_ID", "RUNPOD_ENDPOINT_ID", "RUNPOD_WEBHOOK_GET_JOB")
 
-
 # What RunPod's own utilities call these.
 _RUNPODS_NAMES = {
     "s3_endpoint_url": "BUCKET_ENDPOINT_URL",
@@ -58,7 +57,12 @@ def is_loopback(host: str) -> bool:
 
 
 def _absolute(value: Any) -> Any:
-    return Path(value).expanduser().absolute() if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError:  # which pydantic would let through
+        raise ValueError("names the home of a user that this machine has not") from None
 
 
 Folder = Annotated[Path, BeforeValidator(_absolute)]
@@ -70,8 +74,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     vibevoice_volume: Folder = Field(
-        ROOT / "volume",
-        description="Folder that outlives the worker: voices, outputs, models",
+        ROOT / "volume", description="Folder that outlives the worker: voices, outputs, models"
     )
     model_path: str = Field("vibevoice/VibeVoice-7B", description="Hub id or folder of the model")
     model_revision: str = Field(
@@ -93,8 +96,7 @@ class Settings(BaseModel):
     hf_hub_cache: Folder | None = Field(None, description="Hugging Face download cache")
 
     engine: Literal["auto", "vibevoice", "espeak"] = Field(
-        "auto",
-        description="`auto` takes VibeVoice where it can run; never the preview voice on RunPod",
+        "auto", description="`auto` takes VibeVoice where it can run; never the preview on RunPod"
     )
     default_speaker: str = Field("Alice", min_length=1, description="Voice of jobs that name none")
     strict_voices: bool = Field(
@@ -112,11 +114,13 @@ class Settings(BaseModel):
     )
 
     vibevoice_runtime: Literal["fast", "reference"] = Field(
-        "fast",
-        description="`reference` runs upstream's own loop, one chunk at a time",
+        "fast", description="`reference` runs upstream's own loop, one chunk at a time"
     )
     vibevoice_attention: Literal["sdpa", "flash"] | None = Field(
-        None, description="Attention of VibeVoice, if not the runtime's own choice"
+        None, description="Attention of VibeVoice, if not the faster that is right here"
+    )
+    vibevoice_graphs: Literal["on", "off"] = Field(
+        "on", description="`off` makes every frame without CUDA graphs"
     )
     max_slots: int | None = Field(
         None, ge=1, le=64, description="Chunks of text that are generated at the same time"
@@ -129,8 +133,7 @@ class Settings(BaseModel):
     )
 
     host: str | None = Field(
-        None,
-        description="Address that `server.py` binds; without keys it is this machine's own alone",
+        None, description="Address that `server.py` binds; without keys this machine's own alone"
     )
     port: int = Field(8000, ge=0, le=65_535, description="Port of `server.py`; 80 on RunPod")
     port_health: int | None = Field(
@@ -161,9 +164,13 @@ class Settings(BaseModel):
     session_idle_sec: float = Field(
         60, gt=0, le=86_400, description="Time after which a silent WebSocket is closed"
     )
+    utterance_idle_sec: float = Field(
+        5, gt=0, le=3600, description="Time without text after which an utterance gives way"
+    )
+    gpu_usd_per_second: float | None = Field(None, gt=0, le=1, description="Price of the GPU")
 
     max_text_length: int = Field(
-        4096, ge=1, le=1_000_000, description="Longest accepted text, in characters"
+        100_000, ge=1, le=1_000_000, description="Longest accepted text, in characters"
     )
     max_chunk_chars: int = Field(
         1000, ge=100, le=10_000, description="Longest text that is generated in one go"

@@ -9,7 +9,7 @@ import numpy as np
 
 from engines.base import Plan
 from job import Job, Result
-from speech.codecs import FORMATS, Encoder
+from speech.codecs import FORMATS, Encoder, bytes_a_second
 from speech.level import Level, LoudnessMeter, gain_to
 from speech.pcm import silence
 from speech.takes import Join, KeptTake
@@ -17,6 +17,8 @@ from speech.takes import Join, KeptTake
 _LOUDNESS_MISS_DB = 1.0
 """A larger miss is said: high peaks keep quiet speech from being raised any further."""
 
+Foresee = Callable[[int], None]
+"""What the caller has to know, before any synthesis, of a file of about that many bytes."""
 Reaches = Callable[[Path, str, Callable[[], bool]], bool]
 """Whether a file of this content type gets to its caller: `speech.delivery.Delivery.reaches`."""
 
@@ -42,6 +44,11 @@ class FileJob(Job):
                 if not reaches(path, content_type, self.recorder.is_cancelled):
                     path = self._shrunk(path, join, gain_db, folder)
         return path, self.result(text, plan, recorded, join.starts, join.count, gain_db)
+
+    def expected_bytes(self) -> int:
+        """How large the file should be, in the smallest format that it may take."""
+        form = "opus" if self._may_shrink() else self.format
+        return round(self.expected_sec() * bytes_a_second(form, self.rate))
 
     def _may_shrink(self) -> bool:
         return (

@@ -151,8 +151,10 @@ async def _speak(job: Job, request: SpeechRequest, warnings: list[str]) -> Answe
     way = Delivery(request.session_id or _id(job), outputs(), bucket)
     with inference().workspace() as folder:
         progress = Progress()
-        async with reporting(job, progress):
-            path, result = await inference().generate(request, Path(folder), progress, way.reaches)
+        async with reporting(job, progress) as tell:
+            path, result = await inference().generate(
+                request, Path(folder), progress, way.reaches, lambda size: tell(way.foresee(size))
+            )
             delivered = await _deliver(way, path, result.content_type)
             result.timings["delivery_sec"] = round(way.seconds, 4)
     _log_end(job, result)
@@ -229,6 +231,7 @@ def _log_end(job: Job, result: Result) -> None:
 
 
 def _answer(result: Result, delivered: Delivered, warnings: list[str]) -> Answer:
+    cold_start = inference().tell_cold_start()
     answer: Answer = {
         "status": "success",
         "sample_rate": result.sample_rate,
@@ -240,9 +243,13 @@ def _answer(result: Result, delivered: Delivered, warnings: list[str]) -> Answer
         "seed": result.seed,
         "gain_db": result.gain_db,
         "chunks": [dataclasses.asdict(chunk) for chunk in result.chunks],
-        "timings": result.timings,
+        "timings": dict(result.timings),
         "warnings": [*warnings, *result.warnings, *delivered.warnings],
     }
+    if cold_start is not None:
+        answer["timings"]["cold_start_sec"] = cold_start
+    if result.cost_usd is not None:
+        answer["cost_usd"] = result.cost_usd
     if result.model:
         answer["model"] = dict(result.model)
     if result.speakers:

@@ -8,19 +8,23 @@ the engine.
 
 import asyncio
 import json
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
+
+import psutil
 
 from config import ROOT, Settings, on_runpod
 from engines.apart import ApartEngine
 from engines.base import Engine
 from engines.registry import choose_engine, create_engine
 from fetch import fetch_voice
-from file_job import FileJob, Reaches
+from file_job import FileJob, Foresee, Reaches
 from job import Result, SpokenChunk
 from recorder import Progress
 from speech.chunks import Limits
@@ -83,10 +87,34 @@ class VibeVoiceInference:
         self.concurrency = concurrency or settings.max_concurrency or self.engine.capabilities.jobs
         self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="job")
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-")
+        self._start_sec: float | None = None
+        self._load_sec = 0.0
+        self._cold_start_told = False
 
     def load_model(self) -> None:
         """Loads the engine if that has not happened yet."""
+        began = time.monotonic()
         self.engine.load()
+        # Of all who waited for it, the first has waited for the whole of it.
+        self._load_sec = max(self._load_sec, time.monotonic() - began)
+
+    def note_start(self) -> None:
+        """Notes how long the process took until it could take requests, which is now."""
+        self._start_sec = process_age_sec()
+
+    @property
+    def cold_start_sec(self) -> float | None:
+        """Seconds of this worker's start: until it could take requests, and for the model. None
+        before that. The time between the two, in which it waited for a request, is none of it."""
+        if self._start_sec is None or not self.engine.ready:
+            return None
+        return round(self._start_sec + self._load_sec, 2)
+
+    def tell_cold_start(self) -> float | None:
+        """The same, to the first who asks once it is known."""
+        seconds = None if self._cold_start_told else self.cold_start_sec
+        self._cold_start_told |= seconds is not None
+        return seconds
 
     def fetch_voice(self, url: str) -> bytes:
         """What lies at a caller's address; see `fetch`."""
@@ -120,6 +148,7 @@ class VibeVoiceInference:
             runtime=settings.vibevoice_runtime,
             slots=settings.max_slots,
             attention=settings.vibevoice_attention,
+            graphs=settings.vibevoice_graphs == "on",
         )
 
     async def generate(
@@ -128,15 +157,19 @@ class VibeVoiceInference:
         folder: Path,
         progress: Progress | None = None,
         reaches: Reaches | None = None,
+        foresee: Foresee | None = None,
     ) -> tuple[Path, Result]:
         """Speaks a request into a file in `folder`; gives its path and what there is to say. A file
-        that does not reach its caller takes a smaller format where the request allows it.
+        that does not reach its caller takes a smaller format where the request allows it. `foresee`
+        is told once how large the file should be, and may refuse it.
 
         Raises `SpeechError`s. A cancelled task ends the engine's work before it is re-raised.
         """
         job = FileJob(self, request, progress)
         # Not in the pool: a request that cannot be served is told so while others are speaking.
         await asyncio.to_thread(job.plan, folder)
+        if foresee is not None:
+            foresee(await asyncio.to_thread(job.expected_bytes))
         working = self._pool.submit(job.run, folder, reaches)
         try:
             return await asyncio.shield(_awaitable(working))
@@ -152,16 +185,19 @@ class VibeVoiceInference:
         *,
         sample_rate: int | None = None,
         longest_piece_sec: float = LONGEST_PIECE_SEC,
-        gain_db: float | None = None,
+        after: tuple[Began, int] | None = None,
     ) -> AsyncGenerator[Began | Piece | Result, None]:
         """Speaks a request piece by piece: `Began`, the pieces, and what there is to say.
         `folder` takes what has to wait. With `longest_piece_sec` 0 every frame is a piece;
-        `gain_db` takes the place of the gain remembered for the voice.
+        `after` is an earlier part of the same answer, whose seed, gain and guest voice it has, and
+        the milliseconds of silence between the two.
 
         Raises `SpeechError`s. Closing or cancelling the iteration ends the engine's work first.
         """
         job = StreamJob(self, request, sample_rate=sample_rate)
-        job.longest_piece_sec, job.gain_db = longest_piece_sec, gain_db
+        job.longest_piece_sec = longest_piece_sec
+        if after is not None:
+            job.follow(*after)
         await asyncio.to_thread(job.plan, folder)
         yield job.began()
         pieces = job.run(folder)
@@ -206,6 +242,16 @@ class VibeVoiceInference:
         """Waits for a cancelled job's thread; one that has not begun never will."""
         if not working.cancel():
             await asyncio.wait([_awaitable(working)])
+
+
+def process_age_sec() -> float:
+    """Seconds since this process began, for one that bootstrap.sh became as that script."""
+    born: float = psutil.Process().create_time()
+    if sys.platform != "linux":
+        return time.time() - born
+    # There psutil adds the boot's time of day, which the kernel tells in whole seconds.
+    booted: float = psutil.boot_time()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - (born - booted)
 
 
 def openai_voices() -> dict[str, str]:

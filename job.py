@@ -41,7 +41,8 @@ class SpokenChunk:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What there is to say about a finished answer."""
+    """What there is to say about a finished answer. `cost_usd` is what its share of the GPU costs,
+    where there is one and its price is known."""
 
     format: str
     content_type: str
@@ -56,6 +57,13 @@ class Result:
     chunks: tuple[SpokenChunk, ...]
     timings: dict[str, float]
     warnings: tuple[str, ...]
+    cost_usd: float | None = None
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """`gpu_sec` and `cost_usd`, as far as there are any."""
+        found = {"gpu_sec": self.timings.get("gpu_sec"), "cost_usd": self.cost_usd}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Studio(Protocol):
@@ -68,6 +76,8 @@ class Studio(Protocol):
     pace: Pace
     loudness: LoudnessMemory
     guests: GuestVoices
+
+    def load_model(self) -> None: ...
 
     def fetch_voice(self, url: str) -> bytes: ...
 
@@ -85,6 +95,9 @@ class Job:
         self.studio, self.request = studio, request
         self.recorder = Recorder(studio.engine, studio.pace, studio.settings.max_retries)
         self.recorder.progress = progress or self.recorder.progress
+        self.seed = request.seed
+        self.guest: tuple[Voice, list[str]] | None = None
+        self.lead_ms = 0
         self.warnings: list[str] = []
         self.format: str = request.output_format
         wanted = sample_rate or studio.settings.default_sample_rate
@@ -99,7 +112,7 @@ class Job:
         request = self.request
         text = plan_text(request.text, self.studio.limits, request.pronunciations)
         self.warnings += text.warnings
-        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        seed = secrets.randbelow(2**32) if self.seed is None else self.seed
         self._text = text
         self._plan = Plan(
             chunks=tuple(PlannedChunk(chunk.turns, seed) for chunk in text.chunks),
@@ -111,19 +124,25 @@ class Job:
                 repeatable=request.seed is not None,
             ),
         )
+        self.recorder.progress.chunks_total = len(text.chunks)
         self.mark("planned")
+
+    def expected_sec(self) -> float:
+        """How long the answer should be, with its pauses. To be asked once it is planned."""
+        paused_ms = self._text.lead_ms + sum(chunk.pause_ms for chunk in self._text.chunks)
+        return (self.recorder.expected_sec(self._plan) + paused_ms / 1000) / self.request.speed
 
     def prepare(self) -> tuple[TextPlan, Plan]:
         """Loads the engine for what was planned."""
         self.mark("start")
         self.recorder.check()
-        self.studio.engine.load()
+        self.studio.load_model()
         self.mark("loaded")
         return self._text, self._plan
 
     def pauses(self, text: TextPlan) -> list[int]:
         """The silences asked for, in samples: before all chunks, then after each."""
-        pauses = [text.lead_ms, *(chunk.pause_ms for chunk in text.chunks)]
+        pauses = [text.lead_ms or self.lead_ms, *(chunk.pause_ms for chunk in text.chunks)]
         return [round(pause * self.rate / 1000 / self.request.speed) for pause in pauses]
 
     def remembered_gain(self, plan: Plan) -> float | None:
@@ -147,6 +166,8 @@ class Job:
     ) -> Result:
         """The facts for the answer. `starts` and `count` are in samples."""
         capabilities = self.studio.engine.capabilities
+        timings, price = self._timings(count / self.rate), self.studio.settings.gpu_usd_per_second
+        gpu_sec = timings.get("gpu_sec")
         return Result(
             format=self.format,
             content_type=FORMATS[self.format].content_type,
@@ -172,8 +193,9 @@ class Job:
                     zip(text.chunks, starts, recorded, strict=True)
                 )
             ),
-            timings=self._timings(count / self.rate),
+            timings=timings,
             warnings=(*self.warnings, *self.recorder.warnings),
+            cost_usd=None if gpu_sec is None or price is None else round(gpu_sec * price, 6),
         )
 
     def _voices(self, text: TextPlan, folder: Path) -> tuple[Voice, ...]:
@@ -226,11 +248,13 @@ class Job:
         return None, [f"speakers: there are too few voices, so Speaker {number} shares one"]
 
     def _guest(self, folder: Path) -> tuple[Voice, list[str]]:
-        """The voice that came with the request."""
-        if self.request.voice_base64:
-            return self.studio.guests.resolve(self.request.voice_base64, folder, "voice_base64")
-        data = self.studio.fetch_voice(self.request.voice_url or "")
-        return self.studio.guests.resolve(data, folder, "voice_url")
+        """The voice that came with the request, and warnings."""
+        if self.guest is None:
+            data, field = self.request.voice_base64, "voice_base64"
+            if not data:
+                data, field = self.studio.fetch_voice(self.request.voice_url or ""), "voice_url"
+            self.guest = self.studio.guests.resolve(data, folder, field)
+        return self.guest
 
     def mark(self, name: str) -> None:
         self._marks[name] = time.monotonic()
@@ -253,6 +277,8 @@ class Job:
             "total_sec": total,
             "real_time_factor": total / duration,
         }
+        if self.studio.engine.capabilities.gpu:
+            phases["gpu_sec"] = self.recorder.device_sec
         return {name: round(value, 4) for name, value in phases.items()}
 
 

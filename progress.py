@@ -7,7 +7,7 @@ ended before the block does.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
@@ -22,29 +22,47 @@ _TIMEOUT_SEC = 5.0
 
 
 @asynccontextmanager
-async def reporting(job: dict[str, Any], progress: Progress) -> AsyncIterator[None]:
-    """Reports `progress` every two seconds while it changes. Does nothing off the platform."""
+async def reporting(
+    job: dict[str, Any], progress: Progress
+) -> AsyncIterator[Callable[[str], None]]:
+    """Reports `progress` every two seconds while it changes, and at once a warning that the block
+    gives to what it gets. Does nothing off the platform."""
+    wake, done = asyncio.Event(), asyncio.Event()
+
+    def tell(warning: str) -> None:
+        progress.warning = warning
+        if warning:
+            wake.set()
+
     if not os.environ.get("RUNPOD_WEBHOOK_POST_OUTPUT"):
-        yield
+        yield tell
         return
-    done = asyncio.Event()
-    reporter = asyncio.create_task(_report(job, progress, done))
+    reporter = asyncio.create_task(_report(job, progress, wake, done))
     try:
-        yield
+        yield tell
     finally:
         done.set()
+        wake.set()
         await reporter
 
 
-async def _report(job: dict[str, Any], progress: Progress, done: asyncio.Event) -> None:
+async def _report(
+    job: dict[str, Any], progress: Progress, wake: asyncio.Event, done: asyncio.Event
+) -> None:
     told: dict[str, Any] = {}
     async with AsyncClientSession() as session:
-        while not await _is_set(done, INTERVAL_SEC):
+        while True:
+            await _is_set(wake, INTERVAL_SEC)
+            if done.is_set():
+                return
+            wake.clear()
             state = asdict(progress)
             if state == told or not progress.chunks_total:
                 continue
             told = state
             shown = {**state, "audio_sec": round(progress.audio_sec, 1)}
+            if not progress.warning:
+                del shown["warning"]
             try:
                 async with asyncio.timeout(_TIMEOUT_SEC):
                     await send_result(session, {"status": "IN_PROGRESS", "output": shown}, job)

@@ -36,11 +36,13 @@ _SAID = {
 
 @dataclass(slots=True)
 class Progress:
-    """How far a request has come; written by one thread, read by any."""
+    """How far a request has come, and what its caller should know meanwhile; written by one thread,
+    read by any."""
 
     chunks_total: int = 0
     chunks_done: int = 0
     audio_sec: float = 0.0
+    warning: str = ""
 
 
 AnyTake = TypeVar("AnyTake", bound=Take, covariant=True)
@@ -56,11 +58,13 @@ class Recorded(Generic[AnyTake]):
 
 
 class Recorder:
-    """Runs plans on an engine. `first_audio` is when the first frame came (monotonic seconds)."""
+    """Runs plans on an engine. `first_audio` is when the first frame came (monotonic seconds);
+    `device_sec` is what all attempts took of the engine's device."""
 
     def __init__(self, engine: Engine, pace: Pace, max_retries: int) -> None:
         self.warnings: list[str] = []
         self.first_audio: float | None = None
+        self.device_sec = 0.0
         self.progress = Progress()
         self._engine = engine
         self._pace = pace
@@ -80,6 +84,18 @@ class Recorder:
         """Raises `Cancelled` once that has been asked for."""
         if self.is_cancelled():
             raise Cancelled
+
+    def expected_sec(self, plan: Plan) -> float:
+        """How long a plan's words should take, by what is known of its voices."""
+        said = [self._said(plan, index) for index in range(len(plan.chunks))]
+        return sum(self._pace.expected(voice, text) for voice, text in said)
+
+    @staticmethod
+    def _said(plan: Plan, index: int) -> tuple[str, str]:
+        """Who says a chunk, as the pace knows them, and what."""
+        turns = plan.chunks[index].turns
+        voice = "/".join(sorted({plan.voices[turn.speaker].name for turn in turns}))
+        return voice, " ".join(turn.text for turn in turns)
 
     def record(self, plan: Plan, new_take: Callable[[], KeptTake]) -> list[Recorded[KeptTake]]:
         """The best take of every chunk. Raises `EngineError` when nothing is to be heard."""
@@ -129,6 +145,7 @@ class Recorder:
                     self.progress.audio_sec += len(event.samples) / SAMPLE_RATE
                 else:
                     missing -= 1
+                    self.device_sec += event.device_sec
                     self.progress.chunks_done = self.progress.chunks_total - missing
                 yield event
         finally:
@@ -142,9 +159,7 @@ class Recorder:
             return Flaw.SILENT
         if reason == "cap":
             return Flaw.CUT
-        turns = plan.chunks[index].turns
-        voice = "/".join(sorted({plan.voices[turn.speaker].name for turn in turns}))
-        said = " ".join(turn.text for turn in turns)
+        voice, said = self._said(plan, index)
         if self._engine.capabilities.varies and self._pace.is_odd(voice, said, take.seconds):
             return Flaw.ODD_LENGTH
         self._pace.learn(voice, said, take.seconds)

@@ -58,6 +58,7 @@ def serve(inference: VibeVoiceInference, log: logging.Logger) -> None:
         health_port(health, settings.address, own_port),
     ):
         listener.listen(2048)
+        inference.note_start()
         log.info("serving on %s, port %d", settings.address, listener.getsockname()[1])
         health.load_in_thread(inference)
         server.run(sockets=[listener])

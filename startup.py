@@ -12,11 +12,10 @@ import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import psutil
 import runpod
 
 from in_use import mark_in_thread
-from inference import VibeVoiceInference
+from inference import VibeVoiceInference, process_age_sec
 from speech.errors import SpeechError
 
 
@@ -31,7 +30,7 @@ def prepare(inference: VibeVoiceInference, log: Any) -> None:
     runpod.serverless.register_fitness_check(volume_check(inference))
     runpod.serverless.register_fitness_check(engine_check(inference))
     mark_in_thread()
-    imported = time.time()
+    imported_sec, imported = process_age_sec(), time.monotonic()
     voices = inference.voices.names()
     for problem in inference.voices.problems():
         log.warn(problem)
@@ -40,12 +39,13 @@ def prepare(inference: VibeVoiceInference, log: Any) -> None:
     if inference.settings.preload_model:
         preloading = threading.Thread(target=preload, args=(inference, log), daemon=True)
         preloading.start()
+    inference.note_start()
     summary = {
         "engine": inference.engine.capabilities.name,
         "voices": len(voices),
         "volume": inference.settings.vibevoice_volume.is_dir(),
-        "start_sec": round(imported - psutil.Process().create_time(), 2),
-        "voices_sec": round(time.time() - imported, 2),
+        "start_sec": round(imported_sec, 2),
+        "voices_sec": round(time.monotonic() - imported, 2),
     }
     log.info(f"started: {json.dumps(summary)}")
 

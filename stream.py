@@ -20,6 +20,7 @@ from speech.codecs import Encoder
 from speech.level import Level, LoudnessMeter
 from speech.pcm import Samples, silence
 from speech.takes import Take
+from speech.voices import Voice
 
 MOST_PIECE_BYTES = 512 * 1024
 """RunPod takes stream pieces below 1 MB, and base64 adds a third."""
@@ -40,12 +41,15 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """What is known before the first sound."""
+    """What is known before the first sound. `gain_db` is the stream's constant gain, or None;
+    `guest` is the voice that came with the request, and warnings."""
 
     voices: tuple[str, ...]
     seed: int
+    gain_db: float | None
     sample_rate: int
     warnings: tuple[str, ...]
+    guest: tuple[Voice, list[str]] | None = None
 
 
 class StreamJob(Job):
@@ -59,7 +63,15 @@ class StreamJob(Job):
         """To be asked once it is planned."""
         voices = tuple(voice.name for voice in self._plan.voices)
         seed = self._plan.chunks[0].seed
-        return Began(voices, seed, self.rate, tuple(self.warnings))
+        if self.gain_db is None:
+            self.gain_db = self.remembered_gain(self._plan)
+        return Began(voices, seed, self.gain_db, self.rate, tuple(self.warnings), self.guest)
+
+    def follow(self, earlier: Began, silence_ms: int) -> None:
+        """Goes on with an answer after that silence, unless its text asks for another, and keeps to
+        what holds for the whole of it. To be called before `plan`."""
+        self.seed, self.gain_db, self.guest = earlier.seed, earlier.gain_db, earlier.guest
+        self.lead_ms = silence_ms
 
     def run(self, folder: Path) -> Generator[Piece, None, Result]:
         text, plan = self.prepare()

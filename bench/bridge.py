@@ -9,12 +9,10 @@ import base64
 import http.client
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -103,12 +101,11 @@ def compare(name: str, straight: list[float], bridged: list[float]) -> None:
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     settings = {"AUTH_TOKEN": "t"}
-    with serving() as port, tempfile.TemporaryDirectory() as folder:
+    with serving() as port:
         url = f"http://127.0.0.1:{port}"
-        here = Path(folder)
         with (
-            bridge(here / "queue", RUNPOD_URL=url, **settings) as queue,
-            bridge(here / "direct", SPEECH_URL=url, **settings) as direct,
+            bridge(RUNPOD_URL=url, **settings) as queue,
+            bridge(SPEECH_URL=url, **settings) as direct,
         ):
             worker = Client(port)
             by_queue = Client(int(queue.url.rsplit(":", 1)[1]))

@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.gpu_card import fill
 from bench.vibevoice_reference import FRAME, SIZES, TOKEN, random_network, speak_on, voice
 from engines.base import SAMPLE_RATE, Frame, Options, Plan, PlannedChunk, Turn, Voice
 from engines.vibevoice.batch import Batch
@@ -43,6 +44,10 @@ from tests.tiny_checkpoint import write_tokenizer  # isort: skip
 
 _NARROW = "narrow"
 _VOCABULARY = 448
+_SMALL: dict[str, dict[str, Any]] = {  # those that upstream's classes build themselves
+    _NARROW: {},
+    "tiny": {"layers": 2, "filters": 2, "depths": "1-1-1-1-1-1-1", "head_layers": 1},
+}
 
 
 class Subject:
@@ -51,9 +56,9 @@ class Subject:
     def __init__(self, size: str, device: str, code: Path | None, frames: int, steps: int) -> None:
         self.device, self.frames, self.steps = torch.device(device), frames, steps
         self.upstream = import_code(find_code(code, None))
-        narrow = size == _NARROW
+        narrow = size in _SMALL
         self.network = (
-            narrow_network(vocabulary=_VOCABULARY, code=code).to(device)
+            narrow_network(vocabulary=_VOCABULARY, code=code, **_SMALL[size]).to(device)
             if narrow
             else random_network(self.upstream, size, device)
         )
@@ -188,15 +193,10 @@ class _Count(TorchDispatchMode):
 def _frames_of(subject: Subject, slots: int) -> Iterator[Callable[[], None]]:
     """A frame of full slots as the device makes it, without a loop around it."""
     runtime = subject.fast(slots)
-    state = runtime.batch.state
+    fill(runtime.batch, steps=subject.steps)
     with torch.inference_mode():
-        state.active.fill_(True)
-        state.steps.fill_(subject.steps)
-        state.left.fill_(10**6)
-        state.guidance.fill_(1.3)
-        state.lengths.fill_(300)
         bucket = Bucket(slots, 512, subject.steps)
-        frame = runtime.batch.frame
+        frame, state = runtime.batch.frame, runtime.batch.state
         frame(state, bucket)
         yield lambda: frame(state, bucket)
     runtime.close()
@@ -232,26 +232,6 @@ def profile(subject: Subject, slots: int) -> None:
         print(recorded.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=60))
 
 
-def graphs(subject: Subject, slots: int) -> None:
-    """The same frames eagerly and as a graph, on a GPU."""
-    runtime = subject.fast(slots)
-    batch, bucket = runtime.batch, Bucket(slots, 1024, subject.steps)
-    ways: dict[str, Callable[[], None]] = {
-        "eager": lambda: batch.frame(batch.state, bucket),
-        "graph": lambda: batch.graphs.run(bucket),
-    }
-    for name, run in ways.items():
-        run()
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(20):
-            run()
-        torch.cuda.synchronize()
-        print(f"{slots} slots, {name}: {1000 * (time.perf_counter() - start) / 20:.2f} ms a frame")
-    print(f"{len(batch.graphs)} graphs hold {batch.graphs.used / 2**20:.0f} MiB")
-    runtime.close()
-
-
 def load(subject: Subject) -> None:
     """From a checkpoint on disk, cached by the system, to weights on the device, by both."""
     network, device, dtype = subject.network, subject.device, subject.network.dtype
@@ -273,7 +253,7 @@ def load(subject: Subject) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=[_NARROW, *SIZES], default=_NARROW)
+    parser.add_argument("--size", choices=[*_SMALL, *SIZES], default=_NARROW)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--frames", type=int, default=40)
@@ -298,8 +278,6 @@ def main() -> None:
     print(f"operations a frame: upstream {upstream_operations(subject):,}")
     for slots in asked.slots:
         operations(subject, slots)
-        if subject.device.type == "cuda":
-            graphs(subject, slots)
 
 
 if __name__ == "__main__":

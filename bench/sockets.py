@@ -1,6 +1,7 @@
-"""The WebSocket: how soon a cancel ends it, and how evenly paced frames come.
+"""The WebSocket: how soon a cancel ends it, how evenly paced frames come, and how long sentences
+take while others wait.
 
-    python -m bench.sockets [name ...]    (cancel frames model engine)
+    python -m bench.sockets [name ...]    (cancel frames waiting model engine)
 
 `model` has the tiny VibeVoice checkpoint in the preview voice's place: paced sessions that it
 speaks while it also makes two unpaced answers, in a process of its own and in the server's.
@@ -20,7 +21,7 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import connect
 
-from bench.server import TEXT, of, one_answer, run, started
+from bench.server import ASK, SHORT, TEXT, of, one_answer, run, started
 
 BUSY = """
 import sys, threading, multiprocessing, runpy
@@ -118,6 +119,57 @@ def frames() -> None:
             say_gaps(f"{sessions} paced sessions", asyncio.run(gaps(server.url, sessions)))
 
 
+async def slow_reader(url: str) -> None:
+    """Takes minutes of sound at 2 MB a second."""
+    ask = {**ASK, "input": TEXT * 20}
+    async with (
+        httpx.AsyncClient(timeout=300) as client,
+        client.stream("POST", f"{url}/v1/audio/speech", json=ask) as reply,
+    ):
+        async for _ in reply.aiter_raw(100_000):
+            await asyncio.sleep(0.05)
+
+
+async def further_sentences(url: str) -> float:
+    """Seconds for the second and third sentence of an utterance, while a slow reader waits for the
+    only seat."""
+    socket = await connect(url.replace("http", "ws") + "/v1/audio/speech/stream", max_size=None)
+
+    async def say(**message: Any) -> None:
+        await socket.send(json.dumps(message))
+
+    async def sentences(count: int) -> None:
+        while count:
+            data = await socket.recv()
+            if isinstance(data, str) and '"error"' in data:
+                raise RuntimeError(data)
+            count -= isinstance(data, str) and '"audio.done"' in data
+
+    await say(type="session.config", voice="Alice", max_buffer_delay_ms=60_000)
+    await say(type="input.text", text=f"{SHORT} {SHORT} ")
+    await sentences(1)
+    reader = asyncio.create_task(slow_reader(url))
+    await asyncio.sleep(0.5)
+    start = time.monotonic()
+    await say(type="input.text", text=SHORT)
+    await say(type="input.done")
+    await sentences(2)
+    took = time.monotonic() - start
+    await socket.close()
+    await reader
+    return took
+
+
+def waiting() -> None:
+    with started(MAX_STREAMS="1") as server:
+        times = [asyncio.run(further_sentences(server.url)) for _ in range(5)]
+    print(
+        f"two further sentences with a slow reader in the queue: p50 {of(times, 0.5):.2f} s, "
+        f"longest {max(times):.2f} s",
+        flush=True,
+    )
+
+
 @contextmanager
 def tiny_model() -> Iterator[dict[str, str]]:
     """The settings that make it speak."""
@@ -177,7 +229,7 @@ def engine() -> None:
                 say_gaps(f"3 paced sessions beside {busy} busy {kind}", found)
 
 
-PARTS = (cancel, frames, model, engine)
+PARTS = (cancel, frames, waiting, model, engine)
 
 if __name__ == "__main__":
     run(PARTS)

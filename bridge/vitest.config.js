@@ -16,6 +16,7 @@ export default defineConfig({
   test: {
     include: ["test/*.test.js"],
     silent: "passed-only",
+    maxWorkers: 2, // one would do by itself; the tests mostly wait
     testTimeout: 60_000, // some wait for what the bridge itself waits for; a busy machine adds to it
     hookTimeout: 60_000,
   },

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ class ApartEngine:
         if self._known is None:
             self._known = self._ask("capabilities")
         return self._known
+
+    def inspect(self) -> Capabilities:
+        with suppress(EngineLost):
+            self._known = self._ask("capabilities")
+        return self.capabilities
 
     @property
     def ready(self) -> bool:

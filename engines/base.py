@@ -89,11 +89,13 @@ class Frame:
 @dataclass(frozen=True, slots=True)
 class End:
     """The last event of a chunk: it ended by itself (`eos`), hit its length limit (`cap`) or has
-    no audio at all (`empty`)."""
+    no audio at all (`empty`). `device_sec` is its share of the model's time in seconds: what moves
+    several chunks on is divided among them. It is 0 where no model is at work."""
 
     chunk: int
     reason: Literal["eos", "cap", "empty"]
     seed: int
+    device_sec: float = field(default=0.0, compare=False)
 
 
 class Speech(Protocol):
@@ -114,15 +116,19 @@ class Capabilities:
     """What an engine can do. `voices` are those that it brings itself, the default first; with
     `varies` another attempt at a chunk comes out differently, so a bad one is worth repeating;
     `jobs` is how many it is best given at a time; `languages` are BCP 47 tags that it speaks well;
-    `details` say what an answer was made with (which model, on what), as far as it is loaded."""
+    `details` say what an answer was made with (which model, on what), as far as it is loaded;
+    `figures` what was counted and measured since then, by name; with `gpu` a loaded model is on
+    one, so that `device_sec` costs money."""
 
     name: str
     cloning: bool
     voices: tuple[str, ...] = ()
     varies: bool = False
     jobs: int = 1
+    gpu: bool = False
     languages: tuple[str, ...] = ("en", "zh")
     details: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -134,6 +140,9 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> Capabilities: ...
+
+    def inspect(self) -> Capabilities:
+        """`capabilities` as they are at this moment: may ask another process."""
 
     @property
     def ready(self) -> bool: ...

@@ -122,6 +122,9 @@ class EspeakEngine:
     def check(self) -> None:
         espeak_library.load()
 
+    def inspect(self) -> Capabilities:
+        return self.capabilities
+
     def load(self) -> None:
         """Raises `EngineError` where espeak or its data is missing."""
         espeak_library.load()

@@ -41,6 +41,7 @@ def create_engine(
     runtime: Literal["fast", "reference"] = "fast",
     slots: int | None = None,
     attention: Literal["sdpa", "flash"] | None = None,
+    graphs: bool = True,
 ) -> Engine:
     """Makes the engine of that name, not yet loaded. The rest is for VibeVoice alone, see
     `engines.vibevoice.engine.VibeVoiceEngine`."""
@@ -62,5 +63,6 @@ def create_engine(
             runtime=runtime,
             slots=slots,
             attention=attention,
+            graphs=graphs,
         )
     raise EngineError(f"ENGINE={name} is unknown: set it to auto, vibevoice or espeak")

@@ -6,7 +6,7 @@
 # it, or has not changed `beat` for LOCK_STALE_SEC while somebody watched. So no clock is compared
 # with another machine's, and a turn whose owner was slow or dead at any point passes on.
 
-: "${LOCK_BEAT_SEC:=5}" "${LOCK_STALE_SEC:=60}" "${LOCK_REPORT_SEC:=15}"
+: "${LOCK_BEAT_SEC:=5}" "${LOCK_LOOK_SEC:=0.5}" "${LOCK_STALE_SEC:=60}" "${LOCK_REPORT_SEC:=15}"
 turn='' heart='' work=''
 exec {never}<> <(:) # reading from it with a timeout is a sleep without a process
 
@@ -14,16 +14,17 @@ take_turn() { # waits for it; fails where the volume takes no folder
   local limit=${RUNPOD_INIT_TIMEOUT:-420} start=$SECONDS
   [[ $limit =~ ^[1-9][0-9]{0,8}$ ]] || refuse "RUNPOD_INIT_TIMEOUT is '$limit'; allowed: a number of seconds"
   limit=$((limit * 9 / 10))
-  local seen='' idle=0 second=$SECONDS said=$SECONDS latest state owner doing
+  local seen='' idle=0 said=$SECONDS look stale latest state owner doing
+  milliseconds "$LOCK_LOOK_SEC" && look=$REPLY
+  milliseconds "$LOCK_STALE_SEC" && stale=$REPLY
   mkdir -p "$base/.lock" || return
   while :; do
     latest_turn && latest=$REPLY
     slurp "$base/.lock/$latest/beat"
     state=$latest:$REPLY
-    # A second counts if it was looked in: who was frozen, alone or with the owner, saw nothing.
-    ((SECONDS == second)) || second=$SECONDS idle=$((idle + 1))
-    [[ $state == "$seen" ]] || seen=$state idle=0
-    if ((latest == 0 || idle >= LOCK_STALE_SEC)) || [[ -e $base/.lock/$latest/released ]]; then
+    # Looks are counted, not the clock: who was frozen, alone or with the owner, saw nothing.
+    [[ $state == "$seen" ]] && idle=$((idle + look)) || seen=$state idle=0
+    if ((latest == 0 || idle >= stale)) || [[ -e $base/.lock/$latest/released ]]; then
       begin_turn $((latest + 1)) && break
       latest_turn
       ((REPLY > latest)) || return # nobody was faster: no folder can be made here
@@ -40,9 +41,15 @@ take_turn() { # waits for it; fails where the volume takes no folder
       said=$SECONDS
       say "waiting for $owner, which prepares $base ($doing); $((SECONDS - start)) s so far"
     fi
-    read -rt 0.5 -u "$never"
+    read -rt "$LOCK_LOOK_SEC" -u "$never"
   done
-  ((latest == 0 || idle < LOCK_STALE_SEC)) || say "took over from $owner, not heard of for $LOCK_STALE_SEC s"
+  ((latest == 0 || idle < stale)) || say "took over from $owner, not heard of for $LOCK_STALE_SEC s"
+}
+
+milliseconds() { # SECONDS, with a fraction or without: as REPLY
+  local fraction=000
+  [[ $1 != *.* ]] || fraction=${1#*.}000
+  REPLY=$((10#0${1%%.*} * 1000 + 10#${fraction:0:3}))
 }
 
 latest_turn() {

@@ -16,6 +16,7 @@ make_ready() {
   local -x LC_ALL=C.UTF-8 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
   local -x GIT_TERMINAL_PROMPT=0 HF_HOME HF_HUB_CACHE
   [[ -x $python ]] || refuse "there is no $python here: install Python 3.12 or set PYTHON"
+  [[ ${prefetch:-} ]] || refuse_old_cards
 
   # 1. On the volume, unless it cannot take what is missing
   status=$NO_ROOM
@@ -40,6 +41,18 @@ make_ready() {
   rm -rf -- "$scratch"
   trap - EXIT TERM HUP INT
   return "$status"
+}
+
+refuse_old_cards() { # before a model is downloaded for them; the worker itself looks again
+  local list name capability old
+  needs_gpu || return 0
+  list=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null) || return 0
+  while IFS=, read -r name capability; do
+    # What is no number comes from a driver that does not say.
+    [[ $capability =~ ^\ ([0-9]+)\.[0-9]+$ ]] && ((BASH_REMATCH[1] < 8)) || return 0
+    old="the GPU $name has compute capability$capability"
+  done <<<"$list"
+  refuse "$old, and VibeVoice needs 8.0 (Ampere) or newer: choose another GPU for the endpoint"
 }
 
 unfit() { # FOLDER: makes it and tries to write there; prints a sentence and fails where that does not work
@@ -75,7 +88,7 @@ environment() {
 build_environment() {
   # Python's own pip where it has one: then the thousand files of a pip need not go to the volume.
   local outcome='' bare=(--without-pip) install=("$python" -m pip --python "$venv/bin/python")
-  "$python" -m pip --version &>/dev/null || bare=() install=("$venv/bin/python" -m pip)
+  "$python" -c 'import pip' &>/dev/null || bare=() install=("$venv/bin/python" -m pip)
   install+=(install --progress-bar off --only-binary :all:)
   work "$python" -m venv "${bare[@]}" "$venv" || return
   keep_definition "$venv" "$venv_wanted" || return

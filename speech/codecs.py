@@ -123,6 +123,17 @@ _RECIPES = {
 }
 
 
+def bytes_a_second(format_name: str, rate: int) -> int:
+    """What a second of speech takes, about."""
+    recipe = _RECIPES.get(format_name)
+    if recipe is None:
+        return 2 * rate
+    if recipe.bit_rate is None:
+        return round(1.2 * rate)  # flac: 64 % of the preview voice at 24 kHz, 39 % at 48 kHz
+    # Below 16 kHz LAME goes no higher than 64 kbit/s.
+    return min(recipe.bit_rate, 64_000 if rate < 16_000 else recipe.bit_rate) // 8
+
+
 def _with_length(flac: bytes, total_samples: int) -> bytes:
     """A FLAC header with the number of samples, for which STREAMINFO has 36 bits (0: unknown)."""
     known = total_samples if total_samples < 2**36 else 0

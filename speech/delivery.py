@@ -18,13 +18,18 @@ from pathlib import Path
 
 from speech import s3
 from speech.bucket import Bucket
-from speech.errors import Cancelled, DeliveryError
+from speech.errors import Cancelled, DeliveryError, RequestError
 
 INLINE_LIMIT = 7 * 1024 * 1024
 """Bytes of audio that fit into an answer: RunPod refuses a result of /run above 10 MB, a worker
 cannot see how a job came, and base64 adds a third."""
 FACTS_LIMIT = 200_000
 """Bytes that are left for all else in an answer. A stream's last item has no more either."""
+
+_MOST = f"an answer carries at most {INLINE_LIMIT / 1e6:.1f} MB"
+_STORE = "S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY and S3_BUCKET_NAME"
+_QUICKEST = 0.75
+"""Of the expected time: a voice may be quicker, and only what cannot fit is refused."""
 
 _OURS = re.compile(r"[A-Za-z0-9._-]{1,64}_[0-9a-f]{32}\.[a-z0-9]{2,5}(?:\.part)?")
 
@@ -55,6 +60,20 @@ class Delivery:
         self.seconds = 0.0
         self._url = ""
         self._warnings: list[str] = []
+
+    def foresee(self, size: int) -> str:
+        """What a caller has to know, before any synthesis, of an answer of about `size` bytes: ""
+        where it fits, or a store takes it. Raises `RequestError` where it cannot fit and no copy is
+        wanted either."""
+        if self._bucket is not None or size <= INLINE_LIMIT:
+            return ""
+        problem = f"the audio will have about {size / 1e6:.1f} MB, and {_MOST}"
+        if not self._outputs.save and size * _QUICKEST > INLINE_LIMIT:
+            raise RequestError(
+                f"text: {problem} (allowed: a shorter text, a smaller output_format, or a worker "
+                f"with {_STORE}, or with SAVE_OUTPUT)"
+            )
+        return f"{problem}: it will be kept on the volume; with {_STORE} the answer is a link"
 
     def reaches(self, audio: Path, content_type: str, cancelled: Callable[[], bool]) -> bool:
         """Whether the file gets to its caller. One that is too large for an answer is uploaded for
@@ -123,10 +142,8 @@ def _fits(audio: Path) -> bool:
 
 def _too_large(size: int, kept: str, warnings: list[str]) -> str:
     return (
-        f"the audio has {size / 1e6:.1f} MB, and an answer carries at most "
-        f"{INLINE_LIMIT / 1e6:.1f} MB; with S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, "
-        f"S3_SECRET_ACCESS_KEY and S3_BUCKET_NAME set the answer is a link instead, and a "
-        f"compressed output_format is smaller"
+        f"the audio has {size / 1e6:.1f} MB, and {_MOST}; with {_STORE} set the answer is a link "
+        f"instead, and a compressed output_format is smaller"
         f"{''.join(f'; {warning}' for warning in warnings)}. It is kept as {kept}"
     )
 

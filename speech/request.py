@@ -33,7 +33,7 @@ Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 class Defaults:
     """The settings that fill what a request leaves open; see `config.Settings`."""
 
-    max_text_length: int = 4096
+    max_text_length: int = 100_000
     cfg_scale: float = 1.3
     loudness: float = -16.0
 

@@ -4,17 +4,23 @@
     run = site.run()                    # to its end: the handler is a stub that says what it got
     assert run.handler["prefix"] == ...
 
+    site.give_environment()             # as a start before left it on the volume; made once
+
 The virtual environment takes its one wheel from a folder, and sees this process's own packages
 through that wheel, so it is made in a second and has the real huggingface_hub and torch in it.
 """
 
+import atexit
 import contextlib
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,6 +102,7 @@ class Site:
             "VIBEVOICE_REF": self.commit,
             "SKIP_MODEL_DOWNLOAD": "1",
             "LOCK_BEAT_SEC": "0.1",
+            "LOCK_LOOK_SEC": "0.05",
             "LOCK_STALE_SEC": "60",
             "OMP_NUM_THREADS": "1",
         }
@@ -136,6 +143,12 @@ class Site:
         if size:
             files["tiny_package_data"] = "x" * size
         self.requirements.write_text(make_wheel(self.wheels, "tiny_package", version, files))
+
+    def give_environment(self, version: str = "1.0", base: Path | None = None) -> None:
+        """Puts the environment of that version there, whole. Its name and definition are the same
+        at every site, so the next start uses it as it is."""
+        built = environment(version)
+        shutil.copytree(built, (base or self.volume) / built.name, symlinks=True)
 
     # What is done with it
 
@@ -254,6 +267,19 @@ class Site:
         assert env["VIBEVOICE_VOLUME"] == str(base), run.log
         assert Path(run.handler["prefix"]).parent == self.local
         assert Path(env["VIBEVOICE_CODE"]).parent == self.local
+
+
+@functools.cache
+def environment(version: str) -> Path:
+    """The environment of that version, as bootstrap.sh builds it."""
+    folder = Path(tempfile.mkdtemp(prefix="bootstrap-"))
+    atexit.register(shutil.rmtree, folder)
+    site = Site(folder / "a site")
+    site.require(version)
+    run = site.run("--prefetch")
+    assert run.status == 0, run.log
+    (built,) = site.volume.glob("venv-*")
+    return built
 
 
 def ended(process: "subprocess.Popen[str]", timeout: float = 300) -> Run:

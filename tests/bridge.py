@@ -1,6 +1,6 @@
-"""The bridge in workerd, as a process of its own.
+"""The bridge in workerd, as a process of its own; the node beside it starts one after the other.
 
-    with bridge(folder, RUNPOD_URL=..., AUTH_TOKEN=...) as one:
+    with bridge(RUNPOD_URL=..., AUTH_TOKEN=...) as one:
         httpx.get(one.url + "/health")
 
 What runs is what `wrangler deploy` would upload. Settings are the Worker's variables;
@@ -29,22 +29,66 @@ ROOT = Path(__file__).resolve().parent.parent / "bridge"
 QUIET = {"WRANGLER_SEND_METRICS": "false", "CLOUDFLARE_CF_FETCH_ENABLED": "false", "CI": "true"}
 
 
+class Node:
+    """A `serve.mjs`, which runs a bridge at a time. What all its bridges write is in one file."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="bridge-node-"))
+        self.log = self.folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [require_node(), "test/serve.mjs", str(bundle())],
+                cwd=ROOT,
+                env=os.environ | {"TMPDIR": str(self.folder)},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                text=True,
+            )
+
+    def tell(self, line: str, answer: str, seconds: float = 120) -> "re.Match[str]":
+        """Waits for a line like `answer`."""
+        before = self.log.stat().st_size
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if found := re.search(answer, self.written(before), re.M):
+                return found
+            time.sleep(0.02)
+        raise AssertionError(f"no {answer} from the bridge:\n{self.written(before)[-2000:]}")
+
+    def written(self, start: int) -> str:
+        return self.log.read_bytes()[start:].decode()
+
+    def end(self) -> None:
+        try:
+            self.process.communicate(timeout=60)  # which closes its standard input
+        finally:
+            self.process.kill()
+            shutil.rmtree(self.folder)
+
+
 @dataclass(frozen=True, slots=True)
 class Bridge:
     """A running bridge."""
 
     url: str
-    process: "subprocess.Popen[str]"
-    folder: Path
+    node: Node
+    begin: int
 
     def log(self) -> str:
         """All that it wrote."""
-        return (self.folder / "bridge.log").read_text()
+        return self.node.written(self.begin)
+
+    def workers(self) -> list[psutil.Process]:
+        """Its processes of workerd."""
+        return list(psutil.Process(self.node.process.pid).children(recursive=True))
 
     def memory_mb(self) -> float:
         """What workerd holds in RAM now."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return float(sum(child.memory_info().rss for child in children)) / 1e6
+        return float(sum(child.memory_info().rss for child in self.workers())) / 1e6
 
 
 def wrangler(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -75,36 +119,30 @@ def bundle() -> Path:
     return out
 
 
+_idle: list[Node] = []
+
+
+@atexit.register
+def _end() -> None:
+    for node in _idle:
+        node.end()
+
+
 @contextmanager
-def bridge(folder: Path, **settings: str) -> Iterator[Bridge]:
-    """A bridge that takes requests. It ends with the block and leaves no process behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "bridge.log").open("w") as log:
-        process = subprocess.Popen(
-            [require_node(), "test/serve.mjs", str(bundle()), json.dumps(settings)],
-            cwd=ROOT,
-            env=os.environ | {"TMPDIR": str(folder)},
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            text=True,
-        )
-    address = _address(process, folder / "bridge.log")
+def bridge(**settings: str) -> Iterator[Bridge]:
+    """A bridge that takes requests. It ends with the block and leaves no workerd behind."""
+    node = _idle.pop() if _idle else Node()
+    begin = node.log.stat().st_size
     try:
-        yield Bridge(address, process, folder)
-    finally:
-        workers = psutil.Process(process.pid).children(recursive=True)
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(60)
-        _, alive = psutil.wait_procs(workers, timeout=60)
-        assert not alive, f"{alive} outlived the bridge"
-
-
-def _address(process: "subprocess.Popen[str]", log: Path, seconds: float = 120) -> str:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        if ready := re.search(r"^ready (\S+)$", log.read_text(), re.M):
-            return ready[1]
-        time.sleep(0.02)
-    raise AssertionError(f"the bridge did not start:\n{log.read_text()[-2000:]}")
+        one = Bridge(node.tell(json.dumps(settings), r"^ready (\S+)$")[1], node, begin)
+        try:
+            yield one
+        finally:
+            workers = one.workers()
+            node.tell("", "^ended$")
+            _, alive = psutil.wait_procs(workers, timeout=60)
+            assert not alive, f"{alive} outlived the bridge"
+    except BaseException:
+        node.end()
+        raise
+    _idle.append(node)

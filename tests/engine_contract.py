@@ -9,6 +9,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -60,9 +61,24 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
         raise failure
 
 
+@contextmanager
+def closed_in_the_end(engine: Engine) -> Iterator[Engine]:
+    """No thread of it may stay behind."""
+    before = set(threading.enumerate())
+    yield engine
+    engine.close()
+    gc.collect()
+    deadline = time.monotonic() + 60
+    while left := set(threading.enumerate()) - before:
+        assert time.monotonic() < deadline, f"threads stay behind: {left}"
+        time.sleep(0.01)
+
+
 class EngineContract:
     deterministic = True
     """The same plan gives the same samples."""
+    has_model = False
+    """A model's time is what a chunk costs."""
 
     def make_engine(self) -> Engine:
         raise NotImplementedError
@@ -78,17 +94,18 @@ class EngineContract:
             voices=(Voice("Alice"), Voice("Frank")),
         )
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls) -> Iterator[Engine]:
+        """One for all tests that leave it as it was."""
+        with closed_in_the_end(cls().make_engine()) as engine:
+            yield engine
+
     @pytest.fixture
-    def engine(self) -> Iterator[Engine]:
-        before = set(threading.enumerate())
-        engine = self.make_engine()
-        yield engine
-        engine.close()
-        gc.collect()
-        deadline = time.monotonic() + 60
-        while left := set(threading.enumerate()) - before:
-            assert time.monotonic() < deadline, f"threads stay behind: {left}"
-            time.sleep(0.01)
+    def new_engine(self) -> Iterator[Engine]:
+        """One that is not loaded yet."""
+        with closed_in_the_end(self.make_engine()) as engine:
+            yield engine
 
     @pytest.fixture
     def plan(self) -> Plan:
@@ -102,22 +119,22 @@ class EngineContract:
         assert capabilities.voices or capabilities.cloning
         assert len(set(capabilities.voices)) == len(capabilities.voices)
 
-    def test_it_is_ready_once_loaded(self, engine: Engine) -> None:
-        assert not engine.ready
-        engine.load()
-        assert engine.ready
+    def test_it_is_ready_once_loaded(self, new_engine: Engine) -> None:
+        assert not new_engine.ready
+        new_engine.load()
+        assert new_engine.ready
 
     def test_load_may_be_called_again_and_from_many_threads(
-        self, engine: Engine, plan: Plan
+        self, new_engine: Engine, plan: Plan
     ) -> None:
-        in_threads(4, lambda _: engine.load())
-        engine.load()
-        assert engine.ready
-        assert list(engine.start(plan))
+        in_threads(4, lambda _: new_engine.load())
+        new_engine.load()
+        assert new_engine.ready
+        assert list(new_engine.start(plan))
 
-    def test_start_loads_by_itself(self, engine: Engine, plan: Plan) -> None:
-        assert list(engine.start(plan))
-        assert engine.ready
+    def test_start_loads_by_itself(self, new_engine: Engine, plan: Plan) -> None:
+        assert list(new_engine.start(plan))
+        assert new_engine.ready
 
     def test_close_may_be_called_again_and_before_load(self, plan: Plan) -> None:
         engine = self.make_engine()
@@ -155,6 +172,7 @@ class EngineContract:
         ends = {event.chunk: event for event in engine.start(plan) if isinstance(event, End)}
         assert [ends[chunk].seed for chunk in sorted(ends)] == [c.seed for c in plan.chunks]
         assert {end.reason for end in ends.values()} <= {"eos", "cap"}
+        assert [end.device_sec > 0 for end in ends.values()] == [self.has_model] * len(ends)
 
     def test_the_same_plan_gives_the_same_samples(self, engine: Engine, plan: Plan) -> None:
         if not self.deterministic:
@@ -194,7 +212,10 @@ class EngineContract:
         def speak(number: int) -> None:
             together[number] = list(engine.start((plan, turned)[number]))
 
+        began = time.monotonic()
         in_threads(2, speak)
+        ends = [event for both in together.values() for event in both if isinstance(event, End)]
+        assert sum(end.device_sec for end in ends) <= time.monotonic() - began
         for number in (0, 1):
             assert sum(isinstance(event, End) for event in together[number]) == len(plan.chunks)
             if self.deterministic:

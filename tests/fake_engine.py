@@ -26,7 +26,7 @@ class FakeEngine:
     `audio` maps a chunk's index in its plan to samples, or lists them. With `interleave` the chunks
     take turns, a frame each. `delay` seconds pass before every frame; `cancel` cuts them short.
     The frame of a speech that is number `fail_at`, counted from 0, raises `EngineError` instead.
-    `reasons` overrides "eos" (or "empty", without samples) for a chunk.
+    `reasons` overrides "eos" (or "empty", without samples) for a chunk. Each takes `device_sec`.
     """
 
     audio: Callable[[int], Samples] | Sequence[Samples] = ramp
@@ -35,6 +35,7 @@ class FakeEngine:
     delay: float = 0.0
     fail_at: int | None = None
     reasons: Mapping[int, Reason] = field(default_factory=dict)
+    device_sec: float = 0.0
     capabilities: Capabilities = CAPABILITIES
     ready: bool = False
     speeches: "list[FakeSpeech]" = field(default_factory=list)
@@ -45,6 +46,9 @@ class FakeEngine:
 
     def check(self) -> None:
         """Nothing keeps it from working."""
+
+    def inspect(self) -> Capabilities:
+        return self.capabilities
 
     def load(self) -> None:
         self.ready = True
@@ -119,7 +123,7 @@ class FakeSpeech:
         for at in range(0, len(samples), size):
             yield Frame(index, samples[at : at + size])
         reason = self._engine.reasons.get(index, "eos" if len(samples) else "empty")
-        yield End(index, reason, self.plan.chunks[index].seed)
+        yield End(index, reason, self.plan.chunks[index].seed, self._engine.device_sec)
 
 
 class HeldSpeech(FakeSpeech):

@@ -138,7 +138,8 @@ def server_process(folder: Path, *command: str, **settings: str) -> Iterator[Ser
         found = re.search(r"serving on \S+, port (\d+)", log.read_text())
         assert found, f"the server did not start:\n{log.read_text()[-2000:]}"
         server = Server(int(found[1]), process.pid)
-        wait_for(lambda: server.call("GET", "/ping").status == 200)
+        # 300 s: the bench loads models of 18 GB from network volumes.
+        wait_for(lambda: server.call("GET", "/ping").status == 200, 300)
         yield server
         process.terminate()
         assert process.wait(120) == 0, log.read_text()[-2000:]

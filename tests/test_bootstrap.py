@@ -15,12 +15,21 @@ import pytest
 
 from tests.bootstrap_site import ROOT, Site, ended, until
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path / "a site")
     yield site
     site.end()
+
+
+@pytest.fixture
+def built(site: Site) -> Site:
+    """A site whose volume has the Python environment."""
+    site.give_environment()
+    return site
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +47,7 @@ def ready(site: Site, filled: Site) -> Site:
     return site
 
 
+@pytest.mark.smoke
 def test_a_first_run_fills_an_empty_volume_and_becomes_the_handler(site: Site) -> None:
     process = site.start("--rp_log_level", "two words")
     run = ended(process)
@@ -144,11 +154,21 @@ def test_who_waits_says_for_whom_and_for_what(site: Site) -> None:
     site.assert_ready(ended(waiter))
 
 
+def test_a_lock_is_watched_in_milliseconds() -> None:
+    code = 'source provision/lock.sh; for each; do milliseconds "$each"; echo "$REPLY"; done'
+    run = subprocess.run(
+        ["bash", "-c", code, "-", "60", "0.5", ".25", "1.0625", "08"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.split() == ["60000", "500", "250", "1062", "8000"]
+
+
+@pytest.mark.realtime
 def test_a_live_lock_is_left_to_its_slow_owner(site: Site) -> None:
     """Alive is who shows it, though it takes longer than what makes a lock stale."""
     owner = slow_builder(site)
-    waiter = site.start(RUNPOD_POD_ID="second", LOCK_STALE_SEC="5")
-    time.sleep(7)
+    waiter = site.start(RUNPOD_POD_ID="second", LOCK_STALE_SEC="2")
+    time.sleep(3)
     assert waiter.poll() is None
     go_on(site)
     run, waited = ended(owner), ended(waiter)
@@ -158,18 +178,19 @@ def test_a_live_lock_is_left_to_its_slow_owner(site: Site) -> None:
     assert "bootstrap: building" not in waited.log
 
 
+@pytest.mark.realtime
 def test_who_was_frozen_with_the_owner_does_not_take_over(site: Site) -> None:
     owner = slow_builder(site)
-    waiter = site.start(RUNPOD_POD_ID="second", LOCK_STALE_SEC="8")
-    time.sleep(2)
+    waiter = site.start(RUNPOD_POD_ID="second", LOCK_STALE_SEC="2")
+    time.sleep(0.5)
     owners = [pid for pid in site.pids() if pid != waiter.pid]
     for pid in owners:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(1)  # so that the last beat has been seen
+    time.sleep(0.5)  # so that the last beat has been seen
     waiter.send_signal(signal.SIGSTOP)
-    time.sleep(9)
+    time.sleep(3)
     waiter.send_signal(signal.SIGCONT)
-    time.sleep(1)
+    time.sleep(0.5)
     for pid in owners:
         os.kill(pid, signal.SIGCONT)
     go_on(site)
@@ -212,18 +233,19 @@ def test_a_stale_lock_is_taken_over(site: Site) -> None:
     owner.communicate()
     go_on(site)
     start = time.monotonic()
-    run = site.run(RUNPOD_POD_ID="second", LOCK_STALE_SEC="3")
+    run = site.run(RUNPOD_POD_ID="second", LOCK_STALE_SEC="1.5")
     site.assert_ready(run)
-    assert "took over from first, not heard of for 3 s" in run.log
-    assert time.monotonic() - start > 2
+    assert "took over from first, not heard of for 1.5 s" in run.log
+    assert time.monotonic() - start > 1.5
 
 
+@pytest.mark.realtime
 def test_of_five_that_find_a_stale_lock_one_takes_it_over(site: Site) -> None:
     owner = slow_builder(site)
     os.killpg(owner.pid, signal.SIGKILL)
     owner.communicate()
     go_on(site)
-    site.env["LOCK_STALE_SEC"] = "5"  # four of them watch the fifth, which may be slow
+    site.env["LOCK_STALE_SEC"] = "2"  # four of them watch the fifth, which may be slow
     started = [site.start(RUNPOD_POD_ID=f"pod{number}") for number in range(5)]
     runs = [ended(process) for process in started]
     for run in runs:
@@ -239,7 +261,7 @@ def test_an_owner_that_was_frozen_for_too_long_stops_and_spoils_nothing(site: Si
     frozen = groups(site)
     for group in frozen:
         os.killpg(group, signal.SIGSTOP)
-    second = site.start(RUNPOD_POD_ID="second", LOCK_STALE_SEC="2")
+    second = site.start(RUNPOD_POD_ID="second", LOCK_STALE_SEC="0.5")
     until(lambda: (site.volume / ".lock" / "2").exists())
     run = ended(second)
     for group in frozen:
@@ -325,6 +347,7 @@ def test_another_python_gets_an_environment_of_its_own(ready: Site) -> None:
 def test_an_old_part_goes_after_a_day_without_a_worker(ready: Site) -> None:
     old = ready.manifest()["venv"]
     ready.require("2.0")
+    ready.give_environment("2.0")
     for own in ("venv-mine", "vibevoice-backup"):
         (ready.volume / own).mkdir()
         age(ready.volume / own)
@@ -340,6 +363,7 @@ def test_an_old_part_goes_after_a_day_without_a_worker(ready: Site) -> None:
 def test_an_old_part_stays_while_a_worker_marks_it(ready: Site) -> None:
     old = ready.manifest()["venv"]
     ready.require("2.0")
+    ready.give_environment("2.0")
     age(ready.volume / old)  # the mark of the first run is fresh
     ready.assert_ready(ready.run(), "2.0")
     assert old in ready.parts()
@@ -387,38 +411,38 @@ def test_an_environment_without_its_manifest_counts_for_nothing(ready: Site) -> 
     assert not (ready.volume / "venv" / "lib" / "left-over").exists()
 
 
-def test_a_users_voices_are_never_touched(site: Site) -> None:
-    voices = site.volume / "demo" / "voices"
+def test_a_users_voices_are_never_touched(built: Site) -> None:
+    voices = built.volume / "demo" / "voices"
     voices.mkdir(parents=True)
     (voices / "en-Alice_woman.wav").write_text("my own Alice")
     (voices / "Me.wav").write_text("me")
-    site.push("second", voices=("en-Alice_woman", "en-Frank_man"))
-    site.assert_ready(site.run(VIBEVOICE_REF="main"))
+    built.push("second", voices=("en-Alice_woman", "en-Frank_man"))
+    built.assert_ready(built.run(VIBEVOICE_REF="main"))
     assert (voices / "en-Alice_woman.wav").read_text() == "my own Alice"
     assert (voices / "Me.wav").read_text() == "me"
     assert (voices / "en-Frank_man.wav").read_text() == "second"
     (voices / "en-Frank_man.wav").unlink()
-    (site.volume / ".first_run_complete").unlink()
-    site.assert_ready(site.run(VIBEVOICE_REF="main"))
-    assert site.voices() == ["Me.wav", "en-Alice_woman.wav"]
+    (built.volume / ".first_run_complete").unlink()
+    built.assert_ready(built.run(VIBEVOICE_REF="main"))
+    assert built.voices() == ["Me.wav", "en-Alice_woman.wav"]
 
 
-def test_folders_of_a_users_that_bear_our_names_stay(site: Site) -> None:
-    (site.volume / "vibevoice").mkdir(parents=True)
-    (site.volume / "vibevoice" / "mine").touch()
-    run = site.run()
+def test_folders_of_a_users_that_bear_our_names_stay(built: Site) -> None:
+    (built.volume / "vibevoice").mkdir(parents=True)
+    (built.volume / "vibevoice" / "mine").touch()
+    run = built.run()
     assert run.status == 0, run.log
     assert "is no link of ours and stays as it is" in run.log
-    assert (site.volume / "vibevoice" / "mine").exists()
-    assert run.handler["env"]["VIBEVOICE_CODE"].startswith(str(site.volume / "vibevoice-"))
+    assert (built.volume / "vibevoice" / "mine").exists()
+    assert run.handler["env"]["VIBEVOICE_CODE"].startswith(str(built.volume / "vibevoice-"))
 
 
-def test_code_that_is_given_is_neither_fetched_nor_touched(site: Site) -> None:
-    shutil.move(site.origin, site.folder / "own")
-    run = site.run(VIBEVOICE_CODE=str(site.folder / "own"))
+def test_code_that_is_given_is_neither_fetched_nor_touched(built: Site) -> None:
+    shutil.move(built.origin, built.folder / "own")
+    run = built.run(VIBEVOICE_CODE=str(built.folder / "own"))
     assert run.status == 0, run.log
-    assert run.handler["env"]["VIBEVOICE_CODE"] == str(site.folder / "own")
-    again = site.run(VIBEVOICE_CODE=str(site.folder / "own"))
+    assert run.handler["env"]["VIBEVOICE_CODE"] == str(built.folder / "own")
+    again = built.run(VIBEVOICE_CODE=str(built.folder / "own"))
     assert "bootstrap:" not in again.log
 
 
@@ -433,13 +457,13 @@ def test_a_prefetch_fills_the_volume_and_exits(site: Site) -> None:
     assert site.run("--prefetch").status == 0
 
 
-def test_a_prefetched_volume_serves_under_another_mount_point(site: Site) -> None:
-    assert site.run("--prefetch").status == 0
-    moved = site.folder / "elsewhere"
-    shutil.move(site.volume.parent, moved)
-    site.env["VIBEVOICE_VOLUME"] = str(moved / "vibevoice")
-    warm = site.run()
-    site.assert_ready(warm, base=moved / "vibevoice")
+def test_a_prefetched_volume_serves_under_another_mount_point(built: Site) -> None:
+    assert built.run("--prefetch").status == 0
+    moved = built.folder / "elsewhere"
+    shutil.move(built.volume.parent, moved)
+    built.env["VIBEVOICE_VOLUME"] = str(moved / "vibevoice")
+    warm = built.run()
+    built.assert_ready(warm, base=moved / "vibevoice")
     assert "bootstrap:" not in warm.log
 
 

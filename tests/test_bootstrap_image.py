@@ -10,6 +10,7 @@ import pytest
 
 from tests.bootstrap_site import ROOT, Run, Site
 
+pytestmark = pytest.mark.process
 MOUNTED = Path("/runpod-volume")
 
 
@@ -19,6 +20,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     if MOUNTED.exists():
         pytest.skip(f"needs a machine without {MOUNTED}")
     site = Site(tmp_path / "a site")
+    site.give_environment(base=site.local)
     assert site.run("--prefetch", VIBEVOICE_VOLUME=str(site.local)).status == 0
     shutil.rmtree(site.origin)
     shutil.rmtree(site.wheels)

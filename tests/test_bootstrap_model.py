@@ -16,6 +16,7 @@ from tests.hub_api import TOKEN, HubApi
 from tests.paper_checkpoint import paper_checkpoint, write_paper_tokenizer
 
 pytest.importorskip("huggingface_hub")
+pytestmark = pytest.mark.process
 MODEL = "vibevoice/VibeVoice-7B"
 WEIGHTS = "model.safetensors"
 
@@ -32,6 +33,7 @@ def hub(tmp_path: Path) -> Iterator[HubApi]:
 @pytest.fixture
 def site(tmp_path: Path, hub: HubApi) -> Iterator[Site]:
     site = Site(tmp_path / "a site")
+    site.give_environment()
     del site.env["SKIP_MODEL_DOWNLOAD"]
     site.env["HF_ENDPOINT"] = hub.url
     yield site
@@ -44,6 +46,7 @@ def snapshot(site: Site, hub: HubApi, base: Path | None = None) -> Path:
 
 
 def test_a_first_run_downloads_the_model_and_its_tokenizer(site: Site, hub: HubApi) -> None:
+    shutil.rmtree(site.volume)
     run = site.run()
     site.assert_ready(run)
     folder = snapshot(site, hub)
@@ -83,7 +86,7 @@ def test_a_download_that_was_cut_off_goes_on_where_it_was(site: Site, hub: HubAp
     first.communicate()
     until(lambda: not site.processes())
     hub.stall_after = None
-    site.assert_ready(site.run(LOCK_STALE_SEC="2"))
+    site.assert_ready(site.run(LOCK_STALE_SEC="0.5"))
     assert hub.bytes_asked_of(WEIGHTS) == ["", f"bytes={kept}-"]
     assert (snapshot(site, hub) / WEIGHTS).stat().st_size == size(hub)
 

@@ -10,6 +10,8 @@ import pytest
 from tests.bootstrap_site import Site, until
 from tests.test_bootstrap_killed import hook
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
@@ -19,8 +21,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def settings(site: Site, version: str) -> dict[str, str]:
-    """Of an endpoint of its own: its package's version and its commit."""
+    """Of an endpoint of its own: its package's version, whose environment is there already, and its
+    commit."""
     site.require(version)
+    site.give_environment(version)
     own = site.folder / f"requirements-{version}.txt"
     own.write_text(site.requirements.read_text())
     return {"REQUIREMENTS_FILE": str(own), "VIBEVOICE_REF": site.push(version)}

@@ -11,6 +11,8 @@ import pytest
 
 from tests.bootstrap_site import REPOSITORY, ROOT, Site
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
@@ -40,6 +42,7 @@ def test_without_a_volume_the_container_disk_serves(site: Site) -> None:
 
 @pytest.mark.parametrize("spelling", ["{}/", "{}//"])
 def test_a_slash_at_the_end_makes_no_other_volume(site: Site, spelling: str) -> None:
+    site.give_environment()
     site.assert_ready(site.run(VIBEVOICE_VOLUME=spelling.format(site.volume)))
     assert "bootstrap:" not in site.run().log
 
@@ -68,6 +71,7 @@ def test_an_empty_read_only_volume_is_replaced_by_the_container_disk(site: Site)
 
 
 def test_what_a_read_only_volume_has_is_used_from_there(site: Site) -> None:
+    site.give_environment()
     site.assert_ready(site.run())
     shutil.rmtree(site.origin)
     shutil.rmtree(site.wheels)
@@ -87,6 +91,7 @@ def test_what_a_read_only_volume_has_is_used_from_there(site: Site) -> None:
 
 
 def test_a_volume_that_cannot_be_written_to_lends_its_voices_to_a_baked_image(site: Site) -> None:
+    site.give_environment(base=site.local)
     assert site.run("--prefetch", VIBEVOICE_VOLUME=str(site.local)).status == 0
     voices = site.volume / "demo" / "voices"
     voices.mkdir(parents=True)
@@ -190,6 +195,8 @@ def test_a_prefetch_does_not_fill_the_container_disk_instead(site: Site) -> None
 def test_what_cannot_be_had_is_said_in_a_sentence(
     site: Site, settings: dict[str, str], sentence: str
 ) -> None:
+    if "PIP_INDEX_URL" not in settings:
+        site.give_environment()
     run = site.run(**settings)
     assert run.status == 1, run.log
     assert f"bootstrap: {sentence}" in run.log or sentence in run.log.splitlines()[-1], run.log
@@ -198,6 +205,7 @@ def test_what_cannot_be_had_is_said_in_a_sentence(
 
 
 def test_code_that_is_not_vibevoices_is_refused(site: Site) -> None:
+    site.give_environment()
     site.git("-C", str(site.origin), "rm", "-q", "-r", "vibevoice")
     site.git("-C", str(site.origin), "commit", "-q", "-m", "something else")
     run = site.run(VIBEVOICE_REF="main")
@@ -206,6 +214,7 @@ def test_code_that_is_not_vibevoices_is_refused(site: Site) -> None:
 
 
 def test_the_password_in_a_repositorys_address_is_not_logged(site: Site) -> None:
+    site.give_environment()
     run = site.run(VIBEVOICE_REPO="http://me:hush@127.0.0.1:9/VibeVoice.git")
     assert run.status == 1
     (line,) = [line for line in run.log.splitlines() if "could not be had" in line]
@@ -305,6 +314,53 @@ def test_a_cuda_build_wants_a_driver(tmp_path: Path) -> None:
     )
     assert refuse_without_driver("/nowhere", "", ENGINE="espeak").returncode == 0
     assert refuse_without_driver("/nowhere", "", requirements="torch==2.13.0\n").returncode == 0
+
+
+def refuse_old_cards(tmp_path: Path, says: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """With an `nvidia-smi` that says so, or that fails where it says nothing."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\n"
+        '[ "$*" = "--query-gpu=name,compute_cap --format=csv,noheader" ] || exit 9\n'
+        f"printf '%s' '{says}'\n[ '{says}' ] || exit 9\n"
+    )
+    tool.chmod(0o755)
+    code = (
+        "source ./bootstrap.sh; source provision/lock.sh; source provision/parts.sh;"
+        " source provision/steps.sh; requirements=$1; refuse_old_cards"
+    )
+    return subprocess.run(
+        ["bash", "-c", code, "-", CUDA], cwd=ROOT,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **env},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_card_that_is_too_old_is_refused_by_name_before_anything_is_downloaded(
+    tmp_path: Path,
+) -> None:
+    old = refuse_old_cards(tmp_path, "Tesla T4, 7.5\nTesla V100-SXM2-16GB, 7.0\n")
+    assert old.returncode == 1
+    assert (
+        "the GPU Tesla V100-SXM2-16GB has compute capability 7.0, and VibeVoice needs 8.0"
+        in old.stderr
+    )
+    assert refuse_old_cards(tmp_path, "Tesla T4, 7.5\n", ENGINE="espeak").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "NVIDIA A100-SXM4-80GB, 8.0\n",
+        "NVIDIA B200, 10.0\n",
+        "Tesla T4, 7.5\nNVIDIA L4, 8.9\n",
+        "Tesla T4, [N/A]\n",
+        "",
+    ],
+)
+def test_another_card_and_one_that_nobody_knows_are_not_refused(tmp_path: Path, says: str) -> None:
+    fine = refuse_old_cards(tmp_path, says)
+    assert (fine.returncode, fine.stderr) == (0, "")
 
 
 def test_the_production_set_is_a_cuda_build_with_flash_attentions_wheel(site: Site) -> None:

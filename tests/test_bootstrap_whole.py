@@ -19,6 +19,7 @@ from tests.hub_api import HubApi
 from tests.runpod_api import RunPodApi
 from tests.worker import BOOTSTRAP, Worker, worker
 
+pytestmark = pytest.mark.process
 MODEL = "test/tiny"
 KEPT = ("PATH", "HOME", "TMPDIR", "VIBEVOICE_VOLUME")  # the worker's own
 

@@ -28,6 +28,7 @@ from tests.runpod_wire import KEY, Job
 from tests.worker import FAKE, Worker, worker
 from tools.demo import reserved_port
 
+pytestmark = pytest.mark.process
 TOKEN = "sk-test"
 
 
@@ -52,7 +53,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with (
         RunPodApi() as api,
         worker(api, folder / "worker", MAX_CONCURRENCY="8", SAVE_OUTPUT="false") as one,
-        bridge(folder / "bridge", **settings(api)) as door,
+        bridge(**settings(api)) as door,
     ):
         yield Stack(door, one)
     assert api.violations == []
@@ -193,7 +194,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with (
         RunPodApi() as api,
         worker(api, folder / "worker", FAKE, MAX_CONCURRENCY="4", MAX_RETRIES="0") as one,
-        bridge(folder / "bridge", **settings(api, RUNPOD_WAIT_SECONDS="1")) as door,
+        bridge(**settings(api, RUNPOD_WAIT_SECONDS="1")) as door,
     ):
         yield Stack(door, one)
     assert api.violations == []
@@ -268,7 +269,7 @@ def test_a_failed_job_is_not_paid_for_three_times(told: Stack) -> None:
 
 
 def test_a_clients_own_retry_joins_the_job_that_it_left(
-    told: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    told: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A job that was left waits 2 s for it, of which a slow machine needs the most.
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0)
@@ -277,7 +278,7 @@ def test_a_clients_own_retry_joins_the_job_that_it_left(
     more = {"RUNPOD_WAIT_SECONDS": "1", "VIBEVOICE_BUCKET": "R2"}
     leaving = Leaving(lambda: speaking(told, text))
     with (
-        bridge(tmp_path, **settings(api, **more)) as door,
+        bridge(**settings(api, **more)) as door,
         httpx.Client(transport=leaving) as http,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -304,7 +305,7 @@ def streaming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with (
         RunPodApi() as api,
         worker(api, folder / "worker", FAKE, MAX_CONCURRENCY="4", STREAM_JOBS="true") as one,
-        bridge(folder / "bridge", **settings(api, RUNPOD_STREAM="true")) as door,
+        bridge(**settings(api, RUNPOD_STREAM="true")) as door,
     ):
         yield Stack(door, one)
     assert api.violations == []

@@ -18,6 +18,7 @@ from tests.fake_engine import FakeEngine
 from tests.http_server import server_process, serving, wait_for
 from tests.openai_speech import CASES, TYPES, answers_of, check, decoded, send
 
+pytestmark = pytest.mark.process
 TOKEN = "sk-test"
 KEY = "the-server's-key"
 LONG = 3200 * 1000
@@ -28,7 +29,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
     folder = tmp_path_factory.mktemp("direct")
     with (
         server_process(folder / "server", API_KEYS=KEY, HOST="127.0.0.1") as server,
-        bridge(folder / "bridge", **settings(server.url)) as one,
+        bridge(**settings(server.url)) as one,
     ):
         yield one
 
@@ -75,7 +76,7 @@ def in_front_of(engine: FakeEngine, folder: Path) -> Iterator[Bridge]:
     inference = VibeVoiceInference(here, engine, here.max_streams)
     with (
         serving(inference) as server,
-        bridge(folder / "bridge", **settings(server.url)) as one,
+        bridge(**settings(server.url)) as one,
     ):
         yield one
 

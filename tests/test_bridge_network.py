@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,18 +13,19 @@ import pytest
 from tests.bad_network import Handler, mute, serving
 from tests.bridge import Bridge, bridge
 
+pytestmark = pytest.mark.process
 TOKEN = "sk-test"
 MB = 1_000_000
 SPEECH = {"model": "tts-1", "input": "Hello.", "voice": "alloy", "response_format": "pcm"}
 
 
 @contextmanager
-def in_front_of(handler: Handler, folder: Path, **settings: str) -> Iterator[Bridge]:
+def in_front_of(handler: Handler, **settings: str) -> Iterator[Bridge]:
     """A bridge whose RunPod is `handler`."""
     with serving(handler) as port:
         runpod = {"RUNPOD_URL": f"http://127.0.0.1:{port}"}
         given = {"AUTH_TOKEN": TOKEN, "RUNPOD_WAIT_SECONDS": "1"} | runpod | settings
-        with bridge(folder, **given) as one:
+        with bridge(**given) as one:
             yield one
 
 
@@ -60,37 +60,37 @@ def completed(**output: str) -> bytes:
     return json.dumps({"id": "job-1", "output": output, "status": "COMPLETED"}).encode()
 
 
-def test_a_runpod_that_says_nothing_is_given_up(tmp_path: Path) -> None:
-    with in_front_of(mute, tmp_path) as one:
+def test_a_runpod_that_says_nothing_is_given_up() -> None:
+    with in_front_of(mute) as one:
         answer = post(one)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     assert answer.headers["x-should-retry"] == "false"
 
 
-def test_a_runpod_that_resets_may_be_tried_again(tmp_path: Path) -> None:
+def test_a_runpod_that_resets_may_be_tried_again() -> None:
     async def resetting(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await request(reader)
 
-    with in_front_of(resetting, tmp_path) as one:
+    with in_front_of(resetting) as one:
         answer = post(one)
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_error")
     assert answer.headers["retry-after"] == "2"
 
 
-def test_an_answer_that_is_cut_off_may_have_cost(tmp_path: Path) -> None:
+def test_an_answer_that_is_cut_off_may_have_cost() -> None:
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
         writer.write(head(1000) + b'{"id": "job-1", "output": {"audio_base64": "AAAA')
         await writer.drain()
         await asyncio.sleep(0.1)
 
-    with in_front_of(cut, tmp_path) as one:
+    with in_front_of(cut) as one:
         answer = post(one)
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_error")
     assert answer.headers["x-should-retry"] == "false"
 
 
-def test_an_answer_that_drips_arrives(tmp_path: Path) -> None:
+def test_an_answer_that_drips_arrives() -> None:
     audio = bytes(range(256)) * 4
     body = completed(audio_base64=base64.b64encode(audio).decode(), format="pcm")
 
@@ -102,12 +102,12 @@ def test_an_answer_that_drips_arrives(tmp_path: Path) -> None:
             await writer.drain()
             await asyncio.sleep(0.001)
 
-    with in_front_of(dripping, tmp_path) as one:
+    with in_front_of(dripping) as one:
         answer = post(one)
     assert (answer.status_code, answer.content) == (200, audio)
 
 
-def test_a_30_mb_answer_arrives_with_its_length(tmp_path: Path) -> None:
+def test_a_30_mb_answer_arrives_with_its_length() -> None:
     audio = b"\x01\x02\x03" * (7_500_000)
     body = completed(audio_base64=base64.b64encode(audio).decode(), format="pcm")
     assert len(body) > 30 * MB
@@ -118,7 +118,7 @@ def test_a_30_mb_answer_arrives_with_its_length(tmp_path: Path) -> None:
         await writer.drain()
         await reader.read()
 
-    with in_front_of(large, tmp_path) as one:
+    with in_front_of(large) as one:
         answer = post(one)
     assert answer.headers["content-length"] == str(len(audio))
     assert answer.content == audio
@@ -153,22 +153,20 @@ def sending(blocks: int, cut_after: int | None = None, declared: bool = True) ->
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
 @pytest.mark.parametrize("backend", ["link", "direct"])
-def test_audio_that_breaks_off_is_seen_to_break_off(
-    backend: str, declared: bool, tmp_path: Path
-) -> None:
+def test_audio_that_breaks_off_is_seen_to_break_off(backend: str, declared: bool) -> None:
     with (
         serving(sending(100, cut_after=50, declared=declared)) as port,
-        bridge(tmp_path, **backend_settings(backend, port)) as one,
+        bridge(**backend_settings(backend, port)) as one,
         pytest.raises(httpx.RemoteProtocolError),
     ):
         post(one)
 
 
 @pytest.mark.parametrize("backend", ["link", "direct"])
-def test_audio_of_unknown_length_arrives_whole(backend: str, tmp_path: Path) -> None:
+def test_audio_of_unknown_length_arrives_whole(backend: str) -> None:
     with (
         serving(sending(100, declared=False)) as port,
-        bridge(tmp_path, **backend_settings(backend, port)) as one,
+        bridge(**backend_settings(backend, port)) as one,
     ):
         answer = post(one)
     assert "content-length" not in answer.headers
@@ -181,7 +179,7 @@ def backend_settings(backend: str, port: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
-def test_audio_that_stands_still_is_broken_off(declared: bool, tmp_path: Path) -> None:
+def test_audio_that_stands_still_is_broken_off(declared: bool) -> None:
     async def stalling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
         length = 10 * len(BLOCK) if declared else None
@@ -191,13 +189,13 @@ def test_audio_that_stands_still_is_broken_off(declared: bool, tmp_path: Path) -
 
     with (
         serving(stalling) as port,
-        bridge(tmp_path, **backend_settings("direct", port), IDLE_TIMEOUT_SECONDS="1") as one,
+        bridge(**backend_settings("direct", port), IDLE_TIMEOUT_SECONDS="1") as one,
         pytest.raises(httpx.RemoteProtocolError),
     ):
         post(one)
 
 
-def test_a_direct_server_sees_that_the_caller_has_left(tmp_path: Path) -> None:
+def test_a_direct_server_sees_that_the_caller_has_left() -> None:
     left = threading.Event()
 
     async def speaking(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -211,7 +209,7 @@ def test_a_direct_server_sees_that_the_caller_has_left(tmp_path: Path) -> None:
         finally:
             left.set()
 
-    with serving(speaking) as port, bridge(tmp_path, **backend_settings("direct", port)) as one:
+    with serving(speaking) as port, bridge(**backend_settings("direct", port)) as one:
         headers = {"Authorization": f"Bearer {TOKEN}"}
         url = f"{one.url}/v1/audio/speech"
         with httpx.stream("POST", url, json=SPEECH, headers=headers, timeout=60) as answer:
@@ -220,11 +218,11 @@ def test_a_direct_server_sees_that_the_caller_has_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["link", "direct"])
-def test_200_mb_pass_through_a_bridge_that_stays_small(backend: str, tmp_path: Path) -> None:
+def test_200_mb_pass_through_a_bridge_that_stays_small(backend: str) -> None:
     blocks = 200 * MB // len(BLOCK)
     with (
         serving(sending(blocks)) as port,
-        bridge(tmp_path, **backend_settings(backend, port)) as one,
+        bridge(**backend_settings(backend, port)) as one,
     ):
         most = Peak(one)
         with most, httpx.stream(

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from speech.codecs import FORMATS, Encoder, codec_rate, pcm16, wav_header
+from engines.base import Frame, Plan, PlannedChunk, Turn, Voice
+from engines.espeak import EspeakEngine
+from speech.codecs import FORMATS, Encoder, bytes_a_second, codec_rate, pcm16, wav_header
 from speech.errors import SpeechError
 from speech.pcm import SAMPLE_RATE, Samples
 from tests.need import require_program
@@ -45,6 +47,21 @@ def encode(
     encoder = Encoder(name, rate, len(samples) if announced else None)
     pieces = [encoder.encode(piece) for piece in np.split(samples, cuts)]
     return b"".join([*pieces, encoder.close()])
+
+
+@pytest.fixture(scope="module")
+def speech() -> Samples:
+    text = "The quick brown fox jumps over the lazy dog, and nobody was surprised at all. " * 3
+    plan = Plan((PlannedChunk((Turn(0, text),), 1),), (Voice("Alice"),))
+    frames = [event.samples for event in EspeakEngine().start(plan) if isinstance(event, Frame)]
+    return np.concatenate(frames)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_size_of_speech_is_known_before_it_is_encoded(speech: Samples, name: str) -> None:
+    expected = bytes_a_second(name, SAMPLE_RATE) * len(speech) / SAMPLE_RATE
+    assert len(encode(name, speech)) == pytest.approx(expected, rel=0.15)
+    assert bytes_a_second("mp3", 12_000) == 8_000
 
 
 def by_libsndfile(name: str, data: bytes) -> tuple[NDArray[np.float64], int]:

@@ -14,7 +14,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.vibevoice_volume == ROOT / "volume"
     assert settings.audio_prompts_dir == ROOT / "volume" / "demo" / "voices"
     assert settings.output_dir == ROOT / "volume" / "output"
-    assert (settings.max_text_length, settings.default_sample_rate) == (4096, 24000)
+    assert (settings.max_text_length, settings.default_sample_rate) == (100_000, 24000)
     assert (settings.max_chunk_chars, settings.min_last_chunk_chars) == (1000, 150)
     assert (settings.chunk_silence_ms, settings.paragraph_silence_ms) == (40, 600)
     assert (settings.default_speaker, settings.default_cfg_scale) == ("Alice", 1.3)
@@ -29,6 +29,11 @@ def test_variables_are_read_and_empty_ones_are_unset() -> None:
     )
     assert (settings.max_text_length, settings.save_output, settings.engine) == (99, False, "auto")
     assert settings.output_dir == Path("/v/output")
+
+
+def test_a_folder_below_the_home_of_nobody_is_a_problem_in_words() -> None:
+    with pytest.raises(ConfigError, match=r"VIBEVOICE_VOLUME: .*a user that this machine has not"):
+        Settings.from_env({"VIBEVOICE_VOLUME": "~:/volume"})  # no user's name holds a colon
 
 
 def test_every_problem_is_listed_at_once_without_the_secret() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from speech.bucket import Bucket
 from speech.delivery import FACTS_LIMIT, INLINE_LIMIT, Delivery, Outputs, cleanup_old_files, keep
-from speech.errors import Cancelled, DeliveryError
+from speech.errors import Cancelled, DeliveryError, RequestError
 from tests.runpod_wire import PIECE_LIMIT, RUN_LIMIT
 
 
@@ -32,6 +33,31 @@ def test_small_audio_is_inline_and_a_copy_is_kept(audio: Path, tmp_path: Path) -
     (name,) = copies(folder)
     assert re.fullmatch(r"session-1_[0-9a-f]{32}\.mp3", name)
     assert (folder / name).read_bytes() == b"audio"
+
+
+@pytest.mark.parametrize("save", [True, False])
+def test_what_should_fit_or_has_a_store_needs_no_word(tmp_path: Path, save: bool) -> None:
+    outputs = Outputs(tmp_path, save=save)
+    assert Delivery("s", outputs).foresee(INLINE_LIMIT) == ""
+    store = Bucket(None, "id", "secret", "bucket")
+    assert Delivery("s", outputs, store).foresee(100 * INLINE_LIMIT) == ""
+
+
+def test_what_should_not_fit_is_said_before_and_refused_where_nothing_would_keep_it(
+    tmp_path: Path,
+) -> None:
+    kept, lost = Outputs(tmp_path), Outputs(tmp_path, save=False)
+    said = Delivery("s", kept).foresee(26_000_000)
+    assert said.startswith(
+        "the audio will have about 26.0 MB, and an answer carries at most 7.3 MB"
+    )
+    assert "S3_ENDPOINT_URL" in said
+    with pytest.raises(
+        RequestError, match=r"^text: the audio will have about 26\.0 MB.*SAVE_OUTPUT"
+    ):
+        Delivery("s", lost).foresee(26_000_000)
+    # It may just fit, if the voice is quick.
+    assert "about 9.0 MB" in Delivery("s", lost).foresee(9_000_000)
 
 
 def test_no_copy_is_kept_where_none_is_wanted(audio: Path, tmp_path: Path) -> None:

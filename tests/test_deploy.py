@@ -32,7 +32,8 @@ def test_every_setting_of_the_start_is_documented() -> None:
 
 def test_what_the_log_says_is_in_the_troubleshooting() -> None:
     rows = re.findall(r"^\| `([^`]+)` \|", DEPLOY.split("## Troubleshooting")[1], re.M)
-    said = SCRIPTS + (ROOT / "engines" / "vibevoice" / "download.py").read_text()
+    engine = (ROOT / "engines" / "vibevoice").glob("*.py")
+    said = SCRIPTS + "".join(path.read_text() for path in engine)
     said = said.replace("{status}", "403")
     for row in rows:
         for part in re.split(r"\.\.\.|WORKER|/runpod-volume|!!!| \(Read-only file system\)", row):

@@ -39,6 +39,7 @@ def test_the_image_runs_what_runpod_needs() -> None:
     assert last["WORKDIR"] == "/workspace/vibevoice"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("bake", ["1", "0"])
 def test_its_lines_make_an_image_that_speaks(tmp_path: Path, bake: str) -> None:
     require_mounts()

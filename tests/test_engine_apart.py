@@ -42,6 +42,15 @@ def test_it_speaks_the_samples_that_it_speaks_here(engine: ApartEngine) -> None:
     assert_same(list(engine.start(PLAN)), list(EspeakEngine().start(PLAN)))
 
 
+def test_what_an_engine_says_of_itself_is_asked_for_anew(engine: ApartEngine) -> None:
+    known = engine.capabilities
+    assert engine.inspect() == known
+    os.kill(pid_of(engine), signal.SIGKILL)
+    assert engine._process is not None
+    engine._process.wait(10)
+    assert engine.inspect() == known, "an engine that is lost keeps its name"
+
+
 def test_a_process_that_dies_is_a_lost_engine(engine: ApartEngine) -> None:
     reader = iter(engine.start(PLAN))
     next(reader)

@@ -17,6 +17,7 @@ from engines.vibevoice.frame import Frame, connect  # isort: skip
 from engines.vibevoice.head import Head  # isort: skip
 from engines.vibevoice.language import LanguageModel  # isort: skip
 from engines.vibevoice.noise import Noise, noise_seed  # isort: skip
+from engines.vibevoice.norm import epsilon, rms_norm  # isort: skip
 from engines.vibevoice.solver import solver_steps  # isort: skip
 from engines.vibevoice.voice_cache import VoiceCache, recordings  # isort: skip
 from engines.vibevoice.weights import load_weights  # isort: skip
@@ -68,6 +69,33 @@ def test_the_solver_takes_the_steps_of_upstreams_scheduler(steps: int) -> None:
         state[2] = output.flatten()
         state[:2] = torch.tensor(step.mix) @ state
         assert error(state[0], sample.flatten()) < 1e-5
+
+
+# Norms
+
+
+@pytest.mark.parametrize(("rows", "width"), [(64, 3584), (3200, 32), (8, 2048), (3, 1536)])
+@pytest.mark.parametrize("weighted", [False, True])
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def test_a_norm_is_torchs_own_to_rounding(rows: int, width: int, weighted: bool) -> None:
+    """As torch 2.8 works it out: in float32, the weight too, and rounded once."""
+    spread = random(rows, 1, seed=5).abs()
+    x = (3 * random(rows, width) * spread).bfloat16()
+    weight = (1 + 0.1 * random(width, seed=4)).bfloat16() if weighted else None
+    wide = x.float()
+    theirs = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5)
+    theirs = (theirs if weight is None else theirs * weight).bfloat16()
+    ours = rms_norm(x, epsilon(1e-5, CPU), weight)
+    assert ours.dtype == torch.bfloat16
+    differ = ours != theirs
+    assert int(differ.sum()) < 1e-4 * x.numel()
+    off = (ours[differ].float() - theirs[differ].float()).abs()
+    assert (off <= 2**-7 * theirs[differ].float().abs()).all(), "by one step of bfloat16"
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def test_a_norm_of_silence_is_silence() -> None:
+    assert not rms_norm(torch.zeros(2, 8), epsilon(1e-5, CPU)).any()
 
 
 # The diffusion head

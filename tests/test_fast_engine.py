@@ -15,6 +15,8 @@ from engines.base import End, Frame, Options, Plan, PlannedChunk, Samples, Speec
 from engines.vibevoice.batch import Batch
 from engines.vibevoice.engine import VibeVoiceEngine
 from engines.vibevoice.fast import FastRuntime
+from engines.vibevoice.prompt import spoken
+from engines.vibevoice.scripts import halves
 from speech.errors import Cancelled, EngineError, EngineLost
 from speech.voices import NO_VOICE
 from tests import vibevoice_fixtures as vibevoice
@@ -56,6 +58,8 @@ def own() -> Iterator[VibeVoiceEngine]:
 
 
 class TestContract(EngineContract):
+    has_model = True
+
     def make_engine(self) -> VibeVoiceEngine:
         return new_engine()
 
@@ -122,7 +126,6 @@ def assert_as_reference(request: Plan) -> list[Frame | End]:
             voices=(voice(90, 0.41), voice(120, 1.1), voice(150, 0.7), voice(200, 0.9)),
         ),
     ],
-    ids=str,
 )
 def test_what_comes_is_what_the_reference_makes(request_: Plan) -> None:
     assert_as_reference(request_)
@@ -284,6 +287,21 @@ def test_where_slots_could_not_be_made_longer_the_next_try_makes_all_of_them_lon
     assert batch.state.capacity == 4096
 
 
+def test_a_chunk_for_which_there_is_no_room_is_spoken_in_parts(own: VibeVoiceEngine) -> None:
+    """As if each part had been a chunk of its own with the same seed."""
+    batch = batch_of(own)
+    batch.scripts._longest = 2048
+    short = Options(steps=1, min_frames=3, frames_per_token=0.001)
+    long = Turn(0, "word " * 700)
+    events = list(own.start(plan((long,), "More.", options=short)))
+    assert batch.state.capacity == 2048
+    ends = [event for event in events if isinstance(event, End)]
+    assert sorted(end.chunk for end in ends) == [0, 1]
+    parts = [tuple(part) for part in halves(spoken([long]), 2048)]
+    wanted = by_chunk(list(own.start(plan(*parts, options=short))))
+    assert np.array_equal(by_chunk(events)[0], np.concatenate([wanted[0], wanted[1]]))
+
+
 def frames_made(batch: Batch, patch: pytest.MonkeyPatch) -> Counted:
     return Counted(patch, batch.graphs, "run")
 
@@ -401,6 +419,7 @@ def test_details_say_what_speaks_and_in_which_bucket_a_seed_repeats() -> None:
     assert (details["runtime"], details["device"], details["dtype"]) == ("fast", "cpu", "float32")
     assert (details["attention"], details["bucket"]) == ("sdpa", "4x2048")
     assert details["weights"].startswith("test model, 1.")
+    assert "convolutions" not in details, "off CUDA nothing is chosen"
 
 
 def test_attention_is_never_cudnns_which_is_planned_anew_for_every_prompt() -> None:

@@ -9,6 +9,7 @@ from engines.base import End, Options
 from tests import vibevoice_fixtures as vibevoice  # skips where torch is missing
 from tests.engine_contract import by_chunk, in_threads
 
+from bench.gpu_card import fill  # isort: skip
 from engines.vibevoice.batch import Batch  # isort: skip
 from engines.vibevoice.bucket import Bucket  # isort: skip
 from engines.vibevoice.engine import VibeVoiceEngine  # isort: skip
@@ -46,21 +47,6 @@ class TestContractOnGpu(CpuContract):
         return new_engine()
 
 
-def full(batch: Batch) -> None:
-    """All slots at work on something, the same each time."""
-    state, draw = batch.state, torch.Generator("cuda").manual_seed(1)
-    with torch.inference_mode():
-        for tensor in (state.x, state.noise, state.past, state.cache.tensor):
-            tensor.copy_(torch.empty_like(tensor).normal_(generator=draw))
-        state.active.fill_(True)
-        state.steps.fill_(10)
-        state.left.fill_(10**6)
-        state.guidance.fill_(1.3)
-        state.used.zero_()
-        state.lengths.fill_(200)
-        state.preference[:, batch.tokens.choices.index(batch.tokens.diffusion)] = 1e4
-
-
 def out(batch: Batch) -> tuple[Any, ...]:
     state = batch.state
     torch.cuda.synchronize()
@@ -80,11 +66,11 @@ def test_a_graph_gives_the_bits_of_the_same_code_run_eagerly(engine: Any, slots:
     batch, bucket = batch_of(engine), Bucket(slots, 512, 10)
     batch.graphs.capture(bucket)
     assert bucket in batch.graphs._graphs
-    full(batch)
+    fill(batch)
     for _ in range(3):
         batch.frame(batch.state, bucket)
     eager = out(batch)
-    full(batch)
+    fill(batch)
     for _ in range(3):
         batch.graphs.run(bucket)
     for one, other in zip(eager, out(batch), strict=True):
@@ -94,7 +80,7 @@ def test_a_graph_gives_the_bits_of_the_same_code_run_eagerly(engine: Any, slots:
 
 def test_capturing_leaves_slots_that_are_at_work_alone(engine: Any) -> None:
     batch = batch_of(engine)
-    full(batch)
+    fill(batch)
     before = out(batch)[1:4]
     batch.graphs.capture(Bucket(8, 1024, 7))
     assert all(torch.equal(a, b) for a, b in zip(before, out(batch)[1:4], strict=True))
@@ -104,7 +90,7 @@ def test_capturing_leaves_slots_that_are_at_work_alone(engine: Any) -> None:
 
 def test_two_thousand_frames_do_not_take_more_memory_than_the_first(engine: Any) -> None:
     batch, bucket = batch_of(engine), Bucket(8, 512, 10)
-    full(batch)
+    fill(batch)
     batch.graphs.run(bucket)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]

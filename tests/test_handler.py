@@ -49,6 +49,14 @@ def test_a_stream_worker_yields_pieces_and_then_the_facts() -> None:
     assert all(not item.get("audio_chunk") for item in kept)
 
 
+def test_an_answer_says_what_it_cost(engine: FakeEngine, worker: VibeVoiceInference) -> None:
+    engine.capabilities, engine.device_sec = replace(engine.capabilities, gpu=True), 2.5
+    worker.settings = worker.settings.model_copy(update={"gpu_usd_per_second": 0.0004})
+    for answer in (run(), run_stream(stream=True)[0][-1]):
+        assert answer["timings"]["gpu_sec"] == 2.5
+        assert answer["cost_usd"] == 0.001
+
+
 def test_a_stream_workers_batch_answer_gets_its_audio_once_it_is_posted() -> None:
     (seen,), (kept,) = run_stream(output_format="pcm")
     assert "audio_base64" not in seen

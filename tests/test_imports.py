@@ -46,7 +46,9 @@ def test_importing_the_handler_starts_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "engines").rglob("*.py")), ids=str)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "engines").rglob("*.py")), ids=lambda path: path.name
+)
 def test_an_engine_imports_no_door_codec_or_delivery(path: Path) -> None:
     forbidden = {
         "handler",
@@ -60,7 +62,7 @@ def test_an_engine_imports_no_door_codec_or_delivery(path: Path) -> None:
     assert not imports(path) & forbidden
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "speech").glob("*.py")), ids=str)
+@pytest.mark.parametrize("path", sorted((ROOT / "speech").glob("*.py")), ids=lambda path: path.name)
 def test_the_core_imports_nothing_above_it(path: Path) -> None:
     above = {"torch", "runpod", "engines", "inference", "handler", "config", "server", "web"}
     assert not {name.split(".")[0] for name in imports(path)} & above
@@ -69,7 +71,7 @@ def test_the_core_imports_nothing_above_it(path: Path) -> None:
 DOORS = [ROOT / "handler.py", ROOT / "server.py", *sorted((ROOT / "web").glob("*.py"))]
 
 
-@pytest.mark.parametrize("path", DOORS, ids=str)
+@pytest.mark.parametrize("path", DOORS, ids=lambda path: path.name)
 def test_a_door_imports_no_engine_and_no_other_door(path: Path) -> None:
     above = {"engines", "handler"} if path.name != "server.py" else {"engines", "handler", "runpod"}
     assert not {name.split(".")[0] for name in imports(path)} & above

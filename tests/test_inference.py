@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,30 @@ def test_every_chunk_gets_the_same_seed_and_the_options(speak: Speak, engine: Fa
     assert (options.cfg_scale, options.steps, options.disable_prefill) == (2, 5, True)
     seeds = {speak("One.", seed=None).seed for _ in range(3)}
     assert len(seeds) == 3
+
+
+TWO_PARAGRAPHS = "The first paragraph is of some length, so that it gets a chunk.\n\n" * 2
+
+
+def test_an_answer_says_what_it_took_of_the_gpu_with_every_attempt(
+    speak: Speak, engine: FakeEngine
+) -> None:
+    engine.capabilities = replace(engine.capabilities, varies=True, gpu=True)
+    engine.device_sec, engine.reasons = 1.25, {0: "cap"}
+    price = {"GPU_USD_PER_SECOND": "0.0004", "PACE_TOLERANCE": "100"}
+    spoken = speak(TWO_PARAGRAPHS, price, loudness=-16)
+    assert [chunk.attempts for chunk in spoken.chunks] == [2, 1]
+    assert spoken.timings["gpu_sec"] == 3 * 1.25
+    assert spoken.cost_usd == 0.0015
+    assert spoken.cost == {"gpu_sec": 3.75, "cost_usd": 0.0015}
+    assert speak(TWO_PARAGRAPHS, {"PACE_TOLERANCE": "100"}).cost == {"gpu_sec": 3.75}
+
+
+def test_without_a_gpu_nothing_costs_anything(speak: Speak, engine: FakeEngine) -> None:
+    engine.device_sec = 1.25  # of a CPU
+    spoken = speak("One.", {"GPU_USD_PER_SECOND": "0.0004"})
+    assert "gpu_sec" not in spoken.timings
+    assert (spoken.cost_usd, spoken.cost) == (None, {})
 
 
 def names(engine: FakeEngine) -> list[str]:

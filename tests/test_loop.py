@@ -1,9 +1,11 @@
 """The loop with a runner of known samples in the model's place."""
 
 import itertools
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ from engines.base import End, Frame, Samples
 from engines.vibevoice.bucket import Bucket
 from engines.vibevoice.frames import Frames
 from engines.vibevoice.loop import Loop, SpeechJob
+from engines.vibevoice.meter import Meter
 from engines.vibevoice.scheduler import Occupant, Work
 from speech.errors import Cancelled, EngineError, EngineLost
 
@@ -33,7 +36,8 @@ class Line(Work):
 
 
 def line(job: int, index: int, length: int, limit: int = 50, **more: Any) -> Line:
-    return Line(index, 7, 100, limit, more.pop("steps", 10), True, job, length)
+    steps, rest = more.pop("steps", 10), more.pop("rest", None)
+    return Line(index, 7, 100, limit, steps, True, job, length, rest=rest)
 
 
 @dataclass
@@ -59,9 +63,15 @@ class ToyRunner:
         self.leases = Leases()
         self.device: dict[int, list[Any]] = {}
         self.wiped: list[int] = []
+        self.left = self.prepared = 0
         self.launches = 0
         self.gate: threading.Semaphore | None = None
         self.fail: dict[str, Exception] = {}
+
+    def prepare(self) -> bool:
+        self.prepared += self.left > 0
+        self.left -= 1
+        return self.left >= 0
 
     def lease(self) -> Leases:
         self.leases.open += 1
@@ -152,6 +162,47 @@ def test_chunks_of_a_job_run_side_by_side(run: Run) -> None:
     assert run.runner.launches < sum(each.length for each in lines)
 
 
+class Timed(ToyRunner):
+    """Every frame takes a second, every prompt five."""
+
+    now = 100.0
+
+    def admit(self, occupant: Occupant[Any], lease: Any) -> None:
+        super().admit(occupant, lease)
+        self.now += 5
+
+    def launch(self, bucket: Bucket, occupants: Sequence[Occupant[Any]]) -> Any:
+        self.now += 1
+        return super().launch(bucket, occupants)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_loops_time_is_divided_among_those_at_work(
+    monkeypatch: pytest.MonkeyPatch, lag: int
+) -> None:
+    runner = Timed(slots=2, lag=lag)
+    monkeypatch.setattr(
+        "engines.vibevoice.loop.time", SimpleNamespace(monotonic=lambda: runner.now)
+    )
+    loop = Loop(runner, lambda _: None)
+    shares = []
+    for lengths in ([3, 3], [1, 4], [2]):
+        job = SpeechJob([line(0, index, each) for index, each in enumerate(lengths)], Frames())
+        runner.now += 1000  # in which nobody has anything to say
+        loop.submit(job)
+        ends = [event for event in job.frames if isinstance(event, End)]
+        shares.append({end.chunk: end.device_sec for end in ends})
+    loop.close()
+    late = lag  # a frame that was begun before it was known that nobody needs it
+    assert shares == [
+        # Two prompts and four frames, the last of which says that both have ended.
+        {0: 7 + late / 2, 1: 7 + late / 2},
+        # Side by side for two prompts and two frames; then three frames for one alone.
+        {0: 6 + late / 2, 1: 6 + 3 + late / 2},
+        {0: 5 + 3 + late},
+    ]
+
+
 def test_a_chunk_without_a_frame_is_empty(run: Run) -> None:
     lines = [line(0, 0, 0), line(0, 1, 2), line(0, 2, 0, limit=1)]
     check(run.submit(*lines), *lines)
@@ -167,6 +218,83 @@ def test_jobs_with_other_steps_run_beside(run: Run) -> None:
     one, two = run.submit(*fives), run.submit(*tens)
     check(one, *fives)
     check(two, *tens)
+
+
+def test_the_parts_of_a_chunk_come_one_after_the_other_and_end_once(run: Run) -> None:
+    last = line(0, 1, 99, limit=4)
+    middle = line(0, 1, 0, rest=last)
+    lines = [line(0, 0, 9), line(0, 1, 3, rest=middle), line(0, 2, 9)]
+    job = run.submit(*lines)
+    events = list(job.frames)
+    heard = [event.samples[0] for event in events if isinstance(event, Frame) and event.chunk == 1]
+    wanted = [lines[1].sample(frame) for frame in range(3)]
+    wanted += [last.sample(frame) for frame in range(4)]
+    assert np.array_equal(np.array(heard), np.array(wanted, np.float32))
+    ends = {event.chunk: event.reason for event in events if isinstance(event, End)}
+    assert ends == {0: "eos", 1: "cap", 2: "eos"}
+    assert len(events) == 9 + 7 + 9 + 3
+
+
+@pytest.mark.parametrize(
+    ("lengths", "reason"), [((0, 0), "empty"), ((0, 2), "eos"), ((2, 0), "eos"), ((60, 2), "cap")]
+)
+def test_a_chunk_ends_as_all_of_its_parts_did(
+    run: Run, lengths: tuple[int, int], reason: str
+) -> None:
+    first, second = lengths
+    job = run.submit(line(0, 0, first, rest=line(0, 0, second)))
+    ends = [event for event in job.frames if isinstance(event, End)]
+    assert [end.reason for end in ends] == [reason]
+
+
+def test_what_is_prepared_is_prepared_while_nobody_waits(run: Run) -> None:
+    run.runner.left = 3
+    run.runner.gate = threading.Semaphore(2)
+    job = run.submit(line(0, 0, 5))
+    next(iter(job.frames))
+    assert run.runner.prepared == 0, "somebody listens"
+    run.runner.gate.release(100)
+    list(job.frames)
+    for _ in range(3000):
+        if run.runner.left < 0:
+            break
+        threading.Event().wait(0.01)
+    assert run.runner.prepared == 3
+
+
+def test_a_loop_that_is_started_prepares_before_there_is_a_job(run: Run) -> None:
+    run.runner.left = 3
+    run.loop.start()
+    run.loop.start()
+    for _ in range(3000):
+        if run.runner.left < 0:
+            break
+        threading.Event().wait(0.01)
+    assert run.runner.prepared == 3
+    lines = [line(0, 0, 2)]
+    check(run.submit(*lines), *lines)
+
+
+def test_once_a_minute_the_log_says_how_long_frames_take(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    meter = Meter(lambda: "all is well", clock=lambda: now)
+    with caplog.at_level(logging.INFO, "vibevoice"):
+        for _ in range(130):
+            now += 1
+            meter.add(2, 0.5)
+            meter.add(0, 9.0)  # nothing was made
+    assert caplog.messages == ["120 frames in 30.0 s: 250.0 ms a frame; all is well"] * 2
+    assert meter.frame_seconds == pytest.approx(0.25)
+
+
+def test_a_moving_mean_follows_what_frames_take() -> None:
+    meter = Meter(str)
+    assert meter.frame_seconds == 0
+    meter.add(1, 0.1)
+    assert meter.frame_seconds == pytest.approx(0.1)
+    for _ in range(200):
+        meter.add(1, 0.02)
+    assert meter.frame_seconds == pytest.approx(0.02, rel=0.01)
 
 
 def test_a_cancelled_job_is_out_a_frame_later(run: Run) -> None:

@@ -20,6 +20,8 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.http_server import Server, server_process
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

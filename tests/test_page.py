@@ -16,6 +16,7 @@ from tests.http_server import Server, server_process
 from tests.need import require_program
 from tests.test_voice_uploads import recording
 
+pytestmark = pytest.mark.process
 TEXT = (
     "The first sentence is here. Then the second one comes along, a bit longer than it was. "
     "And the third ends it."

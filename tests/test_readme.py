@@ -32,6 +32,7 @@ def test_the_first_example_is_the_one_that_make_demo_speaks() -> None:
     assert json.loads(blocks("json")[0]) == json.loads((ROOT / "test_input.json").read_text())
 
 
+@pytest.mark.process
 def test_make_demo_speaks_into_a_file(tmp_path: Path) -> None:
     require_program("make", "make")
     if not (Path(sys.prefix) / ".created").exists():
@@ -58,6 +59,7 @@ def test_make_demo_speaks_into_a_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.process
 def test_the_curl_example_makes_a_file(local_api: int, tmp_path: Path) -> None:
     require_program("curl", "curl")
     (command,) = [block for block in blocks("bash") if "/runsync" in block]
@@ -69,6 +71,7 @@ def test_the_curl_example_makes_a_file(local_api: int, tmp_path: Path) -> None:
     assert soundfile.info(tmp_path / "fox.wav").samplerate == 24000
 
 
+@pytest.mark.process
 def test_the_http_example_and_the_socket_example_make_files(tmp_path: Path) -> None:
     require_program("curl", "curl")
     (command,) = [block for block in blocks("bash") if "/v1/audio/speech" in block]
@@ -90,6 +93,7 @@ def test_the_streaming_page_names_every_message_and_field() -> None:
         assert f"`{field}`" in STREAMING, field
 
 
+@pytest.mark.process
 def test_the_answer_example_has_the_fields_of_an_answer(local_api: int) -> None:
     from tools.demo import post
 
@@ -114,6 +118,7 @@ def test_the_pauses_that_the_readme_names_are_pauses() -> None:
         assert len(plan_text(f"One. {tag.replace('...', 'weak')} Two.", Limits()).chunks) == 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.sh")), ids=lambda p: p.name)
 def test_every_example_script_makes_a_file(script: Path, local_api: int, tmp_path: Path) -> None:
     require_program("curl", "curl")

@@ -88,12 +88,12 @@ def test_speakers_come_as_an_object_or_a_list(given_: Any, kept: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"text": ""}, "text: has 0 characters (allowed: text of 1 to 4096 characters)"),
-        ({"text": " \n"}, "text: is empty (allowed: text of 1 to 4096 characters)"),
-        ({"text": "x" * 4097}, "text: has 4097 characters (allowed: text of 1 to 4096 characters)"),
-        ({"text": ["x"]}, "text: is a list (allowed: text of 1 to 4096 characters)"),
-        ({"text": None}, "text: is missing (allowed: text of 1 to 4096 characters)"),
-        ({"text": 5}, "text: 5 is no text (allowed: text of 1 to 4096 characters)"),
+        ({"text": ""}, "text: has 0 characters (allowed: text of 1 to 100000 characters)"),
+        ({"text": " \n"}, "text: is empty (allowed: text of 1 to 100000 characters)"),
+        ({"text": "x" * 100_001}, "text: has 100001 characters (allowed: text of 1 to 100000 characters)"),
+        ({"text": ["x"]}, "text: is a list (allowed: text of 1 to 100000 characters)"),
+        ({"text": None}, "text: is missing (allowed: text of 1 to 100000 characters)"),
+        ({"text": 5}, "text: 5 is no text (allowed: text of 1 to 100000 characters)"),
         ({"cfg_scale": "abc"}, "cfg_scale: 'abc' is not a number (allowed: a number above 0, up to 10)"),
         ({"cfg_scale": 0}, "cfg_scale: 0 is out of range (allowed: a number above 0, up to 10)"),
         ({"cfg_scale": "nan"}, "cfg_scale: 'nan' is not finite (allowed: a number above 0, up to 10)"),

@@ -45,7 +45,7 @@ from tests.bad_network import (
     slowed,
     stalling,
 )
-from tests.swift import ACCESS_KEY, SECRET_KEY, swift
+from tests.swift import ACCESS_KEY, SECRET_KEY
 from tools.demo import reserved_port
 
 JOB = {
@@ -57,11 +57,9 @@ JOB = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    with swift(tmp_path_factory.mktemp("swift")) as endpoint:
-        bucket = Bucket(endpoint, ACCESS_KEY, SECRET_KEY, "audio", prefix="tts/out")
-        client(bucket).create_bucket(Bucket="audio")
-        yield bucket
+def store(swift_store: dict[str, str]) -> Bucket:
+    endpoint = swift_store["S3_ENDPOINT_URL"]
+    return Bucket(endpoint, ACCESS_KEY, SECRET_KEY, "audio", prefix="tts/out")
 
 
 @pytest.fixture(autouse=True)
@@ -254,6 +252,7 @@ def test_one_reset_is_survived(store: Bucket, long_speech: Path) -> None:
         assert get(url)[1] == long_speech.read_bytes()
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("size", [5 * s3.PART_BYTES, 3_000_000])
 def test_a_cancelled_upload_stops_and_leaves_nothing_behind(
     store: Bucket, tmp_path: Path, size: int
@@ -267,6 +266,7 @@ def test_a_cancelled_upload_stops_and_leaves_nothing_behind(
     assert contents(store) == before
 
 
+@pytest.mark.realtime
 def test_a_cancelled_upload_that_hangs_is_cut_off_and_leaves_nothing_behind(
     store: Bucket, long_speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

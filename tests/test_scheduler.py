@@ -140,13 +140,13 @@ def test_other_chunks_run_in_the_smallest_bucket() -> None:
     assert scheduler.buckets() == [Bucket(4, SMALLEST_CONTEXT, 10)]
     scheduler.occupants[1].launched = 60
     assert scheduler.buckets() == [Bucket(4, SMALLEST_CONTEXT, 10)]
-    other = scheduler_of(8, Job([work(tokens=250, limit=1000)]))
+    other = scheduler_of(8, Job([work(tokens=500, limit=1000)]))
     fill(other)
-    other.occupants[0].launched = 6
-    assert other.occupants[0].reach == 256
-    assert other.buckets() == [Bucket(1, 256, 10)]
-    other.occupants[0].launched = 7
+    other.occupants[0].launched = 12
+    assert other.occupants[0].reach == 512
     assert other.buckets() == [Bucket(1, 512, 10)]
+    other.occupants[0].launched = 13
+    assert other.buckets() == [Bucket(1, 1024, 10)]
 
 
 def test_a_chunk_never_reaches_beyond_its_context() -> None:

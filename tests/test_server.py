@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,7 @@ def queue_depth(server: Server) -> int:
     return int(server.call("GET", "/v1/capabilities").json["queue_depth"])
 
 
+@pytest.mark.realtime
 def test_the_longest_time_of_an_answer_is_kept(start: Start) -> None:
     engine = HeldEngine()
     server = start(engine=engine, MAX_REQUEST_SEC="2")  # it has begun by then
@@ -388,6 +390,24 @@ def test_capabilities_say_what_it_can_do_and_how_busy_it_is(server: Server) -> N
     assert facts["real_time_factor"] > 0
 
 
+def test_what_the_device_does_is_in_metrics_and_capabilities(
+    server: Server, engine: FakeEngine
+) -> None:
+    assert b"vibevoice_frame" not in server.call("GET", "/metrics").body
+    assert server.call("GET", "/v1/capabilities").json["figures"] == {}
+    figures = {"frames_replayed": 7, "frames_eager": 2, "frame_seconds": 0.0113}
+    engine.capabilities = replace(
+        engine.capabilities, details={"graphs": "18 captured, 180 MiB"}, figures=figures
+    )
+    shown = server.call("GET", "/metrics").body.decode()
+    assert "vibevoice_frames_replayed_total 7.0\n" in shown
+    assert "vibevoice_frames_eager_total 2.0\n" in shown
+    assert "vibevoice_frame_seconds 0.0113\n" in shown
+    capabilities = server.call("GET", "/v1/capabilities").json
+    assert capabilities["figures"] == figures
+    assert capabilities["model"]["graphs"] == "18 captured, 180 MiB"
+
+
 def test_metrics_count_what_was_spoken(server: Server) -> None:
     server.speak(input="One.")
     server.speak(model="other")
@@ -402,6 +422,27 @@ def test_metrics_count_what_was_spoken(server: Server) -> None:
         "vibevoice_active_sessions 0.0",
     ):  # an answer is counted once it is out
         wait_for(lambda line=line: line.encode() in server.call("GET", "/metrics").body)
+
+
+def test_what_an_answer_took_of_the_gpu_is_told_and_counted(
+    start: Start, engine: FakeEngine
+) -> None:
+    engine.capabilities, engine.device_sec = replace(engine.capabilities, gpu=True), 2.5
+    server = start(GPU_USD_PER_SECOND="0.0004")
+    events = server.speak(stream_format="sse").body.split(b"\r\n\r\n")
+    done = json.loads(events[-3].removeprefix(b"data: "))
+    assert (done["type"], done["gpu_sec"], done["cost_usd"]) == ("speech.audio.done", 2.5, 0.001)
+    server.speak()
+    figures = server.call("GET", "/metrics").body.decode()
+    assert 'vibevoice_gpu_seconds_total{door="http"} 5.0' in figures
+    assert 'vibevoice_cost_usd_total{door="http"} 0.002' in figures
+
+
+def test_the_time_of_a_cold_start_is_a_figure(tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        figures = server.call("GET", "/metrics").body.decode()
+    (line,) = (line for line in figures.splitlines() if line.startswith("vibevoice_cold_start_"))
+    assert 0.1 < float(line.split(" ")[1]) < 100
 
 
 def test_without_keys_it_binds_this_machine_alone() -> None:

@@ -1,6 +1,7 @@
 """What a worker does beside its jobs."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -70,6 +71,20 @@ def old_mark(tmp_path: Path) -> Path:
 def test_a_queue_worker_keeps_its_mark_fresh(tmp_path: Path, old_mark: Path) -> None:
     with RunPodApi() as api, worker(api, tmp_path, VIBEVOICE_IN_USE=str(old_mark)):
         until(lambda: old_mark.stat().st_mtime > 1)
+
+
+def test_the_first_answer_of_a_worker_tells_what_its_start_took(tmp_path: Path) -> None:
+    # As bootstrap.sh does: a script that takes a while and then becomes the worker.
+    script = f"sleep 1.5; exec {sys.executable} handler.py"
+    bootstrap = ("-c", f"import os; os.execvp('bash', ['bash', '-c', {script!r}])")
+    began = time.monotonic()
+    with RunPodApi() as api, worker(api, tmp_path, bootstrap):
+        started = time.monotonic() - began
+        time.sleep(2)  # without a job, which is no part of the start
+        jobs = [api.wait(api.submit({"text": "Hi."})) for _ in range(2)]
+    first, second = (job.output["timings"] for job in jobs)
+    assert 1.5 <= first["cold_start_sec"] <= started + first["load_sec"] + 0.02
+    assert "cold_start_sec" not in second
 
 
 def test_a_queue_worker_removes_old_copies_beside_its_jobs(tmp_path: Path) -> None:

@@ -105,9 +105,10 @@ def test_the_snapshot_of_main_counts_else_the_newest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["/no/such/folder", "./no", "../no", "a/b/c", "a/..", "~nobody", "C:\\model", "", "a b"]
+    "name", ["/no/such/folder", "./no", "../no", "a/b/c", "a/..", "~:", "C:\\model", "", "a b"]
 )
 def test_what_is_neither_a_folder_nor_an_id_is_refused(tmp_path: Path, name: str) -> None:
+    """`~:` is a home that no machine has: no user's name holds a colon."""
     with pytest.raises(EngineError, match="MODEL_PATH is neither a folder that exists nor a hub"):
         find(Hub(caches=(tmp_path,), models=tmp_path), name)
 

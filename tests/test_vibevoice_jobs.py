@@ -34,6 +34,8 @@ def new_engine() -> VibeVoiceEngine:
 
 
 class TestContract(EngineContract):
+    has_model = True
+
     def make_engine(self) -> VibeVoiceEngine:
         return new_engine()
 

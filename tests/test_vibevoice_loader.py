@@ -12,6 +12,7 @@ from tests import vibevoice_fixtures as vibevoice
 torch = vibevoice.torch
 from engines.vibevoice import loader  # noqa: E402 - imports torch
 from engines.vibevoice.checkpoint import inspect  # noqa: E402
+from engines.vibevoice.engine import VibeVoiceEngine  # noqa: E402
 
 CUDA = torch.device("cuda")
 
@@ -73,6 +74,29 @@ def test_a_model_that_does_not_fit_on_the_gpu_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 29, 80 << 30))
     with pytest.raises(EngineError, match=r"1\.0 GiB and 0\.5 GiB of GPU memory .* larger GPU"):
         loader.check_room(checkpoint, CUDA)
+
+
+def test_a_gpu_that_is_too_old_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    with pytest.raises(EngineError, match=r"the GPU Tesla T4 has compute capability 7\.5, and .*8"):
+        loader.check_card(CUDA)
+    loader.check_card(torch.device("cpu"))
+    for fine in ((8, 0), (8, 9), (10, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, fine=fine: fine)
+        loader.check_card(CUDA)
+
+
+def test_a_gpu_that_is_too_old_is_refused_before_a_model_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    engine = VibeVoiceEngine("some/Model", volume=vibevoice.volume(), device="cuda")
+    monkeypatch.setattr(engine, "_hub", None)
+    for call in (engine.load, engine.check):
+        with pytest.raises(EngineError, match="Tesla T4"):
+            call()
 
 
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from tests.need import require_program
 from tests.vibevoice_fixtures import checkpoint, git, recording, volume
 from tools.demo import local_api, post
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = "Hello there, how are you today? I am fine."
 

@@ -20,6 +20,7 @@ from tests.runpod_api import RunPodApi
 from tests.runpod_wire import RUN_LIMIT, Job
 from tests.worker import FAKE, Worker, worker
 
+pytestmark = pytest.mark.process
 SECRET = "the callers secret words"
 
 
@@ -109,6 +110,7 @@ def assert_stopped(one: Worker, job_id: str, orders: str) -> None:
 # A job's way
 
 
+@pytest.mark.smoke
 def test_runsync_gives_the_audio_to_runpods_own_client(preview: Worker) -> None:
     output = preview.api.endpoint().run_sync({"text": SECRET, "output_format": "wav"}, timeout=60)
     samples, rate = audio_of(output)
@@ -130,7 +132,7 @@ def test_run_gives_the_audio_by_its_status(preview: Worker) -> None:
 @pytest.mark.parametrize(
     ("job_input", "error"),
     [
-        ({"text": "  "}, "text: is empty (allowed: text of 1 to 4096 characters)"),
+        ({"text": "  "}, "text: is empty (allowed: text of 1 to 100000 characters)"),
         ("text", "input: is a string (allowed: an object with a field `text`)"),
         ({"text": SECRET, "speed": "\ud800"}, r"speed: '\ud800' is "),
     ],

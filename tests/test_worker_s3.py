@@ -5,7 +5,6 @@ import base64
 import re
 import threading
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,12 @@ from config import Settings
 from speech.delivery import INLINE_LIMIT
 from tests.bad_network import resetting, serving, slowed
 from tests.runpod_api import RunPodApi
-from tests.swift import SECRET_KEY, settings, swift_bucket
+from tests.swift import SECRET_KEY, settings
 from tests.test_s3 import contents
 from tests.worker import FAKE, Worker, worker
 
+pytestmark = pytest.mark.process
 LARGE = "frames1400"  # 187 s: 9.0 MB as wav, more than an answer carries
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with swift_bucket(tmp_path_factory.mktemp("swift")) as of_worker:
-        yield of_worker
 
 
 def asked(orders: str, **fields: object) -> dict[str, object]:
@@ -36,8 +30,10 @@ def only_copy(one: Worker, owner: str) -> Path:
     return copy
 
 
-def test_a_large_result_is_a_link_to_the_same_bytes(store: dict[str, str], tmp_path: Path) -> None:
-    more = {**store, "S3_PREFIX": "speech"}
+def test_a_large_result_is_a_link_to_the_same_bytes(
+    swift_store: dict[str, str], tmp_path: Path
+) -> None:
+    more = {**swift_store, "S3_PREFIX": "speech"}
     with RunPodApi() as api, worker(api, tmp_path, FAKE, **more) as one:
         job = api.wait(api.submit(asked(LARGE, session_id="mine")), timeout=300)
         assert job.status == "COMPLETED", job.error
@@ -67,6 +63,39 @@ def test_without_a_store_it_fails_and_the_file_is_where_the_error_says(tmp_path:
         assert api.violations == []
 
 
+LONG = "The quick brown fox jumps over the lazy dog, and nobody is surprised. " * 60
+"""Some five minutes."""
+
+
+def test_what_should_be_too_large_is_said_at_once_and_ends_as_it_does(tmp_path: Path) -> None:
+    with RunPodApi() as api, worker(api, tmp_path) as one:
+        job_id = api.submit({"text": LONG, "output_format": "wav", "session_id": "kept"})
+        job = api.wait(job_id, timeout=300)
+        assert only_copy(one, "kept").name in (job.error or "")
+        first = api.seen("progress", job_id)[0].body["output"]
+        assert (first["chunks_done"], first["chunks_total"]) == (0, 5)
+        # 4,200 characters by 65 ms, at 48,000 bytes a second
+        assert re.match(r"the audio will have about 1[12]\.\d MB", first["warning"])
+        small = api.submit({"text": LONG, "output_format": "wav", "allow_recompress": True})
+        assert api.wait(small, timeout=300).status == "COMPLETED"
+        outputs = [post.body["output"] for post in api.seen("progress", small)]
+        assert all("warning" not in output for output in outputs)
+        assert api.violations == []
+
+
+def test_what_cannot_fit_is_refused_before_it_is_spoken_where_no_copy_is_kept(
+    tmp_path: Path,
+) -> None:
+    with RunPodApi() as api, worker(api, tmp_path, SAVE_OUTPUT="false") as one:
+        job_id = api.submit({"text": LONG, "output_format": "wav"})
+        error = api.wait(job_id).error or ""
+        assert error.startswith("text: the audio will have about 1")
+        assert "S3_ENDPOINT_URL" in error
+        assert api.seen("progress", job_id) == []
+        assert list((one.volume / "output").iterdir()) == []
+        assert api.wait(api.submit({"text": LONG}), timeout=300).status == "COMPLETED"
+
+
 def test_a_store_that_is_down_is_a_warning_or_an_error_with_the_kept_file(tmp_path: Path) -> None:
     more = settings("http://127.0.0.1:9")
     with RunPodApi() as api, worker(api, tmp_path, FAKE, **more) as one:
@@ -88,9 +117,9 @@ def test_a_store_that_is_down_is_a_warning_or_an_error_with_the_kept_file(tmp_pa
 
 
 def test_an_upload_that_is_reset_half_way_ends_in_the_kept_file(
-    store: dict[str, str], tmp_path: Path
+    swift_store: dict[str, str], tmp_path: Path
 ) -> None:
-    port = int(store["S3_ENDPOINT_URL"].rpartition(":")[2])
+    port = int(swift_store["S3_ENDPOINT_URL"].rpartition(":")[2])
     with serving(resetting(port, 3_000_000)) as way, RunPodApi() as api:
         more = settings(f"http://127.0.0.1:{way}")
         with worker(api, tmp_path, FAKE, **more) as one:
@@ -107,9 +136,9 @@ def test_an_upload_that_is_reset_half_way_ends_in_the_kept_file(
 
 
 def test_a_job_that_is_stopped_while_it_is_uploaded_leaves_nothing(
-    store: dict[str, str], tmp_path: Path
+    swift_store: dict[str, str], tmp_path: Path
 ) -> None:
-    way = slowed(int(store["S3_ENDPOINT_URL"].rpartition(":")[2]))
+    way = slowed(int(swift_store["S3_ENDPOINT_URL"].rpartition(":")[2]))
     began = threading.Event()
 
     async def noticed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,7 +156,7 @@ def test_a_job_that_is_stopped_while_it_is_uploaded_leaves_nothing(
             assert api.seen("job-done", job_id) == []
             assert one.copies(job_id) == []
             assert one.temporary_files() == []
-    bucket = Settings.from_env(store).bucket
+    bucket = Settings.from_env(swift_store).bucket
     assert bucket is not None
     assert not [key for key in contents(bucket) if "stopped/" in key]
 

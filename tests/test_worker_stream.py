@@ -11,6 +11,7 @@ from tests.runpod_api import RunPodApi
 from tests.runpod_wire import Job
 from tests.worker import FAKE, Worker, worker
 
+pytestmark = pytest.mark.process
 SECRET = "the callers secret words"
 
 
@@ -50,6 +51,7 @@ def posted_bytes(one: Worker, job: Job) -> bytes:
     return b"".join(base64.b64decode(piece["audio_chunk"]) for piece in audio)
 
 
+@pytest.mark.smoke
 def test_a_stream_is_whole_in_order_and_ends_with_the_facts(streams: Worker) -> None:
     job = streams.api.wait(ask(streams, "frames40", stream=True))
     assert job.status == "COMPLETED", job.error

@@ -143,10 +143,11 @@ def _lists(api: FastAPI, door: Door) -> None:
 
 
 def capabilities(door: Door) -> dict[str, Any]:
-    engine, settings = door.inference.engine.capabilities, door.settings
+    engine, settings = door.inference.engine.inspect(), door.settings
     return {
         "engine": engine.name,
         "model": dict(engine.details),
+        "figures": dict(engine.figures),
         "ready": door.health.status == 200,
         "cloning": engine.cloning,
         "languages": list(engine.languages),

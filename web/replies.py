@@ -41,6 +41,7 @@ def finished(utterance: Utterance, line: Line, count: int, result: Result) -> di
         "voice": result.voices[0],
         "seed": result.seed,
         "warnings": list(result.warnings),
+        **result.cost,
     }
     return with_name(message, utterance)
 

@@ -31,7 +31,9 @@ class Door:
     def of(cls, inference: VibeVoiceInference, health: Health) -> "Door":
         settings = inference.settings
         seats = Seats(settings.max_streams, settings.max_queue)
-        return cls(settings, inference, seats, Metrics(seats), health)
+        metrics = Metrics(seats, lambda: inference.cold_start_sec)
+        metrics.watch(lambda: inference.engine.inspect().figures)
+        return cls(settings, inference, seats, metrics, health)
 
     @property
     def defaults(self) -> Defaults:
@@ -39,38 +41,49 @@ class Door:
 
 
 class Speaking:
-    """`waited_sec` is how long the place in the queue took. `label` and `why` are labels in the
-    figures: by which door, and what it means when it is closed before its end."""
+    """One answer: a text, or the sentences of an utterance one after the other. `waited_sec` is how
+    long the last of them waited for the seat. `label` and `why` are labels in the figures: by which
+    door, and what it means when it is closed before its end."""
 
     waited_sec = 0.0
 
     def __init__(self, door: Door, label: str, why: str = "left") -> None:
+        self.seat = door.seats.seat()
         self._door, self._label, self._why = door, label, why
 
-    async def items(
+    async def items(self, request: SpeechRequest) -> AsyncGenerator[Began | Piece | Result, None]:
+        """The only text of an answer: the seat is free by the end of it."""
+        with self.seat:
+            async with aclosing(self.part(request)) as items:
+                async for item in items:
+                    yield item
+
+    async def part(
         self,
         request: SpeechRequest,
         sample_rate: int | None = None,
-        gain_db: float | None = None,
+        after: tuple[Began, int] | None = None,
     ) -> AsyncGenerator[Began | Piece | Result, None]:
-        """Every frame as it is made. Closing it stops the engine within one frame."""
+        """Every frame as it is made. Takes the seat where it is not held, and keeps it. Closing it
+        stops the engine within one frame. `after` is an earlier part of the same answer and the
+        silence between the two, in milliseconds."""
         metrics, health = self._door.metrics, self._door.health
         try:
-            async with self._door.seats.one() as self.waited_sec:
-                with self._door.inference.workspace() as folder:
-                    stream = self._door.inference.stream(
-                        request,
-                        Path(folder),
-                        sample_rate=sample_rate,
-                        longest_piece_sec=0,
-                        gain_db=gain_db,
-                    )
-                    async with aclosing(stream) as items:
-                        async for item in items:
-                            if isinstance(item, Result):
-                                health.works()
-                                metrics.spoken(self._label, item, self.waited_sec)
-                            yield item
+            self.waited_sec = await self.seat.take()
+            with self._door.inference.workspace() as folder:
+                stream = self._door.inference.stream(
+                    request,
+                    Path(folder),
+                    sample_rate=sample_rate,
+                    longest_piece_sec=0,
+                    after=after,
+                )
+                async with aclosing(stream) as items:
+                    async for item in items:
+                        if isinstance(item, Result):
+                            health.works()
+                            metrics.spoken(self._label, item, self.waited_sec)
+                        yield item
         except (asyncio.CancelledError, GeneratorExit):
             metrics.cancels.labels(self._label, self._why).inc()
             raise

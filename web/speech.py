@@ -129,7 +129,7 @@ class SpeechResponse(Response):
     def _end(self, deltas: sse.Deltas | None, result: Result) -> bytes:
         if deltas is None:
             return b""
-        return deltas.end() + sse.done(self._ask.speech.text, result.duration_sec)
+        return deltas.end() + sse.done(self._ask.speech.text, result.duration_sec, result.cost)
 
 
 async def _send(send: Send, data: bytes, more: bool = True) -> None:

@@ -8,6 +8,7 @@ audio, which is about what OpenAI's own models come to.
 import base64
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
@@ -37,12 +38,12 @@ def event(data: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(data, separators=(',', ':'))}\r\n\r\n".encode()
 
 
-def done(text: str, seconds: float) -> bytes:
-    """The usage of a finished answer, and the end."""
+def done(text: str, seconds: float, cost: Mapping[str, float]) -> bytes:
+    """The usage of a finished answer, what it cost beside it, and the end."""
     spoken = math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_A_TOKEN)
     heard = math.ceil(seconds * _TOKENS_A_SECOND)
     usage = {"input_tokens": spoken, "output_tokens": heard, "total_tokens": spoken + heard}
-    return event({"type": "speech.audio.done", "usage": usage}) + DONE
+    return event({"type": "speech.audio.done", "usage": usage, **cost}) + DONE
 
 
 def _delta(data: bytes) -> bytes:

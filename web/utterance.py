@@ -5,18 +5,24 @@ Times are milliseconds of audio since the utterance's begin.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
-from inference import Piece, Result
+from inference import Began, Piece, Result
 from speech.feed import Sentence, SentenceFeed
 from web.errors import invalid
-from web.messages import SessionConfig
+from web.messages import SessionConfig, refused
+from web.seats import Seat
 from web.speaking import Door, Speaking
 
 _PIECES_AHEAD = 32
 """Frames that are made before they are sent: 4 s, so that the next sentence begins in time."""
+
+_Item = Sentence | Piece | Result | BaseException | None
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -47,7 +53,7 @@ class Utterance:
         self.feed = SentenceFeed(config.granularity)
         self._door = door
         self._sentences: asyncio.Queue[Sentence | None] = asyncio.Queue()
-        self._gain_db: float | None = None
+        self._began: Began | None = None
         self._flushing: asyncio.TimerHandle | None = None
 
     def write(self, text: str) -> None:
@@ -101,9 +107,7 @@ class Utterance:
     async def audio(self) -> AsyncGenerator[Sentence | Piece | Result, None]:
         """Each sentence, its pieces and its result, made ahead by up to `_PIECES_AHEAD`. Raises
         what the making raises. Closing it stops the engine at once, without waiting for it."""
-        made: asyncio.Queue[Sentence | Piece | Result | BaseException | None] = asyncio.Queue(
-            _PIECES_AHEAD
-        )
+        made: asyncio.Queue[_Item] = asyncio.Queue(_PIECES_AHEAD)
         making = asyncio.create_task(self._make(made))
         try:
             while (item := await made.get()) is not None:
@@ -115,37 +119,63 @@ class Utterance:
             _ENDING.add(making)
             making.add_done_callback(_ENDING.discard)
 
-    async def _make(
-        self, made: "asyncio.Queue[Sentence | Piece | Result | BaseException | None]"
-    ) -> None:
+    async def _make(self, made: "asyncio.Queue[_Item]") -> None:
+        """Speaks the sentences in one seat, from the first to the end."""
+        speaking = Speaking(self._door, "ws", "stopped")
         try:
-            while (sentence := await self._sentences.get()) is not None:
-                await made.put(sentence)
-                request = self.config.request.model_copy(update={"text": self._spoken(sentence)})
-                items = Speaking(self._door, "ws", "stopped").items(
-                    request, self.config.sample_rate, self._gain_db
-                )
-                self.in_making = True
-                async with aclosing(items):
-                    async for item in items:
-                        if isinstance(item, Piece | Result):
-                            await made.put(item)
-                        if isinstance(item, Result):
-                            self._gain_db = item.gain_db  # one gain for all sentences
-                self.in_making = False
+            with speaking.seat as seat:
+                while (sentence := await self._idle(seat, self._sentences.get)) is not None:
+                    await self._idle(seat, partial(made.put, sentence))
+                    self.in_making = True
+                    await self._make_sentence(speaking, sentence, made)
+                    self.in_making = False
         except Exception as error:  # noqa: BLE001 - raised again where the audio is read
+            self.in_making = False
             await made.put(error)
         else:
             await made.put(None)
 
-    def _spoken(self, sentence: Sentence) -> str:
-        """A sentence with the silence before it, as a chunk of a longer text would have it."""
-        if sentence.start == 0 or not self.feed.text[: sentence.start].strip():
-            return sentence.text
+    async def _make_sentence(
+        self, speaking: Speaking, sentence: Sentence, made: "asyncio.Queue[_Item]"
+    ) -> None:
+        request = self.config.request.model_copy(update={"text": sentence.text})
+        after = (self._began, self._silence_ms(sentence)) if self._began else None
+        parts = speaking.part(request, self.config.sample_rate, after)
+        async with aclosing(parts) as items:
+            async for item in items:
+                if isinstance(item, Began):
+                    self._began = self._began or item
+                elif isinstance(item, Piece):
+                    await self._taken(made.put(item))
+                else:
+                    await self._idle(speaking.seat, partial(made.put, item))
+
+    async def _idle(self, seat: Seat, wait: Callable[[], Awaitable[T]]) -> T:
+        """What `wait` gives. The engine has nothing to do for it meanwhile, so after a while the
+        seat goes to others."""
+        try:
+            async with asyncio.timeout(self._door.settings.utterance_idle_sec):
+                return await wait()
+        except TimeoutError:
+            seat.leave()
+        return await wait()
+
+    async def _taken(self, put: Awaitable[None]) -> None:
+        """Waits for room. Raises where a pause, or a caller who reads too slowly, would hold the
+        seat for ever in the middle of a sentence."""
+        longest = self._door.settings.session_idle_sec
+        try:
+            async with asyncio.timeout(longest):
+                await put
+        except TimeoutError:
+            self._door.metrics.errors.labels("ws", "stalled").inc()
+            raise refused("stalled", f"Nothing of it was taken for {longest:g} s.") from None
+
+    def _silence_ms(self, sentence: Sentence) -> int:
+        """What lies before a sentence, as between two chunks of one text."""
         settings = self._door.settings
         paragraph = sentence.starts_paragraph
-        silence = settings.paragraph_silence_ms if paragraph else settings.chunk_silence_ms
-        return f"[pause:{silence}ms] {sentence.text}"
+        return settings.paragraph_silence_ms if paragraph else settings.chunk_silence_ms
 
     def heard(self, played_ms: float) -> str:
         """The text of whole words that was heard after that much audio. Within a sentence it is

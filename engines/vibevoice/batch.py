@@ -11,24 +11,26 @@ import torch
 from torch import Tensor
 
 from engines.base import Samples
-from engines.vibevoice.bucket import FIXED_CONTEXT, MOST_SLOTS, Bucket, context_for
+from engines.vibevoice.bucket import FIXED_CONTEXT, Bucket
 from engines.vibevoice.cache import KVCache
+from engines.vibevoice.capacity import GRAPHS
 from engines.vibevoice.checkpoint import Checkpoint
+from engines.vibevoice.codec import Codec
 from engines.vibevoice.frame import Frame, Tokens, connect
 from engines.vibevoice.graphs import Graphs
 from engines.vibevoice.memory import keep_freed_memory
 from engines.vibevoice.noise import Noise
-from engines.vibevoice.prompt import Tokenizer
+from engines.vibevoice.prompt import Prompt, Tokenizer
 from engines.vibevoice.scheduler import Occupant
 from engines.vibevoice.scripts import Normaliser, Script, Scripts
 from engines.vibevoice.slots import IDLE, Slots
+from engines.vibevoice.trial import make_trial
 from engines.vibevoice.voice_cache import Lease, Recording, VoiceCache
 from engines.vibevoice.weights import Weights
 from speech.errors import EngineError
 
-_GIB = 1 << 30
 _USUAL_STEPS = 10
-_WARM_CONTEXTS = (512, 1024)
+_USUAL_CONTEXTS = (512, 1024, 2048)
 _CPU_CONTEXT_STEP = 128
 
 
@@ -51,8 +53,9 @@ class Ticket:
 
 
 class Batch:
-    """`slots` chunks at a time. `cache_bytes` bounds what is remembered of voices, `reserve` is
-    memory that graphs leave alone."""
+    """`slots` chunks at a time, of `capacity` tokens each, which grows up to `longest` where a
+    chunk needs more. `cache_bytes` bounds what is remembered of voices, `reserve` is memory that
+    graphs leave alone. `graphs_off` is why there are none, if so."""
 
     def __init__(
         self,
@@ -63,26 +66,29 @@ class Batch:
         *,
         slots: int,
         cache_bytes: int,
-        reserve: int = 2 * _GIB,
+        capacity: int = FIXED_CONTEXT,
+        longest: int | None = None,
+        reserve: int = GRAPHS,
         flash: bool = False,
+        graphs_off: str | None = None,
     ) -> None:
         self.slots = slots
         self._weights = weights
-        self.scripts = Scripts(tokenizer, normaliser, checkpoint)
+        self.scripts = Scripts(tokenizer, normaliser, checkpoint, longest)
         self.tokens = Tokens.of(tokenizer)
         sizes = weights.architecture
         with torch.inference_mode():
-            self.frame = Frame(weights, self.tokens, FIXED_CONTEXT, flash=flash)
+            self.frame = Frame(weights, self.tokens, capacity, flash=flash)
             self.state = Slots(
                 sizes,
                 slots,
-                FIXED_CONTEXT,
+                capacity,
                 len(self.tokens.choices),
                 (self.frame.decoder, self.frame.encoder),
                 weights.device,
                 weights.dtype,
             )
-        self.graphs = Graphs(self.frame, self.state, reserve)
+        self.graphs = Graphs(self.frame, self.state, reserve, graphs_off)
         self.voices = VoiceCache(weights, cache_bytes)
         self._on_cuda = weights.device.type == "cuda"
         if not self._on_cuda:
@@ -100,17 +106,38 @@ class Batch:
             torch.empty_like(self.state.audio, device="cpu").pin_memory(),
         )
 
+    def __str__(self) -> str:
+        graphs = self.graphs
+        return f"graphs {graphs}; {graphs.replayed} frames replayed, {graphs.eager} eager so far"
+
+    @property
+    def codecs(self) -> dict[str, Codec]:
+        return {
+            "decoder": self.frame.decoder,
+            "encoder": self.frame.encoder,
+            "listener": self.voices.listener,
+        }
+
     def lease(self) -> Lease:
         """What a job knows of its voices; to be released when it ends."""
         return self.voices.lease()
 
     def warm_up(self) -> None:
-        """Captures the frames that most jobs need: one alone, and all slots."""
+        """On a GPU: makes a few frames, of all slots, and captures those that most jobs need.
+        The others are captured when nobody waits. Raises `EngineError` or the device's
+        `RuntimeError` for what cannot be done here."""
         if not self._on_cuda:
             return
-        for context in _WARM_CONTEXTS:
-            self.graphs.capture(Bucket(1, context, _USUAL_STEPS))
-        self.graphs.capture(Bucket(self.slots, FIXED_CONTEXT, _USUAL_STEPS))
+        make_trial(self)
+        sizes = {min(1 << power, self.slots) for power in range(self.slots.bit_length() + 1)}
+        for slots in sorted(sizes):
+            self.graphs.want(*(Bucket(slots, each, _USUAL_STEPS) for each in _USUAL_CONTEXTS))
+        for _ in range(2):
+            self.graphs.prepare()
+
+    def prepare(self) -> bool:
+        """Captures one more frame while nobody waits. False where none is left."""
+        return self.graphs.prepare()
 
     # Into a slot
 
@@ -133,18 +160,18 @@ class Batch:
                 sizes.voice_noise,
             )
         shared = prompt.ids[: prompt.shared]
+        ids, places = self._on_device(prompt)
         key = ("prefix", shared, *(voice.key for voice in voices), *((script.seed,) * bool(voices)))
 
         def read_prefix() -> Tensor:
-            x = self._embedded(shared)
+            x = self._weights.embedding[ids[: prompt.shared]]
             if around is not None:
-                places = torch.tensor(prompt.is_voice[: prompt.shared], device=x.device)
-                x[places] = self._connected(lease, voices, around)
+                x.index_copy_(0, places, self._connected(lease, voices, around))
             self.frame.language.prefill(x, 0, self.state.cache, row)
             return self.state.cache.prefix(row, len(shared))
 
         self.state.cache.put(row, lease.hold(key, read_prefix))
-        rest = self._embedded(prompt.ids[prompt.shared :])
+        rest = self._weights.embedding[ids[prompt.shared :]]
         self.frame.language.prefill(rest[:-1], len(shared), self.state.cache, row)
         # The host draws while the device reads.
         drawn = noise.frames(script.limit, sizes.latent).to(self._weights.dtype)
@@ -158,8 +185,15 @@ class Batch:
             noise=drawn.pin_memory() if self._on_cuda else drawn,
         )
 
-    def _embedded(self, ids: Sequence[int]) -> Tensor:
-        return self._weights.embedding[torch.tensor(ids, device=self._weights.device)]
+    def _on_device(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """A prompt's ids and the places of its voices' frames, in one copy that nothing waits for:
+        a frame may be under way."""
+        places = [place for place, is_voice in enumerate(prompt.is_voice) if is_voice]
+        both = torch.tensor([*prompt.ids, *places])
+        if self._on_cuda:
+            both = both.pin_memory()
+        both = both.to(self._weights.device, non_blocking=True)
+        return both[: len(prompt.ids)], both[len(prompt.ids) :]
 
     def _connected(self, lease: Lease, voices: Sequence[Recording], around: Tensor) -> Tensor:
         """The voices as the language model gets them, one after the other."""
@@ -198,7 +232,8 @@ class Batch:
 
     def launch(self, bucket: Bucket, occupants: Sequence[Occupant[Script]]) -> Ticket:
         """Starts a frame. On a GPU it returns before that is made."""
-        self.graphs.run(bucket)
+        exact = any(each.work.repeatable for each in occupants)
+        self.graphs.run(bucket, exact=exact)
         if not self._on_cuda:
             # The next frame may be another bucket's, made before this one is read.
             state = self.state
@@ -206,7 +241,7 @@ class Batch:
         chosen, audio = self._host_buffers()
         chosen.copy_(self.state.chosen, non_blocking=True)
         audio.copy_(self.state.audio, non_blocking=True)
-        done = torch.cuda.Event()
+        done = torch.cuda.Event(blocking=True)  # another would keep a core busy while it waits
         done.record()
         return Ticket(tuple(occupants), chosen, audio, done)
 
@@ -228,14 +263,3 @@ class Batch:
         if self._on_cuda:
             self._spare.append((ticket.chosen, ticket.audio))
         return came
-
-
-def slots_for(weights: Weights, free: int, most: int = MOST_SLOTS) -> int:
-    """How many slots fit into `free` bytes, beside room for prompts and graphs."""
-    sizes = weights.architecture
-    cache = KVCache.size(sizes, 2, context_for(1)) * weights.dtype.itemsize
-    work = 64 * sizes.hop * max(sizes.decoder.widths[-1], 1) * weights.dtype.itemsize
-    slots = most
-    while slots > 1 and slots * (cache + work) > 0.8 * max(0, free - 3 * _GIB):
-        slots //= 2
-    return slots

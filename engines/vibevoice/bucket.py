@@ -19,6 +19,14 @@ class Bucket:
     context: int
     steps: int
 
+    def serves(self, other: "Bucket") -> bool:
+        """Whether a frame of this shape makes what one of the other would, but for rounding."""
+        return (
+            self.steps == other.steps
+            and self.slots >= other.slots
+            and self.context >= other.context
+        )
+
     def __str__(self) -> str:
         return f"{self.slots}x{self.context}"
 

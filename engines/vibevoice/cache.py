@@ -8,7 +8,8 @@ from engines.vibevoice.architecture import Architecture
 
 class KVCache:
     """`rows` sequences of up to `capacity` tokens. Row 2s is slot s's positive branch, row 2s + 1
-    its negative one, so the first slots are always one view."""
+    its negative one, so the first slots are always one view. All layers, unless `layers` says
+    otherwise."""
 
     def __init__(
         self,
@@ -17,10 +18,11 @@ class KVCache:
         capacity: int,
         device: torch.device,
         dtype: torch.dtype,
+        layers: int | None = None,
     ) -> None:
         # Zeros, since what is masked must still be a number.
         self.tensor = torch.zeros(
-            sizes.layers,
+            layers or sizes.layers,
             rows,
             capacity,
             2,

@@ -8,15 +8,23 @@ Every strided convolution has a kernel of twice its stride, so it is one product
 inputs and the next; a transposed one is the product of each input and the one before.
 """
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engines.vibevoice.architecture import Net
+from engines.vibevoice.architecture import Net, Unsupported
+from engines.vibevoice.depthwise import CUDNN, PRODUCTS, WAYS, Filter
+from engines.vibevoice.failures import first_line, meaning
+from engines.vibevoice.norm import epsilon, rms_norm
 from engines.vibevoice.weights import Block, CodecWeights
+
+log = logging.getLogger("vibevoice")
 
 _KERNEL = 7
 _CPU_COLUMNS = 16
@@ -32,17 +40,15 @@ class Context:
 
 
 class Codec:
-    """A decoder or an encoder. It has no state of its own."""
+    """A decoder or an encoder. It has no state of its own. `ways` are how each stage's `filters`
+    are applied, by their names in `depthwise.WAYS`."""
 
     def __init__(self, weights: CodecWeights, net: Net, *, decodes: bool) -> None:
         self._weights, self._net, self._decodes = weights, net, decodes
         self.shapes = _shapes(net, decodes)
-        self._kernels = {
-            id(block): block.taps.t()[:, None, None].contiguous()
-            for stage in weights.stages
-            for block in stage
-        }
-
+        self.filters = [[Filter.of(block) for block in stage] for stage in weights.stages]
+        self.ways = [CUDNN] * len(weights.stages)
+        self._eps = epsilon(net.eps, weights.head[0].device)
         self._means = {
             width: weights.head[0].new_full((width, 1), 1 / width) for width in net.widths
         }
@@ -52,6 +58,14 @@ class Codec:
     def context_size(self) -> int:
         """The values that one slot keeps."""
         return sum(rows * channels for rows, channels in self.shapes)
+
+    def moments(self, samples: int) -> list[int]:
+        """The moments that each stage works on, of so many samples."""
+        strides = (1, *self._net.strides)
+        if self._decodes:
+            frames = samples // math.prod(strides)
+            return [frames * math.prod(strides[: at + 1]) for at in range(len(strides))]
+        return [samples // math.prod(strides[: at + 1]) for at in range(len(strides))]
 
     def contexts(self, past: Tensor, new: Tensor) -> list[Context]:
         """Views of two buffers of (slots, `context_size`), one for each convolution."""
@@ -80,25 +94,27 @@ class Codec:
                 x = _upsampled(x, past.last(x), matrix, bias)
             else:
                 x = _downsampled(past.before(x, strides[stage]), matrix, bias, strides[stage])
-            for block in self._weights.stages[stage]:
-                x = self._block(x, block, past)
+            for block, by in zip(self._weights.stages[stage], self.filters[stage], strict=True):
+                x = self._block(x, block, partial(self._convolved, stage, by), past)
         return _convolution(past.before(x), *self._weights.head)
 
-    def _block(self, x: Tensor, block: Block, past: "_Streaming | _Whole") -> Tensor:
-        width = (x.shape[2],)
+    def _block(
+        self,
+        x: Tensor,
+        block: Block,
+        convolve: Callable[[Tensor], Tensor],
+        past: "_Streaming | _Whole",
+    ) -> Tensor:
         full = past.before(self._normed(x))
         if x.shape[1] == 1:
             mixed = (full * block.taps).sum(1, keepdim=True).add_(block.taps_bias)
         else:
-            image = full.transpose(1, 2).unsqueeze(2)  # channels last, without a copy
-            kernel = self._kernels[id(block)]
-            mixed = functional.conv2d(image, kernel, block.taps_bias, groups=width[0])
-            mixed = mixed.squeeze(2).transpose(1, 2)
+            mixed = convolve(full)
         x = x + mixed
         h = self._normed(x).flatten(0, 1)
         h = functional.gelu(torch.addmm(block.up_bias, h, block.up))
         if x.is_cuda:
-            h = torch.addmm(x.flatten(0, 1), h, block.down).add_(block.down_bias)
+            h = x.flatten(0, 1).addmm_(h, block.down).add_(block.down_bias)
         else:  # on a CPU adding in the product takes twice as long as adding after it
             down, bias = self._downs[id(block)]
             if h.numel() % len(down):  # a recording of any length
@@ -107,12 +123,24 @@ class Codec:
             h.add_(x.view(h.shape)).add_(bias)
         return h.view(x.shape)
 
+    def _convolved(self, stage: int, by: Filter, full: Tensor) -> Tensor:
+        """In the stage's way. Where that refuses, such as a recording of this length, by products
+        from then on."""
+        try:
+            return WAYS[self.ways[stage]](full, by)
+        except RuntimeError as refusal:
+            if self.ways[stage] == PRODUCTS or not isinstance(meaning(refusal), Unsupported):
+                raise
+            log.warning("convolutions of stage %d: %s; products now", stage, first_line(refusal))
+        self.ways[stage] = PRODUCTS
+        return WAYS[PRODUCTS](full, by)
+
     def _normed(self, x: Tensor) -> Tensor:
         """Root mean square norm without a weight."""
-        width = x.shape[2]
         if x.is_cuda:
-            return functional.rms_norm(x, (width,), None, self._net.eps)
-        # No fused kernel on a CPU, and means of narrow rows are three times as slow as a product.
+            return rms_norm(x, self._eps)
+        # On a CPU means of narrow rows are three times as slow as a product.
+        width = x.shape[2]
         power = x.square().flatten(0, 1) @ self._means[width]
         return x * power.add_(self._net.eps).rsqrt_().view(*x.shape[:2], 1)
 

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from engines.base import Capabilities, Plan, Speech
 from engines.vibevoice import checkpoint as checkpoints
@@ -20,6 +20,9 @@ from engines.vibevoice.bucket import CPU_SLOTS, MOST_SLOTS
 from engines.vibevoice.code import Upstream, find_code, import_code
 from engines.vibevoice.hub import PLATFORM_CACHE, Hub, commit_of
 from speech.errors import EngineLost
+
+if TYPE_CHECKING:
+    import torch
 
 RuntimeName = Literal["fast", "reference"]
 Attention = Literal["sdpa", "flash"]
@@ -34,6 +37,9 @@ class Runtime(Protocol):
 
     @property
     def details(self) -> Mapping[str, str]: ...
+
+    @property
+    def figures(self) -> Mapping[str, float]: ...
 
     def start(self, plan: Plan) -> Speech: ...
 
@@ -64,6 +70,7 @@ class VibeVoiceEngine:
         runtime: RuntimeName = "fast",
         slots: int | None = None,
         attention: Attention | None = None,
+        graphs: bool = True,
         platform_cache: Path = PLATFORM_CACHE,
     ) -> None:
         self._name = model
@@ -73,7 +80,9 @@ class VibeVoiceEngine:
         self._hub = Hub.of(volume, hub_cache, token, platform_cache, further_caches)
         self._device = device
         self._attention = attention
+        self._graphs = graphs
         self._details = {"model": Path(model).name if Path(model).is_dir() else model}
+        self._on_gpu = False
         self._runtime_name: RuntimeName = runtime
         self._slots = slots
         self._guard = threading.Lock()
@@ -84,9 +93,19 @@ class VibeVoiceEngine:
 
     @property
     def capabilities(self) -> Capabilities:
+        runtime = self._runtime
         return Capabilities(
-            "vibevoice", cloning=True, varies=True, jobs=self._jobs, details=dict(self._details)
+            "vibevoice",
+            cloning=True,
+            varies=True,
+            jobs=self._jobs,
+            gpu=self._on_gpu,
+            details={**self._details, **(runtime.details if runtime else {})},
+            figures=runtime.figures if runtime else {},
         )
+
+    def inspect(self) -> Capabilities:
+        return self.capabilities
 
     @functools.cached_property
     def _jobs(self) -> int:
@@ -106,16 +125,17 @@ class VibeVoiceEngine:
         return self._lost or (self._runtime.lost if self._runtime is not None else None)
 
     def check(self) -> None:
-        """Looks for the code and, where the model is on a disk already, at its files and for the
-        memory that it needs."""
+        """Looks for the code, at the GPU and, where the model is on a disk already, at its files
+        and for the memory that it needs."""
+        from engines.vibevoice.loader import check_room
+
         find_code(self._code, self._volume)
+        device = self._card()
         folder = self._hub.local(self._name, "MODEL_PATH", checkpoints.inspect, self._revision)
         if folder is None:
             log.warning("MODEL_PATH: %s is on no disk yet and will be downloaded", self._name)
         elif self._runtime is None:
-            from engines.vibevoice.loader import check_room, choose_device
-
-            check_room(checkpoints.inspect(folder), choose_device(self._device))
+            check_room(checkpoints.inspect(folder), device)
 
     def load(self) -> None:
         """Loads the model once; whoever calls meanwhile waits for the same outcome. After a failure
@@ -148,8 +168,9 @@ class VibeVoiceEngine:
         code = find_code(self._code, self._volume)
         log.info("code: %s %s", code.version, code.folder or "")
         upstream = import_code(code)
+        device = self._card()
         checkpoint, tokenizer = checkpoints.find(self._hub, self._name, self._revision)
-        runtime = self._load_runtime(upstream, checkpoint, str(tokenizer))
+        runtime = self._load_runtime(upstream, checkpoint, str(tokenizer), device)
         size = f"{checkpoint.parameters / 1e6:,.1f} million parameters"
         self._details |= {
             "code": code.version,
@@ -161,30 +182,41 @@ class VibeVoiceEngine:
         log.info("ready: %s", ", ".join(f"{key} {value}" for key, value in self._details.items()))
         return runtime
 
-    def _load_runtime(
-        self, upstream: Upstream, checkpoint: checkpoints.Checkpoint, tokenizer: str
-    ) -> Runtime:
-        from engines.vibevoice.architecture import Unsupported
-        from engines.vibevoice.fast import load_fast
-        from engines.vibevoice.loader import choose_device, load_model
-        from engines.vibevoice.upstream import Reference
+    def _card(self) -> "torch.device":
+        """Where the model will be. Raises `EngineError` before anything is downloaded for it."""
+        from engines.vibevoice.loader import check_card, choose_device
 
         device = choose_device(self._device)
+        self._on_gpu = device.type == "cuda"
+        check_card(device)
+        return device
+
+    def _load_runtime(
+        self,
+        upstream: Upstream,
+        checkpoint: checkpoints.Checkpoint,
+        tokenizer: str,
+        device: "torch.device",
+    ) -> Runtime:
+        from engines.vibevoice.architecture import Unsupported
+        from engines.vibevoice.failures import free_memory
+        from engines.vibevoice.fast import Choices, load_fast
+        from engines.vibevoice.loader import load_model
+        from engines.vibevoice.upstream import Reference
+
         if self._runtime_name == "fast":
+            choices = Choices(self._slots, self._attention, self._graphs)
             try:
-                return load_fast(
-                    upstream,
-                    checkpoint,
-                    tokenizer,
-                    device,
-                    slots=self._slots,
-                    flash=self._attention == "flash",
-                )
+                return load_fast(upstream, checkpoint, tokenizer, device, choices)
             except Unsupported as reason:
                 log.warning("the reference runtime is used: %s", reason)
                 self._details["fallback"] = str(reason)
+            free_memory()  # only here the weights of the attempt are let go of
         attention = {"flash": "flash_attention_2", "sdpa": "sdpa", None: None}[self._attention]
-        return Reference(load_model(upstream, checkpoint, tokenizer, device, attention))
+        reference = Reference(load_model(upstream, checkpoint, tokenizer, device, attention))
+        if device.type == "cuda":
+            reference.make_trial()
+        return reference
 
     def start(self, plan: Plan) -> Speech:
         speech = self._loaded().start(plan)

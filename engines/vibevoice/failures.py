@@ -1,11 +1,13 @@
 """What a GPU's errors mean for the job and for the worker."""
 
 import gc
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
+from engines.vibevoice.architecture import Unsupported
 from speech.errors import EngineError, EngineLost
 
 T = TypeVar("T")
@@ -16,28 +18,62 @@ _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+_NO_KERNELS = ("no kernel image is available", "CUBLAS_STATUS_ARCH_MISMATCH")
+_UNSUPPORTED = (  # by one way to do a step; the device works on
+    "CUDNN_STATUS_NOT_SUPPORTED",
+    "CUDNN_STATUS_BAD_PARAM",
+    "CUBLAS_STATUS_NOT_SUPPORTED",
+    "unable to find an engine",
+    "No available kernel",
+)
 _POISONED = ("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS_", "CUDNN_STATUS_")
+
+log = logging.getLogger("vibevoice")
 
 
 def meaning(error: RuntimeError) -> EngineError | None:
     """The error that a job reports instead, or None if this is none of the device's."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or any(mark in text for mark in _OUT_OF_MEMORY):
+    if _is_memory(error):
         return EngineError(
             "the model ran out of memory: send a shorter text or shorter voice recordings, or run"
             " the worker on a larger GPU"
         )
+    if any(mark in text for mark in _NO_KERNELS):
+        return EngineError(
+            "this build of PyTorch has no kernels for the worker's GPU: choose another GPU, or"
+            " packages that are built for it (REQUIREMENTS_FILE)"
+        )
+    if any(mark in text for mark in _UNSUPPORTED):
+        return Unsupported(f"the GPU cannot take a step of the model ({first_line(error)})")
     # After such an error every later call fails as well, in this process.
     if isinstance(error, torch.AcceleratorError) or any(mark in text for mark in _POISONED):
         return EngineLost("the GPU failed and this worker has to be replaced: send the job again")
     return None
 
 
+def _is_memory(error: RuntimeError) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(mark in text for mark in _OUT_OF_MEMORY)
+
+
 def free_memory() -> None:
     """Gives unused memory back. Call it where no exception holds on to tensors any more."""
     gc.collect()
     if torch.cuda.is_available():
+        empty_cache()
+
+
+def empty_cache() -> None:
+    """Never raises: with memory that stays taken a worker can still serve."""
+    try:
         torch.cuda.empty_cache()
+    except RuntimeError as error:
+        log.warning("GPU memory that is not in use stays taken: %s", first_line(error))
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def loaded(load: Callable[[], T]) -> T:
@@ -48,10 +84,10 @@ def loaded(load: Callable[[], T]) -> T:
         failure = meaning(error)
         if failure is None:
             raise
+        if _is_memory(error):
+            failure = EngineError(
+                "the model ran out of memory while it was loaded: set fewer MAX_SLOTS or run the"
+                " worker on a larger GPU"
+            )
     free_memory()
-    if isinstance(failure, EngineLost):
-        raise failure
-    raise EngineError(
-        "the model ran out of memory while it was loaded: set fewer MAX_SLOTS or run the worker on"
-        " a larger GPU"
-    )
+    raise failure

@@ -5,24 +5,28 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
 from engines.base import End, Frame, Plan
 from engines.vibevoice.architecture import Architecture, architecture
-from engines.vibevoice.batch import Batch, slots_for
+from engines.vibevoice.batch import Batch
 from engines.vibevoice.bucket import CPU_SLOTS, FIXED_CONTEXT, Bucket
+from engines.vibevoice.capacity import capacity_for, longest_for, slots_for
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.code import Upstream
 from engines.vibevoice.failures import free_memory, loaded
 from engines.vibevoice.frame import Tokens
 from engines.vibevoice.frames import Frames
+from engines.vibevoice.kernels import FLASH, SDPA, choose_attention, choose_convolutions
 from engines.vibevoice.loader import check_room, check_tokens, dtype_for
 from engines.vibevoice.loop import Loop, SpeechJob
 from engines.vibevoice.memory import free_host_memory
 from engines.vibevoice.packer import Shards
-from engines.vibevoice.weights import load_weights
+from engines.vibevoice.scripts import Normaliser
+from engines.vibevoice.weights import Weights, load_weights
 from speech.errors import Cancelled, EngineError, EngineLost
 
 _CACHE = 1 << 30  # bytes for voices: a prefix of the 7B model takes 17 MB
@@ -35,9 +39,24 @@ class FastRuntime:
 
     def __init__(self, batch: Batch, details: Mapping[str, str]) -> None:
         self.batch = batch
-        self.details = dict(details)
+        self._details = dict(details)
         self.lost: EngineLost | None = None
         self._loop = Loop(batch, self._lose)
+        if batch.graphs.pending:
+            self._loop.start()
+
+    @property
+    def details(self) -> dict[str, str]:
+        return {**self._details, "graphs": str(self.batch.graphs)}
+
+    @property
+    def figures(self) -> dict[str, float]:
+        graphs = self.batch.graphs
+        return {
+            "frames_replayed": graphs.replayed,
+            "frames_eager": graphs.eager,
+            "frame_seconds": round(self._loop.meter.frame_seconds, 6),
+        }
 
     def _lose(self, error: EngineLost) -> None:
         self.lost = error
@@ -81,16 +100,24 @@ class FastSpeech:
             self._frames.finish()
 
 
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What is asked for instead of being found out: `slots` by the free memory (on a CPU four),
+    `attention` by trying. `graphs` is False where none are wanted."""
+
+    slots: int | None = None
+    attention: Literal["sdpa", "flash"] | None = None
+    graphs: bool = True
+
+
 def load_fast(
     upstream: Upstream,
     checkpoint: Checkpoint,
     tokenizer_folder: str,
     device: torch.device,
-    *,
-    slots: int | None = None,
-    flash: bool = False,
+    choices: Choices,
 ) -> FastRuntime:
-    """Loads a checkpoint. Without `slots` there are as many as memory allows, on a CPU four.
+    """Loads a checkpoint and, on a GPU, makes a few frames.
 
     Raises `Unsupported` where only upstream's own classes can run the model, `EngineError` for any
     other problem.
@@ -99,46 +126,69 @@ def load_fast(
     check_room(checkpoint, device)
     tokenizer = upstream.Tokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     check_tokens(tokenizer, sizes.vocabulary)
-    return loaded(lambda: _load(upstream, checkpoint, tokenizer, sizes, device, slots, flash))
-
-
-def _load(
-    upstream: Upstream,
-    checkpoint: Checkpoint,
-    tokenizer: Any,
-    sizes: Architecture,
-    device: torch.device,
-    slots: int | None,
-    flash: bool,
-) -> FastRuntime:
     # cuDNN's attention, which newer torch prefers, is planned anew for every length of a prompt.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    began = time.monotonic()
-    on_cuda = device.type == "cuda"
-    choices = Tokens.of(tokenizer).choices
+
+    def load() -> FastRuntime:
+        began = time.monotonic()
+        weights = _weights(checkpoint, sizes, Tokens.of(tokenizer), device)
+        read = time.monotonic() - began
+        runtime = _runtime(weights, tokenizer, upstream.AudioNormalizer(), checkpoint, choices)
+        log.info("weights in %.1f s, ready after %.1f s", read, time.monotonic() - began)
+        return runtime
+
+    return loaded(load)
+
+
+def _weights(
+    checkpoint: Checkpoint, sizes: Architecture, tokens: Tokens, device: torch.device
+) -> Weights:
     source = Shards(checkpoint.folder, device)
-    weights = load_weights(source, sizes, choices, device, dtype_for(device))
+    weights = load_weights(source, sizes, tokens.choices, device, dtype_for(device))
     if not (math.isfinite(weights.scale) and math.isfinite(weights.bias)):
         raise EngineError("MODEL_PATH: the model's scaling factors are not numbers")
-    loaded = time.monotonic() - began
     free_memory()  # what the way into the packed places took counts as free
-    free = torch.cuda.mem_get_info(device)[0] if on_cuda else free_host_memory() or 0
+    return weights
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _runtime(
+    weights: Weights,
+    tokenizer: Any,
+    normaliser: Normaliser,
+    checkpoint: Checkpoint,
+    choices: Choices,
+) -> FastRuntime:
+    on_cuda = _is_gpu(weights.device)
+    free = torch.cuda.mem_get_info(weights.device)[0] if on_cuda else free_host_memory() or 0
+    slots = choices.slots or (slots_for(weights, free) if on_cuda else CPU_SLOTS)
+    attention = {"sdpa": SDPA, "flash": FLASH, None: SDPA}[choices.attention]
+    if on_cuda and choices.attention is None:
+        attention = choose_attention(weights, slots)
     batch = Batch(
         weights,
         tokenizer,
-        upstream.AudioNormalizer(),
+        normaliser,
         checkpoint,
-        slots=slots or (slots_for(weights, free) if on_cuda else CPU_SLOTS),
+        slots=slots,
         cache_bytes=min(_CACHE, free // 20),
-        flash=flash,
+        capacity=capacity_for(weights, free, slots) if on_cuda else FIXED_CONTEXT,
+        longest=longest_for(weights, free, slots) if on_cuda else None,
+        flash=attention == FLASH,
+        graphs_off=None if choices.graphs else "VIBEVOICE_GRAPHS=off",
     )
-    batch.warm_up()
     details = {
-        "device": torch.cuda.get_device_name(device) if on_cuda else "cpu",
+        "device": torch.cuda.get_device_name(weights.device) if on_cuda else "cpu",
         "dtype": str(weights.dtype).removeprefix("torch."),
-        "attention": "flash_attn_with_kvcache" if flash else "sdpa",
+        "attention": attention,
         "runtime": "fast",
-        "bucket": str(Bucket(batch.slots, FIXED_CONTEXT, 0)),
+        "bucket": str(Bucket(slots, FIXED_CONTEXT, 0)),
     }
-    log.info("weights in %.1f s, ready after %.1f s", loaded, time.monotonic() - began)
+    if on_cuda:
+        details["convolutions"] = choose_convolutions(batch.codecs, weights, slots)
+        free_memory()
+    batch.warm_up()
     return FastRuntime(batch, details)

@@ -13,17 +13,15 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from engines.vibevoice.bucket import Bucket
 from engines.vibevoice.codec import Codec
 from engines.vibevoice.head import Head
 from engines.vibevoice.language import LanguageModel
+from engines.vibevoice.norm import rms_norm
 from engines.vibevoice.prompt import Tokenizer
 from engines.vibevoice.slots import IDLE, Slots
 from engines.vibevoice.weights import Connector, Weights
-
-_CONNECTOR_EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,5 +123,5 @@ class Frame:
 def connect(connector: Connector, features: Tensor) -> Tensor:
     """Codec features (rows, values) in the language model's width."""
     h = torch.addmm(connector.first_bias, features, connector.first)
-    h = functional.rms_norm(h, h.shape[1:], connector.norm, _CONNECTOR_EPS)
+    h = rms_norm(h, connector.eps, connector.norm)
     return torch.addmm(connector.second_bias, h, connector.second)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engines.vibevoice.norm import epsilon, rms_norm
 from engines.vibevoice.solver import solver_steps
 from engines.vibevoice.weights import Weights
 
@@ -26,6 +27,7 @@ class Head:
         device, dtype = weights.device, weights.dtype
         times = torch.tensor([step.time for step in self._steps], device=device).to(dtype)
         self._times = self._embed(times)
+        self._eps = epsilon(self._sizes.head_eps, device)
         self._mixes = torch.tensor([step.mix for step in self._steps], device=device)
 
     def _embed(self, times: Tensor) -> Tensor:
@@ -51,12 +53,12 @@ class Head:
             # Both branches get the same input, so they part at the first modulation.
             x = (state[0].to(hidden.dtype) @ weights.inputs)[:, None]
             for layer in range(layers):
-                h = functional.rms_norm(x, (width,), None, sizes.head_eps)
+                h = rms_norm(x, self._eps)
                 h = torch.addcmul(shift[layer], h, scale[layer]).flatten(0, 1)
                 up_gate, up = (h @ weights.gate_up[layer]).chunk(2, dim=-1)
                 h = (functional.silu(up_gate) * up) @ weights.down[layer]
                 x = torch.addcmul(x, gate[layer], h.view(count, 2, width))
-            h = functional.rms_norm(x, (width,), None, sizes.head_eps)
+            h = rms_norm(x, self._eps)
             h = torch.addcmul(shift[layers], h, scale[layers])
             v = (h.flatten(0, 1) @ weights.out).view(count, 2, sizes.latent).float()
             torch.lerp(v[:, 1], v[:, 0], guidance, out=state[2])

@@ -3,6 +3,7 @@
 What is complete on a disk is used without asking the network.
 """
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -86,7 +87,9 @@ class Hub:
         hub id, `setting` what it is called in messages. `check` raises `Incomplete` for a folder
         that a download would complete. `revision` counts in caches alone: a folder has but one.
         Raises `EngineError`."""
-        folder = Path(name).expanduser()
+        folder = Path(name)
+        with contextlib.suppress(RuntimeError):  # `~NAME` of a user that this machine has not
+            folder = folder.expanduser()
         if name and folder.is_dir():
             check(folder)
             log.info("%s: the folder %s", setting, folder)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from engines.vibevoice.architecture import Unsupported
 from engines.vibevoice.cache import KVCache
+from engines.vibevoice.norm import epsilon, rms_norm
 from engines.vibevoice.weights import Layer, Weights
 
 Attention = Callable[..., Tensor]
@@ -35,42 +36,53 @@ class LanguageModel:
         self._sine = torch.cat([-sine, sine], -1)[:, None].to(weights.device, weights.dtype)
         self._places = torch.arange(capacity, device=weights.device)
         self._groups = sizes.heads // sizes.kv_heads
+        self._eps = epsilon(sizes.eps, weights.device)
 
     def step(self, x: Tensor, positions: Tensor, cache: KVCache, context: int) -> Tensor:
         """Appends `x` (rows, hidden) to the first rows at `positions` (rows,), all below `context`,
-        and gives the last hidden states."""
+        and gives the last hidden states. `x` is overwritten."""
         rows = len(x)
         rotation = self._cosine[positions], self._sine[positions]
-        attend = self._masked(positions, context, x.dtype)
-        if self._flash is not None:
-            attend = self._flashing(self._flash, positions)
+        attend = self.attention(positions, context, x.dtype)
         every = self._places[:rows]
         for layer, (written, keys, values) in zip(
             self._weights.layers, cache.views(rows, context), strict=True
         ):
             query, pair = self._attention_inputs(layer, x, rotation)
             written.index_put_((every, positions), pair)
-            x = self._layer_outputs(layer, x, attend(query, keys, values).reshape(rows, -1))
-        return self._normed(x, self._weights.norm)
+            self._add_outputs(layer, x, attend(query, keys, values).reshape(rows, -1))
+        return rms_norm(x, self._eps, self._weights.norm)
+
+    def attention(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
+        """How rows attend to what they hold: from queries (rows, heads * width) in the weights'
+        order, keys and values to (rows, groups, key heads, width)."""
+        if self._flash is not None:
+            return self._flashing(self._flash, positions)
+        return self._masked(positions, context, dtype)
 
     def _masked(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
         """Each row attends to what it holds of the first `context` tokens."""
         bias = _bias(self._places[:context] <= positions[:, None], dtype)[:, None, None]
-        shape = (len(positions), self._sizes.kv_heads, self._groups, self._sizes.head_dim)
+        shape = self._queries(len(positions))
 
         def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            # The heads that share a key are this query's tokens.
-            return functional.scaled_dot_product_attention(query.view(shape), keys, values, bias)
+            query = query.view(shape).transpose(1, 2)
+            seen_by = functional.scaled_dot_product_attention(query, keys, values, bias)
+            return seen_by.transpose(1, 2)
 
         return attend
 
+    def _queries(self, rows: int) -> tuple[int, ...]:
+        """The heads that share a key are this key's tokens: (rows, groups, key heads, width)."""
+        return rows, self._groups, self._sizes.kv_heads, self._sizes.head_dim
+
     def _flashing(self, kernel: Attention, positions: Tensor) -> Attention:
         lengths = (positions + 1).int()
-        shape = (len(positions), 1, self._sizes.heads, self._sizes.head_dim)
+        shape = self._queries(len(positions))
 
         def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             cached = keys.transpose(1, 2), values.transpose(1, 2)
-            return kernel(query.reshape(shape), *cached, cache_seqlens=lengths)
+            return kernel(query.view(shape), *cached, cache_seqlens=lengths)
 
         return attend
 
@@ -80,23 +92,23 @@ class LanguageModel:
         count, end = len(x), start + len(x)
         rotation = self._cosine[start:end], self._sine[start:end]
         seen = self._places[:end] <= self._places[start:end, None]
-        bias = _bias(seen, x.dtype).repeat(self._groups, 1)[None, None]
+        bias = _bias(seen, x.dtype).repeat_interleave(self._groups, 0)[None, None]
+        x = x.clone()
         for layer, kept in zip(self._weights.layers, cache.tensor[:, row], strict=True):
             query, pair = self._attention_inputs(layer, x, rotation)
             kept[start:end] = pair
             keys, values = kept[None, :end].transpose(1, 3).unbind(2)
-            grouped = query.view(count, sizes.kv_heads, self._groups, sizes.head_dim)
-            grouped = grouped.permute(1, 2, 0, 3).flatten(1, 2)[None]
+            # A token's heads that share a key are tokens one after the other.
+            grouped = query.reshape(-1, sizes.kv_heads, sizes.head_dim).transpose(0, 1)[None]
             seen_by = functional.scaled_dot_product_attention(grouped, keys, values, bias)[0]
-            seen_by = seen_by.unflatten(1, (self._groups, count)).permute(2, 0, 1, 3)
-            x = self._layer_outputs(layer, x, seen_by.reshape(count, -1))
+            self._add_outputs(layer, x, seen_by.transpose(0, 1).reshape(count, -1))
 
     def _attention_inputs(
         self, layer: Layer, x: Tensor, rotation: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The rotated query (rows, heads * width), and key and value (rows, 2, heads, width)."""
         sizes = self._sizes
-        qkv = torch.addmm(layer.qkv_bias, self._normed(x, layer.norm), layer.qkv)
+        qkv = torch.addmm(layer.qkv_bias, rms_norm(x, self._eps, layer.norm), layer.qkv)
         queries = sizes.heads * sizes.head_dim
         turned = qkv[:, : queries + sizes.kv_heads * sizes.head_dim]
         turned = turned.unflatten(1, (-1, sizes.head_dim))
@@ -104,13 +116,11 @@ class LanguageModel:
         torch.addcmul(turned * cosine, turned.roll(sizes.head_dim // 2, -1), sine, out=turned)
         return qkv[:, :queries], qkv[:, queries:].unflatten(1, (2, sizes.kv_heads, sizes.head_dim))
 
-    def _layer_outputs(self, layer: Layer, x: Tensor, seen_by: Tensor) -> Tensor:
-        x = torch.addmm(x, seen_by, layer.out)
-        gate, up = (self._normed(x, layer.mlp_norm) @ layer.gate_up).chunk(2, dim=-1)
-        return torch.addmm(x, functional.silu(gate) * up, layer.down)
-
-    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, (self._sizes.hidden,), weight, self._sizes.eps)
+    def _add_outputs(self, layer: Layer, x: Tensor, seen_by: Tensor) -> None:
+        # In place: a product that is added to another tensor copies that first.
+        x.addmm_(seen_by, layer.out)
+        gate, up = (rms_norm(x, self._eps, layer.mlp_norm) @ layer.gate_up).chunk(2, dim=-1)
+        x.addmm_(functional.silu(gate) * up, layer.down)
 
 
 def flash_kernel() -> Attention:

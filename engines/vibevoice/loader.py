@@ -14,6 +14,7 @@ from engines.vibevoice.model import Model
 from speech.errors import EngineError
 
 _GIB = 1 << 30
+_OLDEST = (8, 0)  # Ampere: older ones have no kernels for bfloat16
 _ROOM = _GIB  # for all that is no weight: a long chunk's cache takes 0.2 GiB in the 7B
 
 log = logging.getLogger("vibevoice")
@@ -53,6 +54,19 @@ def load_model(
 
 def dtype_for(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def check_card(device: torch.device) -> None:
+    """Raises `EngineError` where the GPU is too old."""
+    if device.type != "cuda":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST:
+        raise EngineError(
+            f"the GPU {torch.cuda.get_device_name(device)} has compute capability"
+            f" {capability[0]}.{capability[1]}, and VibeVoice needs 8.0 (Ampere) or newer: choose"
+            " another GPU"
+        )
 
 
 def check_room(checkpoint: Checkpoint, device: torch.device) -> None:

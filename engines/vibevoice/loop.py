@@ -7,7 +7,8 @@ leaves goes to disk (`frames.py`).
 
 import logging
 import threading
-from collections import deque
+import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
@@ -17,6 +18,7 @@ from engines.base import End, Frame, Samples
 from engines.vibevoice.bucket import Bucket
 from engines.vibevoice.failures import free_memory, meaning
 from engines.vibevoice.frames import Frames
+from engines.vibevoice.meter import Meter
 from engines.vibevoice.scheduler import Job, Occupant, Scheduler, Work
 from speech.errors import Cancelled, EngineError, EngineLost
 
@@ -43,7 +45,8 @@ class Lease(Protocol):
 
 
 class Runner(Protocol):
-    """What makes the frames: see `batch.Batch`. `lag` frames may be under way at a time."""
+    """What makes the frames: see `batch.Batch`. `lag` frames may be under way at a time. While
+    nobody waits it may `prepare`, step by step, as long as that is true."""
 
     @property
     def slots(self) -> int: ...
@@ -53,6 +56,8 @@ class Runner(Protocol):
 
     @property
     def context_step(self) -> int | None: ...
+
+    def prepare(self) -> bool: ...
 
     def lease(self) -> Lease: ...
 
@@ -66,29 +71,53 @@ class Runner(Protocol):
 
 
 class SpeechJob(Job[Work]):
-    """The chunks of a speech that have words, and where their frames go."""
+    """The chunks of a speech that have words, and where their frames go. `spoken` and `capped` are
+    the chunks of which a part had sound, or hit its limit; `device_sec` is each chunk's share of
+    the time in which the loop was at work."""
 
     def __init__(self, works: Iterable[Work], frames: Frames) -> None:
         super().__init__(works)
+        self.spoken: set[int] = set()
+        self.capped: set[int] = set()
+        self.device_sec: defaultdict[int, float] = defaultdict(float)
         self.frames = frames
         self.cancelled = threading.Event()
         self.lease: Lease | None = None
 
+    def end(self, work: Work) -> End:
+        """The end of a chunk of which nothing is left."""
+        reason: Literal["eos", "cap", "empty"] = "cap" if work.index in self.capped else "eos"
+        if work.index not in self.spoken:
+            reason = "empty"
+        return End(work.index, reason, work.seed, self.device_sec[work.index])
+
 
 class Loop:
-    """Its thread runs from the first `submit` to `close`. `lose` is told of an error after which
-    the device works no more."""
+    """Its thread runs from `start` or the first `submit` to `close`. `lose` is told of an error
+    after which the device works no more."""
 
     def __init__(self, runner: Runner, lose: Callable[[EngineLost], None]) -> None:
+        self.meter = Meter(lambda: f"{len(self._scheduler.jobs)} jobs; {runner}")
         self._runner = runner
         self._lose = lose
         self._scheduler: Scheduler[Work] = Scheduler(runner.slots, runner.context_step)
         self._flight: deque[list[Any]] = deque()
+        self._frame_at = 0.0
         self._changed = threading.Condition()
         self._arrived: deque[SpeechJob] = deque()
         self._closed = False
         self._ending: BaseException = Cancelled()
         self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Lets the runner prepare before there is a job."""
+        with self._changed:
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
+            self._thread.start()
 
     def submit(self, job: SpeechJob) -> None:
         """From any thread. Raises `Cancelled` after `close`, or why the loop has ended."""
@@ -96,9 +125,7 @@ class Loop:
             if self._closed:
                 raise self._ending
             self._arrived.append(job)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
-                self._thread.start()
+            self._start()
             self._changed.notify()
 
     def cancel(self, job: SpeechJob) -> None:
@@ -132,10 +159,12 @@ class Loop:
     def _move(self) -> None:
         """All slots by one token. What fails fails the jobs that are there; only a broken device
         ends the loop."""
+        began = time.monotonic()
         try:
             self._sweep()
             self._admit()
-            self._advance()
+            started = self._advance()
+            self.meter.add(started, time.monotonic() - began)
         except Exception as error:  # noqa: BLE001 - raised again where the speeches are read
             failure = _failure(error)
         else:
@@ -150,12 +179,17 @@ class Loop:
 
     def _has_work(self) -> bool:
         """Waits for some. False once the loop is closed."""
+        while not self._is_wanted() and self._runner.prepare():
+            pass
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._arrived or self._scheduler.jobs or self._flight
-            )
+            if not (self._scheduler.jobs or self._flight):
+                self._changed.wait_for(self._is_wanted)
+                self._frame_at = time.monotonic()
             self._take_arrived()
             return not self._closed
+
+    def _is_wanted(self) -> bool:
+        return bool(self._closed or self._arrived or self._scheduler.jobs or self._flight)
 
     def _take_arrived(self) -> None:
         while self._arrived:
@@ -187,8 +221,9 @@ class Loop:
                 free_memory()
             tokens += occupant.work.tokens
 
-    def _advance(self) -> None:
-        """Starts a frame and reads those that it overtakes."""
+    def _advance(self) -> int:
+        """Starts a frame for each number of steps and reads those that it overtakes. Gives how
+        many it started."""
         running = list(self._scheduler.occupants.values())
         tickets = []
         for bucket in self._scheduler.buckets():
@@ -199,9 +234,20 @@ class Loop:
         if tickets:
             self._flight.append(tickets)
         while len(self._flight) > (self._runner.lag if tickets else 0):
-            for ticket in self._flight.popleft():
-                for occupant, came in self._runner.read(ticket):
-                    self._deliver(occupant, came)
+            read = [each for ticket in self._flight.popleft() for each in self._runner.read(ticket)]
+            self._share_time([occupant for occupant, _ in read])
+            for occupant, came in read:
+                self._deliver(occupant, came)
+        return len(tickets)
+
+    def _share_time(self, moved: Sequence[Occupant[Work]]) -> None:
+        """Divides the time since the last frame, prompts included, among those whom this one moved.
+        So all shares together are the time in which the loop was at work."""
+        now = time.monotonic()
+        for occupant in moved:
+            _job(occupant).device_sec[occupant.work.index] += (now - self._frame_at) / len(moved)
+        if moved:
+            self._frame_at = now
 
     def _deliver(self, occupant: Occupant[Work], came: Came) -> None:
         if self._scheduler.occupants.get(occupant.slot) is not occupant:
@@ -213,11 +259,13 @@ class Loop:
                 damaged = "the model made samples that are no numbers: its weights are damaged"
                 self._end(job, EngineError(damaged), wipe=True)
                 return
-            occupant.spoken += 1
+            job.spoken.add(work.index)
             job.frames.put(Frame(work.index, np.clip(came.samples, -1, 1)))
         if came.eos or occupant.seen == work.limit:
-            reason: Literal["eos", "cap"] = "eos" if came.eos else "cap"
-            job.frames.put(End(work.index, reason if occupant.spoken else "empty", work.seed))
+            if not came.eos:
+                job.capped.add(work.index)
+            if work.rest is None:
+                job.frames.put(job.end(work))
             self._runner.release(occupant)
             if self._scheduler.finish(occupant):
                 self._close(job)

@@ -18,7 +18,7 @@ from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.failures import free_memory, meaning
 from engines.vibevoice.noise import noise_seed
 from engines.vibevoice.prompt import Prompt, build_prompt, frame_limit, spoken
-from speech.errors import EngineError
+from speech.errors import EngineError, EngineLost
 
 Reason = Literal["eos", "cap", "empty"]
 
@@ -107,7 +107,7 @@ class Model:
             if failure is None:
                 raise
         if failure is not None:  # only here the failed call's tensors are let go of
-            if type(failure) is EngineError:
+            if not isinstance(failure, EngineLost):
                 free_memory()
             raise failure
         if not frames.count:

@@ -8,18 +8,18 @@ that may not run beside the others holds up those behind it until it may.
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar, cast
 
 from engines.vibevoice.bucket import Bucket, context_for, power_of_two
 
-SMALLEST_CONTEXT = 256
+SMALLEST_CONTEXT = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
     """A chunk that is ready for a slot: its place in the plan, the `tokens` of its prompt, the most
     tokens that may come, and the solver's steps. One that is `repeatable` always runs in the one
-    bucket that its size calls for."""
+    bucket that its size calls for. `rest` comes after it in the same chunk."""
 
     index: int
     seed: int
@@ -27,6 +27,7 @@ class Work:
     limit: int
     steps: int
     repeatable: bool
+    rest: Self | None = field(default=None, kw_only=True)
 
     @property
     def context(self) -> int:
@@ -49,15 +50,13 @@ class Job(Generic[AnyWork]):
 
 @dataclass(slots=True, eq=False)
 class Occupant(Generic[AnyWork]):
-    """Who is in a slot. `launched` frames were started for it, `seen` tokens came back, `spoken`
-    of them with sound."""
+    """Who is in a slot. `launched` frames were started for it, `seen` tokens came back."""
 
     slot: int
     job: Job[AnyWork]
     work: AnyWork
     launched: int = 0
     seen: int = 0
-    spoken: int = 0
 
     @property
     def reach(self) -> int:
@@ -104,9 +103,12 @@ class Scheduler(Generic[AnyWork]):
         return not fixed or min(fixed) == max(fixed) >= max(each.context for each in beside)
 
     def finish(self, occupant: Occupant[AnyWork]) -> bool:
-        """Its chunk has ended. True where that was its job's last."""
+        """Its work is done; what is left of the same chunk comes next. True where that was its
+        job's last."""
         self._vacate(occupant)
         job = occupant.job
+        if occupant.work.rest is not None:
+            job.waiting.appendleft(cast("AnyWork", occupant.work.rest))
         if job.waiting or job.running:
             return False
         self.jobs.remove(job)

@@ -1,15 +1,21 @@
 """Chunks of a plan as work for a slot: prompts, limits, levelled voices."""
 
+import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from engines.base import Options, Plan, PlannedChunk, Samples
+from engines.base import Options, Plan, PlannedChunk, Samples, Turn
+from engines.vibevoice.bucket import context_for
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.prompt import Prompt, Tokenizer, build_prompt, frame_limit, spoken
 from engines.vibevoice.scheduler import Work
 from engines.vibevoice.voice_cache import Recording, recordings
+from speech.errors import EngineError
+from speech.sentences import split_long
+
+_SHORTEST = 4  # characters: a half, with the full stop that it gets, is shorter than the whole
 
 
 class Normaliser(Protocol):
@@ -29,17 +35,24 @@ class Script(Work):
 
 
 class Scripts:
-    """Writes scripts for one model. Safe to use from many threads."""
+    """Writes scripts for one model, in slots that hold `longest` tokens at most. Safe to use from
+    many threads."""
 
     def __init__(
-        self, tokenizer: Tokenizer, normaliser: Normaliser, checkpoint: Checkpoint
+        self,
+        tokenizer: Tokenizer,
+        normaliser: Normaliser,
+        checkpoint: Checkpoint,
+        longest: int | None = None,
     ) -> None:
+        self._longest = longest
         self._tokenizer, self._level, self._checkpoint = tokenizer, normaliser, checkpoint
         self._lock = threading.Lock()  # the tokenizer changes its state when it is used
 
     def prepare(self, plan: Plan) -> list[Script | None]:
-        """The work for each chunk, None where it has no words. Raises `EngineError` for a chunk
-        that does not fit into the model's context."""
+        """The work for each chunk, None where it has no words. One that is too long for a slot is
+        cut: its parts are spoken one after the other. Raises `EngineError` for a chunk that does
+        not fit into the model's context."""
         normalise = self._level if self._checkpoint.normalise else lambda samples: samples
         voices = recordings(plan.voices, normalise, self._checkpoint.hop)
         frames = {speaker: voice.frames for speaker, voice in voices.items()}
@@ -56,20 +69,54 @@ class Scripts:
         voices: Mapping[int, Recording],
         frames: Mapping[int, int],
     ) -> Script | None:
-        turns = spoken(chunk.turns)
+        script = None
+        for prompt, limit in reversed(list(self._parts(chunk.turns, options, frames))):
+            script = Script(
+                index=index,
+                seed=chunk.seed,
+                tokens=len(prompt.ids),
+                limit=limit,
+                steps=options.steps,
+                repeatable=options.repeatable,
+                chunk=chunk,
+                prompt=prompt,
+                voices={} if options.disable_prefill else voices,
+                guidance=options.cfg_scale,
+                rest=script,
+            )
+        return script
+
+    def _parts(
+        self, turns: Sequence[Turn], options: Options, frames: Mapping[int, int]
+    ) -> Iterator[tuple[Prompt, int]]:
+        """The prompts of turns, and the most tokens that may come after each: one where they fit
+        into a slot, none where they have no words."""
+        turns = spoken(turns)
         if not turns:
-            return None
+            return
         with self._lock:
             prompt = build_prompt(self._tokenizer, turns, frames)
-        return Script(
-            index=index,
-            seed=chunk.seed,
-            tokens=len(prompt.ids),
-            limit=frame_limit(prompt, options, self._checkpoint.context),
-            steps=options.steps,
-            repeatable=options.repeatable,
-            chunk=chunk,
-            prompt=prompt,
-            voices={} if options.disable_prefill else voices,
-            guidance=options.cfg_scale,
+        limit = frame_limit(prompt, options, self._checkpoint.context)
+        if self._longest is None or context_for(len(prompt.ids) + limit) <= self._longest:
+            yield prompt, limit
+            return
+        for half in halves(turns, self._longest):
+            yield from self._parts(half, options, frames)
+
+
+def halves(turns: Sequence[Turn], longest: int) -> tuple[Sequence[Turn], Sequence[Turn]]:
+    """Turns in two parts of about the same length: cut between turns, or one at the best place
+    about its middle. Raises `EngineError` where there is nothing to cut."""
+    if len(turns) > 1:
+        ends = list(itertools.accumulate(len(turn.text) for turn in turns))
+        cut = min(range(1, len(turns)), key=lambda at: abs(2 * ends[at - 1] - ends[-1]))
+        return turns[:cut], turns[cut:]
+    text, speaker = turns[0].text, turns[0].speaker
+    spans = split_long(text, (0, len(text)), -(-len(text) // 2))
+    if len(spans) < 2 or len(text) < _SHORTEST:
+        raise EngineError(
+            f"the voices fill the {longest} tokens that this worker has memory for: use shorter"
+            " voice recordings or fewer MAX_SLOTS"
         )
+    middle = spans[1][0]
+    return [Turn(speaker, text[:middle])], [Turn(speaker, text[middle:])]

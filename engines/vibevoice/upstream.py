@@ -5,10 +5,11 @@ iterated, and none before or after.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 
-from engines.base import End, Frame, Plan, Samples
+from engines.base import End, Frame, Options, Plan, PlannedChunk, Samples, Turn
 from engines.line import Line
 from engines.vibevoice.frames import Frames
 from engines.vibevoice.model import Model
@@ -26,6 +27,16 @@ class Reference:
     @property
     def details(self) -> Mapping[str, str]:
         return {**self.model.details, "runtime": "reference"}
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        return {}
+
+    def make_trial(self) -> None:
+        """A few frames, so that what the device cannot do fails the start. Raises `EngineError`."""
+        chunk = PlannedChunk((Turn(0, "One."),), seed=0)
+        few = Options(frames_per_token=0, min_frames=3)
+        self.model.speak(chunk, self.model.record([]), few, lambda _: None, lambda: False)
 
     def start(self, plan: Plan) -> "VibeVoiceSpeech":
         return VibeVoiceSpeech(self, plan)
@@ -76,8 +87,10 @@ class VibeVoiceSpeech:
         for index, chunk in enumerate(plan.chunks):
             emit = partial(self._emit, index)
             with self._runtime.line.enter(self._cancelled):
+                began = time.monotonic()
                 reason = model.speak(chunk, recordings, plan.options, emit, self._cancelled.is_set)
-            self._frames.put(End(index, reason, chunk.seed))
+                took = time.monotonic() - began
+            self._frames.put(End(index, reason, chunk.seed, took))
 
     def _emit(self, index: int, samples: Samples) -> None:
         self._frames.put(Frame(index, samples))

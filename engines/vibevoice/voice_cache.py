@@ -57,7 +57,7 @@ class VoiceCache:
     def __init__(self, weights: Weights, most: int) -> None:
         sizes = weights.architecture
         self._weights = weights
-        self._listener = Codec(weights.listener, sizes.listener, decodes=False)
+        self.listener = Codec(weights.listener, sizes.listener, decodes=False)
         self._known: LRU[Key, Tensor] = LRU(most, lambda tensor: tensor.nbytes)
 
     @property
@@ -72,8 +72,15 @@ class VoiceCache:
     def listen(self, wave: Samples) -> Tensor:
         """A recording's latents, (frames, latent): the encoder runs."""
         weights = self._weights
-        heard = torch.from_numpy(wave).to(weights.device, weights.dtype)
-        return self._listener.whole(heard[None, :, None])[0]
+        heard = torch.from_numpy(wave)
+        if weights.embedding.is_cuda:
+            heard = heard.pin_memory()  # a copy from other memory waits for the frame under way
+        heard = heard.to(weights.device, non_blocking=True).to(weights.dtype)
+        return self.listener.whole(heard[None, :, None])[0]
+
+    def forget(self) -> None:
+        """Drops all that nobody uses."""
+        self._known.clear()
 
 
 class Lease:

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from engines.vibevoice.architecture import Architecture, Net
 from engines.vibevoice.checkpoint import EMBEDDING, HEAD
+from engines.vibevoice.norm import epsilon
 from engines.vibevoice.packer import Packer, Source
+
+_CONNECTOR_EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +40,7 @@ class Connector:
     first: Tensor
     first_bias: Tensor
     norm: Tensor
+    eps: Tensor
     second: Tensor
     second_bias: Tensor
 
@@ -124,7 +128,7 @@ def load_weights(
         embedding=embedding,
         choices=_choices(source, embedding, choices),
         layers=tuple(
-            _layer(pack, f"model.language_model.layers.{index}")
+            _layer(pack, f"model.language_model.layers.{index}", architecture)
             for index in range(architecture.layers)
         ),
         norm=pack.one("model.language_model.norm.weight"),
@@ -147,18 +151,32 @@ def _choices(source: Source, embedding: Tensor, choices: Sequence[int]) -> Tenso
     return head[list(choices)].to(embedding.device, embedding.dtype).t()
 
 
-def _layer(pack: Packer, name: str) -> Layer:
+def _layer(pack: Packer, name: str, sizes: Architecture) -> Layer:
     attention, mlp = f"{name}.self_attn", f"{name}.mlp"
     projections = [f"{attention}.{which}_proj" for which in "qkv"]
+    qkv = pack.rows(*(f"{projection}.weight" for projection in projections))
+    qkv_bias = pack.rows(*(f"{projection}.bias" for projection in projections))
+    out = pack.rows(f"{attention}.o_proj.weight")
+    queries = sizes.heads * sizes.head_dim
+    for heads in (qkv.t()[:queries], qkv_bias[:queries], out):
+        _interleave(heads, sizes)
     return Layer(
         norm=pack.one(f"{name}.input_layernorm.weight"),
-        qkv=pack.rows(*(f"{projection}.weight" for projection in projections)),
-        qkv_bias=pack.rows(*(f"{projection}.bias" for projection in projections)),
-        out=pack.rows(f"{attention}.o_proj.weight"),
+        qkv=qkv,
+        qkv_bias=qkv_bias,
+        out=out,
         mlp_norm=pack.one(f"{name}.post_attention_layernorm.weight"),
         gate_up=pack.rows(f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight"),
         down=pack.rows(f"{mlp}.down_proj.weight"),
     )
+
+
+def _interleave(heads: Tensor, sizes: Architecture) -> None:
+    """Puts the rows of queries, (key heads, groups, width), in the order (groups, key heads,
+    width), in place: what attention gives out then lies as the next product reads it."""
+    groups = sizes.heads // sizes.kv_heads
+    by_key = heads.unflatten(0, (sizes.kv_heads, groups, sizes.head_dim))
+    heads.copy_(by_key.transpose(0, 1).flatten(0, 2))
 
 
 def _connector(pack: Packer, name: str) -> Connector:
@@ -166,6 +184,7 @@ def _connector(pack: Packer, name: str) -> Connector:
         first=pack.rows(f"{name}.fc1.weight"),
         first_bias=pack.one(f"{name}.fc1.bias"),
         norm=pack.one(f"{name}.norm.weight"),
+        eps=epsilon(_CONNECTOR_EPS, pack.device),
         second=pack.rows(f"{name}.fc2.weight"),
         second_bias=pack.one(f"{name}.fc2.bias"),
     )

@@ -1,0 +1,160 @@
+"""Connections: what is no request of ours, what is only held, and what breaks off."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+import web.protocol
+from config import Settings
+from inference import VibeVoiceInference
+from tests.fake_engine import FakeEngine
+from tests.http_server import ASK, Server, serving
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def one(engine: FakeEngine | None = None) -> Server:
+            settings = Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path)})
+            inference = VibeVoiceInference(settings, engine or FakeEngine())
+            stack.callback(inference.close)
+            return stack.enter_context(serving(inference))
+
+        yield one
+
+
+def opened(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=60)
+
+
+def head(*lines: str, method: str = "POST /v1/audio/speech HTTP/1.1") -> bytes:
+    told = ("Host: 127.0.0.1", "Content-Type: application/json", *lines)
+    return "\r\n".join([method, *told, "", ""]).encode()
+
+
+def all_of(peer: socket.socket) -> bytes:
+    return b"".join(iter(lambda: peer.recv(1 << 16), b""))
+
+
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ")
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one segment", "two segments"])
+def test_an_upgrade_that_is_not_taken_leaves_the_request_whole(start: Start, apart: bool) -> None:
+    body = json.dumps(ASK).encode()
+    with opened(start()) as peer:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.sendall(head(*UPGRADE, f"Content-Length: {len(body)}"))
+        if apart:
+            time.sleep(0.1)  # so that the body comes in a segment of its own
+        peer.sendall(body)
+        peer.sendall(head("Connection: close", method="GET /ping HTTP/1.1"))
+        answers = all_of(peer)
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert answers.count(b"HTTP/1.1 ") == 2
+
+
+def test_a_body_behind_an_upgrade_is_never_read_as_a_request(start: Start) -> None:
+    smuggled = b"DELETE /v1/audio/voices/Alice HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with opened(start()) as peer:
+        peer.sendall(head(*UPGRADE, "Connection: close", f"Content-Length: {len(smuggled)}"))
+        peer.sendall(smuggled)
+        answer = all_of(peer)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.") == 1
+    assert b"invalid_json" in answer
+
+
+def test_http_1_0_gets_a_body_that_ends_with_the_connection(start: Start) -> None:
+    body = json.dumps(ASK | {"response_format": "wav"}).encode()
+    with opened(start()) as peer:
+        line = f"Content-Length: {len(body)}"
+        peer.sendall(head(line, method="POST /v1/audio/speech HTTP/1.0") + body)
+        told, _, audio = all_of(peer).partition(b"\r\n\r\n")
+    assert told.startswith(b"HTTP/1.1 200 ")
+    assert b"transfer-encoding" not in told.lower()
+    assert b"content-length" not in told.lower()
+    assert audio.startswith(b"RIFF")
+
+
+def test_http_1_0_sees_that_an_answer_was_cut(start: Start) -> None:
+    body = json.dumps(ASK | {"response_format": "pcm"}).encode()
+    with opened(start(FakeEngine(fail_at=2, delay=0.2))) as peer:
+        line = f"Content-Length: {len(body)}"
+        peer.sendall(head(line, method="POST /v1/audio/speech HTTP/1.0") + body)
+        with pytest.raises(ConnectionResetError):
+            all_of(peer)
+
+
+def test_who_asks_nothing_is_let_go(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web.protocol, "HEAD_SEC", 0.2)
+    with opened(start()) as peer:
+        assert peer.recv(1) == b""
+
+
+def test_a_head_that_comes_drop_by_drop_is_let_go(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+    monkeypatch.setattr(web.protocol, "HEAD_SEC", 0.5)
+    with opened(server) as peer:
+        peer.sendall(head(method="GET /ping HTTP/1.1"))
+        assert peer.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            for _ in range(100):  # a second head, slower than any client
+                peer.sendall(b"G")
+                time.sleep(0.05)
+
+
+def test_a_connection_that_has_asked_may_idle(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web.protocol, "HEAD_SEC", 0.1)
+    with opened(start()) as peer:
+        for _ in range(2):
+            peer.sendall(head(method="GET /ping HTTP/1.1"))
+            assert peer.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.3)
+
+
+def test_those_who_hold_connections_make_room_for_the_next(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web.protocol, "most_connections", lambda: 8)
+    server = start()
+    with ExitStack() as stack:
+        held = [stack.enter_context(opened(server)) for _ in range(20)]
+        assert server.call("GET", "/ping").status == 200
+        with suppress(ConnectionResetError):
+            assert held[0].recv(1) == b""
+        held[-1].sendall(head("Connection: close", method="GET /ping HTTP/1.1"))
+        assert all_of(held[-1]).startswith(b"HTTP/1.1 200 ")
+
+
+def test_who_pings_and_never_reads_is_dropped(start: Start) -> None:
+    url = start().url.replace("http", "ws") + "/v1/audio/speech/stream"
+
+    async def scenario() -> int:
+        async with connect(url, ping_interval=None, max_queue=1) as peer:
+            peer.transport.pause_reading()
+            sent = 0
+            with pytest.raises((ConnectionClosed, OSError)):
+                for _ in range(10_000):
+                    for _ in range(100):
+                        await peer.ping(sent.to_bytes(125))
+                        sent += 1
+                    await asyncio.sleep(0)
+            return sent
+
+    assert asyncio.run(scenario()) < 1_000_000
