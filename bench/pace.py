@@ -229,15 +229,11 @@ def main() -> None:
     right = _takes(draw, spoken, lambda _, seconds: sum(seconds))
     damaged = {name: _takes(draw, spoken, damage) for name, damage in _DAMAGES.items()}
     fit = [_tolerance_for(right, weight) for weight in (old_weight, pace.weight)]
-    columns: list[tuple[float, Weight]] = [
-        (TOLERANCE, old_weight),
-        (fit[0], old_weight),
-        (TOLERANCE, pace.weight),
-        (2.0, pace.weight),
-        (fit[1], pace.weight),
-    ]
-    names = {old_weight: "characters", pace.weight: "what is said"}
-    print(f"| {len(spoken)} texts | {' | '.join(f'{names[w]}, {t:g}' for t, w in columns)} |")
+    old = [(tolerance, old_weight) for tolerance in (TOLERANCE, fit[0])]
+    new = [(tolerance, pace.weight) for tolerance in (TOLERANCE, 2.0, fit[1])]
+    columns = [*old, *new]
+    heads = [f"characters, {at:g}" for at, _ in old] + [f"what is said, {at:g}" for at, _ in new]
+    print(f"| {len(spoken)} texts | {' | '.join(heads)} |")
     print(f"|{' --- |' * (1 + len(columns))}")
     for kind in dict.fromkeys(each.kind for each in spoken):
         takes = [take for take in right if take[0].kind == kind]

@@ -23,16 +23,23 @@ _CONSONANT = "[B-DF-HJ-NP-TV-XZb-df-hj-np-tv-xz]"
 # prose (`python -m bench.pace`): 4.8 for a digit by itself, 5.5 in a year, 9 in a long number.
 _ADDS = (
     # A character of Chinese, Japanese or Korean is a syllable or more.
-    (3, re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")),
-    (5, re.compile(r"[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215e]")),
-    # Zeros that end a number: 5,000 is "five thousand".
-    (-4, re.compile(r"(?<=[1-9])0*+(?:[,.]000)*+(?!\d)")),
-    # Spelled, or short for something longer: words without a vowel (HTML, kg, Dr), up to three
-    # capitals (USA) unless their neighbours are in capitals too, letters at digits (XR7).
     (
         3,
         re.compile(
-            rf"\b(?<!['\u2019]){_CONSONANT}{{1,6}}\b(?!['\u2019])"
+            r"[\u3005\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+        ),
+    ),
+    (5, re.compile(r"[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215e]")),
+    # Zeros that end a number: 5,000 is "five thousand".
+    (-4, re.compile(r"(?<=[1-9])0*+(?:[,.]000)*+(?!\d)")),
+    # Spelled, or short for something longer: words without a vowel (HTML, kg, Dr), four capitals
+    # without one, up to three capitals (USA) unless their neighbours are in capitals too, capitals
+    # between hyphens, letters at digits (XR7).
+    (
+        3,
+        re.compile(
+            rf"\b(?<!['\u2019]){_CONSONANT}{{1,20}}\b(?!['\u2019])"
+            r"|[B-DF-HJ-NP-TV-XZ]{4,20}|(?<=-)[A-Z](?=-)"
             rf"|(?<!{_CAPITAL} )\b(?<!['\u2019]){_CAPITAL}{{2,3}}(?=s?\b)"
             rf"(?!s?['\u2019 ]{_CAPITAL}{{2}})"
             r"|(?<=\d)[A-Za-z]|[A-Za-z](?=\d)"
@@ -57,6 +64,11 @@ def weight(text: str) -> int:
     if not text.isascii():  # the vowels of Indic scripts and Thai are marks
         own += sum(unicodedata.category(char) in ("Mn", "Mc") for char in text)
     return own + sum(add * sum(map(len, what.findall(text))) for add, what in _ADDS)
+
+
+def is_short(text: str) -> bool:
+    """Whether it is a few words, said in less than some 2.6 s."""
+    return weight(text) < _SHORTEST
 
 
 class Pace:
@@ -88,7 +100,7 @@ class Pace:
 
     def learn(self, voice: str, text: str, seconds: float) -> None:
         """Notes a text that was said well. A few words would teach their silences."""
-        if weight(text) < _SHORTEST:
+        if is_short(text):
             return
         with self._lock:
             total, characters = self._heard.pop(voice, (0.0, 0.0))

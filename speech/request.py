@@ -172,7 +172,8 @@ class SpeechRequest(BaseModel):
 
 
 def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[str]]:
-    """Checks a job's input. Gives the request and the warnings that its answer must carry."""
+    """Checks a job's input. Gives the request and the warnings that its answer must carry. A
+    `cfg_scale` that the job left open is not in the request's `model_fields_set`."""
     if not isinstance(raw, Mapping):
         raise RequestError(f"input: is {_kind(raw)} (allowed: an object with a field `text`)")
     fields, names, warnings = _known_fields(raw)
@@ -183,6 +184,7 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
         fields["text"] = "-"
     elif isinstance(text, str) and not text.strip():
         problems.append(("text", "is empty"))
+    is_default = "cfg_scale" not in fields
     fields.setdefault("cfg_scale", defaults.cfg_scale)
     fields.setdefault("loudness", defaults.loudness)
     try:
@@ -199,6 +201,8 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
                 for name, problem in problems
             )
         )
+    if is_default:
+        request.model_fields_set.discard("cfg_scale")
     return request, warnings
 
 
