@@ -79,6 +79,18 @@ def test_only_the_bad_chunk_is_repeated_with_the_same_seed_and_voice(
     assert (repeat.voices, repeat.options) == (PLAN.voices, PLAN.options)
 
 
+@pytest.mark.parametrize("said", ["OK", "Hi", "7"])
+def test_a_few_words_that_ramble_are_repeated(
+    record: Record, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    chunk = PlannedChunk((Turn(0, said),), seed=7)
+    monkeypatch.setitem(globals(), "PLAN", replace(PLAN, chunks=(chunk,) * 3))
+    good: tuple[float, Reason] = (0.7, "eos")
+    recorded, warnings = record(Takes([good, (6, "eos"), (2.5, "eos")], [good]))
+    assert [each.attempts for each in recorded] == [1, 2, 1]
+    assert warnings == []
+
+
 def test_of_two_bad_takes_the_less_bad_is_kept_and_said(record: Record) -> None:
     engine = Takes([GOOD, (USUAL, "cap"), (0, "empty")], [(0, "empty"), (USUAL * 9, "eos")])
     recorded, warnings = record(engine)
