@@ -184,11 +184,11 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
         fields["text"] = "-"
     elif isinstance(text, str) and not text.strip():
         problems.append(("text", "is empty"))
-    is_default = "cfg_scale" not in fields
-    fields.setdefault("cfg_scale", defaults.cfg_scale)
     fields.setdefault("loudness", defaults.loudness)
     try:
-        request = SpeechRequest.model_validate(fields)
+        request = SpeechRequest.model_validate({"cfg_scale": defaults.cfg_scale, **fields})
+        if "cfg_scale" not in fields:
+            request.model_fields_set.discard("cfg_scale")
     except ValidationError as error:
         found = {str(item["loc"][0]): item for item in reversed(error.errors(include_url=False))}
         problems += [(name, _problem(item)) for name, item in reversed(found.items())]
@@ -201,8 +201,6 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
                 for name, problem in problems
             )
         )
-    if is_default:
-        request.model_fields_set.discard("cfg_scale")
     return request, warnings
 
 
