@@ -121,6 +121,7 @@ class Job:
                 request.steps,
                 request.disable_prefill,
                 repeatable=request.seed is not None,
+                cfg_is_default="cfg_scale" not in request.model_fields_set,
             ),
         )
         self.recorder.progress.chunks_total = len(text.chunks)

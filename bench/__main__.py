@@ -12,6 +12,7 @@ from pathlib import Path
 
 SCRIPTS = (
     "text_plan",
+    "pace",
     "audio_chain",
     "job",
     "worker",

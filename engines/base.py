@@ -51,7 +51,8 @@ class Options:
 
     A chunk may take max(`min_frames`, `frames_per_token` * its text's tokens) frames of 3200
     samples; what is longer ends as `cap`. Where `repeatable`, the same plan gives the same bits
-    whatever else runs, which may cost speed; else it may differ in rounding.
+    whatever else runs, which may cost speed; else it may differ in rounding. With `cfg_is_default`
+    nobody asked for `cfg_scale`: an engine may know a better one for a chunk.
     """
 
     cfg_scale: float = 1.3
@@ -60,6 +61,7 @@ class Options:
     frames_per_token: float = 4.0
     min_frames: int = 64
     repeatable: bool = True
+    cfg_is_default: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,18 @@ _INLINE = re.compile(
     r"|\\\((?=\S| )([^\n]{1,300}?)\\\)"
 )
 _SIGNS_OF_TEX = re.compile(r"[\\^_{}=]")
-_LETTER = re.compile(r"[A-Za-z]")
+# `$a > b$`, `$n+1$`, `$f(x)$`: single letters between the signs of arithmetic.
+_VARIABLES = re.compile(
+    r"(?=[^A-Za-z]{0,20}[A-Za-z])(?:(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[\d +*/<>(),.'|!-]){1,30}"
+)
+_EMPTIED = re.compile(r"\$\$[\s.,]{0,20}\$\$|\\\[[\s.,]{0,20}\\\]")
 # Two clauses, or words in a row that no command holds: the dollar signs are money.
 _PROSE = re.compile(
     r"(?<!\\)[.;:!?](?: |\Z)|(?<!\\), ?[a-z]{2,}(?![a-z(])|(?<![\\a-z{])[a-z]{2,} (?:[a-z]{2,} )",
     re.I,
 )
+# The frame that models put around a result.
+_BOXED = re.compile(r"\\boxed ?\{((?:[^{}\n]|\{[^{}\n]{0,100}\}){1,200})\}")
 _TEXT = re.compile(
     r"\\(?:text|mathrm|mathbf|mathit|mathbb|mathcal|operatorname) ?\{([^{}\\]{0,80})\}"
 )
@@ -37,19 +43,20 @@ def say_formulas(text: Traced) -> tuple[Traced, bool]:
     """Also gives whether a formula was left out, as one is that has more than simple signs."""
     left_out = False
 
-    def said(formula: str | None) -> Pieces:
+    def said(match: re.Match[str]) -> Pieces:
         nonlocal left_out
-        words = _in_words(formula) if formula else None
+        words = _in_words(match[1] or match[2])
         left_out = left_out or words is None
-        return (" ", words or "", " ")
+        ends_word = match.string[match.end() : match.end() + 1] != "-"  # as in n-th
+        return (" ", words or "", " " if ends_word else "")
 
     shorter = text.replaced(_environments(text.text), " ")
     left_out = shorter is not text
-    text = shorter.sub(_DISPLAYED, lambda match: said(match[1] or match[2]))
-    text = text.sub(
-        _INLINE, lambda match: said(match[1] or match[2]) if _is_formula(match) else None, "$\\"
-    )
-    return text, left_out
+    if left_out:
+        shorter = shorter.sub(_EMPTIED, (" ",))
+    text = shorter.sub(_DISPLAYED, said)
+    text = text.sub(_INLINE, lambda match: said(match) if _is_formula(match) else None, "$\\")
+    return text.sub(_BOXED, (1,), "\\"), left_out
 
 
 def _environments(text: str) -> Iterator[tuple[int, int]]:
@@ -63,7 +70,7 @@ def _environments(text: str) -> Iterator[tuple[int, int]]:
 
 def _is_formula(match: re.Match[str]) -> bool:
     content = match[1] or match[2]
-    if _LETTER.fullmatch(content):
+    if _VARIABLES.fullmatch(content):
         return True
     return bool(_SIGNS_OF_TEX.search(content)) and not _PROSE.search(_TEXT.sub("", content))
 
@@ -119,6 +126,7 @@ _REWRITES = (
     (re.compile(rf"\^ ?(?:([A-Za-z0-9])|\{{(-?{_ATOM})\}})"), r" to the power of \1\2 "),
     (re.compile(rf"_ ?(?:([A-Za-z0-9])|\{{({_ATOM})\}})"), r" \1\2 "),
     (re.compile(rf"\{{({_ATOM})\}}"), r"\1"),
+    (re.compile(r"(?<=[\w)])!"), " factorial "),
 )
 _COMMAND = re.compile(r"\\([A-Za-z]{1,30})")
 _SAYABLE = re.compile(r"[\w .,()%|'!]{1,1000}")
@@ -128,7 +136,7 @@ def _in_words(formula: str) -> str | None:
     """None where more is left than letters, numbers and words."""
     if len(formula) > 300:
         return None
-    said = _TEXT.sub(_plain_words, formula.replace("\n", " "))
+    said = _TEXT.sub(_plain_words, _BOXED.sub(r"\1", formula.replace("\n", " ")))
     for pattern, by in _REWRITES:
         said = pattern.sub(by, said)
     said = _COMMAND.sub(_command, said)

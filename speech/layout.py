@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from itertools import islice, pairwise
+from itertools import pairwise
 
 from speech.pauses import PARAGRAPH
 from speech.traced import Pieces, Traced
@@ -17,23 +17,30 @@ _NARROWEST, _NARROWEST_PAIR, _WIDEST = 40, 45, 100
 
 
 _HYPHEN = re.compile(
-    r"(?<![\w-])([^\W\d_]{1,40})-(?:( ?\n ?)| )([a-z\u00df-\u00f6\u00f8-\u00ff\u0430-\u045f]{1,40})"
+    r"(?<![\w-])([^\W\d_]{1,40})-(?:( ?\n[ \n]{0,4})| )"
+    r"(?=([a-z\u00df-\u00f6\u00f8-\u00ff\u0430-\u045f]{1,40}))"
 )
 # A compound's first part far more often than a syllable, unless a suffix follows (north-ern).
 _PREFIXES = re.compile(
-    "self|well|half|cross|high|low|long|short|ill|far|ever|first|second|third|all|good|"
+    "self|well|half|cross|real|wide|high|low|long|short|ill|far|ever|first|second|third|all|good|"
     "hard|deep|full|part|one|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|"
     "forty|fifty|sixty|seventy|eighty|ninety|mid|north|south|east|west|mother|father|"
     "brother|sister|anti|vice|celui|celle|ceux|celles"
 )
 _SUFFIXES = re.compile(
-    "er|ers|ern|erly|est|ly|ness|ish|ages?|ther|dle|der|ty|less|ing|ed|en|ment|wards?|able|y|al"
+    "er|ers|ern|erly|est|ly|ness|ish|ages?|ther|dle|der|ty|less|ing|ed|en|ment|wards?|able|y|al|"
+    r"it(?:y|ies)|i[sz](?:e[ds]?|ing|ms?|ts?|tic|ation)"
 )
+# A compound's last part far more often than a syllable: evidence-based, decision-making.
+_LAST_PARTS = re.compile(
+    "based|driven|making|called|related|friendly|oriented|specific|minded|owned|known|term|level|scale"
+)
+_NO_FIRST_PARTS = re.compile("un|re|de|in|over|cor|inter")
 _PRONOUNS = re.compile("mêmes?|être|là|elles?|nous|vous|moi|toi")  # peut-être, lui-même
 # Words that go on behind a dash: `I like it- really`.
 _WORDS = re.compile(
     "a|the|then|he|she|it|we|you|they|that|which|who|not|no|so|as|in|on|at|for|with|from|if|"
-    "when|is|was|are|were|his|her|this|there|really|just|even|but|than|i|u|ili|то|либо"
+    "when|is|was|are|were|his|her|this|there|really|just|even|but|than|well|i|u|ili|то|либо"
 )
 # Before these the hyphen stands for a word that comes later: nineteen- and twentieth-century.
 _SUSPENDED = re.compile("and|or|to|nor|und|oder|bis|et|ou|y|e|o|en|of|og|och|и|или")
@@ -42,23 +49,29 @@ _SUSPENDED = re.compile("and|or|to|nor|und|oder|bis|et|ou|y|e|o|en|of|og|och|и|
 def join_words(text: Traced) -> Traced:
     """Undoes hyphenation: `re-` at a line's end, and `citi- zens` as OCR leaves it. One hyphen may
     be a compound's, so there must be several in a text, or the whole word elsewhere in it."""
-    found = sum(1 for _ in islice(_HYPHEN.finditer(text.text), 2))
-    if not found:
+    hyphens = list(_HYPHEN.finditer(text.text))
+    if not hyphens:
         return text
+    # Who sets a dash close to its first word does it again: `I was- well, you know- tired`.
+    spaced = [_WORDS.fullmatch(hyphen[3]) for hyphen in hyphens if not hyphen[2]]
+    has_dashes = 2 * sum(map(bool, spaced)) >= len(spaced)
     words = set(re.findall(r"[\w-]{2,80}", text.text.lower()))
 
     def hyphen(match: re.Match[str]) -> Pieces | None:
         first, last = match[1].lower(), match[3].lower()
         if _SUSPENDED.fullmatch(last):
-            return (1, "- ", 3) if match[2] else None
+            return (1, "- ") if match[2] else None
         is_compound = (
             (_PREFIXES.fullmatch(first) and not _SUFFIXES.fullmatch(last))
+            or (_LAST_PARTS.fullmatch(last) and not _NO_FIRST_PARTS.fullmatch(first))
             or (_PRONOUNS if match[2] else _WORDS).fullmatch(last)
             or f"{first}-{last}" in words
         )
-        if not is_compound and (found > 1 or first + last in words):
-            return (1, 3)
-        return (1, "-", 3) if match[2] else None
+        is_known = first + last in words
+        is_dash = has_dashes and not match[2] and not is_known
+        if not (is_compound or is_dash) and (len(hyphens) > 1 or is_known):
+            return (1,)
+        return (1, "-") if match[2] else None
 
     return text.sub(_HYPHEN, hyphen)
 

@@ -171,6 +171,15 @@ def _blank(match: re.Match[str]) -> Pieces:
     return (" " if before.isalnum() else "", "blank", " " if after.isalnum() else "")
 
 
+# Alone in emphasis these stress a word of the sentence that follows: *What* I want, *My* Tesla.
+_STRESSED = re.compile(
+    "an?|all|and|are|as|at|both|but|by|can|did|do|does|each|even|every|for|from|he|her|his|how|i|"
+    "if|in|is|it|its|just|my|never|no|not|of|on|only|our|she|so|some|that|the|their|these|they|"
+    "this|those|to|was|we|were|what|when|where|which|who|whose|why|will|with|you|your",
+    re.I,
+)
+
+
 def _emphasised(match: re.Match[str]) -> Pieces:
     """What is emphasised between two sentences, such as `*sighs*`, is a sentence of its own."""
     group = match.lastindex or 1
@@ -181,7 +190,7 @@ def _stands_alone(match: re.Match[str], body: str) -> bool:
     whole, (start, end) = match.string, match.span()
     body = body.rstrip(" *_~`\"')]")
     before, after = whole[max(0, start - 4) : start], whole[end : end + 3]
-    if body.endswith(_ENDS) or not _SENTENCE_END.search(before):
+    if body.endswith(_ENDS) or _STRESSED.fullmatch(body) or not _SENTENCE_END.search(before):
         return False
     begins = after.lstrip(" *_\"'(\u201c\u2018\u00ab\u201e")[:1]
     words = body.split()

@@ -31,27 +31,28 @@ _SCALES = {"k": "thousand", "m": "million", "mn": "million", "mil": "million"} |
     "bn": "billion",
     "tn": "trillion",
 }
-_SIGNS = "".join(_CURRENCIES)
-_BEFORE = rf"(?<![\w{_SIGNS}])(?<!\d-)"
-_AMOUNT = r"\d{1,12}(?:,\d{3}){0,5}(?:\.\d{1,2})?"
+SIGNS = "".join(_CURRENCIES)
+_BEFORE = rf"(?<![\w{SIGNS}])(?<!\d-)"
+_AMOUNT = r"(?:\d{1,12}(?:,\d{3}){0,5}(?:\.\d{1,2})?|\.\d\d)"
 _SCALE = r"[ -](?:hundred|thousand|million|billion|trillion)\b|(?: ?(?:bn|tn|mn|mil)|[kmb])\b"
 _CODES = "USD|CAD|AUD|NZD|HKD|SGD|MXN|EUR|GBP|JPY|CNY|INR"
+_NAMES = "|".join({one for one, _, _ in _CURRENCIES.values()})
 _AFTER = (
-    rf"(?!\w|[.,]?\d|-(?!(?:an?|per)-)[\w{_SIGNS}]|\+| (?:{_CODES})\b)"
-    r"(?=(?: (?P<next>[a-z]{1,20}))?)"
+    rf"(?!\w|[.,]?\d|-(?!(?:an?|per)-|(?:{_NAMES})\b)[\w{SIGNS}]|\+| (?:{_CODES})\b)"
+    r"(?=(?:[ -](?P<next>[a-z]{1,20}))?)"
 )
 _MONEY = re.compile(
-    rf"(?P<one>\b(?:an?|another|each|every|per) )?{_BEFORE}(?P<minus>-)?(?P<sign>[{_SIGNS}]) ?"
+    rf"(?P<one>\b(?:an?|another|each|every|per) )?{_BEFORE}(?P<minus>-)?(?P<sign>[{SIGNS}]) ?"
     rf"(?P<less>-(?=\d))?(?P<amount>{_AMOUNT})(?P<scale>{_SCALE})?"
     rf"(?:-(?P=sign)?(?P<to>{_AMOUNT})(?P<to_scale>{_SCALE})?)?"
     rf"(?:(?P<per> ?/ ?)(?=[a-z])|{_AFTER})",
     re.I,
 )
 _TRAILING = re.compile(
-    rf"(?P<one>\b(?:an?|another|each|every|per) )?(?<![\w.,{_SIGNS}])(?P<minus>-)?"
+    rf"(?P<one>\b(?:an?|another|each|every|per) )?(?<![\w.,{SIGNS}])(?P<minus>-)?"
     rf"(?P<amount>\d{{1,3}}(?:,\d{{3}}){{1,4}}(?:\.\d\d)?|\d{{1,12}}(?:\.\d\d)?) ?"
-    rf"(?P<sign>[{_SIGNS}])(?P<scale>(?!))?(?P<to>(?!))?(?P<to_scale>(?!))?(?P<less>(?!))?"
-    rf"(?:(?P<per> ?/ ?)(?=[a-z])|(?![{_SIGNS}]){_AFTER})",
+    rf"(?P<sign>[{SIGNS}])(?P<scale>(?!))?(?P<to>(?!))?(?P<to_scale>(?!))?(?P<less>(?!))?"
+    rf"(?:(?P<per> ?/ ?)(?=[a-z])|(?![{SIGNS}]){_AFTER})",
     re.I,
 )
 # Behind an amount these begin no noun; what else stands there in lower case is what it is for.
@@ -86,7 +87,7 @@ def say_money(text: Traced) -> Traced:
         is_left = not is_ascii and (match["sign"] == keep or _is_foreign(match))
         return None if is_left else _said(match)
 
-    return text.sub(_MONEY, said, _SIGNS).sub(_TRAILING, said, _SIGNS)
+    return text.sub(_MONEY, said, SIGNS).sub(_TRAILING, said, SIGNS)
 
 
 def _is_foreign(match: re.Match[str]) -> bool:
@@ -149,4 +150,4 @@ def _with_cents(
     if cents == "00":
         return said
     said_cents: list[Piece] = [slice(end - 2 + (cents[0] == "0"), end), f" {small[cents != '01']}"]
-    return said_cents if units == "0" else [*said, " and ", *said_cents]
+    return said_cents if units in ("", "0") else [*said, " and ", *said_cents]

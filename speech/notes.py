@@ -12,8 +12,6 @@ _CITATION = re.compile(
     r"(?::\d[\d\u2013-]{0,9})?"
     # Behind a word other letters complete it: friend[s], provide[d].
     rf"|(?:(?<=[{_BEHIND}])\[[a-z]|(?<=[a-z][a-z][a-z])\[[abc])\]"
-    rf"|(?<=[\w)\"'\u201d\u2019\u00bb]) \[{_NUMBERS}\](?=[.,;:!?)]|$)",
-    re.M,
 )
 # A number that links to its source, or to a page of it.
 _NUMBERED_LINK = re.compile(
@@ -22,15 +20,20 @@ _NUMBERED_LINK = re.compile(
 _IN_PARENTHESES = re.compile(
     r"(?:(?<=[.,;:!?\"'\u201d\u2019])|(?<=[^\W\d_][^\W\d_][^\W\d_]))\(\d{1,3}\)(?=[\s.,;:!?]|\Z)"
 )
-_INSIDE = re.compile(
-    rf"(?<=[a-z)])(?: \[{_NUMBERS}\](?= [a-z(])| \([1-9]\d{{0,2}}\)(?=[.;!?](?:\s|\Z)))"
+# Papers write several as [1], [2] and [5]-[7].
+_CITED = rf"\[{_NUMBERS}\](?:(?:[,;] ?| ?[-\u2013] ?|,? and )\[{_NUMBERS}\]){{0,20}}"
+_SET_OFF = re.compile(
+    rf"(?<=[\w)\"'\u201d\u2019\u00bb]) {_CITED}(?=[.,;:!?)]|$)"
+    rf"|(?:(?<=[a-z)])|(?<=\bal\.)) {_CITED}(?= [a-z(])"
+    r"|(?<=[a-z)]) \([1-9]\d{0,2}\)(?=[.;!?](?:\s|\Z))",
+    re.M,
 )
 # `as in [23] we see`, `five (5).`, `Anna (7).`: here the number is a word of the sentence.
 _NEEDS_NUMBER = re.compile(
     r"(?:(?:teen|ty)|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|"
     r"thousand|figure|table|equation|section|chapter|step|part|item|page|number|level|grade|"
     r"paragraph|article|clause|rule|line|point|question|version|in|by|of|to|on|at|as|or|see|and|"
-    r"for|ref|from|with|than|cf|like))\Z",
+    r"for|ref|from|with|than|cf|like|the|row|column|exercise|problem|theorem|lemma|example))\Z",
     re.I,
 )
 _LAST_WORD = re.compile(r"[^\W\d_]{1,16}\Z")
@@ -75,11 +78,11 @@ def strip_notes(text: Traced) -> tuple[Traced, list[str]]:
     text = shorter.sub(_EDITORIAL, (), "[")
     text = text.sub(_CITATION, (), "[")
     text = text.sub(_IN_PARENTHESES, (), "(")
-    text = text.sub(_INSIDE, _inside, "[(")
+    text = text.sub(_SET_OFF, _set_off, "[(")
     return text.sub(_DAGGERS, (), "\u2020\u2021"), warnings
 
 
-def _inside(match: re.Match[str]) -> Pieces | None:
+def _set_off(match: re.Match[str]) -> Pieces | None:
     before = match.string[max(0, match.start() - 16) : match.start()]
     word = _LAST_WORD.search(before)
     is_name = bool(word and word[0][0].isupper() and match[0][1] == "(")

@@ -221,7 +221,8 @@ EXCLUSIVE = ("voice_url", "voice_base64")
 
 
 def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[str]]:
-    """Checks a job's input. Gives the request and the warnings that its answer must carry."""
+    """Checks a job's input. Gives the request and the warnings that its answer must carry. A
+    `cfg_scale` that the job left open is not in the request's `model_fields_set`."""
     if not isinstance(raw, Mapping):
         allowed = "an object with a field `text`"
         problem = f"is {kind_of(raw)}"
@@ -237,10 +238,11 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
         fields["text"] = "-"
     elif isinstance(text, str) and not visible(text):
         problems.append(Problem("text", "invalid_value", "is empty", allowed_in("text")))
-    fields.setdefault("cfg_scale", defaults.cfg_scale)
     fields.setdefault("loudness", defaults.loudness)
     try:
-        request = SpeechRequest.model_validate(fields)
+        request = SpeechRequest.model_validate({"cfg_scale": defaults.cfg_scale, **fields})
+        if "cfg_scale" not in fields:
+            request.model_fields_set.discard("cfg_scale")
     except ValidationError as error:
         found = {str(item["loc"][0]): item for item in reversed(error.errors(include_url=False))}
         problems += [

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-from speech.money import say_money
+from speech.money import SIGNS, say_money
 from speech.traced import Pieces, Traced
 
 _LINE_ENDS = re.compile("\r\n?|[\u0085\u2028\v\f]")
@@ -28,10 +28,11 @@ def _found(text: str, wanted: Callable[[str], bool]) -> str:
 
 
 _ESCAPED_LINE_END = re.compile(
-    r"(?:\A|(?<=[^\s\\\"'`(\[])|(?<=[.!?,:;]\")|(?<=\\n))((?:\\r)?\\n|\\t)"
+    r"(?:\A|(?<=[^\s\\\"'`(\[])|(?<=[.!?,:;]\")|(?<=[.!?,:;]\\\")|(?<=\\n))((?:\\r)?\\n|\\t)"
     r"(?=\\[ntr\"]| ?[^\Wa-z_]| ?[\"'#*>\u2022\u201c-]|\s{0,3}\Z)"
 )
-_PATH = re.compile(r"(?:[A-Za-z]:|\\)[\w.\\-]{0,60}\Z")
+_LINE_END_OR_TAB = re.compile(r"\\[nrt]")
+_PATH = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]:|\\)[\w.\\-]{0,60}\Z")
 _ESCAPED_CHAR = re.compile(r"(?<!\\)(?:\\u[0-9a-fA-F]{4}){1,2}")
 
 
@@ -46,7 +47,7 @@ def decode_escapes(text: Traced) -> Traced:
 
 def _line_end(match: re.Match[str]) -> Pieces | None:
     before = match.string[max(0, match.start() - 64) : match.start()]
-    if _PATH.search(before.rpartition(" ")[2].replace("\\n", "").replace("\\t", "")):
+    if _PATH.search(_LINE_END_OR_TAB.sub("", before.rpartition(" ")[2])):
         return None
     return (" " if match[1] == "\\t" else "\n",)
 
@@ -81,6 +82,8 @@ _STYLE = re.compile("<(?:font|circle|wide|narrow|square|sub|super|isolated|initi
 _JOINED = re.compile(
     "[\u2103\u2109\u0132\u0133\u0149\u017f\u01c4-\u01cc\u01f1-\u01f3\u2160-\u217f\u2e80-\u2fdf\ufb00-\ufb4f]"
 )
+_RAISED_LETTER = "[\u02b0-\u02b8\u1d2c-\u1d6a]"
+_RAISED_N = re.compile(f"\u207f(?={_RAISED_LETTER})|(?<={_RAISED_LETTER})\u207f")
 _KEPT = re.compile(
     "[\u2122\u2120\u00aa\u00ba\u2070-\u207f\u00b9\u00b2\u00b3\uff07\uff3b\uff3d\uff40"
     "\uff02\uff1c\uff1e\uff3f\uff5c\uff5e\uff5b\uff5d\uff08\uff09\uff01\uff0c\uff0e\uff1a\uff1b\uff1f"
@@ -118,6 +121,7 @@ def plain_letters(text: Traced) -> Traced:
         return text
     text = text.sub(_NUMBERED_LINE, lambda match: (f"{_circled(match[1])}. ",))
     text = text.sub(_ENCIRCLED, _as_number)
+    text = text.sub(_RAISED_N, ("n",), "\u207f")  # of a raised word: 2nd
     plain = {char: _plain_letter(char) for char in set(text.text)}
     text = text.translate({ord(char): by for char, by in plain.items() if len(by) == 1})
     joined = "".join(char for char, by in plain.items() if len(by) > 1)
@@ -192,7 +196,8 @@ _FRENCH = re.compile(
 )
 _SHARP, _FLAT = re.compile("(?<=\\b[A-G])\u266f"), re.compile("(?<=\\b[A-G])\u266d")
 _HYPHEN = re.compile(
-    r"(?<=\d) ?[\u2012\u2013] ?(?=\d)|(?<=\w)[\u2012\u2013](?=[A-Z\d])|(?<!\w)[\u2012\u2013](?=\d)"
+    rf"(?:(?<=\d)|(?<=\d[kKmMbB])) ?[\u2012\u2013] ?(?=[\d{SIGNS}])"
+    r"|(?<=\w)[\u2012\u2013](?=[A-Z\d])|(?<!\w)[\u2012\u2013](?=\d)"
 )
 _DASH = re.compile(r" ?(?:[\u2012-\u2015\u2e3a\u2e3b]|(?<![-<])-{2,20}(?![->]))+ ?")
 _ELLIPSIS = re.compile(r"\.{0,20}\u2026[.\u2026]{0,20}|\.{4,}|(?:\. ){2,}\.")

@@ -110,14 +110,15 @@ _READING = re.compile(
     rf"(?<=[{_KANJI}])(?:\u300a[{_KANA}]{{1,20}}\u300b|[(\uff08\[{{](?!(?:{_REMARK})[)\uff09\]}}])"
     rf"[{_KANA}]{{1,20}}[)\uff09\]}}])"
 )
-_BASE_MARK = re.compile(rf"\uff5c(?=[^\s\uff5c\u300a]{{1,30}}\u300a[{_KANA}])")
+# A bar says where the base begins, so what follows in brackets is its reading.
+_MARKED_BASE = re.compile(r"\uff5c([^\s\uff5c\u300a]{1,30})\u300a[^\u300a\u300b\n]{1,30}\u300b")
 _BRACED = re.compile(rf"\{{([{_KANJI}]{{1,20}})(?:\|[{_KANA}]{{1,20}}){{1,10}}\}}")
 
 
 def _strip_readings(text: Traced) -> Traced:
     """Of ruby the base stays: `<rt>`, `<rp>`, and kana in brackets behind kanji go."""
     text = text.sub(_RUBY_TEXT, ())
-    text = text.sub(_BASE_MARK, ())
+    text = text.sub(_MARKED_BASE, (1,))
     text = text.sub(_BRACED, (1,))
     return text.sub(_READING, ())
 
@@ -166,7 +167,9 @@ _ENTITY = re.compile(
     re.I,
 )
 # What was shown as a tag is its words. `List&lt;String&gt;` and `a &lt; b` are none.
-_SHOWN_TAG = re.compile(r"(?:(?<!\w)|(?=&lt;/))&lt;(?=[^\s&|])([^<>\n]{1,300}?)(?<=\S)&gt;")
+_SHOWN_TAG = re.compile(
+    r"(?:(?<!\w)|(?=&lt;/))&(?:amp;)?lt;(?=[^\s&|])([^<>\n]{1,300}?)(?<=\S)&(?:amp;)?gt;"
+)
 _ESCAPED_DOCUMENT = re.compile(r"\A\s{0,20}&lt;(p|div|speak|html|h[1-6]|ul|ol|article)\b", re.I)
 
 

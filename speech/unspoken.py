@@ -7,6 +7,7 @@ Quantifiers are bounded, so no text makes a pattern slow.
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
 
 from speech.traced import Pieces, Traced
 
@@ -24,8 +25,8 @@ def strip_colours(text: Traced) -> Traced:
     return text.sub(_ANSI, (), "[]")
 
 
-_REASONING = r"think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|inner_monologue"
-_CALLS = r"(?:tool|function)_(?:calls?|uses?|responses?|results?|outputs?)"
+_REASONING = r"think(?:ing)?|thoughts?|reasoning(?:_content)?|reflection|scratchpad|inner_monologue"
+_CALLS = r"(?:tool|function)_(?:calls?|uses?|code|responses?|results?|outputs?)"
 _TAG = re.compile(
     rf"(?<!`)(?:[<\u25c1](?P<end>/?)(?:[a-z]{{1,12}}:)?(?P<name>{_REASONING}|{_CALLS})"
     r"(?:\s[^<>]{0,500}(?<!/))?[>\u25b7]|(?-i:\[(?P<closed>/?)(?P<upper>THINK)\]))(?!`)",
@@ -34,6 +35,12 @@ _TAG = re.compile(
 _CHANNEL = re.compile(
     r"<\|?channel\|?> ?(?:analysis|commentary|thought)\b.*?(?:<\|(?:end|call)\|>|<channel\|>|\Z)",
     re.S | re.I,
+)
+# As chat programs fold it.
+_DETAILS = re.compile(
+    r"<(?:(/)details ?|details\s[^<>]{0,200}?\btype=[\"']?"
+    r"(reasoning|tool_calls|code_interpreter)\b[^<>]{0,500})>",
+    re.I,
 )
 _ROLE = re.compile(
     r"<\|(?:start|im_start)\|> ?(?:assistant|user|system|developer)?|<\|channel\|> ?final", re.I
@@ -46,7 +53,8 @@ _FENCE = re.compile(
     re.S | re.M,
 )
 # Lower case keys, as in a page's settings: `Anna: Hello.` between two rules is a script.
-_KEY = r"[a-z_][\w-]{0,40} ?[:=](?: [^\n]{0,2000})?\n"
+_NAMED_KEY = "Title|Date|Tags|Authors?|Aliases|Categor(?:y|ies)|Created|Updated|Status|Type"
+_KEY = rf"(?:[a-z_][\w-]{{0,40}}|{_NAMED_KEY}) ?[:=](?: [^\n]{{0,2000}})?\n"
 _FRONT_MATTER = re.compile(
     rf"\A\s{{0,20}}(---|\+\+\+) ?\n{_KEY}(?:{_KEY}|[ #\[\]}}-][^\n]{{0,2000}}\n|\n){{0,200}}"
     r"(?:\1|\.\.\.) ?(?:\n|\Z)"
@@ -62,6 +70,7 @@ def leave_out(text: Traced) -> tuple[Traced, list[str]]:
     text = _left_out(text, _FRONT_MATTER, "front matter is", left)
     # Reasoning may hold half a fence, and a fence half a block: whole blocks go first.
     text = text.replaced(_closed_blocks(text.text, found), " ")
+    text = text.replaced(_folded_blocks(text.text, found), " ")
     text = _left_out(text, _FENCE, "fenced code is", left)
     text = _left_out(text, _CHANNEL, "a model's reasoning is", left)
     text = text.replaced(_open_blocks(text.text, found), " ")
@@ -89,6 +98,17 @@ def _closed_blocks(text: str, found: set[str]) -> Iterator[tuple[int, int]]:
         elif opened[name]:
             found.add(name)
             yield opened[name].pop(), tag.end()
+
+
+def _folded_blocks(text: str, found: set[str]) -> Iterator[tuple[int, int]]:
+    begun = None
+    for tag in _DETAILS.finditer(text):
+        if not tag[1]:
+            begun = begun or tag
+        elif begun:
+            found.add(begun[2].lower())
+            yield begun.start(), tag.end()
+            begun = None
 
 
 def _open_blocks(text: str, found: set[str]) -> Iterator[tuple[int, int]]:
@@ -188,11 +208,21 @@ _CUE_MARK = re.compile(
     r"|</?c(?:\.[\w.]{1,60})?>",
     re.I,
 )
+# Of lyrics, and of a transcript as video sites show it: the first line of time is close to 0:00.
+_LYRIC_TIME = re.compile(r"^ ?\[\d{1,3}:\d{2}[.:]\d{2,3}\] ?", re.M)
+_TIME_LINE = re.compile(r"(?:\A|\n) ?((?:\d{1,2}:)?\d{1,2}:\d{2}) ?\n")
+_FIRST_TIME = re.compile(r"(?:0{1,2}:)?0{1,2}:\d\d")
+_FEWEST_TIMES = 3
 _ENDS = ".!?:;\u2026\u3002\uff01\uff1f\"')]\u201d\u2019\u266a"
 
 
 def strip_subtitle_times(text: Traced) -> Traced:
-    """Of SRT and WebVTT the words remain; a sentence that runs over two cues is whole again."""
+    """Of SRT, WebVTT, lyrics and transcripts the words remain; a sentence that runs over two cues
+    is whole again."""
+    text = text.sub(_LYRIC_TIME, (), "[")
+    times = [line[1] for line in islice(_TIME_LINE.finditer(text.text), _FEWEST_TIMES)]
+    if len(times) == _FEWEST_TIMES and _FIRST_TIME.fullmatch(times[0]):
+        text = text.sub(_TIME_LINE, _between_cues)
     if "-->" not in text.text or not _CUE.search(text.text):
         return text
     text = text.sub(_CUE_HEADER, ())
@@ -245,12 +275,14 @@ def _folio(match: re.Match[str]) -> Pieces | None:
 _BORDER = re.compile(
     r"^[ |+]{0,3}(?:[\u2500-\u257f][ \u2500-\u257f]{0,500}|\+(?:[-=]{1,100}\+){1,50}) ?$\n?", re.M
 )
+_BRANCH = re.compile("^[ \u2502|]{0,80}[\u251c\u2514\u2570][\u2500\u2501]{1,4} (?=[^ \n])", re.M)
 _UPRIGHT = dict.fromkeys(map(ord, "\u2502\u2503\u2506\u2507\u250a\u250b\u2551\u254e\u254f"), "|")
 _DRAWN = re.compile("[\u2500-\u259f]+")
 
 
 def strip_drawings(text: Traced) -> Traced:
     """Tables and trees drawn with lines: cells are set apart as in Markdown, the rest goes."""
+    text = text.sub(_BRANCH, ("- ",))
     text = text.sub(_BORDER, _border)
     return text.translate(_UPRIGHT).sub(_DRAWN, (" ",))
 

@@ -43,9 +43,14 @@ class TestContractWithGraphs(fast.TestContract):
     def make_engine(self) -> VibeVoiceEngine:
         return fast.new_engine(slots=2)
 
-    @pytest.fixture(autouse=True)
-    def emulated(self, graphs: EmulatedGraphs) -> Iterator[None]:
-        yield
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def emulated(cls) -> Iterator[None]:
+        """Before the class's engine is made, until it is closed."""
+        with pytest.MonkeyPatch.context() as patch:
+            graphs = EmulatedGraphs()
+            graphs.install(patch)
+            yield
         assert graphs.replays or not graphs.waits, "frames are replayed"
 
 
@@ -141,7 +146,7 @@ def test_behind_a_capture_that_failed_no_memory_is_given_back_until_its_pool_is_
 @pytest.mark.soak
 def test_the_whole_suite_of_the_fast_runtime_passes_with_graphs() -> None:
     suite = Path(fast.__file__)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.emulated_graphs", str(suite)]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "tests.emulated_graphs", str(suite)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=suite.parent.parent)
     assert ran.returncode == 0, ran.stdout[-4000:]
     captures, replays = re.findall(r"(\d+) captures, (\d+) replays", ran.stdout)[0]

@@ -236,7 +236,9 @@ def test_every_chunk_gets_the_same_seed_and_the_options(speak: Speak, engine: Fa
     assert result.seed == 7
     options = plan.options
     assert (options.cfg_scale, options.steps, options.disable_prefill) == (2, 5, True)
+    assert not options.cfg_is_default
     seeds = {speak("One.", seed=None).seed for _ in range(3)}
+    assert engine.plans[-1].options.cfg_is_default
     assert len(seeds) == 3
 
 

@@ -46,11 +46,11 @@ Record = Callable[..., tuple[list[Recorded[KeptTake]], list[str]]]
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
     def record(
-        engine: FakeEngine, max_retries: int = 1, pace: Pace | None = None
+        engine: FakeEngine, max_retries: int = 1, pace: Pace | None = None, plan: Plan = PLAN
     ) -> tuple[list[Recorded[KeptTake]], list[str]]:
         recorder = Recorder(engine, pace or Pace(3), max_retries)
         with TemporaryFile(dir=tmp_path) as spool:
-            recorded = recorder.record(PLAN, lambda: KeptTake(spool, 24_000, 1))
+            recorded = recorder.record(plan, lambda: KeptTake(spool, 24_000, 1))
         return recorded, recorder.warnings
 
     return record
@@ -77,6 +77,16 @@ def test_only_the_bad_chunk_is_repeated_with_the_same_seed_and_voice(
     repeat = engine.plans[1]
     assert repeat.chunks == (replace(PLAN.chunks[1], attempt=2),)
     assert (repeat.voices, repeat.options) == (PLAN.voices, PLAN.options)
+
+
+@pytest.mark.parametrize("said", ["OK", "Hi", "7"])
+def test_a_few_words_that_ramble_are_repeated(record: Record, said: str) -> None:
+    chunk = PlannedChunk((Turn(0, said),), seed=7)
+    plan = replace(PLAN, chunks=(chunk,) * 3)
+    good: tuple[float, Reason] = (0.7, "eos")
+    recorded, warnings = record(Takes([good, (6, "eos"), (2.5, "eos")], [good]), plan=plan)
+    assert [each.attempts for each in recorded] == [1, 2, 1]
+    assert warnings == []
 
 
 def test_of_two_bad_takes_the_less_bad_is_kept_and_said(record: Record) -> None:

@@ -237,3 +237,14 @@ def test_any_input_is_accepted_or_refused_in_one_line_that_json_can_carry(raw: A
         json.dumps(warnings).encode("utf-8")
         assert 0.25 <= request.speed <= 4
         assert 0 < request.cfg_scale <= 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"), [({}, False), ({"cfg_scale": None}, False), ({"cfg_scale": 1.3}, True)]
+)
+def test_a_request_knows_whether_its_guidance_was_asked_for(
+    fields: dict[str, Any], named: bool
+) -> None:
+    request = accepted(**fields)
+    assert request.cfg_scale == 1.3
+    assert ("cfg_scale" in request.model_fields_set) is named

@@ -88,6 +88,15 @@ def test_every_option_reaches_the_model(change: dict[str, Any]) -> None:
     assert not np.array_equal(usual()[:length], heard[:length])
 
 
+def test_a_few_words_are_guided_more_unless_the_job_names_a_guidance() -> None:
+    def ok(scale: float, *, cfg_is_default: bool) -> Samples:
+        options = Options(scale, steps=2, cfg_is_default=cfg_is_default)
+        return samples(engine().start(plan("OK", options=options)))
+
+    assert np.array_equal(ok(1.3, cfg_is_default=True), ok(3, cfg_is_default=False))
+    assert not np.array_equal(ok(1.3, cfg_is_default=True), ok(1.3, cfg_is_default=False))
+
+
 def test_all_chunks_of_a_request_get_the_same_voices_sample(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -22,8 +22,8 @@ class Letters:
         return [ord(letter) for letter in text]
 
 
-def scripts(longest: int | None) -> Scripts:
-    checkpoint: Any = SimpleNamespace(hop=3200, context=65_536, normalise=False)
+def scripts(longest: int | None, is_small: bool = True) -> Scripts:
+    checkpoint: Any = SimpleNamespace(hop=3200, context=65_536, normalise=False, is_small=is_small)
     return Scripts(Letters(), lambda samples: samples, checkpoint, longest)
 
 
@@ -103,3 +103,27 @@ def test_turns_are_halved_where_they_are_most_even() -> None:
     turns = [Turn(0, "a" * 10), Turn(1, "b" * 10), Turn(0, "c" * 50)]
     assert halves(turns, 2048) == (turns[:2], turns[2:])
     assert halves(turns[::-1], 2048) == (turns[:1:-1], turns[1::-1])
+
+
+def guidance(text: str, options: Options, is_small: bool = True) -> float:
+    plan = Plan((PlannedChunk((Turn(0, text),), 7),), (Voice("b", None, "b"),), options)
+    script = scripts(None, is_small).prepare(plan)[0]
+    assert script is not None
+    return script.guidance
+
+
+@pytest.mark.parametrize("text", ["OK", "Hi", "7", "Hello how are you, Jenny?", "好的"])
+def test_the_small_model_is_guided_more_through_a_few_words(text: str) -> None:
+    assert guidance(text, Options(cfg_is_default=True)) == 3
+    assert guidance(text, Options(4.5, cfg_is_default=True)) == 4.5
+
+
+@pytest.mark.parametrize("text", ["OK", "7"])
+def test_who_names_a_guidance_gets_it_and_the_large_model_needs_no_more(text: str) -> None:
+    assert guidance(text, Options(1.3)) == 1.3
+    assert guidance(text, Options(1.3, cfg_is_default=True), is_small=False) == 1.3
+
+
+@pytest.mark.parametrize("text", ["A sentence of more than only a very few words.", "01712345678"])
+def test_longer_texts_are_guided_as_ever(text: str) -> None:
+    assert guidance(text, Options(1.3, cfg_is_default=True)) == 1.3

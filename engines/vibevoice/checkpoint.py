@@ -24,6 +24,7 @@ EMBEDDING = "model.language_model.embed_tokens.weight"
 SCALES = ("model.speech_scaling_factor", "model.speech_bias_factor")
 _CONTEXT, _RATIOS = 32768, (8, 5, 5, 4, 2, 2)  # upstream's, where config.json leaves them out
 _TEST_SIZE = 100_000_000
+_LARGE_SIZE = 5_000_000_000  # the 1.5B has 2.7 billion with all its parts, the 7B 9.3
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -50,6 +51,11 @@ class Checkpoint:
     def is_test_model(self) -> bool:
         """Too small to be a voice: the smallest real one has a billion parameters."""
         return self.parameters < _TEST_SIZE
+
+    @property
+    def is_small(self) -> bool:
+        """The 1.5B, of the two that were published."""
+        return self.parameters < _LARGE_SIZE
 
 
 def find(hub: Hub, name: str, revision: str = "main") -> tuple[Checkpoint, Path]:

@@ -17,7 +17,7 @@ from engines.base import Options, PlannedChunk, Samples
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.failures import free_memory, meaning
 from engines.vibevoice.noise import noise_seed
-from engines.vibevoice.prompt import Prompt, build_prompt, frame_limit
+from engines.vibevoice.prompt import Prompt, build_prompt, frame_limit, guidance_for
 from speech.chunks import spoken
 from speech.errors import EngineError, EngineLost
 
@@ -137,7 +137,7 @@ class Model:
                 speech_input_mask=torch.tensor([prompt.is_voice]),
                 **self._voices(recordings, n.with_voices),
                 tokenizer=self.tokenizer,
-                cfg_scale=options.cfg_scale,
+                cfg_scale=guidance_for(chunk.turns, options, self.checkpoint.is_small),
                 generation_config={"do_sample": False},
                 max_new_tokens=limit,
                 max_length_times=_UNCUT,

@@ -10,7 +10,9 @@ from typing import Protocol
 
 from engines.base import Options, Turn
 from speech.errors import EngineError
+from speech.pace import is_short
 
+_SHORT_GUIDANCE = 3.0
 _SYSTEM = (
     " Transform the text provided by various speakers into speech output, utilizing the distinct"
     " voice of each respective speaker.\n"
@@ -70,6 +72,15 @@ def build_prompt(
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def guidance_for(turns: Sequence[Turn], options: Options, is_small: bool) -> float:
+    """The guidance of a chunk. Of a few words the 1.5B makes noise or other words at a low one:
+    its authors advise 3 then (microsoft/VibeVoice, issue 103)."""
+    is_open = options.cfg_is_default and is_small
+    if is_open and is_short(" ".join(turn.text for turn in turns)):
+        return max(options.cfg_scale, _SHORT_GUIDANCE)
+    return options.cfg_scale
 
 
 def frame_limit(prompt: Prompt, options: Options, context: int) -> int:

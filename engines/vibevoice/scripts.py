@@ -9,7 +9,13 @@ from typing import Protocol
 from engines.base import Options, Plan, PlannedChunk, Samples, Turn
 from engines.vibevoice.bucket import context_for
 from engines.vibevoice.checkpoint import Checkpoint
-from engines.vibevoice.prompt import Prompt, Tokenizer, build_prompt, frame_limit
+from engines.vibevoice.prompt import (
+    Prompt,
+    Tokenizer,
+    build_prompt,
+    frame_limit,
+    guidance_for,
+)
 from engines.vibevoice.scheduler import Work
 from engines.vibevoice.voice_cache import Recording, recordings
 from speech.chunks import spoken
@@ -82,7 +88,7 @@ class Scripts:
                 chunk=chunk,
                 prompt=prompt,
                 voices={} if options.disable_prefill else voices,
-                guidance=options.cfg_scale,
+                guidance=guidance_for(chunk.turns, options, self._checkpoint.is_small),
                 rest=script,
             )
         return script
