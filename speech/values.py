@@ -5,6 +5,7 @@ bridge goes (`bridge/values.js`). So a pattern means the same in Python, Rust an
 """
 
 import base64
+import math
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -80,9 +81,12 @@ def number(value: Any) -> Any:
     if isinstance(value, str) and not _NUMBER.search(value) and not _NO_NUMBER.fullmatch(value):
         raise Wrong(f"{shown(value)} is not a number", "invalid_type")
     try:
-        return float(value) if isinstance(value, str | int) else value
+        read = float(value) if isinstance(value, str | int) else value
     except OverflowError:
         raise Wrong(f"{shown(value)} is out of range") from None
+    if isinstance(read, float) and not math.isfinite(read):
+        raise Wrong(f"{shown(value)} is not finite")
+    return read
 
 
 def _whole(value: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speech.errors import CODES
+from speech.request import SpeechRequest, notes_of
 
 ROOT = Path(__file__).resolve().parent.parent
 API = ROOT / "docs" / "api.md"
@@ -35,13 +36,30 @@ def _line(value: Mapping[str, Any]) -> str:
 
 
 def _documented(text: str) -> str:
+    fields = ["| Field | Allowed | Default | Meaning |", "| --- | --- | --- | --- |"]
+    fields += [_field_row(name) for name in SpeechRequest.model_fields]
+    text = _with_table(text, "Field", fields, "Allowed")
     rows = [f"| `{name}` | {code.status} | {code.meaning} |" for name, code in CODES.items()]
     return _with_table(text, "Code", ["| Code | Status | Meaning |", "| --- | --- | --- |", *rows])
 
 
-def _with_table(text: str, first: str, lines: list[str]) -> str:
-    """The text with these lines in place of the table whose first column is `first`."""
-    table = re.compile(rf"^\| {first} \|.*\n(?:\|.*\n)+", re.M)
+def _field_row(name: str) -> str:
+    field, notes = SpeechRequest.model_fields[name], notes_of(name)
+    named = f"`{name}`" + (f" (or `{notes['openai']}`)" if notes["openai"] else "")
+    allowed = (field.description or "").replace("{max_text_length}", "`MAX_TEXT_LENGTH`")
+    default = notes["unset"] or ("" if field.default is None else f"`{_plain(field.default)}`")
+    cells = (named, allowed, default, notes["meaning"])
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value).removesuffix(".0")
+
+
+def _with_table(text: str, first: str, lines: list[str], second: str = "") -> str:
+    """The text with these lines in place of the table whose first columns are these."""
+    heads = f"{first} \\| {second}" if second else f"{first} \\|"
+    table = re.compile(rf"^\| {heads}.*\n(?:\|.*\n)+", re.M)
     found, count = table.subn(lambda _: "\n".join(lines) + "\n", text)
     if count != 1:
         raise ValueError(f"docs/api.md has {count} tables of {first}")
