@@ -125,8 +125,8 @@ class SpeechRequest(BaseModel):
     )
     cfg_scale: Number = _field(
         ...,
-        "Guidance of the diffusion head. Where it is not given, the 1.5B gets at least 3 for [a few "
-        "words](#a-few-words)",
+        "Guidance of the diffusion head. Where it is not given, the 1.5B gets at least 3 for "
+        "[a few words](#a-few-words)",
         "a number above 0, up to 10",
         unset="`DEFAULT_CFG_SCALE`",
         gt=0,
