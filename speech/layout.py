@@ -90,7 +90,7 @@ def join_lines(text: Traced) -> Traced:
         line = whole[whole.rfind("\n", 0, start) + 1 : start]
         if _WIDE.match(before) and _WIDE.match(after) and len(line) >= _WIDE_HEADING:
             return ()
-        if before == "-" and whole[start - 2 : start - 1].isalpha() and after.isalpha():
+        if before == "-" and whole[start - 2 : start - 1].isalnum() and after.isalpha():
             return ()  # a compound that was cut at its hyphen
         is_sentence = (
             len(line) <= _SHORT_LINE
