@@ -33,7 +33,8 @@ _NEEDS_NUMBER = re.compile(
     r"(?:(?:teen|ty)|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|"
     r"thousand|figure|table|equation|section|chapter|step|part|item|page|number|level|grade|"
     r"paragraph|article|clause|rule|line|point|question|version|in|by|of|to|on|at|as|or|see|and|"
-    r"for|ref|from|with|than|cf|like|the|row|column|exercise|problem|theorem|lemma|example)|"
+    r"for|ref|from|with|than|cf|like|the|row|column|exercise|problem|theorem|lemma|example|"
+    r"choose|press|select|option|type|enter)|"
     r"\b(?:refs?|figs?|eqs?|nos?|sec|ch|pp?|vol|cf)\.)\Z",
     re.I,
 )
@@ -83,7 +84,8 @@ def strip_notes(text: Traced) -> tuple[Traced, list[str]]:
     if shorter is not text:
         warnings.append("text: footnotes are not read aloud and were left out")
     text = shorter.sub(_EDITORIAL, (), "[")
-    text = text.sub(_OF_CHATS, (), "\u3010[c")
+    if any(mark in text.text for mark in ("\u3010", "oaicite", "citeturn")):
+        text = text.sub(_OF_CHATS, ())
     text = text.sub(_CITATION, (), "[")
     text = text.sub(_IN_PARENTHESES, (), "(")
     text = text.sub(_SET_OFF, _set_off, "[(")
