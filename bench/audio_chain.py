@@ -1,16 +1,26 @@
-"""How many times faster than real time the audio chain is, on one core.
+"""How many times faster than real time the audio chain is, on one core and with many workers.
 
     python -m bench.audio_chain [seconds]
+    python -m bench.audio_chain workers
 
 Each stage gets what the stage before gave, in frames of 3200 samples as VibeVoice makes them;
 loudness is measured chunk by chunk. The audio is made here: voiced syllables and pauses, in
 chunks of 20 s. The limiter costs more where there is something to limit, so that share is printed.
+
+`workers` runs a stream's stages in 1, 2 and 4 threads, each with audio of its own, and in as many
+processes, which have no lock in common.
 """
 
+import multiprocessing
+import queue
+import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -83,7 +93,79 @@ def encode(pieces: list[Samples], format_name: str) -> int:
     return sum(len(encoder.encode(piece)) for piece in pieces) + len(encoder.close())
 
 
+def stream(pieces: list[Samples]) -> None:
+    """What a stream's thread does after the engine."""
+    shaper, stage, encoder = (
+        Shaper(SAMPLE_RATE),
+        Level(SAMPLE_RATE, 0.0),
+        Encoder("mp3", SAMPLE_RATE),
+    )
+    for piece in pieces:
+        encoder.encode(stage.feed(shaper.feed(piece)))
+    encoder.encode(stage.feed(shaper.flush()))
+
+
+STAGES: dict[str, Callable[[list[Samples]], object]] = {
+    "trim, fade": lambda pieces: list(map(Shaper(SAMPLE_RATE).feed, pieces)),
+    "level": lambda pieces: level(pieces, 0.0),
+    **{name: partial(encode, format_name=name) for name in ("mp3", "opus", "flac")},
+    "trim, level, mp3": stream,
+}
+
+
+def waited_for_a_core() -> float:
+    """Seconds for which this thread could have run and another was running (Linux)."""
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+
+
+def busy(work: Callable[[], object], count: int, of: Any) -> float:
+    """Seconds that `count` threads or processes are at that, all at the same time: the median of
+    their CPU seconds and waits for each other."""
+    begin = of.Barrier(count)
+    found: Any = (getattr(of, "SimpleQueue", None) or queue.SimpleQueue)()
+
+    def one() -> None:
+        begin.wait()
+        start = time.perf_counter() - waited_for_a_core()
+        work()
+        found.put(time.perf_counter() - waited_for_a_core() - start)
+
+    workers = [(getattr(of, "Thread", None) or of.Process)(target=one) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return float(statistics.median(found.get() for _ in workers))
+
+
+def show_workers(seconds: int = 20, turns: int = 7) -> None:
+    audio = speechlike(seconds)
+    audio *= np.float32(10 ** (gain_to(-18.0, measure([audio])) / 20))
+    processes = multiprocessing.get_context("fork")
+    print("Stage, samples a block: x real time in one thread; n workers' speed against one's, as")
+    print("threads (as processes), without the time in which other programs had the core")
+    for name, stage in STAGES.items():
+        for size in (FRAME, SAMPLE_RATE):
+            work = partial(stage, [audio[at : at + size] for at in range(0, len(audio), size)])
+            took: dict[tuple[Any, int], list[float]] = {}
+            for _ in range(turns):
+                for of in (threading, processes):
+                    for count in (1, 2, 4):
+                        took.setdefault((of, count), []).append(busy(work, count, of))
+            found = {key: statistics.median(values) for key, values in took.items()}
+            print(f"{name:18} {size:6,} {seconds / found[threading, 1]:8,.0f} x", end="")
+            for count in (2, 4):
+                speed, other = (
+                    count * found[of, 1] / found[of, count] for of in (threading, processes)
+                )
+                print(f"   {count}: {speed:.2f} ({other:.2f})", end="")
+            print(flush=True)
+
+
 def main() -> None:
+    if sys.argv[1:] == ["workers"]:
+        show_workers()
+        return
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 120
     audio = speechlike(seconds)
     chunks = np.split(audio, range(CHUNK_S * SAMPLE_RATE, len(audio), CHUNK_S * SAMPLE_RATE))
