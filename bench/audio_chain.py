@@ -7,8 +7,8 @@ Each stage gets what the stage before gave, in frames of 3200 samples as VibeVoi
 loudness is measured chunk by chunk. The audio is made here: voiced syllables and pauses, in
 chunks of 20 s. The limiter costs more where there is something to limit, so that share is printed.
 
-`workers` runs a stream's stages in 1, 2 and 4 threads, with audio of their own. On a busy machine only
-the fastest turn says something.
+`workers` runs a stream's stages in 1, 2 and 4 threads. On a busy machine only the fastest turn says
+something.
 """
 
 import sys
