@@ -2,27 +2,25 @@
 
 The plan depends on the text and the settings alone, never on the door that the request came by.
 Every chunk keeps its span: offsets in code points into the caller's own text. The spans do not
-overlap, are in order, and together cover all of the text but white space.
+overlap, are in order, and together cover all of the text but white space. Sizes are in letters: a
+Chinese character counts as three (`speech.writing.letters`).
 """
 
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
-from speech.sentences import Span, sentences, split_long
+from speech.sentences import Span, sentences, split_evenly, split_long
 from speech.text import Passage, read, speakable
+from speech.writing import letters
 
-_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff]")
 _CLOSERS = "\"')]}»”’」』】）"
 _ENDS = ".,:;!?…。，、：；！？।؟۔-"
 TURN_CHARS = 300
 """A longer turn starts to hurry: VibeVoice's authors advise many turns of one speaker instead."""
-
-
 SHORTEST_PARAGRAPH = 60
-"""Characters. A shorter one, such as a heading, shares a chunk with its neighbour."""
+"""A shorter one, such as a heading, shares a chunk with its neighbour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +82,15 @@ def plan_text(
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A sentence, or a part of one that is too long for a chunk. A span into its passage."""
+    """A sentence, or a part of one that is too long for a turn or a chunk. A span into its
+    passage. `size` is in letters; `breaks_off` says that its sentence goes on behind it."""
 
     passage: Passage
     start: int
     end: int
+    size: int
     ends_passage: bool
+    breaks_off: bool = False
 
     @property
     def ends_paragraph(self) -> bool:
@@ -100,8 +101,8 @@ _Group = list[_Piece]
 
 
 def _size(group: Sequence[_Piece]) -> int:
-    """Characters of a chunk: its pieces and one space between them."""
-    return sum(piece.end - piece.start + 1 for piece in group) - 1
+    """Letters of a chunk: its pieces and one space between them."""
+    return sum(piece.size + 1 for piece in group) - 1
 
 
 def _sections(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
@@ -120,13 +121,15 @@ def _pack(section: list[Passage], limits: Limits) -> list[_Group]:
     """Fills chunks with whole sentences. A paragraph's end also ends a chunk, unless that is too
     short to stand alone: the model speaks badly from a few words."""
     groups: list[_Group] = [[]]
-    for piece in _pieces(section, limits.max_chunk_chars):
-        group = groups[-1]
-        full = _size([*group, piece]) > limits.max_chunk_chars
-        settled = bool(group) and group[-1].ends_paragraph
-        if group and (full or (settled and _size(group) >= SHORTEST_PARAGRAPH)):
+    size = -1
+    for sentence in _sentences(section, limits.max_chunk_chars):
+        group, added = groups[-1], _size(sentence) + 1
+        settled = bool(group) and group[-1].ends_paragraph and size >= SHORTEST_PARAGRAPH
+        if group and (settled or size + added > limits.max_chunk_chars):
             groups.append([])
-        groups[-1].append(piece)
+            size = -1
+        groups[-1] += sentence
+        size += added
     least = limits.min_last_chunk_chars
     if len(groups) > 1 and groups[-2][-1].ends_paragraph:
         least = min(least, SHORTEST_PARAGRAPH)
@@ -136,17 +139,39 @@ def _pack(section: list[Passage], limits: Limits) -> list[_Group]:
     return groups
 
 
-def _pieces(section: list[Passage], limit: int) -> Iterator[_Piece]:
+def _sentences(section: list[Passage], limit: int) -> Iterator[_Group]:
+    """Sentences in pieces that a turn can hold. What does not fit into a chunk comes in parts."""
+    # Where a sentence is cut inside, a turn may end in a comma of ours, and a word in two turns.
+    room = limit if limit <= TURN_CHARS else limit - limit // 50
     for passage in section:
         text = passage.text.text
-        spans = [
-            (start, end)
+        parts = [
+            (part, part[1] < sentence[1])
             for sentence in sentences(text)
-            for start, end in split_long(text, sentence, limit)
-            if speakable(text[start:end])
+            for part in split_long(text, sentence, room)
+            if speakable(text[slice(*part)])
         ]
-        for start, end in spans:
-            yield _Piece(passage, start, end, ends_passage=(start, end) == spans[-1])
+        for part, breaks_off in parts:
+            yield _pieces(passage, part, breaks_off, part == parts[-1][0], limit)
+
+
+def _pieces(
+    passage: Passage, span: Span, breaks_off: bool, ends_passage: bool, limit: int
+) -> _Group:
+    limit, text = min(limit, TURN_CHARS), passage.text.text
+    pieces = []
+    spans = [part for part in split_evenly(text, span, limit) if speakable(text[slice(*part)])]
+    for start, end in spans:
+        is_last = (start, end) == spans[-1]
+        size, breaks = letters(text[start:end]), breaks_off or not is_last
+        comma = breaks and size < limit and _is_open(text, end)
+        pieces.append(_Piece(passage, start, end, size + comma, ends_passage and is_last, breaks))
+    return pieces
+
+
+def _is_open(text: str, end: int) -> bool:
+    """Whether a cut is between two words without a mark."""
+    return text[end - 1].isalnum() and text[end : end + 1].isspace()
 
 
 def _balance(pieces: _Group, limits: Limits) -> list[_Group]:
@@ -155,56 +180,57 @@ def _balance(pieces: _Group, limits: Limits) -> list[_Group]:
     if _size(pieces) <= limits.max_chunk_chars:
         return [pieces]
     for candidate in (pieces, _cut_finer(pieces, limits)):
+        ends = list(accumulate(piece.size + 1 for piece in candidate))
         cuts = [
-            cut
-            for cut in range(1, len(candidate))
-            if max(_size(candidate[:cut]), _size(candidate[cut:])) <= limits.max_chunk_chars
-            and _size(candidate[cut:]) >= limits.min_last_chunk_chars
+            (not before.ends_paragraph, before.breaks_off, abs(2 * end - ends[-1]), cut)
+            for cut, (before, end) in enumerate(zip(candidate[:-1], ends, strict=False), 1)
+            if max(end, ends[-1] - end) - 1 <= limits.max_chunk_chars
+            and ends[-1] - end - 1 >= limits.min_last_chunk_chars
         ]
         if cuts:
-            best = min(cuts, key=lambda cut: _unevenness(candidate, cut))
+            # Paragraph ends are better places than others, then sentence ends, then even ones.
+            best = min(cuts)[-1]
             return [candidate[:best], candidate[best:]]
     return [pieces[:-1], pieces[-1:]]
-
-
-def _unevenness(pieces: _Group, cut: int) -> tuple[bool, int]:
-    """Paragraph ends are better places than others, even ones better than uneven ones."""
-    difference = abs(_size(pieces[:cut]) - _size(pieces[cut:]))
-    return not pieces[cut - 1].ends_paragraph, difference
 
 
 def _cut_finer(pieces: _Group, limits: Limits) -> _Group:
     finer: _Group = []
     for piece in pieces:
-        span = (piece.start, piece.end)
-        parts = split_long(piece.passage.text.text, span, limits.max_chunk_chars // 4)
-        finer += [
-            _Piece(piece.passage, *part, ends_passage=piece.ends_passage and part == parts[-1])
-            for part in parts
-        ]
+        text, span = piece.passage.text.text, (piece.start, piece.end)
+        for part in split_long(text, span, limits.max_chunk_chars // 4):
+            is_last = part[1] == piece.end
+            finer += _pieces(
+                piece.passage,
+                part,
+                piece.breaks_off or not is_last,
+                piece.ends_passage and is_last,
+                limits.max_chunk_chars,
+            )
     return finer
 
 
-def _spoken_size(run: _Group, piece: _Piece) -> int:
-    """In letters of an alphabet: a Chinese character, kana or syllable takes as long as three."""
-    text = piece.passage.text.text[run[0].start : piece.end]
-    return len(text) + 2 * len(_WIDE.findall(text))
-
-
 def _turns(group: _Group) -> tuple[Turn, ...]:
-    """Sentences of one speaker and paragraph share a turn while it is short."""
+    """Sentences of one speaker and paragraph share a turn while it is short. A turn that ends
+    between two words gets a comma: with a full stop the voice would fall."""
     turns: list[Turn] = []
     runs: list[_Group] = []
     for piece in group:
         run = runs[-1] if runs else []
-        if run and run[0].passage is piece.passage and _spoken_size(run, piece) <= TURN_CHARS:
+        if run and run[0].passage is piece.passage and _run_size(run, piece) <= TURN_CHARS:
             run.append(piece)
         else:
             runs.append([piece])
     for run in runs:
-        passage = run[0].passage
-        turns.append(Turn(passage.speaker, passage.text.text[run[0].start : run[-1].end]))
+        passage, last = run[0].passage, run[-1]
+        text = passage.text.text[run[0].start : last.end]
+        comma = "," if last.size > letters(passage.text.text[last.start : last.end]) else ""
+        turns.append(Turn(passage.speaker, text + comma))
     return tuple(turns)
+
+
+def _run_size(run: _Group, piece: _Piece) -> int:
+    return letters(piece.passage.text.text[run[0].start : piece.end])
 
 
 def _pause_after(piece: _Piece, limits: Limits) -> int:

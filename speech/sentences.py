@@ -1,28 +1,35 @@
 """Where a text may be cut: sentence ends first, then clause ends, then word ends.
 
 Spans are (start, end) into the text that was given; together they cover it but for white space at
-their edges. Bracketed tags such as `[laughs]` are never cut.
+their edges. Bracketed tags such as `[laughs]` are never cut. Sizes are in letters
+(`speech.writing.letters`).
 """
 
 import re
-import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import pairwise
 
 import sentencex
 
+from speech.abbreviations import leads_on
+from speech.writing import is_inside_letter, letters, running_letters
+
 Span = tuple[int, int]
 LONG_SENTENCE = 300
-MOST_QUOTES = 5_000
 
-# Where sentencex (1.0.32) sees an end that is none: a numbered thing, a French title, an initial.
-_NO_END = re.compile(
-    r"(?:\b(?:Vol|Vols|No|Nos|Nr|Fig|Figs|Ch|Chap|Sec|Art|Eq|Pt|p|pp|vol|no|fig|ch|sec|art|eq)\. ?"
-    r"(?=\Z)|(?:^|[ (])(?:M|MM|Mme|Mlle|Mgr|St|Ste|Srta?|Sra|Dra|[Ss]ig|Hr|Fr|bzw|EE|Apt)\.\s*\Z)"
+_CLOSED = r"[.!?\u2026][\"'\u201d\u2019\u00bb)\]]{1,2}"
+# Where sentencex sees no end although there is one: `etc.` or a closed bracket before a new
+# beginning, and a space that was forgotten.
+_MISSED_END = re.compile(rf"(?:\betc\.|{_CLOSED})(?= +[\"'\u201c\u2018(\[]?[A-Z])")
+_TOP_DOMAINS = "com|org|net|edu|gov|io|ai|dev|app|info|biz|js|ts|py|md"
+GLUED_END = re.compile(
+    r"(?<![^\s\"'\u201c\u2018(\[*_])([^\W\d_]{2,40}[\"'\u201d\u2019)]?[.!?\u2026])"
+    rf"(?=(?!(?:{_TOP_DOMAINS})\b)[^\W\d_]{{1,40}}(?:['\u2019][a-z]{{1,3}})?"
+    r"[.,;:!?\u2026\"'\u201d\u2019)]{0,3}(?:\s|\Z))",
+    re.I,
 )
-# Where it sees none although there is one: `etc.` or a closed bracket before a new beginning.
-_MISSED_END = re.compile(r"(?:\betc\.|[.!?][)\]\"'])(?= +[\"'(\[]?[A-Z])")
-_ORDINAL = re.compile(r"\b\d{1,2}\.\s*\Z")
-_MONTH = re.compile("Januar|Februar|März|Mai|Juni|Juli|Oktober|Dezember")
+"""An end without a space behind it. Whether it is one tells `is_glued`."""
 _NUMBER = re.compile(r"\(?(?:\d{1,3}|[A-Za-z]|[IVXLCivxlc]{1,5})[.)]")
 _FALLBACK = re.compile(r"[.!?]+[\"')\]]*(?= |\Z)")
 
@@ -30,18 +37,58 @@ _FALLBACK = re.compile(r"[.!?]+[\"')\]]*(?= |\Z)")
 def sentences(text: str) -> list[Span]:
     """The sentences of a text whose spaces are plain (`speech.symbols.normalise`)."""
     spans: list[Span] = []
-    for start, end in _finer(text, _boundaries(text)):
-        joined = bool(spans) and _joins(text[spans[-1][0] : spans[-1][1]], text[start:end])
-        if joined:
+    for start, end in _ends_found(text, _finer(text, _boundaries(text))):
+        if spans and _joins(text, spans[-1], (start, end)):
             start = spans.pop()[0]
         spans.append((start, end))
-    cut = [part for span in spans for part in _cut(text, span, _MISSED_END)]
-    return [span for span in (_stripped(text, *span) for span in cut) if span[0] < span[1]]
+    return spans
 
 
-def _boundaries(text: str) -> list[Span]:
+def is_glued(match: re.Match[str]) -> bool:
+    """Whether a `GLUED_END` ends a sentence: `left.She` does, `System.Out` and `St.Gallen` do
+    not."""
+    return match[1].strip("\"'\u201d\u2019).!?\u2026").islower() and (
+        match.string[match.end()].isupper()
+    )
+
+
+def is_settled(before: str, after: str) -> bool:
+    """Whether more text behind `after` could not make one sentence of the two."""
+    if not _WHOLE_WORD.search(after):
+        return False
+    return not (_QUOTED.search(before[-3:]) and _MAYBE_SPEAKER.fullmatch(after))
+
+
+_WHOLE_WORD = re.compile(r"\w\W")
+
+
+# sentencex looks for each quote's other half as far as the end, so it is given a part at a time:
+# 1,000,000 characters of `?"` took minutes.
+_WINDOW, _OVERLAP = 2_000, 100
+
+
+def _boundaries(text: str) -> Iterator[Span]:
+    """What sentencex finds. A sentence that a window cuts begins the next window."""
+    begin = start = 0
+    while start < len(text):
+        found = _in_window(text[start : start + _WINDOW])
+        is_last = start + _WINDOW >= len(text)
+        ends = [start + end for _, end in (found if is_last else found[:-1])]
+        for end in ends:
+            yield begin, end
+            begin = end
+        if is_last:
+            return
+        start = begin if ends else _word_start(text, start + _WINDOW - _OVERLAP)
+
+
+def _word_start(text: str, point: int) -> int:
+    return text.rfind(" ", point - _OVERLAP, point) + 1 or point
+
+
+def _in_window(text: str) -> list[Span]:
     try:
-        found = sentencex.get_sentence_boundaries("en", _few_quotes(text))
+        found = sentencex.get_sentence_boundaries("en", text)
     except BaseException as error:
         # A Rust panic is no `Exception`; it must not end the worker over one odd text.
         if type(error).__name__ != "PanicException":
@@ -53,12 +100,7 @@ def _boundaries(text: str) -> list[Span]:
 _MARKS = str.maketrans(dict.fromkeys('"()[]', " "))
 
 
-def _few_quotes(text: str) -> str:
-    """sentencex looks for each quote's other half as far as the end: too many take minutes."""
-    return text.replace("'", " ") if text.count("'") > MOST_QUOTES else text
-
-
-def _finer(text: str, spans: list[Span]) -> list[Span]:
+def _finer(text: str, spans: Iterator[Span]) -> list[Span]:
     """sentencex keeps a quotation whole; a long one is many sentences of its own."""
     found: list[Span] = []
     for start, end in spans:
@@ -76,14 +118,52 @@ def _finer(text: str, spans: list[Span]) -> list[Span]:
     return found
 
 
-def _joins(before: str, after: str) -> bool:
-    if not any(char.isalnum() for char in after) and "\n" not in before:
+def _ends_found(text: str, spans: list[Span]) -> Iterator[Span]:
+    """Spans without the ends inside that sentencex missed."""
+    missed = {match.end() for match in _MISSED_END.finditer(text)}
+    missed.update(match.end() for match in GLUED_END.finditer(text) if is_glued(match))
+    points = iter(sorted(missed))
+    point = next(points, len(text))
+    for start, end in spans:
+        while point < end:
+            if point > start:
+                yield from _worded(text, start, point)
+                start = point
+            point = next(points, len(text))
+        yield from _worded(text, start, end)
+
+
+def _worded(text: str, start: int, end: int) -> Iterator[Span]:
+    start, end = _stripped(text, start, end)
+    if start < end:
+        yield start, end
+
+
+_SAYS = (
+    "said|says|asked|asks|replied|replies|answered|answers|cried|cries|called|shouted|yelled|"
+    "screamed|whispered|murmured|muttered|mumbled|growled|snapped|sighed|gasped|exclaimed|"
+    "demanded|wondered|inquired|enquired|added|insisted|agreed|protested|continued|repeated|"
+    "began|remarked|observed|thought|told|declared|responded|interrupted|begged|pleaded|warned|"
+    "laughed|sobbed|hissed|barked|bellowed|roared|breathed|stammered|grumbled|chuckled|"
+    "wanted to know|went on|joked|teased|suggested|offered|admitted|concluded|announced"
+)
+_PRONOUN = "He|She|They|We|It|You|The|This|That|There|Then|And|But|So|Yes|No|Who|Nobody|Everyone"
+_NAME = r"(?:I|[A-Z\u00c0-\u00de][\w'\u2019-]{1,30}\.?)"
+_SPEAKER = rf"(?!(?:{_PRONOUN})\b){_NAME}(?: {_NAME}){{0,3}}"
+_QUOTED = re.compile(rf"{_CLOSED}\s?\Z")
+_SAID = re.compile(rf"{_SPEAKER} (?:[a-z]{{2,20}}ly )?(?:{_SAYS})\b")
+_MAYBE_SPEAKER = re.compile(rf"{_SPEAKER}(?: [a-z]{{2,20}}ly)? ?(?:[a-z]{{1,20}}|wanted[a-z ]*)?")
+
+
+def _joins(text: str, before: Span, after: Span) -> bool:
+    """Whether two spans are one sentence: `approx. 5 km`, `"What?" Tom asked.`"""
+    head = text[after[0] : min(after[1], after[0] + 160)]
+    tail = text[max(before[0], before[1] - 40) : before[1]]
+    if "\n" not in tail and not any(map(str.isalnum, text[slice(*after)])):
         return True
-    if _ORDINAL.search(before[-4:]) and _MONTH.match(after):
+    if before[1] - before[0] < 8 and _NUMBER.fullmatch(tail):
         return True
-    if _NUMBER.fullmatch(before.strip()):
-        return True
-    return bool(_NO_END.search(before[-12:])) and (after[:1].isdigit() or after[:1].isupper())
+    return leads_on(tail, head) or bool(_QUOTED.search(tail[-3:]) and _SAID.match(head))
 
 
 def _cut(text: str, span: Span, pattern: re.Pattern[str]) -> list[Span]:
@@ -100,31 +180,49 @@ def _stripped(text: str, start: int, end: int) -> Span:
 
 _TAG = re.compile(r"\[[^\[\]\n]{1,60}\]")
 _CLAUSE_ENDS = (
-    re.compile(r"[;:](?= |\Z)|[.!?]+[\"')\]]*(?= |\Z)"),
-    re.compile(r",(?= |\Z)|[)\]](?= )"),
+    re.compile(r"[;:](?= |\Z)|[.!?\u2026]+[\"')\]]*(?= |\Z)|[\u3002\uff01\uff1f\uff1b\uff1a]+"),
+    re.compile(r",(?= |\Z)|[)\]](?= )|[\uff0c\u3001]"),
     re.compile(r" (?=(?:and|or|but|nor|so|yet|because|which|that|while|when|where|who)\b)"),
     re.compile(r" +"),
 )
 
 
 def split_long(text: str, span: Span, limit: int) -> list[Span]:
-    """Cuts a span into parts of at most `limit` characters, at the best place that each part has.
+    """Cuts a span into parts of at most `limit` letters, at the best place that each part has.
 
     The last place of the best kind within the limit wins, but a part is at least half full unless
     there is no other way. A word longer than the limit is cut between characters.
     """
     parts: list[Span] = []
-    start, end = span
-    while end - start > limit:
-        point = _cut_point(text, start, limit)
+    (start, end), first = span, span[0]
+    sizes = running_letters(text[start:end])
+    while sizes[end - first] - sizes[start - first] > limit:
+        most = first + bisect_right(sizes, sizes[start - first] + limit) - 1
+        point = _cut_point(text, start, most)
         parts.append(_stripped(text, start, point))
-        start = point + len(text[point:end]) - len(text[point:end].lstrip())
+        start = _word_after(text, point, end)
     return [part for part in (*parts, (start, end)) if part[0] < part[1]]
 
 
-def _cut_point(text: str, start: int, limit: int) -> int:
-    window = text[start : start + limit + 1]
-    tags = [tag.span() for tag in _TAG.finditer(text, start, min(len(text), start + limit + 62))]
+def split_evenly(text: str, span: Span, limit: int) -> list[Span]:
+    """Cuts a span into parts of at most `limit` letters and of about the same size, so that no
+    few words are left."""
+    size = letters(text[slice(*span)])
+    if size <= limit:
+        return [span]
+    first, *_ = split_long(text, span, size * 2 // 3)
+    rest = _word_after(text, first[1], span[1]), span[1]
+    return [part for half in (first, rest) for part in split_evenly(text, half, limit)]
+
+
+def _word_after(text: str, point: int, end: int) -> int:
+    return end - len(text[point:end].lstrip())
+
+
+def _cut_point(text: str, start: int, most: int) -> int:
+    limit = most - start
+    window = text[start : most + 1]
+    tags = [tag.span() for tag in _TAG.finditer(text, start, min(len(text), most + 62))]
 
     def allowed(point: int) -> bool:
         return not any(first < point < last for first, last in tags)
@@ -132,10 +230,10 @@ def _cut_point(text: str, start: int, limit: int) -> int:
     for least in (limit // 2, 1):
         for pattern in _CLAUSE_ENDS:
             points = [start + match.end() for match in pattern.finditer(window)]
-            points = [p for p in points if start + least <= p <= start + limit and allowed(p)]
+            points = [p for p in points if start + least <= p <= most and allowed(p)]
             if points:
                 return points[-1]
-    for point in range(start + limit, start + limit // 2, -1):
-        if unicodedata.category(text[point])[0] != "M" and allowed(point):
+    for point in range(most, start + limit // 2, -1):
+        if not is_inside_letter(text, point) and allowed(point):
             return point
-    return start + limit
+    return most

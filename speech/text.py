@@ -26,6 +26,7 @@ from speech.unspoken import (
     strip_page_numbers,
     strip_subtitle_times,
 )
+from speech.writing import UNSPACED
 
 MAX_SPEAKERS = 4
 _SPEAKER = "\ue002"
@@ -115,8 +116,8 @@ def _pronounce(text: Traced, pronunciations: Mapping[str, str]) -> Traced:
     exact = {_as_written(word): _as_spoken(spoken[word]) for word in spoken}
     starts: dict[str, list[str]] = {}
     for word in sorted(filter(None, exact), key=len, reverse=True):
-        before = "" if _UNSPACED.match(word) else r"(?<!\w)"
-        after = "" if _UNSPACED.match(word[-1]) else r"(?!\w)"
+        before = "" if UNSPACED.match(word) else r"(?<!\w)"
+        after = "" if UNSPACED.match(word[-1]) else r"(?!\w)"
         starts.setdefault(before + re.escape(word[0].lower()), []).append(
             re.escape(word[1:]) + after
         )
@@ -130,12 +131,6 @@ def _pronounce(text: Traced, pronunciations: Mapping[str, str]) -> Traced:
         return None if found is None else (found,)
 
     return text.sub(finder, said)
-
-
-# Scripts that put no spaces between words: any place may be a word's edge.
-_UNSPACED = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
-)
 
 
 def _as_written(word: str) -> str:

@@ -21,6 +21,7 @@ from engines.vibevoice.voice_cache import Recording, recordings
 from speech.chunks import spoken
 from speech.errors import EngineError
 from speech.sentences import split_long
+from speech.writing import letters
 
 _SHORTEST = 4  # characters: a half, with the full stop that it gets, is shorter than the whole
 
@@ -119,7 +120,7 @@ def halves(turns: Sequence[Turn], longest: int) -> tuple[Sequence[Turn], Sequenc
         cut = min(range(1, len(turns)), key=lambda at: abs(2 * ends[at - 1] - ends[-1]))
         return turns[:cut], turns[cut:]
     text, speaker = turns[0].text, turns[0].speaker
-    spans = split_long(text, (0, len(text)), -(-len(text) // 2))
+    spans = split_long(text, (0, len(text)), -(-letters(text) // 2))
     if len(spans) < 2 or len(text) < _SHORTEST:
         raise EngineError(
             f"the voices fill the {longest} tokens that this worker has memory for: use shorter"
