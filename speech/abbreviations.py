@@ -18,7 +18,8 @@ _NUMBERED = (
     "Op op Fig Figs fig figs Ext ext eds Suppl Vol Vols vol vols No Nos no nos Nr nr Sec Secs sec "
     "Ch Chap Chaps ch Tel tel Ref Refs Def Prop Inst pag pagg num núm Núm pág págs Pág art eq Ave "
     "Mio Mrd evtl ggf zzgl geb gest gegr ca circa cca env av apr ibid vgl bijv tzv např příp kap "
-    "стр рис табл илл тел руб коп млн млрд тыс обл д см напр ок Ziff Anm Lit zł misc para qty temp Rte Lem Cor ver vers UU"
+    "стр рис табл илл тел руб коп млн млрд тыс обл д см напр ок Ziff Anm Lit zł misc para qty temp "
+    "Rte Lem Cor ver vers UU"
 )
 # The same where a sentence begins with it: `Max. 5 people`, but `I met Max.`
 _NUMBERED_AT_START = "Approx Aprox Max Min Incl Inkl Excl Est Avg Evtl Ggf Zzgl Ca Circa Temp Qty"

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speech.errors import Problem, RequestError
-from speech.text import MAX_SPEAKERS
+from speech.labels import MAX_SPEAKERS
 from speech.values import (
     MAX_NAME,
     MAX_PRONUNCIATIONS,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from speech.errors import RequestError
+from speech.labels import MAX_SPEAKERS, SPEAKER, take_labels
 from speech.layout import join_lines
 from speech.links import speak_links
 from speech.markup import strip_markdown
@@ -27,9 +28,6 @@ from speech.unspoken import (
     strip_subtitle_times,
 )
 from speech.writing import UNSPACED
-
-MAX_SPEAKERS = 4
-_SPEAKER = "\ue002"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,15 +63,15 @@ def read(source: str, pronunciations: Mapping[str, str] | None = None) -> Readin
     Without a word there are no passages, and `lead_ms` is the answer's whole silence. Raises
     `RequestError` when a script has too many speakers.
     """
-    text, pauses, warnings = _clean(source)
-    text, labels = _take_labels(text)
+    text, pauses, labels, warnings = _clean(source)
     text = join_lines(text)
     text = _pronounce(text, pronunciations or {})
     text = neutralise(text)
     return _cut(text, pauses, labels, warnings)
 
 
-def _clean(source: str) -> tuple[Traced, dict[int, int], list[str]]:
+def _clean(source: str) -> tuple[Traced, dict[int, int], dict[int, int], list[str]]:
+    """The text with its marks; the lengths of pauses and the numbers of speakers, by origin."""
     text = decode_escapes(strip_colours(Traced(source)))
     text = unescape_document(normalise(text))
     text, left_out = leave_out(text)
@@ -82,30 +80,10 @@ def _clean(source: str) -> tuple[Traced, dict[int, int], list[str]]:
     text, pauses = take_pauses(text)
     text = plain_letters(unescape(strip_tags(text)))
     text, warnings = strip_markdown(text)
+    text, labels, misread = take_labels(text)
     text = speak_links(text)
     text = plain_symbols(text)
-    return neutralise(text), pauses, [*left_out, *warnings]
-
-
-# Also `[Speaker 1]`, `1. Speaker 1:`, `Speaker 1 (Alice):`, `[00:12] Speaker 1:`, `SPEAKER_01:`.
-_NOTE = r"(?:\([^()\n]{0,60}\)|\[[^\[\]\n]{0,60}\])"
-_LABEL = re.compile(
-    rf"(?:^|(?<={PAUSE})) *(?:\d{{1,3}}[.)] )?(?:[\[(][\d:., >-]{{1,30}}[\])] ?)?"
-    rf"(?:[\"']?speaker[ _#]{{0,2}}(\d{{1,3}}) ?{_NOTE}? ?:(?:[\"'](?= )| ?)"
-    r"|\[ ?speaker[ _#]{0,2}(\d{1,3}) ?\] ?:? ?|\( ?speaker[ _#]{0,2}(\d{1,3}) ?\) ?:? ?)",
-    re.I | re.M,
-)
-
-
-def _take_labels(text: Traced) -> tuple[Traced, dict[int, int]]:
-    """Puts `_SPEAKER` in the place of each `Speaker N:`; also gives the numbers, by origin."""
-    labels: dict[int, int] = {}
-
-    def label(match: re.Match[str]) -> Pieces:
-        labels[text.at[match.start()]] = int(match[match.lastindex or 1])
-        return (_SPEAKER,)
-
-    return text.sub(_LABEL, label), labels
+    return neutralise(text), pauses, labels, [*left_out, *warnings, *misread]
 
 
 def _pronounce(text: Traced, pronunciations: Mapping[str, str]) -> Traced:
@@ -144,7 +122,7 @@ def _as_spoken(respelling: str) -> str:
 _SILENCE_MS = 300
 """The answer to a text without a word. It is no error: reading apps send a page sentence by
 sentence and stop at the first refusal, and Home Assistant tries a key with a full stop."""
-_MARKS = re.compile(f"[{PAUSE}{PARAGRAPH}{_SPEAKER}]")
+_MARKS = re.compile(f"[{PAUSE}{PARAGRAPH}{SPEAKER}]")
 
 
 def speakable(text: str) -> bool:
@@ -160,7 +138,7 @@ def _cut(
         cutter.add(begin, mark.start())
         begin = mark.end()
         origin = text.at[mark.start()]
-        if mark[0] == _SPEAKER:
+        if mark[0] == SPEAKER:
             cutter.change_speaker(labels[origin], origin)
         elif mark[0] == PAUSE:
             cutter.pause(pauses[origin])

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from speech.text import MAX_SPEAKERS
+from speech.labels import MAX_SPEAKERS
 
 MAX_NAME = 200
 MAX_URL = 2000
