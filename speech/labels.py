@@ -1,0 +1,194 @@
+"""Speakers' labels: who says a line of a script, in the ways that people and programs write it.
+
+`take_labels` puts `SPEAKER` in the place of each label. It comes before dashes are rewritten, so
+marks are still as they were written. What looks like a label and is not taken for one stays in the
+text, with a warning that names it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import islice
+
+from speech.pauses import PAUSE
+from speech.traced import Pieces, Traced
+
+SPEAKER = "\ue002"
+MAX_SPEAKERS = 4
+_Key = tuple[str, int]
+
+# As programs label a transcript, in the languages that they speak.
+_SPEAKERS = (
+    "speaker|sprecher(?:in)?|locuteur|locutrice|hablante|orador|parlante|falante|spreker|talare|"
+    "mówca|konuşmacı|спикер|говорящий|说话人|說話人|发言人|發言人|話者|话者|スピーカー|화자|참석자|발화자"
+)
+# Words that also begin a list: they are labels where one of them comes again.
+_PEOPLE = "person|voice|host|guest|participant"
+_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_ROMAN = ("i", "ii", "iii", "iv")
+_COUNT = (
+    r"(?:[ _#\u2010\u2011-]{0,2}(?:(?:no|nr)\.? ?|number |\u2116 ?)?\d{1,3}(?!\d)|[ _#-]{1,2}"
+    rf"(?:{'|'.join(_WORDS)}|i[iv]{{1,2}}|[a-z])(?!\w))"
+)
+_COLON, _DASH = "[:\uff1a]", r"[-\u2013\u2014]{1,2}"
+_QUOTE, _UNQUOTE = "[\"'\u201c\u2018]", "[\"'\u201d\u2019]"
+_CLOCK = r"\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d{1,3})?"
+_TIME = rf"(?:[\[(][\d:., >-]{{1,30}}s?[\])]|{_CLOCK}(?: ?(?:-->|{_DASH}) ?{_CLOCK})?)"
+_NOTE = r"(?:\([^()\n]{0,60}\)|\[[^\[\]\n]{0,60}\])"
+_PLACE = (
+    rf"(?:^|(?<={PAUSE})|(?<=[.!?\u2026\u3002\uff01\uff1f] )"
+    r"|(?<=[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\]] ))"
+)
+_LABEL = re.compile(
+    rf"{_PLACE} ?(?:\d{{1,3}}[.)] )?(?:{_TIME} ?(?:,|{_DASH})? ?)?{_QUOTE}?(?P<open>[\[(] ?)?"
+    rf"(?P<word>{_SPEAKERS}|{_PEOPLE})(?P<count>{_COUNT})(?(open) ?[\])])"
+    rf"(?:(?P<time>,? ?{_TIME})| ?{_NOTE})?{_UNQUOTE}?"
+    rf"(?:(?P<colon> ?{_COLON})(?:{_UNQUOTE}(?= ))?(?: ?[\[(]{_CLOCK}[\])]| {_CLOCK} ?$)?"
+    rf"| {_DASH}(?= )|\.(?= )|\.?(?= ?$)|(?(open)|(?(time)(?= )|(?!)))) ?(?:{_DASH} )?",
+    re.I | re.M,
+)
+# A transcript's tags, and `[S1]` as other speech models know it.
+_TAG = re.compile(
+    rf"<(?P<end>/?)(?P<word>speaker|{_PEOPLE})(?P<count>[ _-]?\d{{1,3}}) ?>"
+    r"|(?<!\w)\[(?P<s>S)(?P<n>\d)\] ?",
+    re.I,
+)
+_BRACKET = re.compile(rf"{_PLACE} ?(?P<word>)\[(?P<count>\d{{1,2}})\] ?{_COLON} ?", re.M)
+
+
+def take_labels(text: Traced) -> tuple[Traced, dict[int, int], list[str]]:
+    """Puts `SPEAKER` in the place of each label; also gives the speakers' numbers, by origin."""
+    keys: dict[int, _Key] = {}
+    for pattern, find in ((_TAG, _tags), (_LABEL, _named), (_BRACKET, _numbered)):
+        found = find(text.text)
+        if pattern is _BRACKET and keys:
+            break
+        for start, key in found.items():
+            if key:
+                keys[text.at[start]] = key
+        text = text.sub(pattern, partial(_piece, found))
+    return text, _numbers(keys), _warnings(text.text, bool(keys))
+
+
+def _piece(found: Mapping[int, _Key | None], match: re.Match[str]) -> Pieces | None:
+    if match.start() not in found:
+        return None
+    return (SPEAKER,) if found[match.start()] else ()
+
+
+def _tags(text: str) -> dict[int, _Key | None]:
+    """Two at least, and `[S1]` where a text begins with it: it may be a paper's reference."""
+    tags = list(_TAG.finditer(text))
+    begins = bool(tags) and bool(tags[0]["s"]) and not text[: tags[0].start()].strip()
+    tags = [tag for tag in tags if begins or not tag["s"]]
+    if len(tags) < 2:
+        return {}
+    return {tag.start(): None if tag["end"] else _key(tag) for tag in tags}
+
+
+def _named(text: str) -> dict[int, _Key | None]:
+    """A colon or brackets make a label, also behind a sentence of a script; other marks where two
+    lines have one."""
+    labels = list(_LABEL.finditer(text))
+    lines = [label for label in labels if _begins_line(label)]
+    times = Counter(map(_key, lines))
+    people = any(count > 1 and _is_person(word) for (word, _), count in times.items())
+    known = [label for label in labels if people or not _is_person(label["word"])]
+    found = {
+        label.start(): _key(label)
+        for label in known
+        if _begins_line(label) and (label["colon"] or label["open"] or len(lines) > 1)
+    }
+    if found:
+        found |= {label.start(): _key(label) for label in known if label["colon"]}
+    return dict(found)
+
+
+def _numbered(text: str) -> dict[int, _Key | None]:
+    """`[1]: Hello.` is a line of a script; it is a note where each number comes once, behind a
+    text."""
+    labels = list(_BRACKET.finditer(text))
+    keys = list(map(_key, labels))
+    if len(keys) < 2 or len(set(keys)) > MAX_SPEAKERS:
+        return {}
+    is_script = len(set(keys)) < len(keys) or not text[: labels[0].start()].strip()
+    return {label.start(): _key(label) for label in labels} if is_script else {}
+
+
+def _begins_line(label: re.Match[str]) -> bool:
+    return label.string[label.start() - 1 : label.start()] in ("", "\n", PAUSE)
+
+
+def _is_person(word: str) -> bool:
+    return word in _PEOPLE.split("|")
+
+
+def _key(label: re.Match[str]) -> _Key:
+    groups = label.groupdict()
+    if groups.get("n"):
+        return "s", int(groups["n"])
+    written = label["count"].lower().strip(" _#-\u2010\u2011")
+    if digits := re.search(r"\d+", written):
+        number = int(digits[0])
+    elif written in _WORDS:
+        number = _WORDS.index(written) + 1
+    elif written in _ROMAN:
+        number = _ROMAN.index(written) + 1
+    else:
+        number = ord(written) - ord("a") + 1
+    return label["word"].lower(), number
+
+
+def _numbers(keys: Mapping[int, _Key]) -> dict[int, int]:
+    """The numbers as written, or counted where two kinds of speakers share one."""
+    ordered = dict(sorted(keys.items()))
+    speakers = list(dict.fromkeys(ordered.values()))
+    if len({number for _, number in speakers}) == len(speakers):
+        return {at: number for at, (_, number) in ordered.items()}
+    return {at: speakers.index(key) + 1 for at, key in ordered.items()}
+
+
+_LIKE_A_LABEL = re.compile(
+    rf"(?:{_SPEAKERS}){_COUNT}(?: ?{_NOTE}|,? ?{_TIME})? ?{_COLON}"
+    rf"|^ ?(?:{_SPEAKERS}|{_PEOPLE}){_COUNT} ?(?:{_COLON}|{_DASH} )|^ ?\[\d{{1,2}}\] ?{_COLON}"
+    rf"|<(?:speaker|{_PEOPLE})[ _-]?\d{{1,3}} ?>",
+    re.I | re.M,
+)
+_NAME = re.compile(rf"^ ?([^\W\d_][\w.' -]{{0,30}}?) ?{_COLON} ?(?=\S)", re.M)
+_LINE = re.compile(r"^ *\S", re.M)
+_MOST_NAMED = 3
+
+
+def _warnings(text: str, is_script: bool) -> list[str]:
+    """Labels that are read aloud in one voice are told."""
+    like = dict.fromkeys(match[0].strip() for match in _LIKE_A_LABEL.finditer(text))
+    names = [] if is_script else _dialogue(text)
+    warnings = []
+    if like:
+        warnings.append(
+            f"text: {_quoted(like)} is read aloud, for it is not understood as a speaker's label"
+            " (a line of a script begins with `Speaker 1:`)"
+        )
+    if names:
+        warnings.append(
+            f"text: {_quoted(names)} and what they say are read in one voice (for voices of their"
+            " own lines begin with `Speaker 1:`, `Speaker 2:`)"
+        )
+    return warnings
+
+
+def _dialogue(text: str) -> list[str]:
+    """The names before a colon, where they come again and begin most lines."""
+    names = Counter(match[1] for match in _NAME.finditer(text))
+    count = names.total()
+    is_dialogue = count > max(2, len(names)) and len(names) > 1
+    return [f"{name}:" for name in names] if is_dialogue and 2 * count >= _lines(text) else []
+
+
+def _lines(text: str) -> int:
+    return sum(1 for _ in _LINE.finditer(text))
+
+
+def _quoted(labels: Iterable[str]) -> str:
+    return ", ".join(f"`{label}`" for label in islice(labels, _MOST_NAMED))
