@@ -89,9 +89,7 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
     job_id = _id(job)
     try:
         request, warnings = parse_request(job.get("input"), inference().defaults)
-        if request.dry_run:
-            yield await _dry_run(request, warnings)
-        elif request.stream:
+        if request.stream and not request.dry_run:
             items = _stream(job, request, warnings)
             close = _closes_with_task(items)
             try:
@@ -105,7 +103,8 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
             finally:
                 await close()
         else:
-            answer = await _speak(job, request, warnings)
+            dry = request.dry_run
+            answer = await (_dry_run(request, warnings) if dry else _speak(job, request, warnings))
             audio = answer.pop("audio_base64", None)
             yield answer
             answer.pop(worker_loop.LOST, None)

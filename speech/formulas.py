@@ -34,6 +34,7 @@ _PROSE = re.compile(
 )
 # The frame that models put around a result.
 _BOXED = re.compile(r"\\boxed ?\{((?:[^{}\n]|\{[^{}\n]{0,100}\}){1,200})\}")
+_OPENING, _CLOSING = "([-\"'", ")]-\"'"
 _TEXT = re.compile(
     r"\\(?:text|mathrm|mathbf|mathit|mathbb|mathcal|operatorname) ?\{([^{}\\]{0,80})\}"
 )
@@ -47,8 +48,10 @@ def say_formulas(text: Traced) -> tuple[Traced, bool]:
         nonlocal left_out
         words = _in_words(match[1] or match[2])
         left_out = left_out or words is None
-        ends_word = match.string[match.end() : match.end() + 1] != "-"  # as in n-th
-        return (" ", words or "", " " if ends_word else "")
+        whole, (start, end) = match.string, match.span()
+        opened, closed = whole[start - 1 : start], whole[end : end + 1]
+        apart = " " if opened not in _OPENING else "", " " if closed not in _CLOSING else ""
+        return (apart[0], words or "", apart[1])
 
     shorter = text.replaced(_environments(text.text), " ")
     left_out = shorter is not text
@@ -241,7 +244,7 @@ def _is_raised(before: str, exponent: str) -> bool:
     if _UNITS.fullmatch(name):
         return has_number or name not in _WORDS_TOO or exponent[0] == "-"
     if len(name) == 1:
-        return name[0] < "\u0400" and (name not in "aI" or has_number)
+        return name[0] < "\u0400" and (name != "I" or has_number)  # Elizabeth I²
     is_word = name.isupper() or any(char in "aeiouy" for char in normalize("NFD", name.lower()))
     is_word = is_word or name in ("st", "nd", "rd", "th")
     return len(name) <= 3 and name[0] < "\u0400" and not is_word

@@ -40,7 +40,7 @@ _PRONOUNS = re.compile("mêmes?|être|là|elles?|nous|vous|moi|toi")  # peut-êt
 # Words that go on behind a dash: `I like it- really`.
 _WORDS = re.compile(
     "a|the|then|he|she|it|we|you|they|that|which|who|not|no|so|as|in|on|at|for|with|from|if|"
-    "when|is|was|are|were|his|her|this|there|really|just|even|but|than|well|i|u|ili|то|либо"
+    "when|is|was|are|were|his|her|this|there|really|just|even|but|than|well|what|why|i|u|ili|то|либо"
 )
 # Before these the hyphen stands for a word that comes later: nineteen- and twentieth-century.
 _SUSPENDED = re.compile("and|or|to|nor|und|oder|bis|et|ou|y|e|o|en|of|og|och|и|или")
@@ -53,12 +53,18 @@ def join_words(text: Traced) -> Traced:
     if not hyphens:
         return text
     # Who sets a dash close to its first word does it again: `I was- well, you know- tired`.
-    spaced = [_WORDS.fullmatch(hyphen[3]) for hyphen in hyphens if not hyphen[2]]
-    has_dashes = 2 * sum(map(bool, spaced)) >= len(spaced)
+    spaced = [
+        bool(_WORDS.fullmatch(hyphen[3]))
+        for hyphen in hyphens
+        if not (hyphen[2] or _PREFIXES.fullmatch(hyphen[1].lower()))
+    ]
+    has_dashes = 0 < len(spaced) <= 2 * sum(spaced)
     words = set(re.findall(r"[\w-]{2,80}", text.text.lower()))
 
     def hyphen(match: re.Match[str]) -> Pieces | None:
         first, last = match[1].lower(), match[3].lower()
+        if (match[2] or "").count("\n") > 1 and _WORDS.fullmatch(last):
+            return None  # a speech that breaks off
         if _SUSPENDED.fullmatch(last):
             return (1, "- ") if match[2] else None
         is_compound = (
@@ -90,7 +96,7 @@ def join_lines(text: Traced) -> Traced:
         line = whole[whole.rfind("\n", 0, start) + 1 : start]
         if _WIDE.match(before) and _WIDE.match(after) and len(line) >= _WIDE_HEADING:
             return ()
-        if before == "-" and whole[start - 2 : start - 1].isalpha() and after.isalpha():
+        if before == "-" and whole[start - 2 : start - 1].isalnum() and after.isalpha():
             return ()  # a compound that was cut at its hyphen
         is_sentence = (
             len(line) <= _SHORT_LINE

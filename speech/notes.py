@@ -23,7 +23,7 @@ _IN_PARENTHESES = re.compile(
 # Papers write several as [1], [2] and [5]-[7].
 _CITED = rf"\[{_NUMBERS}\](?:(?:[,;] ?| ?[-\u2013] ?|,? and )\[{_NUMBERS}\]){{0,20}}"
 _SET_OFF = re.compile(
-    rf"(?<=[\w)\"'\u201d\u2019\u00bb]) {_CITED}(?=[.,;:!?)]|$)"
+    rf"(?<=[\w.!?)\"'\u201d\u2019\u00bb]) {_CITED}(?=[.,;:!?)]|$)"
     rf"|(?:(?<=[a-z)])|(?<=\bal\.)) {_CITED}(?= [a-z(])"
     r"|(?<=[a-z)]) \([1-9]\d{0,2}\)(?=[.;!?](?:\s|\Z))",
     re.M,
@@ -33,7 +33,9 @@ _NEEDS_NUMBER = re.compile(
     r"(?:(?:teen|ty)|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|"
     r"thousand|figure|table|equation|section|chapter|step|part|item|page|number|level|grade|"
     r"paragraph|article|clause|rule|line|point|question|version|in|by|of|to|on|at|as|or|see|and|"
-    r"for|ref|from|with|than|cf|like|the|row|column|exercise|problem|theorem|lemma|example))\Z",
+    r"for|ref|from|with|than|cf|like|the|row|column|exercise|problem|theorem|lemma|example|"
+    r"choose|press|select|option|type|enter)|"
+    r"\b(?:refs?|figs?|eqs?|nos?|sec|ch|pp?|vol|cf)\.)\Z",
     re.I,
 )
 _LAST_WORD = re.compile(r"[^\W\d_]{1,16}\Z")
@@ -62,6 +64,12 @@ _EDITORIAL = re.compile(
     rf"|(?:(?<=\w)| )\[(?:{_EDIT})(?: ?\| ?[^\[\]\n]{{1,30}})?\](?= ?$)",
     re.I | re.M,
 )
+# Of chat programs that search, as they are copied.
+_OF_CHATS = re.compile(
+    r" ?\u3010\d{1,4}(?::\d{1,4})?\u2020[^\u3010\u3011\n]{1,100}\u3011"
+    r"| ?:contentReference\[oaicite:\d{1,4}\]\{index=\d{1,4}\}| ?\[oaicite:\d{1,4}\]"
+    r"| ?\b(?:file)?cite(?:turn\d{1,4}[a-z]{1,16}\d{1,4}){1,20}\b"
+)
 _DAGGERS = re.compile(r"(?<=[\w.,;:!?)\"'\u201d\u2019])[\u2020\u2021]{1,3}(?!\w)")
 
 
@@ -76,6 +84,8 @@ def strip_notes(text: Traced) -> tuple[Traced, list[str]]:
     if shorter is not text:
         warnings.append("text: footnotes are not read aloud and were left out")
     text = shorter.sub(_EDITORIAL, (), "[")
+    if any(mark in text.text for mark in ("\u3010", "oaicite", "citeturn")):
+        text = text.sub(_OF_CHATS, ())
     text = text.sub(_CITATION, (), "[")
     text = text.sub(_IN_PARENTHESES, (), "(")
     text = text.sub(_SET_OFF, _set_off, "[(")

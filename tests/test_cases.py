@@ -165,6 +165,8 @@ _HOSTILE = [
     ),
     *("<think>", "</think>\n", "<think>x</think>", "<|channel|>analysis", "---\na: b\n", "│", "─"),
     *("1\n00:00:01,000 --> 00:00:02,000\na\n", "漢(か", "《か", "{漢|", "\u00ad\n", '<sub alias="'),
+    *("a [1], ", "\u30101\u2020a", "citeturn0a0", "\u251c\u2500 a\n", '<details type="reasoning">'),
+    *("\\boxed{", "$a+", "0:01\na\n", "[00:01.00]", "\uff5ca\u300a", "a- the ", "a-\n\n\n\nb"),
 ]
 
 

@@ -504,6 +504,16 @@ def test_a_stream_worker_gives_a_dry_run_in_one_piece() -> None:
     assert seen == [run(text=SCRIPT, dry_run=True)]
 
 
+def test_a_dry_run_whose_post_was_lost_is_in_the_final_list_all_the_same() -> None:
+    async def main() -> dict[str, Any]:
+        job = {"id": "job-1", "input": {"text": SCRIPT, "dry_run": True}}
+        async for item in handler.stream_handler(job):
+            item[worker_loop.LOST] = True
+        return item
+
+    assert asyncio.run(main()) == run(text=SCRIPT, dry_run=True)
+
+
 @pytest.mark.parametrize("text", [".", "...", "\N{THUMBS UP SIGN}", "---", '"..."', "?!"])
 def test_a_text_without_a_word_is_silence_and_a_warning(engine: FakeEngine, text: str) -> None:
     answer = run(text=text, output_format="pcm")
