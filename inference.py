@@ -8,6 +8,7 @@ the engine.
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from config import ROOT, Settings, on_runpod
 from dry_run import DryRun, DryRunAnswer
 from engines.apart import ApartEngine
 from engines.base import Engine
+from engines.line import Line
 from engines.registry import choose_engine, create_engine
 from fetch import fetch_voice
 from file_job import FileJob, Foresee, Reaches
@@ -34,7 +36,7 @@ from speech.level import LoudnessMemory
 from speech.pace import Pace
 from speech.request import Defaults, SpeechRequest
 from speech.voices import VoiceMapper
-from stream import LONGEST_PIECE_SEC, Began, Piece, StreamJob
+from stream import LONGEST_BLOCK_SEC, LONGEST_PIECE_SEC, Began, Piece, StreamJob
 
 _PIECES_AHEAD = 4
 _OPENAI_VOICES = ROOT / "bridge" / "voices.json"
@@ -85,6 +87,7 @@ class VibeVoiceInference:
         self.pace = Pace(settings.pace_tolerance)
         self.loudness = LoudnessMemory()
         self.guests = GuestVoices()
+        self.cpu = Line(os.cpu_count() or 1)
         self.concurrency = concurrency or settings.max_concurrency or self.engine.capabilities.jobs
         self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="job")
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-")
@@ -193,17 +196,19 @@ class VibeVoiceInference:
         *,
         sample_rate: int | None = None,
         longest_piece_sec: float = LONGEST_PIECE_SEC,
+        longest_block_sec: float = LONGEST_BLOCK_SEC,
         after: tuple[Began, int] | None = None,
     ) -> AsyncGenerator[Began | Piece | Result, None]:
         """Speaks a request piece by piece: `Began`, the pieces, and what there is to say.
-        `folder` takes what has to wait. With `longest_piece_sec` 0 every frame is a piece;
+        `folder` takes what has to wait. With `longest_piece_sec` 0 every block is a piece,
+        with `longest_block_sec` 0 every frame is a block;
         `after` is an earlier part of the same answer, whose seed, gain and guest voice it has, and
         the milliseconds of silence between the two.
 
         Raises `SpeechError`s. Closing or cancelling the iteration ends the engine's work first.
         """
         job = StreamJob(self, request, sample_rate=sample_rate)
-        job.longest_piece_sec = longest_piece_sec
+        job.longest_piece_sec, job.longest_block_sec = longest_piece_sec, longest_block_sec
         if after is not None:
             job.follow(*after)
         await asyncio.to_thread(job.plan, folder)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from config import Settings
 from engines.base import Engine, Options, Plan, PlannedChunk
+from engines.line import Line
 from recorder import Flaw, Progress, Recorded, Recorder
 from speech.chunks import Limits, TextPlan, plan_text
 from speech.codecs import FORMATS, codec_rate
@@ -76,6 +77,7 @@ class Studio(Protocol):
     pace: Pace
     loudness: LoudnessMemory
     guests: GuestVoices
+    cpu: Line
 
     def load_model(self) -> None: ...
 
@@ -106,6 +108,7 @@ class Job:
 
     def cancel(self) -> None:
         self.recorder.cancel()
+        self.studio.cpu.wake()
 
     def plan(self, folder: Path) -> None:
         """Plans the text and finds the voices. Raises `RequestError`s, before any other work."""

@@ -69,16 +69,16 @@ class Recorder:
         self._engine = engine
         self._pace = pace
         self._attempts = 1 + (max_retries if engine.capabilities.varies else 0)
-        self._cancelled = threading.Event()
+        self.cancelled = threading.Event()
         self._speech: Speech | None = None
 
     def cancel(self) -> None:
-        self._cancelled.set()
+        self.cancelled.set()
         if self._speech is not None:
             self._speech.cancel()
 
     def is_cancelled(self) -> bool:
-        return self._cancelled.is_set()
+        return self.cancelled.is_set()
 
     def check(self) -> None:
         """Raises `Cancelled` once that has been asked for."""

@@ -7,13 +7,14 @@ remembered from what the voice said before.
 
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from engines.base import End, Frame
+from engines.base import SAMPLE_RATE, End, Frame
 from job import Job, Result
 from recorder import Recorded
 from speech.codecs import Encoder
@@ -25,6 +26,9 @@ from speech.voices import Voice
 MOST_PIECE_BYTES = 512 * 1024
 """RunPod takes stream pieces below 1 MB, and base64 adds a third."""
 LONGEST_PIECE_SEC = 4.0
+LONGEST_BLOCK_SEC = 1.0
+_BLOCK_SHARE = 0.25
+"""Of the sound that a listener has ahead: so much of it may wait for its block to be full."""
 _BLOCK = 1 << 14
 
 
@@ -53,10 +57,15 @@ class Began:
 
 
 class StreamJob(Job):
-    """Yields the file in pieces, small ones first; returns what there is to say. With
-    `longest_piece_sec` 0 every frame leaves by itself; `gain_db` is a gain to keep to."""
+    """Yields the file in pieces, small ones first; returns what there is to say. `gain_db` is a
+    gain to keep to.
+
+    Frames are trimmed, levelled and encoded one by one until the listener is ahead, then in blocks
+    of up to `longest_block_sec`, which cost less. With `longest_piece_sec` 0 every block leaves by
+    itself. Of many streams the one comes first whose listener runs out of sound first."""
 
     longest_piece_sec = LONGEST_PIECE_SEC
+    longest_block_sec = LONGEST_BLOCK_SEC
     gain_db: float | None = None
 
     def began(self) -> Began:
@@ -83,26 +92,32 @@ class StreamJob(Job):
         recorded: list[Recorded[Take]] = []
         starts: list[int] = []
         take, heard, pending = self._take(), list[Samples](), pauses[0]
-        for event in in_order(self.recorder.events(plan), folder):
-            samples = take.finish() if isinstance(event, End) else take.feed(event.samples)
-            if len(samples):
-                if not heard:
-                    yield from pieces.add(silence(pending))
-                heard.append(samples)
-                yield from pieces.add(samples)
+        events = in_order(self.recorder.events(plan), folder)
+        blocks = in_blocks(events, lambda: self._block_sec(pieces.due))
+        for event in self._made(blocks, pieces):
+            made: list[Piece] = []
+            with self._turn(pieces):
+                samples = take.finish() if isinstance(event, End) else take.feed(event.samples)
+                if len(samples):
+                    made += [] if heard else pieces.add(silence(pending))
+                    heard.append(samples)
+                    made += pieces.add(samples)
+                if isinstance(event, End) and heard:
+                    meter.add(np.concatenate(heard))
+            yield from made
             if isinstance(event, End):
                 flaw = self.recorder.judge(plan, event.chunk, take, event.reason)
                 recorded.append(Recorded(take, flaw, 1))
                 starts.append(pieces.count - take.count)
                 if heard:
-                    meter.add(np.concatenate(heard))
                     pending = pauses[event.chunk + 1]
                 take, heard = self._take(), []
         self.mark("spoken")
         self.recorder.report(recorded)
         self.remember_loudness(plan, meter.integrated())
-        yield from pieces.add(silence(pending))
-        yield pieces.close()
+        with self._turn(pieces):
+            made = [*pieces.add(silence(pending)), pieces.close()]
+        yield from made
         self.mark("encoded")
         result = self.result(text, plan, recorded, starts, pieces.count, gain_db)
         result.timings["encode_sec"] = round(pieces.encode_sec, 4)
@@ -110,6 +125,22 @@ class StreamJob(Job):
 
     def _take(self) -> Take:
         return Take(self.rate, self.request.speed)
+
+    def _turn(self, pieces: "_Pieces") -> AbstractContextManager[None]:
+        return self.studio.cpu.enter(self.recorder.cancelled, pieces.due)
+
+    def _made(self, blocks: Iterator[Frame | End], pieces: "_Pieces") -> Iterator[Frame | End]:
+        """The same; each in its turn where the engine's work is this thread's."""
+        in_caller = self.studio.engine.capabilities.in_caller
+        while True:
+            with self._turn(pieces) if in_caller else nullcontext():
+                event = next(blocks, None)
+            if event is None:
+                return
+            yield event
+
+    def _block_sec(self, due: float) -> float:
+        return min(self.longest_block_sec, _BLOCK_SHARE * (due - time.monotonic()))
 
 
 class _Pieces:
@@ -124,6 +155,12 @@ class _Pieces:
         self._bytes = bytearray()
         self._left = 0
         self._wanted = 0.0
+        self._since = time.monotonic()
+
+    @property
+    def due(self) -> float:
+        """When who listens from the begin has heard all that was added (monotonic seconds)."""
+        return self._since + self.count / self._rate
 
     def add(self, samples: Samples) -> Iterator[Piece]:
         for at in range(0, len(samples), _BLOCK):
@@ -147,6 +184,23 @@ class _Pieces:
         piece = Piece(bytes(self._bytes), self._rate, is_last, self.count)
         self._bytes.clear()
         return piece
+
+
+def in_blocks(
+    events: Iterable[Frame | End], least_sec: Callable[[], float]
+) -> Iterator[Frame | End]:
+    """Joins a chunk's frames, which are in order, until they last `least_sec` or it ends."""
+    waiting: list[Samples] = []
+    for event in events:
+        if isinstance(event, Frame):
+            waiting.append(event.samples)
+            if sum(map(len, waiting)) / SAMPLE_RATE < least_sec():
+                continue
+        if waiting:
+            yield Frame(event.chunk, np.concatenate(waiting))
+            waiting = []
+        if isinstance(event, End):
+            yield event
 
 
 def in_order(events: Iterable[Frame | End], folder: Path) -> Iterator[Frame | End]:

@@ -1,6 +1,7 @@
 """The HTTP server with the preview voice, over loopback, from a process of its own.
 
 python -m bench.server [name ...]    (first_byte many memory table)
+python -m bench.server against /elsewhere/server.py    in turns with another version's
 """
 
 import asyncio
@@ -120,7 +121,32 @@ def table() -> None:
             )
 
 
-PARTS = (first_byte, many, memory, table)
+def against() -> None:
+    """32 streams at once at this version's server and at another's, in turns; medians."""
+    other = next((word for word in sys.argv[1:] if word.endswith(".py")), None)
+    if other is None:
+        return
+    with started(other) as before, started() as now:
+        figures: dict[str, list[tuple[float, float, float]]] = {before.url: [], now.url: []}
+        for turn in range(6):
+            for url, found in figures.items():
+                start = time.monotonic()
+                made = asyncio.run(answers(url, 32, 128))
+                if turn:  # the first warms it up
+                    firsts = [first * 1e3 for first, _, _ in made]
+                    rate = len(made) / (time.monotonic() - start)
+                    found.append((of(firsts, 0.5), of(firsts, 0.95), rate))
+        medians = {
+            url: list(map(statistics.median, zip(*f, strict=True))) for url, f in figures.items()
+        }
+    for name, url in (("before", before.url), ("now", now.url)):
+        p50, p95, rate = medians[url]
+        print(f"{name}: first byte p50 {p50:.0f} ms, p95 {p95:.0f} ms, {rate:.2f} answers/s")
+    ratios = [new / old for old, new in zip(medians[before.url], medians[now.url], strict=True)]
+    print("now / before: p50 {:.2f}, p95 {:.2f}, answers/s {:.2f}".format(*ratios))
+
+
+PARTS = (first_byte, many, memory, table, against)
 
 
 def run(parts: Iterable[Callable[[], None]]) -> None:

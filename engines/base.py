@@ -121,7 +121,8 @@ class Capabilities:
     `jobs` is how many it is best given at a time; `languages` are BCP 47 tags that it speaks well;
     `details` say what an answer was made with (which model, on what), as far as it is loaded;
     `figures` what was counted and measured since then, by name; with `gpu` a loaded model is on
-    one, so that `device_sec` costs money."""
+    one, so that `device_sec` costs money; with `in_caller` the work is done in the thread that
+    iterates a `Speech`, on the CPU."""
 
     name: str
     cloning: bool
@@ -129,6 +130,7 @@ class Capabilities:
     varies: bool = False
     jobs: int = 1
     gpu: bool = False
+    in_caller: bool = False
     languages: tuple[str, ...] = ("en", "zh")
     details: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)

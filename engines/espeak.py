@@ -112,6 +112,7 @@ class EspeakEngine:
     capabilities = Capabilities(
         name="espeak",
         cloning=False,
+        in_caller=True,
         voices=tuple(_LOOKS),
         languages=("en", *sorted({_tag(path) for path in _LANGUAGES.values()} - {"en"})),
     )

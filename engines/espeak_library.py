@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,10 @@ class Library:
         self._lib.espeak_SetParameter(_VOLUME_PARAMETER, _VOLUME, 0)
         self._callback = _Callback(self._collect)
         self._lib.espeak_SetSynthCallback(self._callback)
-        self._voice_file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the library)
+        # Open as long as the library.
+        self._voice_file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self._primer_file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self._primer_file.write(self._voice(*_PRIMER))
         self._made: list[bytes] = []
         self._stopped: Callable[[], bool] = bool
 
@@ -68,33 +72,37 @@ class Library:
         """The samples of a text without control characters, or some of them once `cancelled` is
         set. `language` and `variant` are files of espeak's data, `pitch` is in Hz (base, top)."""
         self._stopped = cancelled.is_set
-        self._set_voice(*_PRIMER)
+        self._set_voice(self._primer_file)
         self._synthesise("hi")
         self._made.clear()
-        self._set_voice(language, variant, pitch)
+        voice = self._voice(language, variant, pitch)
+        os.pwrite(self._voice_file.fileno(), voice, 0)
+        os.ftruncate(self._voice_file.fileno(), len(voice))
+        self._set_voice(self._voice_file)
         self._lib.espeak_ng_SetRandSeed(ctypes.c_long(seed & 0x7FFFFFFF))
         self._synthesise(text)
         pcm = np.frombuffer(b"".join(self._made), np.int16)
         self._made.clear()
         return pcm
 
-    def _set_voice(self, language: str, variant: str, pitch: tuple[int, int]) -> None:
-        # Flutter (a wobble of the pitch) and roughness run on counters that espeak never resets:
-        # with them a text's samples depend on what was said before. Only a voice file can turn
-        # them off. Its path goes by number because espeak cuts it at 60 bytes and lowers its case.
-        self._voice_file.seek(0)
-        self._voice_file.truncate()
-        self._voice_file.write(
-            b"%s\n%s\npitch %d %d\nflutter 0\nroughness 8\n"
-            % (
-                (self._data / "lang" / language).read_bytes(),
-                (self._data / "voices" / "!v" / variant).read_bytes(),
-                *pitch,
-            )
+    @cache  # noqa: B019 - there is one library. Each read would wait for the interpreter lock
+    def _voice(self, language: str, variant: str, pitch: tuple[int, int]) -> bytes:
+        """A voice file.
+
+        Flutter (a wobble of the pitch) and roughness run on counters that espeak never resets:
+        with them a text's samples depend on what was said before. Only a voice file can turn
+        them off.
+        """
+        return b"%s\n%s\npitch %d %d\nflutter 0\nroughness 8\n" % (
+            (self._data / "lang" / language).read_bytes(),
+            (self._data / "voices" / "!v" / variant).read_bytes(),
+            *pitch,
         )
-        self._voice_file.flush()
-        if self._lib.espeak_SetVoiceByFile(b"/dev/fd/%d" % self._voice_file.fileno()):
-            raise EngineError(f"the preview voice could not become {variant} in {language}")
+
+    def _set_voice(self, file: BinaryIO) -> None:
+        # By number because espeak cuts a path at 60 bytes and lowers its case.
+        if self._lib.espeak_SetVoiceByFile(b"/dev/fd/%d" % file.fileno()):
+            raise EngineError("espeak-ng does not take the preview voice's file")
 
     def _synthesise(self, text: str) -> None:
         utf8 = text.encode()

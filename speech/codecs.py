@@ -8,6 +8,7 @@ Every format is fed the same 16-bit samples (`pcm16`), so wav, pcm and flac of o
 
 import struct
 import weakref
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -53,7 +54,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 def codec_rate(format_name: str, wanted_rate: int) -> int:
     """The format's lowest rate that is not below the wanted one, else its highest, in Hz."""
     rates = FORMATS[format_name].rates
-    return next((rate for rate in rates if rate >= wanted_rate), rates[-1])
+    return rates[min(bisect_left(rates, wanted_rate), len(rates) - 1)]
 
 
 def pcm16(samples: Samples) -> NDArray[np.int16]:

@@ -27,6 +27,9 @@ MARGIN_DB = 0.15
 """How far below the ceiling the limiter works: alimiter may miss its own mark by 0.12 dB."""
 _PHASES = 8
 _BLOCK_S = 0.5
+_ATTACK_S, _RELEASE_S = 0.005, 0.05
+_SETTLED_S = 2 * (_ATTACK_S + _RELEASE_S)
+"""That long after its last peak alimiter's gain has been back at 1 for half of the time."""
 
 
 class LoudnessMeter:
@@ -98,6 +101,8 @@ class Limiter:
     But it turns all channels down by the highest of them, so it is given the 8 phases of the
     8 times oversampled signal as channels, the first being the signal itself. That one comes back
     limited by its true peak, and bit by bit as it was where nothing is too high.
+    The filter holds the interpreter lock and costs as much as the oversampling, so it is entered
+    only where a phase is too high, and left once its gain is back at 1: the samples are the same.
     As many samples come out as go in; at 24 kHz they are held for less than 60 ms.
 
     The oversampling passes up to 0.9 of the Nyquist frequency. White noise can exceed the ceiling
@@ -106,11 +111,15 @@ class Limiter:
 
     def __init__(self, rate: int, ceiling_dbtp: float = CEILING_DBTP) -> None:
         self._rate = rate
-        self._graph = _limiting(rate, 10 ** ((ceiling_dbtp - MARGIN_DB) / 20))
+        self._limit = 10 ** ((ceiling_dbtp - MARGIN_DB) / 20)
+        self._ahead = int(rate * _ATTACK_S) - 1
+        self._settled = round(rate * _SETTLED_S)
+        self._graph: Graph | None = None  # only while it may change a sample
         self._oversampler = Resampler(rate, _PHASES * rate)
         self._held = silence(0)  # samples whose phases are not all known yet
         self._finer = silence(0)
-        self._pushed = 0
+        self._newest = silence(0)  # what the filter looks at and has not let go
+        self._low_for = 0
 
     def feed(self, samples: Samples) -> Samples:
         block = round(self._rate * _BLOCK_S)
@@ -121,8 +130,10 @@ class Limiter:
 
     def flush(self) -> Samples:
         last = self._advance(silence(0), self._oversampler.flush())
+        if self._graph is None:
+            return np.concatenate([last, self._newest])
         self._graph.push(None)
-        return np.concatenate([last, self._limited()])
+        return np.concatenate([last, _pulled(self._graph)])
 
     def _advance(self, samples: Samples, oversampled: Samples) -> Samples:
         self._held = np.concatenate([self._held, samples])
@@ -130,35 +141,65 @@ class Limiter:
         count = min(len(self._held), len(self._finer) // _PHASES)
         if not count:
             return silence(0)
-        phases = self._finer[: count * _PHASES].reshape(count, _PHASES).astype(np.float64)
-        phases[:, 0] = self._held[:count]
-        self._held, self._finer = self._held[count:], self._finer[count * _PHASES :]
-        frame = av.AudioFrame.from_ndarray(phases.reshape(1, -1), "dbl", "7.1")
-        frame.sample_rate = self._rate
-        frame.pts = self._pushed
-        self._pushed += count
-        self._graph.push(frame)
-        return self._limited()
+        block, self._held = self._held[:count], self._held[count:]
+        finer = self._finer[: count * _PHASES]
+        self._finer = self._finer[count * _PHASES :]
+        is_low = max(_peak(block), _peak(finer)) <= self._limit
+        self._low_for = self._low_for + count if is_low else 0
+        return self._limited(block, finer, is_low)
 
-    def _limited(self) -> Samples:
-        ready = [silence(0)]
-        while True:
-            try:
-                frame = self._graph.pull()
-            except (BlockingIOError, EOFError):
-                return np.concatenate(ready)
-            ready.append(frame.to_ndarray().reshape(-1, _PHASES)[:, 0].astype(np.float32))
+    def _limited(self, block: Samples, finer: Samples, is_low: bool) -> Samples:
+        known = np.concatenate([self._newest, block])
+        done = max(0, len(known) - self._ahead)
+        if self._graph is None and is_low:
+            self._newest = known[done:]
+            return known[:done]
+        if self._graph is None:
+            self._graph = _limiting(self._rate, self._limit)
+            # They are known to be low, so the peaks between them do not matter.
+            _push(self._graph, self._rate, self._newest, silence(len(self._newest) * _PHASES))
+        _push(self._graph, self._rate, block, finer)
+        limited = _pulled(self._graph)
+        self._newest = known[done:]
+        if self._low_for >= self._settled:
+            self._graph = None
+        return limited
+
+
+def _peak(samples: Samples) -> float:
+    return max(float(samples.max()), -float(samples.min()))
 
 
 def _limiting(rate: int, limit: float) -> Graph:
     graph = Graph()
     graph.threads = 1  # or as many as there are cores, up to 16, to do nothing
     source = f"sample_rate={rate}:sample_fmt=dbl:channel_layout=7.1:time_base=1/{rate}"
-    options = f"limit={limit}:attack=5:release=50:level=false:latency=true"
+    times = f"attack={_ATTACK_S * 1000:g}:release={_RELEASE_S * 1000:g}"
+    options = f"limit={limit}:{times}:level=false:latency=true"
     graph.link_nodes(
         graph.add("abuffer", source), graph.add("alimiter", options), graph.add("abuffersink")
     ).configure()
     return graph
+
+
+def _push(graph: Graph, rate: int, samples: Samples, finer: Samples) -> None:
+    if not len(samples):
+        return
+    phases = finer.reshape(-1, _PHASES).astype(np.float64)
+    phases[:, 0] = samples
+    frame = av.AudioFrame.from_ndarray(phases.reshape(1, -1), "dbl", "7.1")
+    frame.sample_rate = rate
+    graph.push(frame)
+
+
+def _pulled(graph: Graph) -> Samples:
+    ready = [silence(0)]
+    while True:
+        try:
+            frame = graph.pull()
+        except (BlockingIOError, EOFError):
+            return np.concatenate(ready)
+        ready.append(frame.to_ndarray().reshape(-1, _PHASES)[:, 0].astype(np.float32))
 
 
 class Level:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.signal import butter, resample_poly, sosfilt
 
 from speech.audio import Filter
-from speech.level import Level, Limiter, LoudnessMeter, gain_to
+from speech.level import Level, Limiter, LoudnessMeter, _limiting, gain_to
 from speech.pcm import SAMPLE_RATE, Samples, silence
 
 CEILING = 10 ** (-1.5 / 20)
@@ -160,6 +160,50 @@ def test_one_sample_at_a_time_is_the_same() -> None:
     whole = run(Limiter(SAMPLE_RATE), samples)
     single = run(Limiter(SAMPLE_RATE), samples, range(1, 4000))
     np.testing.assert_allclose(single, whole, atol=1e-6, rtol=0)
+
+
+def always_filtering() -> Limiter:
+    """One whose filter sees every sample."""
+    limiter = Limiter(SAMPLE_RATE)
+    limiter._graph = _limiting(SAMPLE_RATE, limiter._limit)
+    limiter._settled = 10**9
+    return limiter
+
+
+@pytest.mark.parametrize("piece", [100, 3200, COUNT])
+@pytest.mark.parametrize("name", HARD)
+def test_where_the_filter_is_left_out_no_sample_differs(name: str, piece: int) -> None:
+    samples, cuts = HARD[name].astype(np.float32), range(piece, COUNT, piece)
+    limited = run(Limiter(SAMPLE_RATE), samples, cuts)
+    assert np.array_equal(limited, run(always_filtering(), samples, cuts))
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.integers(0, 20_000), st.floats(0.5, 20.0)), min_size=1, max_size=6),
+    st.integers(100, 4000),
+)
+def test_no_peak_is_near_enough_to_another_to_be_left_out(
+    peaks: list[tuple[int, float]], piece: int
+) -> None:
+    samples = tone(-4.0, 1.0)
+    for at, height in peaks:
+        samples[at] *= np.float32(height)
+    cuts = range(piece, len(samples), piece)
+    limited = run(Limiter(SAMPLE_RATE), samples, cuts)
+    assert np.array_equal(limited, run(always_filtering(), samples, cuts))
+
+
+def test_the_filter_is_entered_at_a_peak_and_left_after_it() -> None:
+    limiter, samples = Limiter(SAMPLE_RATE), tone(-12.0)
+    samples[24_000] = 2.0
+    filtering = []
+    for at in range(0, COUNT, 1200):
+        limiter.feed(samples[at : at + 1200])
+        filtering.append(limiter._graph is not None)
+    assert filtering[:19] == [False] * 19
+    assert any(filtering)
+    assert filtering[28:] == [False] * 12
 
 
 def test_a_gain_is_constant_and_then_limited() -> None:

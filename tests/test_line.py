@@ -82,3 +82,21 @@ def test_an_error_inside_lets_the_next_in() -> None:
     with pytest.raises(ValueError, match="inside"), line.enter(threading.Event()):
         raise ValueError("inside")
     assert not line._waiting
+
+
+def test_as_many_hold_it_as_it_has_places() -> None:
+    line, never, served = Line(2), threading.Event(), []
+
+    def work() -> None:
+        with line.enter(never):
+            served.append(1)
+
+    thread = threading.Thread(target=work)
+    with line.enter(never):
+        with line.enter(never):
+            thread.start()
+            while not line._waiting:
+                thread.join(0.001)
+            assert served == []
+        thread.join(10)
+        assert served == [1]

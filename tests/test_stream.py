@@ -17,12 +17,15 @@ from hypothesis import strategies as st
 
 from config import Settings
 from engines.base import End, Frame
+from engines.line import Line
 from inference import Began, Piece, Result, VibeVoiceInference
-from speech.errors import EngineError
+from speech.codecs import FORMATS
+from speech.errors import Cancelled, EngineError
 from speech.pcm import Samples
 from speech.request import Defaults, SpeechRequest, parse_request
-from stream import MOST_PIECE_BYTES, in_order
+from stream import MOST_PIECE_BYTES, StreamJob, in_order
 from tests.fake_engine import FakeEngine
+from tests.http_server import wait_for
 
 TEXT = "One. [pause:100ms] Two. [pause:0ms] Three. [pause:300ms]"
 
@@ -149,7 +152,9 @@ def test_without_grouping_every_frame_is_a_piece_and_another_rate_is_only_that(
     async def main() -> list[Piece]:
         with inference.workspace() as folder:
             asked = request("One.")
-            items = inference.stream(asked, Path(folder), sample_rate=48_000, longest_piece_sec=0)
+            items = inference.stream(
+                asked, Path(folder), sample_rate=48_000, longest_piece_sec=0, longest_block_sec=0
+            )
             return [item async for item in items if isinstance(item, Piece)]
 
     pieces = asyncio.run(main())
@@ -157,6 +162,93 @@ def test_without_grouping_every_frame_is_a_piece_and_another_rate_is_only_that(
     assert max(len(piece.data) for piece in pieces) <= 3 * 6400 * 2
     assert {piece.sample_rate for piece in pieces} == {48_000}
     assert pieces[-1].count == 3200 * 20 * 2 == sum(len(piece.data) for piece in pieces) // 2
+
+
+def test_who_is_ahead_gets_larger_blocks_and_the_first_frame_alone(
+    inference: VibeVoiceInference, engine: FakeEngine
+) -> None:
+    engine.audio = lambda _: np.full(3200 * 400, 0.5, np.float32)
+
+    async def main() -> list[int]:
+        with inference.workspace() as folder:
+            items = inference.stream(request("One."), Path(folder), longest_piece_sec=0)
+            return [len(item.data) // 2 async for item in items if isinstance(item, Piece)]
+
+    counts = asyncio.run(main())
+    assert sum(counts) == 3200 * 400
+    assert counts[0] <= 3200
+    assert max(counts) == 16_384
+    assert len(counts) < 200
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+@pytest.mark.parametrize("fields", [{}, {"speed": 1.3}])
+def test_no_byte_depends_on_the_blocks(
+    inference: VibeVoiceInference,
+    engine: FakeEngine,
+    output_format: str,
+    fields: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine.audio = lambda chunk: np.tile(noise(chunk), 12) * np.float32(0.05)
+    asked = request(output_format=output_format, loudness=-12, **fields)
+    inference.loudness.remember("Alice", -29.0)
+    monkeypatch.setattr(inference.loudness, "remember", lambda *_: None)
+    in_blocks, _ = streamed(inference, asked)
+    monkeypatch.setattr(StreamJob, "_block_sec", lambda *_: 0.0)
+    in_frames, _ = streamed(inference, asked)
+    assert b"".join(in_blocks) == b"".join(in_frames)
+
+
+def test_who_has_less_sound_ahead_comes_first(
+    inference: VibeVoiceInference, engine: FakeEngine, tmp_path: Path
+) -> None:
+    engine.audio = lambda _: np.full(24_000 * 120, 0.5, np.float32)
+    inference.cpu = Line(1)
+    ahead, new = StreamJob(inference, request("One.")), StreamJob(inference, request("One."))
+    for job in (ahead, new):
+        job.plan(tmp_path)
+    pieces = {"ahead": ahead.run(tmp_path), "new": new.run(tmp_path)}
+    while next(pieces["ahead"]).count < 24_000 * 60:
+        pass
+    served: list[str] = []
+
+    def pull(name: str) -> None:
+        next(pieces[name])
+        served.append(name)
+
+    threads = [threading.Thread(target=pull, args=(name,)) for name in pieces]
+    with inference.cpu.enter(threading.Event()):
+        for place, thread in enumerate(threads):
+            thread.start()
+            wait_for(lambda place=place: len(inference.cpu._waiting) > place)
+        assert served == []
+    for thread in threads:
+        thread.join(60)
+    for made in pieces.values():
+        made.close()
+    assert served == ["new", "ahead"]
+
+
+def test_who_is_cancelled_waits_for_no_turn(inference: VibeVoiceInference, tmp_path: Path) -> None:
+    inference.cpu = Line(1)
+    job = StreamJob(inference, request("One."))
+    job.plan(tmp_path)
+    outcome: list[str] = []
+
+    def pull() -> None:
+        try:
+            next(job.run(tmp_path))
+        except Cancelled:
+            outcome.append("cancelled")
+
+    thread = threading.Thread(target=pull)
+    with inference.cpu.enter(threading.Event()):
+        thread.start()
+        wait_for(lambda: bool(inference.cpu._waiting))
+        job.cancel()
+        thread.join(60)
+        assert outcome == ["cancelled"]
 
 
 def test_pieces_grow_and_stay_below_their_limit(

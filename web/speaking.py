@@ -10,6 +10,7 @@ from config import Settings
 from inference import Began, Piece, Result, VibeVoiceInference
 from speech.errors import EngineLost, SpeechError
 from speech.request import Defaults, SpeechRequest
+from stream import LONGEST_BLOCK_SEC
 from web.contract import limited
 from web.errors import ApiError, as_api_error
 from web.health import Health
@@ -54,7 +55,8 @@ class Speaking:
     async def items(self, request: SpeechRequest) -> AsyncGenerator[Began | Piece | Result, None]:
         """The only text of an answer: the seat is free by the end of it."""
         with self.seat:
-            async with aclosing(self.part(request)) as items:
+            part = self.part(request, longest_block_sec=LONGEST_BLOCK_SEC)
+            async with aclosing(part) as items:
                 async for item in items:
                     yield item
 
@@ -63,8 +65,9 @@ class Speaking:
         request: SpeechRequest,
         sample_rate: int | None = None,
         after: tuple[Began, int] | None = None,
+        longest_block_sec: float = 0.0,
     ) -> AsyncGenerator[Began | Piece | Result, None]:
-        """Every frame as it is made. Takes the seat where it is not held, and keeps it. Closing it
+        """Every block as it is made. Takes the seat where it is not held, and keeps it. Closing it
         stops the engine within one frame. `after` is an earlier part of the same answer and the
         silence between the two, in milliseconds."""
         metrics, health = self._door.metrics, self._door.health
@@ -76,6 +79,7 @@ class Speaking:
                     Path(folder),
                     sample_rate=sample_rate,
                     longest_piece_sec=0,
+                    longest_block_sec=longest_block_sec,
                     after=after,
                 )
                 async with aclosing(stream) as items:
