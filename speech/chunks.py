@@ -92,6 +92,10 @@ class _Piece:
     ends_passage: bool
 
     @property
+    def letters(self) -> int:
+        return letters(self.passage.text.text[self.start : self.end])
+
+    @property
     def ends_paragraph(self) -> bool:
         return self.ends_passage and self.passage.ends_paragraph
 
@@ -99,9 +103,15 @@ class _Piece:
 _Group = list[_Piece]
 
 
+def letters(text: str) -> int:
+    """Its length in letters of an alphabet: a Chinese character, kana or syllable takes as long to
+    say as three."""
+    return len(text) if text.isascii() else len(text) + 2 * len(_WIDE.findall(text))
+
+
 def _size(group: Sequence[_Piece]) -> int:
-    """Characters of a chunk: its pieces and one space between them."""
-    return sum(piece.end - piece.start + 1 for piece in group) - 1
+    """Letters of a chunk: its pieces and one space between them."""
+    return sum(piece.letters + 1 for piece in group) - 1
 
 
 def _sections(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
@@ -142,11 +152,23 @@ def _pieces(section: list[Passage], limit: int) -> Iterator[_Piece]:
         spans = [
             (start, end)
             for sentence in sentences(text)
-            for start, end in split_long(text, sentence, limit)
+            for start, end in _parts(text, sentence, limit)
             if speakable(text[start:end])
         ]
         for start, end in spans:
             yield _Piece(passage, start, end, ends_passage=(start, end) == spans[-1])
+
+
+def _parts(text: str, span: Span, limit: int) -> list[Span]:
+    """`split_long` by letters."""
+    start, end = span
+    size = letters(text[start:end])
+    if size <= limit:
+        return [span]
+    parts = split_long(text, span, max(1, limit * (end - start) // size))
+    if len(parts) == 1:
+        return parts
+    return [finer for part in parts for finer in _parts(text, part, limit)]
 
 
 def _balance(pieces: _Group, limits: Limits) -> list[_Group]:
@@ -177,18 +199,12 @@ def _cut_finer(pieces: _Group, limits: Limits) -> _Group:
     finer: _Group = []
     for piece in pieces:
         span = (piece.start, piece.end)
-        parts = split_long(piece.passage.text.text, span, limits.max_chunk_chars // 4)
+        parts = _parts(piece.passage.text.text, span, limits.max_chunk_chars // 4)
         finer += [
             _Piece(piece.passage, *part, ends_passage=piece.ends_passage and part == parts[-1])
             for part in parts
         ]
     return finer
-
-
-def _spoken_size(run: _Group, piece: _Piece) -> int:
-    """In letters of an alphabet: a Chinese character, kana or syllable takes as long as three."""
-    text = piece.passage.text.text[run[0].start : piece.end]
-    return len(text) + 2 * len(_WIDE.findall(text))
 
 
 def _turns(group: _Group) -> tuple[Turn, ...]:
@@ -197,13 +213,18 @@ def _turns(group: _Group) -> tuple[Turn, ...]:
     runs: list[_Group] = []
     for piece in group:
         run = runs[-1] if runs else []
-        if run and run[0].passage is piece.passage and _spoken_size(run, piece) <= TURN_CHARS:
+        if run and run[0].passage is piece.passage and _size([*run, piece]) <= TURN_CHARS:
             run.append(piece)
         else:
             runs.append([piece])
     for run in runs:
         passage = run[0].passage
-        turns.append(Turn(passage.speaker, passage.text.text[run[0].start : run[-1].end]))
+        text, span = passage.text.text, (run[0].start, run[-1].end)
+        turns += [
+            Turn(passage.speaker, text[start:end])
+            for start, end in _parts(text, span, TURN_CHARS)
+            if speakable(text[start:end])
+        ]
     return tuple(turns)
 
 

@@ -25,6 +25,9 @@ _PARAGRAPH = re.compile(r"\n[ \t\r]*\n\s*")
 _WHOLE_WORD = re.compile(r"\w\W")
 _CLAUSE = re.compile(r"(?<=[,;:\u2014]) ")
 _SHORTEST_CLAUSE = 30
+_MOST_UNSAID = 600
+"""Characters without a word wait for one to go with; more of them are dropped, since all that
+waits is read anew with every piece."""
 _TAGS = re.compile(r"\[[^\[\]]*\]|<[^<>]*>")
 
 
@@ -97,6 +100,8 @@ class SentenceFeed:
             self._at = end
         elif taken:
             self._at = taken[-1].end
+        elif spans and spans[-1][1] > _MOST_UNSAID:
+            self._at = start + spans[-1][1]
         return taken
 
     def _clauses(self, text: str, span: tuple[int, int]) -> list[tuple[int, int]]:
