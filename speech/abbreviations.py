@@ -10,16 +10,16 @@ import re
 _TITLES = (
     "M MM Mme Mlle Mgr St Ste Sr Sra Srta Sres Dña Dra Drs Dres Profa Sig sig Sigra dott Dott "
     "Avv avv Ing ing Hr Hrn Fr Frl Dhr dhr Mevr mevr mw drs ir Exmo Exma mgr inż ks św г ул пр им "
-    "тов проф акад ген ul bzw EE Apt"
+    "тов проф акад ген ul vgl Vgl cf Cf viz bspw bzw EE Apt"
 )
 # Before a number they name or measure it; before a small letter the sentence goes on.
 _NUMBERED = (
     "approx aprox max min incl inkl excl exkl est avg Ex Exs Tab Tabs Abb Abs Kap Art Aufl Eq Eqs "
     "Op op Fig Figs fig figs Ext ext eds Suppl Vol Vols vol vols No Nos no nos Nr nr Sec Secs sec "
     "Ch Chap Chaps ch Tel tel Ref Refs Def Prop Inst pag pagg num núm Núm pág págs Pág art eq Ave "
-    "Mio Mrd evtl ggf zzgl geb gest gegr ca circa cca env av apr ibid vgl bijv tzv např příp kap "
+    "Mio Mrd evtl ggf zzgl geb gest gegr ca circa cca env av apr ibid bijv tzv např příp kap "
     "стр рис табл илл тел руб коп млн млрд тыс обл д см напр ок Ziff Anm Lit zł misc para qty temp "
-    "Rte Lem Cor ver vers UU"
+    "Rte Lem Cor ver vers UU appr exs dept Dept esp resp vs al feat orig"
 )
 # The same where a sentence begins with it: `Max. 5 people`, but `I met Max.`
 _NUMBERED_AT_START = "Approx Aprox Max Min Incl Inkl Excl Est Avg Evtl Ggf Zzgl Ca Circa Temp Qty"
@@ -33,7 +33,9 @@ _DAYS = (
     "vie sáb dom gio"
 )
 # Before a Roman number or a letter too: `Vol. II`, `Fig. A`.
-_PARTS = "Vol Vols Fig Figs Sec Ch Chap Art Pt App Bd Kap Tab Abb Eq Op fig vol sec ch art"
+_PARTS = (
+    "Vol Vols Fig Figs Sec Ch Chap Art Pt App Bd Kap Tab Abb Eq Op Rm Bldg Ex fig vol sec ch art"
+)
 
 
 def _ending(words: str, more: str = "") -> re.Pattern[str]:
@@ -47,7 +49,7 @@ _VOWELLESS = (
     r"|(?<!\d )(?!(?:[A-Z]+|[Hh]m+|[Ss]h+|[Pp]s+t)\.)"
     r"[b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{2,5}"
 )
-_TITLE = _ending(_TITLES)
+_TITLE = _ending(_TITLES, r"|z\. ?B|d\. ?h|u\. ?a|e\.g|i\.e|p\. ?ex")
 _BEFORE_NUMBER = _ending(f"{_NUMBERED} {_MONTHS}", _VOWELLESS)
 _BEFORE_NUMBER_AT_START = re.compile(rf"(?:{'|'.join(_NUMBERED_AT_START.split())})\.\s*")
 _BEFORE_DAY = _ending(_DAYS)
@@ -64,7 +66,7 @@ _MONTH = re.compile("Januar|Februar|März|Mai|Juni|Juli|Oktober|Dezember")
 _YEAR = re.compile(r"\d г\.\s*\Z")
 _NUMBER = re.compile(r"[(#~<>\u2264\u2265\u00b1+-]?\d")
 _DAY = re.compile(r"[1-3]?\d\b(?!:)")
-_PART = re.compile(r"[IVXLC]{1,6}\b(?!')|[A-Z]\b(?!')")
+_PART = re.compile(r"(?:[IVXLC]{1,6}|[A-Z]\d{0,4})\b(?!['.])")
 
 
 def leads_on(before: str, after: str) -> bool:

@@ -141,30 +141,47 @@ def _pack(section: list[Passage], limits: Limits) -> list[_Group]:
 
 def _sentences(section: list[Passage], limit: int) -> Iterator[_Group]:
     """Sentences in pieces that a turn can hold. What does not fit into a chunk comes in parts."""
-    # Where a sentence is cut inside, a turn may end in a comma of ours, and a word in two turns.
-    room = limit if limit <= TURN_CHARS else limit - limit // 50
     for passage in section:
         text = passage.text.text
         parts = [
             (part, part[1] < sentence[1])
             for sentence in sentences(text)
-            for part in split_long(text, sentence, room)
+            for part in split_long(text, sentence, limit)
             if speakable(text[slice(*part)])
         ]
         for part, breaks_off in parts:
-            yield _pieces(passage, part, breaks_off, part == parts[-1][0], limit)
+            yield from _fitting(passage, part, breaks_off, part == parts[-1][0], limit)
+
+
+def _fitting(
+    passage: Passage, span: Span, breaks_off: bool, ends_passage: bool, limit: int
+) -> Iterator[_Group]:
+    """The pieces of a span. Those of a word without an end need room for spaces between them."""
+    pieces = _pieces(passage, span, breaks_off, ends_passage, limit)
+    if _size(pieces) <= limit:
+        yield pieces
+        return
+    text = passage.text.text
+    parts = split_long(text, span, limit - limit // 50)
+    parts = [part for part in parts if speakable(text[slice(*part)])]
+    for part in parts:
+        is_last = part == parts[-1]
+        yield _pieces(passage, part, breaks_off or not is_last, ends_passage and is_last, limit)
 
 
 def _pieces(
     passage: Passage, span: Span, breaks_off: bool, ends_passage: bool, limit: int
 ) -> _Group:
-    limit, text = min(limit, TURN_CHARS), passage.text.text
+    most, text = min(limit, TURN_CHARS), passage.text.text
+    spans = [part for part in split_evenly(text, span, most) if speakable(text[slice(*part)])]
+    sizes = [letters(text[slice(*part)]) for part in spans]
+    spare = limit + 1 - sum(size + 1 for size in sizes)
     pieces = []
-    spans = [part for part in split_evenly(text, span, limit) if speakable(text[slice(*part)])]
-    for start, end in spans:
-        is_last = (start, end) == spans[-1]
-        size, breaks = letters(text[start:end]), breaks_off or not is_last
-        comma = breaks and size < limit and _is_open(text, end)
+    for (start, end), size in zip(spans, sizes, strict=True):
+        is_last = end == spans[-1][1]
+        breaks = breaks_off or not is_last
+        comma = breaks and min(spare, most - size) > 0 and _is_open(text, end)
+        spare -= comma
         pieces.append(_Piece(passage, start, end, size + comma, ends_passage and is_last, breaks))
     return pieces
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from speech.sentences import LONG_SENTENCE, sentences, split_long
+from speech.sentences import LONG_SENTENCE, is_settled, sentences, split_long
 from speech.text import speakable
 from speech.unspoken import StreamMask
 
@@ -22,9 +22,11 @@ _KNOWN = {
     **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
 }
 _PARAGRAPH = re.compile(r"\n[ \t\r]*\n\s*")
-_WHOLE_WORD = re.compile(r"\w\W")
 _CLAUSE = re.compile(r"(?<=[,;:\u2014]) ")
 _SHORTEST_CLAUSE = 30
+_MOST_UNSAID = 600
+"""Characters without a word wait for one to go with; more of them are dropped, since all that
+waits is read anew with every piece."""
 _TAGS = re.compile(r"\[[^\[\]]*\]|<[^<>]*>")
 
 
@@ -88,7 +90,7 @@ class SentenceFeed:
         spans = [part for span in sentences(text) for part in split_long(text, span, LONG_SENTENCE)]
         if not whole and spans:
             last = spans.pop()
-            if spans and not _WHOLE_WORD.search(text[last[0] :]):
+            if spans and not is_settled(text[slice(*spans[-1])], text[last[0] :]):
                 last = (spans.pop()[0], last[1])
             if self._granularity == "clause":
                 spans += self._clauses(text, last)
@@ -97,6 +99,8 @@ class SentenceFeed:
             self._at = end
         elif taken:
             self._at = taken[-1].end
+        elif spans and spans[-1][1] > _MOST_UNSAID:
+            self._at = start + spans[-1][1]
         return taken
 
     def _clauses(self, text: str, span: tuple[int, int]) -> list[tuple[int, int]]:

@@ -45,7 +45,7 @@ _LABEL = re.compile(
     rf"(?P<word>{_SPEAKERS}|{_PEOPLE})(?P<count>{_COUNT})(?(open) ?[\])])"
     rf"(?:(?P<time>,? ?{_TIME})| ?{_NOTE})?{_UNQUOTE}?"
     rf"(?:(?P<colon> ?{_COLON})(?:{_UNQUOTE}(?= ))?(?: ?[\[(]{_CLOCK}[\])]| {_CLOCK} ?$)?"
-    rf"| {_DASH}(?= )|\.(?= )|\.?(?= ?$)|(?(open)|(?(time)(?= )|(?!)))) ?(?:{_DASH} )?",
+    rf"| {_DASH}(?= )|\.(?= )| ?[>|;=\u00bb](?= )|\.?(?= ?$)|(?(open)|(?(time)(?= )|(?!)))) ?(?:{_DASH} )?",
     re.I | re.M,
 )
 # A transcript's tags, and `[S1]` as other speech models know it.
@@ -68,13 +68,18 @@ def take_labels(text: Traced) -> tuple[Traced, dict[int, int], list[str]]:
             if key:
                 keys[text.at[start]] = key
         text = text.sub(pattern, partial(_piece, found))
-    return text, _numbers(keys), _warnings(text.text, bool(keys))
+    warnings = _warnings(text.text, bool(keys))
+    return text.sub(_TAG, _mentioned, "<"), _numbers(keys), warnings
 
 
 def _piece(found: Mapping[int, _Key | None], match: re.Match[str]) -> Pieces | None:
     if match.start() not in found:
         return None
     return (SPEAKER,) if found[match.start()] else ()
+
+
+def _mentioned(tag: re.Match[str]) -> Pieces | None:
+    return (slice(tag.start() + 1, tag.end() - 1),) if tag["word"] else None
 
 
 def _tags(text: str) -> dict[int, _Key | None]:
@@ -121,7 +126,7 @@ def _begins_line(label: re.Match[str]) -> bool:
 
 
 def _is_person(word: str) -> bool:
-    return word in _PEOPLE.split("|")
+    return word.lower() in _PEOPLE.split("|")
 
 
 def _key(label: re.Match[str]) -> _Key:
@@ -151,7 +156,8 @@ def _numbers(keys: Mapping[int, _Key]) -> dict[int, int]:
 
 _LIKE_A_LABEL = re.compile(
     rf"(?:{_SPEAKERS}){_COUNT}(?: ?{_NOTE}|,? ?{_TIME})? ?{_COLON}"
-    rf"|^ ?(?:{_SPEAKERS}|{_PEOPLE}){_COUNT} ?(?:{_COLON}|{_DASH} )|^ ?\[\d{{1,2}}\] ?{_COLON}"
+    rf"|^ ?(?:{_SPEAKERS}|{_PEOPLE}){_COUNT} ?(?:{_COLON}|[-\u2013\u2014>|;=] )"
+    rf"|^ ?\[\d{{1,2}}\] ?{_COLON}"
     rf"|<(?:speaker|{_PEOPLE})[ _-]?\d{{1,3}} ?>",
     re.I | re.M,
 )
@@ -167,7 +173,7 @@ def _warnings(text: str, is_script: bool) -> list[str]:
     warnings = []
     if like:
         warnings.append(
-            f"text: {_quoted(like)} is read aloud, for it is not understood as a speaker's label"
+            f"text: read aloud, for they are not understood as speakers' labels: {_quoted(like)}"
             " (a line of a script begins with `Speaker 1:`)"
         )
     if names:

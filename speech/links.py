@@ -17,6 +17,14 @@ _URL = re.compile(
     rf"(?::\d{{1,5}})?([/?#]{_PATH}{{0,2000}})?>?",
     re.I,
 )
+_TOP = (
+    r"com|org|net|edu|gov|mil|int|info|biz|io|ai|dev|app|co|eu|uk|us|ca|au|nz|jp|cn|kr|tw|hk|br|mx|ru|ua|"
+    r"de|ch|fr|es|pt|nl|pl|cz|se|dk|fi|gr|tr|ie|il|za|tv|xyz|online|site|shop|store|blog|wiki|news|cloud|tech"
+)
+_BARE = re.compile(
+    rf"(?<![\w.@/\\-])((?:{_HOST}{{1,63}}\.){{1,6}}(?:{_TOP}))(?::\d{{2,5}})?(/{_PATH}{{0,2000}})?"
+    r"(?![\w@-]|\.\w)",
+)
 _LONG_HEX = re.compile(r"\b(?=[0-9a-f]{0,63}\d)(?=[0-9a-f]{0,63}[a-f])[0-9a-f]{32,128}\b", re.I)
 
 
@@ -46,4 +54,5 @@ def speak_links(text: Traced) -> Traced:
 
     text = text.sub(_URL, domain, "/wW")
     text = text.sub(_EMAIL, address, "@")
+    text = text.sub(_BARE, domain, ".")
     return text.sub(_LONG_HEX, ())

@@ -23,7 +23,8 @@ _IN_PARENTHESES = re.compile(
 # Papers write several as [1], [2] and [5]-[7].
 _CITED = rf"\[{_NUMBERS}\](?:(?:[,;] ?| ?[-\u2013] ?|,? and )\[{_NUMBERS}\]){{0,20}}"
 _SET_OFF = re.compile(
-    rf"(?<=[\w.!?)\"'\u201d\u2019\u00bb]) {_CITED}(?=[.,;:!?)]|$)"
+    # Behind a sentence `[2]: Yes.` is a speaker.
+    rf"(?<=[\w.!?)\"'\u201d\u2019\u00bb]) {_CITED}(?=[.,;:!?)]|$)(?<![.!?] \[\d\](?=: ))"
     rf"|(?:(?<=[a-z)])|(?<=\bal\.)) {_CITED}(?= [a-z(])"
     r"|(?<=[a-z)]) \([1-9]\d{0,2}\)(?=[.;!?](?:\s|\Z))",
     re.M,

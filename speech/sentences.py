@@ -22,14 +22,17 @@ _CLOSED = r"[.!?\u2026][\"'\u201d\u2019\u00bb)\]]{1,2}"
 # Where sentencex sees no end although there is one: `etc.` or a closed bracket before a new
 # beginning, and a space that was forgotten.
 _MISSED_END = re.compile(rf"(?:\betc\.|{_CLOSED})(?= +[\"'\u201c\u2018(\[]?[A-Z])")
-_TOP_DOMAINS = "com|org|net|edu|gov|io|ai|dev|app|info|biz|js|ts|py|md"
-GLUED_END = re.compile(
-    r"(?<![^\s\"'\u201c\u2018(\[*_])([^\W\d_]{2,40}[\"'\u201d\u2019)]?[.!?\u2026])"
-    rf"(?=(?!(?:{_TOP_DOMAINS})\b)[^\W\d_]{{1,40}}(?:['\u2019][a-z]{{1,3}})?"
-    r"[.,;:!?\u2026\"'\u201d\u2019)]{0,3}(?:\s|\Z))",
-    re.I,
+# A space that was forgotten: `left.She`.
+_GLUED = re.compile(
+    r"(?<![^\s\"'\u201c\u2018(\[])([^\W_]{2,40})([\"'\u201d\u2019)]?[.!?\u2026])"
+    r"(?=([^\W\d_]{1,40})(?:['\u2019-][^\W\d_]{1,20}){0,2}[.,;:!?\u2026\"'\u201d\u2019)]{0,3}(?:\s|\Z))"
 )
-"""An end without a space behind it. Whether it is one tells `is_glued`."""
+_NAMES = re.compile("com|org|net|edu|gov|info|biz|io|ai|dev|app|js|ts|py|md", re.I)
+_STARTERS = re.compile(
+    "The|She|He|It|I|We|They|You|This|That|These|Those|There|But|And|So|In|On|At|If|When|While|What|"
+    "Then|No|Yes|A|An|My|His|Her|Our|Their|Your|Why|How|Who|Where|As|For|After|Before|Or|Not|Now|"
+    "Once|Here|Please|Some|All"
+)
 _NUMBER = re.compile(r"\(?(?:\d{1,3}|[A-Za-z]|[IVXLCivxlc]{1,5})[.)]")
 _FALLBACK = re.compile(r"[.!?]+[\"')\]]*(?= |\Z)")
 
@@ -37,19 +40,23 @@ _FALLBACK = re.compile(r"[.!?]+[\"')\]]*(?= |\Z)")
 def sentences(text: str) -> list[Span]:
     """The sentences of a text whose spaces are plain (`speech.symbols.normalise`)."""
     spans: list[Span] = []
-    for start, end in _ends_found(text, _finer(text, _boundaries(text))):
-        if spans and _joins(text, spans[-1], (start, end)):
+    glued = set(glued_ends(text))
+    missed = {match.end() for match in _MISSED_END.finditer(text)}
+    for start, end in _cut_at(text, _finer(text, _boundaries(text)), sorted(glued | missed)):
+        if spans and spans[-1][1] not in glued and _joins(text, spans[-1], (start, end)):
             start = spans.pop()[0]
         spans.append((start, end))
     return spans
 
 
-def is_glued(match: re.Match[str]) -> bool:
-    """Whether a `GLUED_END` ends a sentence: `left.She` does, `System.Out` and `St.Gallen` do
-    not."""
-    return match[1].strip("\"'\u201d\u2019).!?\u2026").islower() and (
-        match.string[match.end()].isupper()
-    )
+def glued_ends(text: str) -> Iterator[int]:
+    """Where a sentence ends and no space follows: `left.She`, but not `System.Out`, `e.g.The` or
+    `Example.com`."""
+    for match in _GLUED.finditer(text):
+        before, mark, after = match.groups()
+        is_end = before.islower() or _STARTERS.fullmatch(after) or mark[-1] in "!?"
+        if is_end and after[0].isupper() and not _NAMES.fullmatch(after):
+            yield match.end()
 
 
 def is_settled(before: str, after: str) -> bool:
@@ -118,11 +125,9 @@ def _finer(text: str, spans: Iterator[Span]) -> list[Span]:
     return found
 
 
-def _ends_found(text: str, spans: list[Span]) -> Iterator[Span]:
-    """Spans without the ends inside that sentencex missed."""
-    missed = {match.end() for match in _MISSED_END.finditer(text)}
-    missed.update(match.end() for match in GLUED_END.finditer(text) if is_glued(match))
-    points = iter(sorted(missed))
+def _cut_at(text: str, spans: list[Span], ends: list[int]) -> Iterator[Span]:
+    """Spans cut where further ends are, without the white space at their edges."""
+    points = iter(ends)
     point = next(points, len(text))
     for start, end in spans:
         while point < end:
@@ -161,6 +166,8 @@ def _joins(text: str, before: Span, after: Span) -> bool:
     tail = text[max(before[0], before[1] - 40) : before[1]]
     if "\n" not in tail and not any(map(str.isalnum, text[slice(*after)])):
         return True
+    if before[1] == after[0] and tail[-1] == "." and head[0].isalnum():
+        return True  # no space and no glued end: `System.Out`
     if before[1] - before[0] < 8 and _NUMBER.fullmatch(tail):
         return True
     return leads_on(tail, head) or bool(_QUOTED.search(tail[-3:]) and _SAID.match(head))

@@ -14,6 +14,11 @@ from speech.traced import Pieces, Traced
 _LINE_ENDS = re.compile("\r\n?|[\u0085\u2028\v\f]")
 _PARAGRAPH_SEPARATOR = re.compile("\u2029")
 _INVISIBLE = {"Cc", "Cf", "Cn", "Co", "Cs"}
+_KEPT_FORMAT = "\n\u200c\u200d"
+# Behind letters of Arabic, Indic and Khmer scripts a joiner decides how a word is spelled.
+_IDLE_JOINER = re.compile(
+    "(?<![\u0620-\u06ff\u0750-\u077f\u0900-\u0dff\u0f00-\u109f\u1780-\u17ff])[\u200c\u200d]{1,20}"
+)
 _JAMO = "\u1160-\u11ff\ud7b0-\ud7ff"
 _VARIATION_SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef\u20e3"
 _UNSEEN = re.compile(f"[{_VARIATION_SELECTORS}\ufffc\ufffd]")
@@ -66,10 +71,12 @@ def normalise(text: Traced) -> Traced:
     spaces = {ord(char): " " for char in set(text.text) if char != "\n" and char.isspace()}
     text = text.translate(spaces)
     invisible = _found(
-        text.text, lambda char: char != "\n" and unicodedata.category(char) in _INVISIBLE
+        text.text,
+        lambda char: char not in _KEPT_FORMAT and unicodedata.category(char) in _INVISIBLE,
     )
     if invisible:
         text = text.sub(re.compile(f"[{invisible}]"), ())
+    text = text.sub(_IDLE_JOINER, (), "\u200c\u200d")
     text = text.sub(_UNSEEN, ())
     text = plain_letters(text)
     return text.sub(_SPACES, (" ",))
@@ -189,7 +196,7 @@ _CJK = re.compile(f"[{_CJK_MARKS}]((?=[^\\s\"')\\]{_CJK_MARKS}]))?")
 _PARENTHESES = {ord("\uff08"): "(", ord("\uff09"): ")"}
 _EMOJI = re.compile(
     "[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2300-\u23ff\u2190-\u21ff\u25a0-\u25ff"
-    "\u3030\u303d\u3297\u3299\u24c2\u200d\U000e0020-\U000e007f]+"
+    "\u3030\u303d\u3297\u3299\u24c2\U000e0020-\U000e007f]+"
 )
 _FRENCH = re.compile(
     "(?<=\\s[\u00ab\u2039]) |(?<=^[\u00ab\u2039]) | (?=[\u00bb\u203a](?!\\w))", re.M
@@ -197,7 +204,7 @@ _FRENCH = re.compile(
 _SHARP, _FLAT = re.compile("(?<=\\b[A-G])\u266f"), re.compile("(?<=\\b[A-G])\u266d")
 _HYPHEN = re.compile(
     rf"(?:(?<=\d)|(?<=\d[kKmMbB])) ?[\u2012\u2013] ?(?=[\d{SIGNS}])"
-    r"|(?<=\w)[\u2012\u2013](?=[A-Z\d])|(?<!\w)[\u2012\u2013](?=\d)"
+    r"|(?<=\w)[\u2012\u2013](?=[A-Z\d])|(?<!\w)[\u2012\u2013](?=\d)|(?<=\d)\u2014(?=\d)"
 )
 _DASH = re.compile(r" ?(?:[\u2012-\u2015\u2e3a\u2e3b]|(?<![-<])-{2,20}(?![->]))+ ?")
 _ELLIPSIS = re.compile(r"\.{0,20}\u2026[.\u2026]{0,20}|\.{4,}|(?:\. ){2,}\.")
@@ -212,7 +219,7 @@ def plain_symbols(text: Traced) -> Traced:
     text = text.sub(_EMOJI, (" ",))
     text = text.translate({**_SAME_LENGTH, **_PARENTHESES})
     text = text.sub(_CJK, _plain_cjk)
-    text = text.sub(_HYPHEN, ("-",), "\u2012\u2013")
+    text = text.sub(_HYPHEN, ("-",), "\u2012\u2013\u2014")
     text = text.sub(_DASH, _dash, "-\u2012\u2013\u2014\u2015\u2e3a\u2e3b")
     text = text.sub(_ELLIPSIS, ("...",), ".\u2026")
     text = text.sub(_SHOUT, lambda match: ("?" if "?" in match[0] else "!",))

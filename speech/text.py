@@ -17,6 +17,7 @@ from speech.layout import join_lines
 from speech.links import speak_links
 from speech.markup import strip_markdown
 from speech.pauses import MAX_PAUSE_MS, PARAGRAPH, PAUSE, take_pauses
+from speech.sentences import glued_ends
 from speech.symbols import decode_escapes, neutralise, normalise, plain_letters, plain_symbols
 from speech.tags import strip_tags, unescape, unescape_document
 from speech.traced import Pieces, Traced
@@ -82,6 +83,7 @@ def _clean(source: str) -> tuple[Traced, dict[int, int], dict[int, int], list[st
     text, warnings = strip_markdown(text)
     text, labels, misread = take_labels(text)
     text = speak_links(text)
+    text = text.replaced(((end, end) for end in glued_ends(text.text)), " ")
     text = plain_symbols(text)
     return neutralise(text), pauses, labels, [*left_out, *warnings, *misread]
 

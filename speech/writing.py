@@ -42,7 +42,7 @@ _BEGINS_LETTER = re.compile("[\u0e40-\u0e44\u0ec0-\u0ec4]")
 _GOES_ON = re.compile(
     "[\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0eaf\u0eb0\u0eb2\u0eb3\u0ec6\u200c\u200d"
     "\u3005\u3041\u3043\u3045\u3047\u3049\u3063\u3083\u3085\u3087\u30a1\u30a3\u30a5\u30a7\u30a9"
-    "\u30c3\u30e3\u30e5\u30e7\u30fc.,;:!?)\\]\u3001\u3002\uff0c\uff01\uff1f]"
+    "\u30c3\u30e3\u30e5\u30e7\u30fc\U0001f3fb-\U0001f3ff.,;:!?)\\]\u3001\u3002\uff0c\uff01\uff1f]"
 )
 # Signs that join two consonants (Unicode calls them virama, al-lakuna, coeng), and a joiner.
 _JOINS_NEXT = re.compile(

@@ -23,6 +23,7 @@ import pytest
 from config import Settings
 from engines.espeak import _plain
 from inference import VibeVoiceInference
+from speech.chunks import Limits, plan_text
 from speech.pace import Pace
 from speech.request import parse_request
 from speech.text import read
@@ -180,3 +181,16 @@ def test_four_times_the_hostile_text_takes_about_four_times_as_long(unit: str) -
 
     # A square law would give 16. CPU time is disturbed too: one clean try of three is enough.
     assert any(seconds(40_000) < 9 * seconds(10_000) for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    "unit", ["a!", "a?b", "'a ", '"a ', "(a ", "a.B", "Dr. ", "\u5b57\u3002", "x" * 50]
+)
+def test_four_times_the_text_takes_about_four_times_as_long_to_plan(unit: str) -> None:
+    def seconds(characters: int) -> float:
+        text = f"Begin. {unit * (characters // len(unit))} End."
+        start = time.process_time()
+        plan_text(text, Limits())
+        return time.process_time() - start
+
+    assert any(seconds(80_000) < 9 * seconds(20_000) for _ in range(3))

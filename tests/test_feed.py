@@ -101,3 +101,12 @@ def test_reasoning_that_never_ends_is_left_out_but_a_mention_holds_nothing_back(
     ]
     assert feed.feed(" answer. <think>Should I? No. I")[0].text == "Then they answer."
     assert feed.flush() == []
+
+
+@pytest.mark.parametrize("unit", ["!", "? ", "... ", "[x] ", "\U0001f44d "])
+def test_text_without_a_word_is_not_read_anew_with_every_piece(unit: str) -> None:
+    feed = SentenceFeed()
+    for _ in range(4000):
+        feed.feed(unit)
+        assert len(feed.text) - feed._at <= 2000
+    assert [each.text for each in feed.feed("Hello there. And then.")][-1].endswith("Hello there.")
