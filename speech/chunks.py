@@ -83,14 +83,16 @@ def plan_text(
 @dataclass(frozen=True, slots=True)
 class _Piece:
     """A sentence, or a part of one that is too long for a turn or a chunk. A span into its
-    passage. `size` is in letters; `breaks_off` says that its sentence goes on behind it."""
+    passage. `size` is in letters, with a comma that it gets; `breaks_off` says that its sentence
+    goes on behind it."""
 
     passage: Passage
     start: int
     end: int
     size: int
     ends_passage: bool
-    breaks_off: bool = False
+    breaks_off: bool
+    has_comma: bool = False
 
     @property
     def ends_paragraph(self) -> bool:
@@ -150,23 +152,32 @@ def _sentences(section: list[Passage], limit: int) -> Iterator[_Group]:
             if speakable(text[slice(*part)])
         ]
         for part, breaks_off in parts:
-            yield from _fitting(passage, part, breaks_off, part == parts[-1][0], limit)
+            ends_passage = part == parts[-1][0]
+            pieces = _pieces(passage, part, breaks_off, ends_passage, limit)
+            if _size(pieces) <= limit:
+                yield pieces
+            else:  # a word without an end, which is cut: it needs room for spaces
+                narrow = limit - limit // 50
+                yield from ([piece] for piece in _recut(pieces, narrow, limit))
 
 
-def _fitting(
-    passage: Passage, span: Span, breaks_off: bool, ends_passage: bool, limit: int
-) -> Iterator[_Group]:
-    """The pieces of a span. Those of a word without an end need room for spaces between them."""
-    pieces = _pieces(passage, span, breaks_off, ends_passage, limit)
-    if _size(pieces) <= limit:
-        yield pieces
-        return
+def _recut(pieces: _Group, size: int, limit: int) -> _Group:
+    """The same words in parts of another size."""
+    passage, (first, last) = pieces[0].passage, (pieces[0], pieces[-1])
     text = passage.text.text
-    parts = split_long(text, span, limit - limit // 50)
+    parts = split_long(text, (first.start, last.end), size)
     parts = [part for part in parts if speakable(text[slice(*part)])]
-    for part in parts:
-        is_last = part == parts[-1]
-        yield _pieces(passage, part, breaks_off or not is_last, ends_passage and is_last, limit)
+    return [
+        piece
+        for part in parts
+        for piece in _pieces(
+            passage,
+            part,
+            last.breaks_off or part != parts[-1],
+            last.ends_passage and part == parts[-1],
+            limit,
+        )
+    ]
 
 
 def _pieces(
@@ -175,14 +186,15 @@ def _pieces(
     most, text = min(limit, TURN_CHARS), passage.text.text
     spans = [part for part in split_evenly(text, span, most) if speakable(text[slice(*part)])]
     sizes = [letters(text[slice(*part)]) for part in spans]
-    spare = limit + 1 - sum(size + 1 for size in sizes)
+    spare = limit + 1 - sum(sizes) - len(sizes)
     pieces = []
     for (start, end), size in zip(spans, sizes, strict=True):
         is_last = end == spans[-1][1]
         breaks = breaks_off or not is_last
         comma = breaks and min(spare, most - size) > 0 and _is_open(text, end)
         spare -= comma
-        pieces.append(_Piece(passage, start, end, size + comma, ends_passage and is_last, breaks))
+        ends = ends_passage and is_last
+        pieces.append(_Piece(passage, start, end, size + comma, ends, breaks, comma))
     return pieces
 
 
@@ -196,7 +208,9 @@ def _balance(pieces: _Group, limits: Limits) -> list[_Group]:
     be by cutting the sentence before. The limit wins."""
     if _size(pieces) <= limits.max_chunk_chars:
         return [pieces]
-    for candidate in (pieces, _cut_finer(pieces, limits)):
+    most = limits.max_chunk_chars
+    finer = [part for piece in pieces for part in _recut([piece], most // 4, most)]
+    for candidate in (pieces, finer):
         ends = list(accumulate(piece.size + 1 for piece in candidate))
         cuts = [
             (not before.ends_paragraph, before.breaks_off, abs(2 * end - ends[-1]), cut)
@@ -211,43 +225,26 @@ def _balance(pieces: _Group, limits: Limits) -> list[_Group]:
     return [pieces[:-1], pieces[-1:]]
 
 
-def _cut_finer(pieces: _Group, limits: Limits) -> _Group:
-    finer: _Group = []
-    for piece in pieces:
-        text, span = piece.passage.text.text, (piece.start, piece.end)
-        for part in split_long(text, span, limits.max_chunk_chars // 4):
-            is_last = part[1] == piece.end
-            finer += _pieces(
-                piece.passage,
-                part,
-                piece.breaks_off or not is_last,
-                piece.ends_passage and is_last,
-                limits.max_chunk_chars,
-            )
-    return finer
-
-
 def _turns(group: _Group) -> tuple[Turn, ...]:
     """Sentences of one speaker and paragraph share a turn while it is short. A turn that ends
     between two words gets a comma: with a full stop the voice would fall."""
-    turns: list[Turn] = []
     runs: list[_Group] = []
+    size = 0
     for piece in group:
-        run = runs[-1] if runs else []
-        if run and run[0].passage is piece.passage and _run_size(run, piece) <= TURN_CHARS:
-            run.append(piece)
+        last = runs[-1][-1] if runs else None
+        added = piece.size if last is None else piece.start - last.end + piece.size
+        if last and last.passage is piece.passage and size + added <= TURN_CHARS:
+            runs[-1].append(piece)
+            size += added
         else:
             runs.append([piece])
-    for run in runs:
-        passage, last = run[0].passage, run[-1]
-        text = passage.text.text[run[0].start : last.end]
-        comma = "," if last.size > letters(passage.text.text[last.start : last.end]) else ""
-        turns.append(Turn(passage.speaker, text + comma))
-    return tuple(turns)
+            size = piece.size
+    return tuple(_turn(run[0], run[-1]) for run in runs)
 
 
-def _run_size(run: _Group, piece: _Piece) -> int:
-    return letters(piece.passage.text.text[run[0].start : piece.end])
+def _turn(first: _Piece, last: _Piece) -> Turn:
+    text = first.passage.text.text
+    return Turn(first.passage.speaker, text[first.start : last.end] + "," * last.has_comma)
 
 
 def _pause_after(piece: _Piece, limits: Limits) -> int:

@@ -45,7 +45,8 @@ _LABEL = re.compile(
     rf"(?P<word>{_SPEAKERS}|{_PEOPLE})(?P<count>{_COUNT})(?(open) ?[\])])"
     rf"(?:(?P<time>,? ?{_TIME})| ?{_NOTE})?{_UNQUOTE}?"
     rf"(?:(?P<colon> ?{_COLON})(?:{_UNQUOTE}(?= ))?(?: ?[\[(]{_CLOCK}[\])]| {_CLOCK} ?$)?"
-    rf"| {_DASH}(?= )|\.(?= )| ?[>|;=\u00bb](?= )|\.?(?= ?$)|(?(open)|(?(time)(?= )|(?!)))) ?(?:{_DASH} )?",
+    rf"| {_DASH}(?= )|\.(?= )| ?[>|;=\u00bb](?= )|\.?(?= ?$)"
+    rf"|(?(open)|(?(time)(?= )|(?!)))) ?(?:{_DASH} )?",
     re.I | re.M,
 )
 # A transcript's tags, and `[S1]` as other speech models know it.
@@ -161,6 +162,7 @@ _LIKE_A_LABEL = re.compile(
     rf"|<(?:speaker|{_PEOPLE})[ _-]?\d{{1,3}} ?>",
     re.I | re.M,
 )
+_WITH_COMMA = re.compile(rf"^ ?(?:{_SPEAKERS}){_COUNT},(?= )", re.I | re.M)  # a table's cell
 _NAME = re.compile(rf"^ ?([^\W\d_][\w.' -]{{0,30}}?) ?{_COLON} ?(?=\S)", re.M)
 _LINE = re.compile(r"^ *\S", re.M)
 _MOST_NAMED = 3
@@ -169,6 +171,8 @@ _MOST_NAMED = 3
 def _warnings(text: str, is_script: bool) -> list[str]:
     """Labels that are read aloud in one voice are told."""
     like = dict.fromkeys(match[0].strip() for match in _LIKE_A_LABEL.finditer(text))
+    cells = dict.fromkeys(match[0].strip() for match in _WITH_COMMA.finditer(text))
+    like |= cells if len(cells) > 1 else {}
     names = [] if is_script else _dialogue(text)
     warnings = []
     if like:

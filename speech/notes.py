@@ -23,8 +23,7 @@ _IN_PARENTHESES = re.compile(
 # Papers write several as [1], [2] and [5]-[7].
 _CITED = rf"\[{_NUMBERS}\](?:(?:[,;] ?| ?[-\u2013] ?|,? and )\[{_NUMBERS}\]){{0,20}}"
 _SET_OFF = re.compile(
-    # Behind a sentence `[2]: Yes.` is a speaker.
-    rf"(?<=[\w.!?)\"'\u201d\u2019\u00bb]) {_CITED}(?=[.,;:!?)]|$)(?<![.!?] \[\d\](?=: ))"
+    rf"(?<=[\w.!?)\"'\u201d\u2019\u00bb]) {_CITED}(?=[.,;:!?)]|$)"
     rf"|(?:(?<=[a-z)])|(?<=\bal\.)) {_CITED}(?= [a-z(])"
     r"|(?<=[a-z)]) \([1-9]\d{0,2}\)(?=[.;!?](?:\s|\Z))",
     re.M,
@@ -97,4 +96,6 @@ def _set_off(match: re.Match[str]) -> Pieces | None:
     before = match.string[max(0, match.start() - 16) : match.start()]
     word = _LAST_WORD.search(before)
     is_name = bool(word and word[0][0].isupper() and match[0][1] == "(")
+    if before[-1:] in (".", "!", "?") and match.string[match.end() : match.end() + 1] == ":":
+        return None  # behind a sentence `[2]: Yes.` is what a speaker says
     return None if is_name or _NEEDS_NUMBER.search(before) else ()

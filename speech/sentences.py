@@ -13,7 +13,7 @@ from itertools import pairwise
 import sentencex
 
 from speech.abbreviations import leads_on
-from speech.writing import is_inside_letter, letters, running_letters
+from speech.writing import SYLLABLE_LETTERS, is_inside_letter, letters, running_letters
 
 Span = tuple[int, int]
 LONG_SENTENCE = 300
@@ -37,8 +37,13 @@ _NUMBER = re.compile(r"\(?(?:\d{1,3}|[A-Za-z]|[IVXLCivxlc]{1,5})[.)]")
 _FALLBACK = re.compile(r"[.!?]+[\"')\]]*(?= |\Z)")
 
 
+_MARK = re.compile(r"[^\w ,'-]")
+
+
 def sentences(text: str) -> list[Span]:
     """The sentences of a text whose spaces are plain (`speech.symbols.normalise`)."""
+    if not _MARK.search(text):
+        return list(_worded(text, 0, len(text)))
     spans: list[Span] = []
     glued = set(glued_ends(text))
     missed = {match.end() for match in _MISSED_END.finditer(text)}
@@ -200,8 +205,10 @@ def split_long(text: str, span: Span, limit: int) -> list[Span]:
     The last place of the best kind within the limit wins, but a part is at least half full unless
     there is no other way. A word longer than the limit is cut between characters.
     """
-    parts: list[Span] = []
     (start, end), first = span, span[0]
+    if SYLLABLE_LETTERS * (end - start) <= limit:
+        return [span]
+    parts: list[Span] = []
     sizes = running_letters(text[start:end])
     while sizes[end - first] - sizes[start - first] > limit:
         most = first + bisect_right(sizes, sizes[start - first] + limit) - 1

@@ -203,6 +203,7 @@ _CUE = re.compile(
 _CUE_HEADER = re.compile(
     r"\A\s{0,8}WEBVTT[^\n]{0,200}\n|^(?:NOTE|STYLE)\b(?:[^\n]{1,500}\n){1,50}", re.M
 )
+_CUE_VOICE = re.compile(r"<v(?:\.[\w.]{1,60})? (speaker[ _]?\d{1,3})>", re.I)
 _CUE_MARK = re.compile(
     r"\{\\[a-z][^{}\n]{0,80}\}|<\d{2}:\d{2}[\d:.]{0,10}>|</?v(?:\.[\w.]{1,60})?(?: [^<>\n]{0,60})?>"
     r"|</?c(?:\.[\w.]{1,60})?>",
@@ -213,6 +214,7 @@ _LYRIC_TIME = re.compile(r"^ ?\[\d{1,3}:\d{2}[.:]\d{2,3}\] ?", re.M)
 _TIME_LINE = re.compile(r"(?:\A|\n) ?((?:\d{1,2}:)?\d{1,2}:\d{2}) ?\n")
 _FIRST_TIME = re.compile(r"(?:0{1,2}:)?0{1,2}:\d\d")
 _FEWEST_TIMES = 3
+_NEW_SPEAKER = re.compile(r"[-\u2013]|[\[(]?speaker[ _]?\d|\Z", re.I)
 _ENDS = ".!?:;\u2026\u3002\uff01\uff1f\"')]\u201d\u2019\u266a"
 
 
@@ -226,13 +228,14 @@ def strip_subtitle_times(text: Traced) -> Traced:
     if "-->" not in text.text or not _CUE.search(text.text):
         return text
     text = text.sub(_CUE_HEADER, ())
+    text = text.sub(_CUE_VOICE, (1, ": "))
     text = text.sub(_CUE_MARK, ())
     return text.sub(_CUE, _between_cues)
 
 
 def _between_cues(match: re.Match[str]) -> Pieces:
     whole, (start, end) = match.string, match.span()
-    goes_on = whole[start - 1 : start] not in _ENDS and whole[end : end + 1] not in "-\u2013"
+    goes_on = whole[start - 1 : start] not in _ENDS and not _NEW_SPEAKER.match(whole, end)
     return (" " if goes_on else "\n",)
 
 

@@ -19,21 +19,22 @@ INDIC = "\u0900-\u0dff"
 SYLLABLE = re.compile(f"[{HAN}{KANA}{HANGUL}]")
 UNSPACED = re.compile(f"[{HAN}{KANA}{SPACELESS_ALPHABETS}]")
 """A character beside which any place may be a word's edge."""
-_SYLLABLE_LETTERS = 3
+SYLLABLE_LETTERS = 3
 
 
 def letters(text: str) -> int:
     """The size of a text in letters of an alphabet, spaces and marks included."""
     if text.isascii():
         return len(text)
-    return len(text) + (_SYLLABLE_LETTERS - 1) * len(SYLLABLE.findall(text))
+    return len(text) + (SYLLABLE_LETTERS - 1) * len(SYLLABLE.findall(text))
 
 
 def running_letters(text: str) -> Sequence[int]:
     """The size of each of a text's beginnings, from the empty one to the whole."""
-    if text.isascii() or not SYLLABLE.search(text):
+    syllables = frozenset() if text.isascii() else frozenset(SYLLABLE.findall(text))
+    if not syllables:
         return range(len(text) + 1)
-    sizes = (_SYLLABLE_LETTERS if SYLLABLE.match(char) else 1 for char in text)
+    sizes = (SYLLABLE_LETTERS if char in syllables else 1 for char in text)
     return list(accumulate(sizes, initial=0))
 
 
