@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from speech.errors import RequestError
+from speech.labels import plain_labels, warn_of_names
 from speech.layout import join_lines
 from speech.links import speak_links
 from speech.markup import strip_markdown
@@ -67,6 +68,8 @@ def read(source: str, pronunciations: Mapping[str, str] | None = None) -> Readin
     """
     text, pauses, warnings = _clean(source)
     text, labels = _take_labels(text)
+    if not labels:
+        warnings += warn_of_names(text.text)
     text = join_lines(text)
     text = _pronounce(text, pronunciations or {})
     text = neutralise(text)
@@ -80,7 +83,7 @@ def _clean(source: str) -> tuple[Traced, dict[int, int], list[str]]:
     for step in (strip_subtitle_times, strip_page_numbers, strip_drawings):
         text = step(text)
     text, pauses = take_pauses(text)
-    text = plain_letters(unescape(strip_tags(text)))
+    text = plain_letters(unescape(strip_tags(plain_labels(text))))
     text, warnings = strip_markdown(text)
     text = speak_links(text)
     text = text.sub(GLUED, (0, " "))
