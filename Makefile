@@ -99,7 +99,7 @@ $(PRODUCTION)/.tests: $(PRODUCTION_SET) requirements-dev.txt
 	$(PYTHON312) -m venv $(PRODUCTION)
 	$(PRODUCTION)/bin/python -m pip install --disable-pip-version-check --no-deps -r $<
 	$(PRODUCTION)/bin/python -m pip install --disable-pip-version-check -c requirements-dev.txt \
-		pytest hypothesis
+		pytest pytest-xdist hypothesis
 	$(PRODUCTION)/bin/python -m pip install --disable-pip-version-check --no-deps vibevoice==0.0.1
 	@touch $@
 

@@ -51,26 +51,40 @@ _LABEL = re.compile(
 )
 # A transcript's tags, and `[S1]` as other speech models know it.
 _TAG = re.compile(
-    rf"<(?P<end>/?)(?P<word>speaker|{_PEOPLE})(?P<count>[ _-]?\d{{1,3}}) ?>"
-    r"|(?<!\w)\[(?P<s>S)(?P<n>\d)\] ?",
+    rf"<(?P<word>speaker|{_PEOPLE})"
+    r"(?:[ _-]?|\s{1,3}(?:id|n|name|number)\s?=\s?[\"']?(?:speaker[ _]?)?)"
+    r"(?P<count>\d{1,3})[\"']?\s?>"
+    rf"|</(?:speaker|{_PEOPLE})(?:[ _-]?\d{{1,3}})?\s?>|(?<!\w)\[(?P<s>S)(?P<n>\d)\] ?",
     re.I,
 )
 _BRACKET = re.compile(rf"{_PLACE} ?(?P<word>)\[(?P<count>\d{{1,2}})\] ?{_COLON} ?", re.M)
 
 
-def take_labels(text: Traced) -> tuple[Traced, dict[int, int], list[str]]:
-    """Puts `SPEAKER` in the place of each label; also gives the speakers' numbers, by origin."""
+def take_tags(text: Traced) -> tuple[Traced, dict[int, _Key]]:
+    """Puts `SPEAKER` in the place of `<Person1>` and the like, before other tags are stripped;
+    also gives who speaks, by origin."""
     keys: dict[int, _Key] = {}
-    for pattern, find in ((_TAG, _tags), (_LABEL, _named), (_BRACKET, _numbered)):
-        found = find(text.text)
-        if pattern is _BRACKET and keys:
-            break
-        for start, key in found.items():
-            if key:
-                keys[text.at[start]] = key
-        text = text.sub(pattern, partial(_piece, found))
+    return _taken(text, _TAG, _tags(text.text), keys), keys
+
+
+def take_labels(text: Traced, keys: dict[int, _Key]) -> tuple[Traced, dict[int, int], list[str]]:
+    """Puts `SPEAKER` in the place of each label; also gives the speakers' numbers, by origin.
+    `keys` are those of the tags."""
+    text = _taken(text, _LABEL, _named(text.text), keys)
+    if not keys:
+        text = _taken(text, _BRACKET, _numbered(text.text), keys)
     warnings = _warnings(text.text, bool(keys))
     return text.sub(_TAG, _mentioned, "<"), _numbers(keys), warnings
+
+
+def _taken(
+    text: Traced,
+    pattern: re.Pattern[str],
+    found: Mapping[int, _Key | None],
+    keys: dict[int, _Key],
+) -> Traced:
+    keys.update((text.at[start], key) for start, key in found.items() if key)
+    return text.sub(pattern, partial(_piece, found))
 
 
 def _piece(found: Mapping[int, _Key | None], match: re.Match[str]) -> Pieces | None:
@@ -84,13 +98,14 @@ def _mentioned(tag: re.Match[str]) -> Pieces | None:
 
 
 def _tags(text: str) -> dict[int, _Key | None]:
-    """Two at least, and `[S1]` where a text begins with it: it may be a paper's reference."""
+    """Two at least, one of which begins; `[S1]` where a text begins with it: it may be a paper's
+    reference."""
     tags = list(_TAG.finditer(text))
     begins = bool(tags) and bool(tags[0]["s"]) and not text[: tags[0].start()].strip()
     tags = [tag for tag in tags if begins or not tag["s"]]
-    if len(tags) < 2:
+    if len(tags) < 2 or not any(tag["count"] or tag["n"] for tag in tags):
         return {}
-    return {tag.start(): None if tag["end"] else _key(tag) for tag in tags}
+    return {tag.start(): _key(tag) if tag["count"] or tag["n"] else None for tag in tags}
 
 
 def _named(text: str) -> dict[int, _Key | None]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from speech.errors import RequestError
-from speech.labels import MAX_SPEAKERS, SPEAKER, take_labels
+from speech.labels import MAX_SPEAKERS, SPEAKER, take_labels, take_tags
 from speech.layout import join_lines
 from speech.links import speak_links
 from speech.markup import strip_markdown
@@ -79,9 +79,10 @@ def _clean(source: str) -> tuple[Traced, dict[int, int], dict[int, int], list[st
     for step in (strip_subtitle_times, strip_page_numbers, strip_drawings):
         text = step(text)
     text, pauses = take_pauses(text)
+    text, tagged = take_tags(text)
     text = plain_letters(unescape(strip_tags(text)))
     text, warnings = strip_markdown(text)
-    text, labels, misread = take_labels(text)
+    text, labels, misread = take_labels(text, tagged)
     text = speak_links(text)
     text = text.replaced(((end, end) for end in glued_ends(text.text)), " ")
     text = plain_symbols(text)

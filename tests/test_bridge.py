@@ -235,7 +235,7 @@ def speaking(stack: Stack, text: str) -> None:
 
 def jobs_of(stack: Stack, text: str) -> list[Job]:
     jobs = stack.worker.api.jobs.values()
-    return [job for job in jobs if job.wire["input"]["text"] == text]
+    return [job for job in jobs if job.wire["input"]["input"] == text]
 
 
 def test_a_client_that_leaves_stops_the_job(told: Stack) -> None:

@@ -112,6 +112,7 @@ def test_every_character_of_a_case_knows_where_it_came_from(case: Case) -> None:
 
 
 _HOSTILE = [
+    *("Speaker 1 - ", "Speaker 1\n", "\nSpeaker 1: a", "<Person1>", "[1]: a\n", "a: b\n", "00:01 "),
     *(
         "`a",
         "``a",
