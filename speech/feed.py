@@ -22,6 +22,7 @@ _KNOWN = {
     **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
 }
 _PARAGRAPH = re.compile(r"\n[ \t\r]*\n\s*")
+_WRITTEN = re.compile(r"\S")
 _CLAUSE = re.compile(r"(?<=[,;:\u2014]) ")
 _SHORTEST_CLAUSE = 30
 _MOST_UNSAID = 600
@@ -80,7 +81,7 @@ class SentenceFeed:
                 break  # more of the empty lines may come
             found += self._sure(paragraph.start(), whole=True)
             self._at = paragraph.end()
-            said_before = bool(found) or bool(shown[: paragraph.start()].strip())
+            said_before = bool(_WRITTEN.search(shown, 0, paragraph.start()))
             self._new_paragraph = self._new_paragraph or said_before
         return found + self._sure(len(shown), whole=self._mask.hides)
 

@@ -24,9 +24,10 @@ _CLOSED = r"[.!?\u2026][\"'\u201d\u2019\u00bb)\]]{1,2}"
 _MISSED_END = re.compile(rf"(?:\betc\.|{_CLOSED})(?= +[\"'\u201c\u2018(\[]?[A-Z])")
 # A space that was forgotten: `left.She`.
 _GLUED = re.compile(
-    r"(?<![^\s\"'\u201c\u2018(\[])([^\W_]{2,40})([\"'\u201d\u2019)]?[.!?\u2026])"
-    r"(?=([^\W\d_]{1,40})(?:['\u2019-][^\W\d_]{1,20}){0,2}[.,;:!?\u2026\"'\u201d\u2019)]{0,3}(?:\s|\Z))"
+    r"[.!?\u2026](?=([^\W\d_]{1,40})(?:['\u2019-][^\W\d_]{1,20}){0,2}"
+    r"[.,;:!?\u2026\"'\u201d\u2019)]{0,3}(?:\s|\Z))"
 )
+_LAST_WORD = re.compile(r"(?:^|(?<=[\s\"'\u201c\u2018(\[]))([^\W_]{2,40})[\"'\u201d\u2019)]?\Z")
 _NAMES = re.compile("com|org|net|edu|gov|info|biz|io|ai|dev|app|js|ts|py|md", re.I)
 _STARTERS = re.compile(
     "The|She|He|It|I|We|They|You|This|That|These|Those|There|But|And|So|In|On|At|If|When|While|What|"
@@ -57,11 +58,13 @@ def sentences(text: str) -> list[Span]:
 def glued_ends(text: str) -> Iterator[int]:
     """Where a sentence ends and no space follows: `left.She`, but not `System.Out`, `e.g.The` or
     `Example.com`."""
-    for match in _GLUED.finditer(text):
-        before, mark, after = match.groups()
-        is_end = before.islower() or _STARTERS.fullmatch(after) or mark[-1] in "!?"
-        if is_end and after[0].isupper() and not _NAMES.fullmatch(after):
-            yield match.end()
+    for mark in _GLUED.finditer(text):
+        after, start = mark[1], mark.start()
+        before = _LAST_WORD.search(text[max(0, start - 42) : start]) if after[0].isupper() else None
+        if not before or _NAMES.fullmatch(after):
+            continue
+        if before[1].islower() or _STARTERS.fullmatch(after) or mark[0] in "!?":
+            yield mark.end()
 
 
 def is_settled(before: str, after: str) -> bool:

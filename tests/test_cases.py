@@ -185,7 +185,42 @@ def test_four_times_the_hostile_text_takes_about_four_times_as_long(unit: str) -
 
 
 @pytest.mark.parametrize(
-    "unit", ["a!", "a?b", "'a ", '"a ', "(a ", "a.B", "Dr. ", "\u5b57\u3002", "x" * 50]
+    "unit",
+    [
+        *(
+            "a!",
+            "a?b",
+            '?"',
+            "!) ",
+            "'a ",
+            '"a ',
+            "\u201ca",
+            "\u00aba ",
+            "(a. ",
+            "a.B",
+            "left.She ",
+        ),
+        *("Dr. ", "No. 5 ", "approx. ", "\u0442. \u0435. ", "1. ", '"What?" Tom ', "...", "[a] "),
+        *(
+            "\u5b57\u3002",
+            "\u5b57",
+            "\u0e40",
+            "\u0915\u094d\u200d",
+            "x" * 50,
+            "word ",
+            "[pause] a. ",
+        ),
+        *(
+            "[pause] a. ",
+            "[S1] ",
+            "[1]: a. ",
+            "Speaker 1: ",
+            ". Speaker 1: a",
+            "00:01 - ",
+            "Anna: a\n",
+            "a\n\n",
+        ),
+    ],
 )
 def test_four_times_the_text_takes_about_four_times_as_long_to_plan(unit: str) -> None:
     def seconds(characters: int) -> float:
@@ -194,4 +229,4 @@ def test_four_times_the_text_takes_about_four_times_as_long_to_plan(unit: str) -
         plan_text(text, Limits())
         return time.process_time() - start
 
-    assert any(seconds(80_000) < 9 * seconds(20_000) for _ in range(3))
+    assert any(seconds(40_000) < 9 * seconds(10_000) for _ in range(3))

@@ -27,6 +27,21 @@ def test_a_title_or_a_number_is_no_end() -> None:
     assert found == [[], [], [], [], [], [], ["See Dr. Smith in No. 5 at 3.5 km."], []]
 
 
+def test_who_said_it_goes_with_the_quotation() -> None:
+    feed = SentenceFeed()
+    said = texts(feed, '"What?" Tom ', "Berger ", "quietly as", "ked. He ", "left. ")
+    assert said == [[], [], [], ['"What?" Tom Berger quietly asked.'], []]
+    left = texts(feed, '"Go!" Tom', " left. ", "So ", "did she. “No!” He went ")
+    assert left == [["He left."], ['"Go!"'], ["Tom left."], ["So did she.", "“No!”"]]
+
+
+def test_a_forgotten_space_is_an_end_and_a_domain_is_none() -> None:
+    feed = SentenceFeed()
+    said = texts(feed, "He left.", "She stayed. See", " example.com or Node.js then.")
+    assert said == [[], ["He left."], ["She stayed."]]
+    assert [each.text for each in feed.flush()] == ["See example.com or Node.js then."]
+
+
 def test_an_empty_line_is_an_end_and_is_remembered() -> None:
     feed = SentenceFeed()
     assert texts(feed, "A heading\n\n") == [[]]
