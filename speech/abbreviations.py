@@ -6,14 +6,19 @@ What sentencex (1.0.32, English) knows is not repeated. Case counts: `Ex. 4` is 
 
 import re
 
+
+def _words(written: str) -> frozenset[str]:
+    return frozenset(written.split())
+
+
 # Titles, and words that need what follows them: never an end.
-_TITLES = (
+_TITLES = _words(
     "M MM Mme Mlle Mgr St Ste Sr Sra Srta Sres Dña Dra Drs Dres Profa Sig sig Sigra dott Dott "
     "Avv avv Ing ing Hr Hrn Fr Frl Dhr dhr Mevr mevr mw drs ir Exmo Exma mgr inż ks św г ул пр им "
     "тов проф акад ген ul vgl Vgl cf Cf viz bspw bzw EE Apt"
 )
 # Before a number they name or measure it; before a small letter the sentence goes on.
-_NUMBERED = (
+_NUMBERED = _words(
     "approx aprox max min incl inkl excl exkl est avg Ex Exs Tab Tabs Abb Abs Kap Art Aufl Eq Eqs "
     "Op op Fig Figs fig figs Ext ext eds Suppl Vol Vols vol vols No Nos no nos Nr nr Sec Secs sec "
     "Ch Chap Chaps ch Tel tel Ref Refs Def Prop Inst pag pagg num núm Núm pág págs Pág art eq Ave "
@@ -22,72 +27,66 @@ _NUMBERED = (
     "Rte Lem Cor ver vers UU appr exs dept Dept esp resp vs al feat orig"
 )
 # The same where a sentence begins with it: `Max. 5 people`, but `I met Max.`
-_NUMBERED_AT_START = "Approx Aprox Max Min Incl Inkl Excl Est Avg Evtl Ggf Zzgl Ca Circa Temp Qty"
-_MONTHS = (
+_NUMBERED_AT_START = _words(
+    "Approx Aprox Max Min Incl Inkl Excl Est Avg Evtl Ggf Zzgl Ca Circa Temp Qty"
+)
+_MONTHS = _words(
     "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Okt Nov Dec Dez janv févr avr juil sept oct nov déc "
     "ene feb abr ago sep dic genn febbr giu lug ott sett янв февр апр авг сент окт нояб дек"
 )
 # Before a day's number alone.
-_DAYS = (
+_DAYS = _words(
     "Mon Tue Tues Wed Weds Thu Thur Thurs Fri Sat Sun Mo Di Mi lun mar mer jeu ven sam dim mié jue "
     "vie sáb dom gio"
 )
 # Before a Roman number or a letter too: `Vol. II`, `Fig. A`.
-_PARTS = (
+_PARTS = _words(
     "Vol Vols Fig Figs Sec Ch Chap Art Pt App Bd Kap Tab Abb Eq Op Rm Bldg Ex fig vol sec ch art"
 )
-
-
-def _ending(words: str, more: str = "") -> re.Pattern[str]:
-    """Finds one of the words with its full stop at a text's end."""
-    listed = "|".join(map(re.escape, dict.fromkeys(words.split())))
-    return re.compile(rf"(?:^|(?<=[^\w.]))(?:{listed}{more})\.\s*\Z")
-
-
-# Without a vowel, as Rm, Bldg, blz; not a unit behind a number (5 kg.), nor in capitals (TV.).
-_VOWELLESS = (
-    r"|(?<!\d )(?!(?:[A-Z]+|[Hh]m+|[Ss]h+|[Pp]s+t)\.)"
-    r"[b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{2,5}"
-)
-_TITLE = _ending(_TITLES, r"|z\. ?B|d\. ?h|u\. ?a|e\.g|i\.e|p\. ?ex")
-_BEFORE_NUMBER = _ending(f"{_NUMBERED} {_MONTHS}", _VOWELLESS)
-_BEFORE_NUMBER_AT_START = re.compile(rf"(?:{'|'.join(_NUMBERED_AT_START.split())})\.\s*")
-_BEFORE_DAY = _ending(_DAYS)
-_BEFORE_PART = _ending(_PARTS)
-_BEFORE_SMALL = _ending(f"{_TITLES} {_NUMBERED} {_MONTHS} {_NUMBERED_AT_START}")
-_SCALE = re.compile(r"\d\s?(?:Mio|Mrd|mln|mld|tys|млн|млрд|тыс)\.\s*\Z")
-# `т. е.`, `z. B.`, `p. ej.`: a letter, of which more may follow.
-_LETTERS = re.compile(
-    r"(?:^|(?<=[\s(\"]))[^\W\d_]\.(?:[\s-]{0,2}(?:[^\W\d_]|ex|ej|in)\.){0,3}\s*\Z"
-)
+_SCALES = _words("Mio Mrd mln mld tys млн млрд тыс")
+_BEFORE_NUMBER = _TITLES | _NUMBERED | _MONTHS
+_BEFORE_SMALL = _BEFORE_NUMBER | _NUMBERED_AT_START
+# Without a vowel, as Rm, Bldg, blz; not in capitals (TV), nor a sound (hmm).
+_VOWELLESS = re.compile(r"(?![A-Z]+\Z|[Hh]m|[Ss]h|[Pp]st)[b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{2,5}")
+# `т.` of `т. е.`, `e.g.`, `J.-C.`: a letter, of which more may follow.
+_LETTERS = re.compile(r"[^\W\d_](?:\.-?(?:[^\W\d_]|ex)){0,4}")
+_TWO_PARTS = re.compile(r"\b(?:z\. ?B|d\. ?h|u\. ?a|o\. ?ä|e\.g|i\.e|p\. ?ex|p\. ?ej)\.\Z")
+_LAST_WORD = re.compile(r"(?P<amount>\d ?)?(?P<word>[^\s\"'\u201c\u2018(\[\d]{1,12})\.\Z")
 _LETTER = re.compile(r"[^\W\d_]\.")
-_ORDINAL = re.compile(r"\b\d{1,2}\.\s*\Z")
+_ORDINAL = re.compile(r"\b\d{1,2}\.\Z")
 _MONTH = re.compile("Januar|Februar|März|Mai|Juni|Juli|Oktober|Dezember")
-_YEAR = re.compile(r"\d г\.\s*\Z")
 _NUMBER = re.compile(r"[(#~<>\u2264\u2265\u00b1+-]?\d")
 _DAY = re.compile(r"[1-3]?\d\b(?!:)")
 _PART = re.compile(r"(?:[IVXLC]{1,6}|[A-Z]\d{0,4})\b(?!['.])")
 
 
 def leads_on(before: str, after: str) -> bool:
-    """Whether the full stop between two texts is no sentence's end, but an abbreviation's."""
-    if _NUMBER.match(after):
-        return _leads_to_number(before, after)
-    if after[:1].islower():
-        return bool(_BEFORE_SMALL.search(before) or _LETTERS.search(before))
-    if not after[:1].isupper():
+    """Whether the full stop between two texts is no sentence's end, but an abbreviation's.
+    `before` is a sentence or its last 40 characters."""
+    is_number, first = _NUMBER.match(after), after[:1]
+    if not is_number and first.lower() == first.upper():
         return False
-    if _ORDINAL.search(before):
+    if _ORDINAL.search(before, max(0, len(before) - 4)):
         return bool(_MONTH.match(after))
-    if _LETTER.match(after) and (_LETTERS.search(before) or _BEFORE_SMALL.search(before)):
+    last = _LAST_WORD.search(before, max(0, len(before) - 16))
+    if not last:
+        return False
+    word, is_amount = last["word"], bool(last["amount"])
+    is_short = bool(_LETTERS.fullmatch(word) or _TWO_PARTS.search(before))
+    if is_number:
+        starts = last.start("word") == 0 and word in _NUMBERED_AT_START
+        return starts or is_short or _leads_to_number(word, is_amount, after)
+    if first.islower():
+        return is_short or word in _BEFORE_SMALL
+    if is_amount:  # `5 Mio. Euro`; Russian has a year's letter behind a number
+        return word in _SCALES
+    if _LETTER.match(after) and (is_short or word in _BEFORE_SMALL):
         return True
-    is_title = bool(_TITLE.search(before)) and not _YEAR.search(before)
-    is_part = bool(_BEFORE_PART.search(before) and _PART.match(after))
-    return is_title or is_part or bool(_SCALE.search(before))
+    is_part = word in _PARTS and bool(_PART.match(after))
+    return is_part or word in _TITLES or bool(_TWO_PARTS.search(before))
 
 
-def _leads_to_number(before: str, after: str) -> bool:
-    if _DAY.match(after) and _BEFORE_DAY.search(before):
-        return True
-    found = (each.search(before) for each in (_TITLE, _BEFORE_NUMBER, _LETTERS))
-    return any(found) or bool(_BEFORE_NUMBER_AT_START.fullmatch(before))
+def _leads_to_number(word: str, is_amount: bool, after: str) -> bool:
+    if word in _DAYS:
+        return bool(_DAY.match(after))
+    return word in _BEFORE_NUMBER or (not is_amount and bool(_VOWELLESS.fullmatch(word)))

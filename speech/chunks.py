@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from speech.sentences import Span, sentences, split_evenly, split_long
 from speech.text import Passage, read, speakable
@@ -80,8 +81,7 @@ def plan_text(
     return TextPlan(chunks, reading.speakers, reading.lead_ms, reading.warnings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A sentence, or a part of one that is too long for a turn or a chunk. A span into its
     passage. `size` is in letters, with a comma that it gets; `breaks_off` says that its sentence
     goes on behind it."""
@@ -184,6 +184,8 @@ def _pieces(
     passage: Passage, span: Span, breaks_off: bool, ends_passage: bool, limit: int
 ) -> _Group:
     most, text = min(limit, TURN_CHARS), passage.text.text
+    if not breaks_off and letters(whole := text[slice(*span)]) <= most:
+        return [_Piece(passage, *span, letters(whole), ends_passage, False)]
     spans = [part for part in split_evenly(text, span, most) if speakable(text[slice(*part)])]
     sizes = [letters(text[slice(*part)]) for part in spans]
     spare = limit + 1 - sum(sizes) - len(sizes)

@@ -172,7 +172,7 @@ def _joins(text: str, before: Span, after: Span) -> bool:
     """Whether two spans are one sentence: `approx. 5 km`, `"What?" Tom asked.`"""
     head = text[after[0] : min(after[1], after[0] + 160)]
     tail = text[max(before[0], before[1] - 40) : before[1]]
-    if "\n" not in tail and not any(map(str.isalnum, text[slice(*after)])):
+    if not any(map(str.isalnum, text[slice(*after)])) and "\n" not in tail:
         return True
     if before[1] == after[0] and tail[-1] == "." and head[0].isalnum():
         return True  # no space and no glued end: `System.Out`

@@ -34,7 +34,7 @@ def running_letters(text: str) -> Sequence[int]:
     syllables = frozenset() if text.isascii() else frozenset(SYLLABLE.findall(text))
     if not syllables:
         return range(len(text) + 1)
-    sizes = (SYLLABLE_LETTERS if char in syllables else 1 for char in text)
+    sizes = [SYLLABLE_LETTERS if char in syllables else 1 for char in text]
     return list(accumulate(sizes, initial=0))
 
 
