@@ -124,8 +124,8 @@ def _pack(section: list[Passage], limits: Limits) -> list[_Group]:
     short to stand alone: the model speaks badly from a few words."""
     groups: list[_Group] = [[]]
     size = -1
-    for sentence in _sentences(section, limits.max_chunk_chars):
-        group, added = groups[-1], _size(sentence) + 1
+    for sentence, length in _sentences(section, limits.max_chunk_chars):
+        group, added = groups[-1], length + 1
         settled = bool(group) and group[-1].ends_paragraph and size >= SHORTEST_PARAGRAPH
         if group and (settled or size + added > limits.max_chunk_chars):
             groups.append([])
@@ -141,8 +141,9 @@ def _pack(section: list[Passage], limits: Limits) -> list[_Group]:
     return groups
 
 
-def _sentences(section: list[Passage], limit: int) -> Iterator[_Group]:
-    """Sentences in pieces that a turn can hold. What does not fit into a chunk comes in parts."""
+def _sentences(section: list[Passage], limit: int) -> Iterator[tuple[_Group, int]]:
+    """Sentences in pieces that a turn can hold, with their sizes. What does not fit into a chunk
+    comes in parts."""
     for passage in section:
         text = passage.text.text
         parts = [
@@ -151,14 +152,13 @@ def _sentences(section: list[Passage], limit: int) -> Iterator[_Group]:
             for part in split_long(text, sentence, limit)
             if speakable(text[slice(*part)])
         ]
-        for part, breaks_off in parts:
-            ends_passage = part == parts[-1][0]
-            pieces = _pieces(passage, part, breaks_off, ends_passage, limit)
-            if _size(pieces) <= limit:
-                yield pieces
+        for index, (part, breaks_off) in enumerate(parts, 1):
+            pieces = _pieces(passage, part, breaks_off, index == len(parts), limit)
+            if (size := _size(pieces)) <= limit:
+                yield pieces, size
             else:  # a word without an end, which is cut: it needs room for spaces
                 narrow = limit - limit // 50
-                yield from ([piece] for piece in _recut(pieces, narrow, limit))
+                yield from (([each], each.size) for each in _recut(pieces, narrow, limit))
 
 
 def _recut(pieces: _Group, size: int, limit: int) -> _Group:
@@ -184,8 +184,8 @@ def _pieces(
     passage: Passage, span: Span, breaks_off: bool, ends_passage: bool, limit: int
 ) -> _Group:
     most, text = min(limit, TURN_CHARS), passage.text.text
-    if not breaks_off and letters(whole := text[slice(*span)]) <= most:
-        return [_Piece(passage, *span, letters(whole), ends_passage, False)]
+    if not breaks_off and (size := letters(text[slice(*span)])) <= most:
+        return [_Piece(passage, *span, size, ends_passage, False)]
     spans = [part for part in split_evenly(text, span, most) if speakable(text[slice(*part)])]
     sizes = [letters(text[slice(*part)]) for part in spans]
     spare = limit + 1 - sum(sizes) - len(sizes)

@@ -84,6 +84,8 @@ def _taken(
     found: Mapping[int, _Key | None],
     keys: dict[int, _Key],
 ) -> Traced:
+    if not found:
+        return text
     keys.update((text.at[start], key) for start, key in found.items() if key)
     return text.sub(pattern, partial(_piece, found))
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 import sentencex
 
 from speech.abbreviations import leads_on
-from speech.writing import SYLLABLE_LETTERS, is_inside_letter, letters, running_letters
+from speech.writing import SYLLABLE_LETTERS, is_inside_letter, running_letters
 
 Span = tuple[int, int]
 LONG_SENTENCE = 300
@@ -44,11 +44,15 @@ _MARK = re.compile(r"[^\w ,'-]")
 def sentences(text: str) -> list[Span]:
     """The sentences of a text whose spaces are plain (`speech.symbols.normalise`)."""
     if not _MARK.search(text):
-        return list(_worded(text, 0, len(text)))
+        start, end = _stripped(text, 0, len(text))
+        return [(start, end)] if start < end else []
     spans: list[Span] = []
     glued = set(glued_ends(text))
     missed = {match.end() for match in _MISSED_END.finditer(text)}
-    for start, end in _cut_at(text, _finer(text, _boundaries(text)), sorted(glued | missed)):
+    for span in _cut_at(_finer(text, _boundaries(text)), sorted(glued | missed)):
+        start, end = _stripped(text, *span)
+        if start >= end:
+            continue
         if spans and spans[-1][1] not in glued and _joins(text, spans[-1], (start, end)):
             start = spans.pop()[0]
         spans.append((start, end))
@@ -133,22 +137,16 @@ def _finer(text: str, spans: Iterator[Span]) -> list[Span]:
     return found
 
 
-def _cut_at(text: str, spans: list[Span], ends: list[int]) -> Iterator[Span]:
-    """Spans cut where further ends are, without the white space at their edges."""
+def _cut_at(spans: list[Span], ends: list[int]) -> Iterator[Span]:
+    """Spans cut where further ends are."""
     points = iter(ends)
-    point = next(points, len(text))
+    point = next(points, None)
     for start, end in spans:
-        while point < end:
-            if point > start:
-                yield from _worded(text, start, point)
+        while point is not None and point < end:
+            if start < point:
+                yield start, point
                 start = point
-            point = next(points, len(text))
-        yield from _worded(text, start, end)
-
-
-def _worded(text: str, start: int, end: int) -> Iterator[Span]:
-    start, end = _stripped(text, start, end)
-    if start < end:
+            point = next(points, None)
         yield start, end
 
 
@@ -170,14 +168,15 @@ _MAYBE_SPEAKER = re.compile(rf"{_SPEAKER}(?: [a-z]{{2,20}}ly)? ?(?:[a-z]{{1,20}}
 
 def _joins(text: str, before: Span, after: Span) -> bool:
     """Whether two spans are one sentence: `approx. 5 km`, `"What?" Tom asked.`"""
-    head = text[after[0] : min(after[1], after[0] + 160)]
     tail = text[max(before[0], before[1] - 40) : before[1]]
-    if not any(map(str.isalnum, text[slice(*after)])) and "\n" not in tail:
-        return True
-    if before[1] == after[0] and tail[-1] == "." and head[0].isalnum():
+    first = text[after[0]]
+    if not first.isalnum() and not any(map(str.isalnum, text[slice(*after)])):
+        return "\n" not in tail
+    if before[1] == after[0] and tail[-1] == "." and first.isalnum():
         return True  # no space and no glued end: `System.Out`
     if before[1] - before[0] < 8 and _NUMBER.fullmatch(tail):
         return True
+    head = text[after[0] : min(after[1], after[0] + 160)]
     return leads_on(tail, head) or bool(_QUOTED.search(tail[-3:]) and _SAID.match(head))
 
 
@@ -224,12 +223,18 @@ def split_long(text: str, span: Span, limit: int) -> list[Span]:
 def split_evenly(text: str, span: Span, limit: int) -> list[Span]:
     """Cuts a span into parts of at most `limit` letters and of about the same size, so that no
     few words are left."""
-    size = letters(text[slice(*span)])
-    if size <= limit:
-        return [span]
-    first, *_ = split_long(text, span, size * 2 // 3)
-    rest = _word_after(text, first[1], span[1]), span[1]
-    return [part for half in (first, rest) for part in split_evenly(text, half, limit)]
+    first = span[0]
+    sizes = running_letters(text[slice(*span)])
+
+    def parts(start: int, end: int) -> list[Span]:
+        before, size = sizes[start - first], sizes[end - first] - sizes[start - first]
+        if size <= limit:
+            return [(start, end)] if start < end else []
+        most = first + bisect_right(sizes, before + size * 2 // 3) - 1
+        point = _cut_point(text, start, most)
+        return parts(*_stripped(text, start, point)) + parts(_word_after(text, point, end), end)
+
+    return parts(*span)
 
 
 def _word_after(text: str, point: int, end: int) -> int:

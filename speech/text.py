@@ -138,14 +138,14 @@ def _cut(
     cutter = _Cutter(text, next(iter(labels.values()), 0))
     begin = 0
     for mark in _MARKS.finditer(text.text):
-        cutter.add(begin, mark.start())
+        is_new = cutter.add(begin, mark.start(), mark[0] == PARAGRAPH)
         begin = mark.end()
         origin = text.at[mark.start()]
         if mark[0] == SPEAKER:
             cutter.change_speaker(labels[origin], origin)
         elif mark[0] == PAUSE:
             cutter.pause(pauses[origin])
-        else:
+        elif not is_new:
             cutter.end_paragraph()
     cutter.add(begin, len(text))
     if not cutter.passages:
@@ -169,18 +169,21 @@ class _Cutter:
         self.lead_ms = 0
         self.label_start: int | None = None
 
-    def add(self, first: int, last: int) -> None:
+    def add(self, first: int, last: int, ends_paragraph: bool = False) -> bool:
+        """Whether there is something to say in this span."""
         words = self.text.text[first:last]
         if not speakable(words):
-            return
+            return False
         first += len(words) - len(words.lstrip(" "))
         last -= len(words) - len(words.rstrip(" "))
         if self.number not in self.numbers:
             self.numbers.append(self.number)
         start = self.text.at[first] if self.label_start is None else self.label_start
         speaker = self.numbers.index(self.number)
-        self.passages.append(Passage(self.text[first:last], speaker, start))
+        text = self.text[first:last]
+        self.passages.append(Passage(text, speaker, start, ends_paragraph=ends_paragraph))
         self.label_start = None
+        return True
 
     def change_speaker(self, number: int, label_start: int) -> None:
         self.number, self.label_start = number, label_start
@@ -198,5 +201,4 @@ class _Cutter:
 
     def end_paragraph(self) -> None:
         if self.passages:
-            last = self.passages[-1]  # `replace` takes five times as long: a text may be all ends
-            self.passages[-1] = Passage(last.text, last.speaker, last.start, last.pause_ms, True)
+            self.passages[-1] = replace(self.passages[-1], ends_paragraph=True)
