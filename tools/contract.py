@@ -2,8 +2,8 @@
 
     python -m tools.contract
 
-That is `bridge/codes.json`, `bridge/request.schema.json` and the tables of docs/api.md. tests/test_contract.py holds all of them
-equal to what this would write.
+That is `bridge/codes.json`, `bridge/request.schema.json` and the tables of docs/api.md.
+tests/test_contract.py holds all of them equal to what this would write.
 """
 
 import json

@@ -54,7 +54,7 @@ SPEECH_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-_OWN = {
+_OWN: dict[str, dict[str, Any]] = {
     "model": {"type": "string", "minLength": 1, "maxLength": 1000, "enum": list(NAMES)},
     "input": {"minLength": 1, "pattern": VISIBLE},
     "instructions": {"type": "string", "maxLength": 4096},
@@ -111,7 +111,7 @@ def _shown(name: str, made: Mapping[str, Any], notes: Mapping[str, Any]) -> dict
     return field | (branches[0] if len(branches) == 1 else {"anyOf": branches})
 
 
-def _kind(branch: Mapping[str, Any], bounds: Mapping[str, Any]) -> dict[str, Any]:
+def _kind(branch: Mapping[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in branch.items() if key not in _NOT_OF_A_KIND}
     return own | (bounds if branch.get("type") in ("string", "number", "integer") else {})
 
