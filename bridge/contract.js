@@ -28,10 +28,7 @@ import { isObject, taken, wrong } from "./values.js";
 /** @type {Record<string, Schema>} */
 const FIELDS = schema.properties;
 const [FIRST, SECOND] = schema.not.required;
-/** OpenAI's; all others are the worker's own. */
-const OWN = new Set([
-  ...["model", "input", "instructions", "voice", "response_format", "speed", "stream_format"],
-]);
+const OPENAIS = new Set(schema["x-openai"]);
 const VISIBLE = new RegExp(schema.properties.input.pattern, "u");
 
 /**
@@ -69,7 +66,9 @@ export function parseAsk(body, inputLimit) {
   const format = oneOf(given, "response_format", "unsupported_format");
   const speed = given.speed === undefined ? FIELDS.speed.default : read("speed");
   const sse = oneOf(given, "stream_format") === "sse";
-  const names = Object.keys(FIELDS).filter((name) => !OWN.has(name) && given[name] !== undefined);
+  const names = Object.keys(FIELDS).filter(
+    (name) => !OPENAIS.has(name) && given[name] !== undefined,
+  );
   const extras = Object.fromEntries(names.map((name) => [name, read(name)]));
   if (extras[FIRST] && extras[SECOND]) {
     throw wrong(FIRST, `it comes with ${SECOND}, and only one can speak`);

@@ -103,6 +103,7 @@ VALUES = st.recursive(
 @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(st.sampled_from(SHARED), VALUES, min_size=1, max_size=2))
 @example({"cfg_scale": "2", "seed": "7", "disable_prefill": "yes"})
+@example({"speakers": {"1\n": "Alice"}})
 @example({"pronunciations": {"b": 1, "1": ""}})
 @example({"voice_url": "https://example.com/a.wav", "voice_base64": "AAAA"})
 @example({"speakers": {"1": {"id": "Alice"}, "2": 3}})

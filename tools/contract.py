@@ -15,7 +15,7 @@ from typing import Any
 from speech.errors import CODES
 from speech.request import SpeechRequest, notes_of
 from speech.values import TEXTS
-from web.schema import SPEECH
+from web.schema import OWN, SPEECH
 
 ROOT = Path(__file__).resolve().parent.parent
 API = ROOT / "docs" / "api.md"
@@ -33,9 +33,10 @@ def files() -> dict[Path, str]:
 
 
 def _schema() -> dict[str, Any]:
-    """A request for speech by OpenAI's protocol. `x-texts` is what no JSON schema can say."""
-    draft = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": draft, "title": "SpeechRequest", **SPEECH, "x-texts": TEXTS}
+    """A request for speech by OpenAI's protocol. No JSON schema can say which fields are OpenAI's
+    (`x-openai`), and which texts stand for other values (`x-texts`)."""
+    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SpeechRequest"}
+    return draft | SPEECH | {"x-openai": list(OWN), "x-texts": TEXTS}
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ SPEECH_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-_OWN: dict[str, dict[str, Any]] = {
+OWN: dict[str, dict[str, Any]] = {
     "model": {"type": "string", "minLength": 1, "maxLength": 1000, "enum": list(NAMES)},
     "input": {"minLength": 1, "pattern": VISIBLE},
     "instructions": {"type": "string", "maxLength": 4096},
@@ -86,7 +86,7 @@ def _speech_schema() -> dict[str, Any]:
         for name in made
         if not (notes := notes_of(name))["jobs_only"]
     }
-    own: dict[str, Any] = {name: ours.pop(name, {}) | more for name, more in _OWN.items()}
+    own: dict[str, Any] = {name: ours.pop(name, {}) | more for name, more in OWN.items()}
     own["voice"] = {"description": own["voice"]["description"], **VOICE_SCHEMA}
     return {
         "type": "object",
@@ -117,7 +117,7 @@ def _kind(branch: Mapping[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
 
 
 SPEECH = _speech_schema()
-EXTRAS = frozenset(SPEECH["properties"]) - frozenset(_OWN)
+EXTRAS = frozenset(SPEECH["properties"]) - frozenset(OWN)
 """Our own fields."""
 
 SPEECH_BODY: dict[str, Any] = {
