@@ -80,7 +80,7 @@ def name(value: Any) -> Any:
 def number(value: Any) -> Any:
     if isinstance(value, bool):
         raise Wrong("is not a number", "invalid_type")
-    if isinstance(value, str) and not _NUMBER.search(value) and not _NOT_FINITE.search(value):
+    if isinstance(value, str) and not _NUMBER.search(value) and not _NOT_FINITE.fullmatch(value):
         raise Wrong(f"{shown(value)} is not a number", "invalid_type")
     try:
         read = float(value) if isinstance(value, str | int) else value
