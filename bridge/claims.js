@@ -41,7 +41,9 @@ const ATTEMPTS = 3;
 export async function claimFor(bucket, request, token, body, waitUntil) {
   const key = request.headers.get("Idempotency-Key") ?? "";
   const retried = Number(request.headers.get("x-stainless-retry-count")) > 0;
-  const digest = (await sha256(JSON.stringify([token, key, body]))).toHex();
+  // By itself: escaped into JSON, a body with a recording would be held once more.
+  const content = (await sha256(body)).toHex();
+  const digest = (await sha256(JSON.stringify([token, key, content]))).toHex();
   const life = key ? KEY_LIFE_MS : retried ? RETRY_LIFE_MS : 0;
   return new Claim(bucket, `idempotency/${digest}.json`, life, waitUntil);
 }

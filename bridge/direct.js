@@ -17,6 +17,7 @@ import { bytesOf } from "./streams.js";
 /** @import { Speech } from "./speech.js" */
 
 const MOST_ERROR_BYTES = 64 * 1024;
+const MOST_PLAN_BYTES = 4 * 2 ** 20;
 const VOICES_TIMEOUT_MS = 3_000;
 const SOON_SEC = 2;
 const COLD_START_SEC = 30;
@@ -41,6 +42,18 @@ export class DirectBackend {
     const facts = factsFrom(response.headers);
     const contentType = ask.sse ? EVENTS : CONTENT_TYPES[ask.format];
     return { chunks, length: lengthOf(response), contentType, facts: () => facts };
+  }
+
+  /** How a text would be read. @param {Ask} ask @param {Call} call */
+  async plan(ask, call) {
+    const response = await this.post(ask, call);
+    if (!response.ok) throw await refusal(response);
+    try {
+      return JSON.parse(await start(response, MOST_PLAN_BYTES));
+    } catch (error) {
+      if (!(error instanceof SyntaxError)) throw error;
+      throw failed(502, "upstream_error", "The server's answer is no plan of a text.", false);
+    }
   }
 
   /** @param {Ask} ask @param {Call} call */
@@ -164,13 +177,13 @@ function envelope(text) {
   return null;
 }
 
-/** The first bytes of an answer, as text. @param {Response} response */
-async function start(response) {
+/** The first bytes of an answer, as text. @param {Response} response @param {number} [most] */
+async function start(response, most = MOST_ERROR_BYTES) {
   const text = new TextDecoder();
   let read = "";
   for await (const bytes of bytesOf(response.body)) {
     read += text.decode(bytes, { stream: true });
-    if (read.length > MOST_ERROR_BYTES) break;
+    if (read.length > most) break;
   }
   return read;
 }

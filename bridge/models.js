@@ -4,18 +4,10 @@
  */
 
 import { invalid } from "./errors.js";
+import schema from "./request.schema.json";
 
-const OURS = "vibevoice";
-const NAMES = [
-  OURS,
-  "tts-1",
-  "tts-1-hd",
-  "tts-1-1106",
-  "tts-1-hd-1106",
-  "gpt-4o-mini-tts",
-  "gpt-4o-mini-tts-2025-03-20",
-  "gpt-4o-mini-tts-2025-12-15",
-];
+const NAMES = schema.properties.model.enum;
+const [OURS] = NAMES;
 
 const CREATED = 1_756_166_400; // seconds: 2025-08-26, when VibeVoice came out
 

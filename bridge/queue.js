@@ -42,16 +42,20 @@ export class QueueBackend {
     // No other request can join a stream, since RunPod shows each piece once.
     const claim = stream ? NO_CLAIM : call.claim;
     const job = new Job(this.runpod, this.settings, { ...call, claim });
-    const input = {
-      ...ask.extras,
-      input: ask.text, // by OpenAI's names, which the worker's errors then use, too
-      voice: ask.voice,
-      response_format: ask.format,
-      speed: ask.speed,
-      request_id: call.id,
-    };
+    const input = inputOf(ask, call.id);
     if (stream) return await this.streamed(job, input, ask.format);
     return await this.delivered(await job.answer(input), ask.format);
+  }
+
+  /**
+   * How a text would be read, which the worker says at once.
+   *
+   * @param {Ask} ask
+   * @param {Call} call
+   */
+  async plan(ask, call) {
+    const job = new Job(this.runpod, this.settings, call);
+    return outputOf((await job.answer(inputOf(ask, call.id))).state);
   }
 
   /** The voices that the worker has beside the map's are known to the worker alone. */
@@ -86,6 +90,12 @@ export class QueueBackend {
     const chunks = await checked(pieces, format);
     return { chunks, length: null, contentType: CONTENT_TYPES[format], facts: () => facts };
   }
+}
+
+/** By OpenAI's names, which the worker's errors then use, too. @param {Ask} ask @param {string} id */
+function inputOf(ask, id) {
+  const { text: input, voice, format: response_format, speed, extras } = ask;
+  return { ...extras, input, voice, response_format, speed, request_id: id };
 }
 
 /** @param {Uint8Array[]} chunks */

@@ -2,8 +2,15 @@
 
 import { authorize } from "./auth.js";
 import { Cache } from "./cache.js";
-import { claimFor } from "./claims.js";
-import { mapValues, mostBytes, parseAsk } from "./contract.js";
+import { claimFor, NO_CLAIM } from "./claims.js";
+import {
+  mapValues,
+  MOST_RECORDING,
+  mostBytes,
+  nameIn,
+  parseAsk,
+  recordingLength,
+} from "./contract.js";
 import { DirectBackend } from "./direct.js";
 import { failed, invalid } from "./errors.js";
 import { headersOf } from "./facts.js";
@@ -78,16 +85,22 @@ export class Bridge {
 
   /** @param {Visit} visit @param {string} token */
   async speech({ request, id, waitUntil }, token) {
-    const text = await textOf(request, mostBytes(this.settings.inputLimit));
-    const asked = parseAsk(parsed(text), this.settings.inputLimit);
+    const { inputLimit } = this.settings;
+    const { text, body } = await bodyIn(request, mostBytes(inputLimit));
+    const asked = parseAsk(body, inputLimit);
     await this.voices.ready(waitUntil);
     const ask = this.withVoices(asked);
+    const signal = request.signal;
+    if (ask.extras.dry_run) {
+      const plan = await this.backend.plan(ask, { id, signal, waitUntil, claim: NO_CLAIM });
+      return Response.json(plan, { headers: headersOf({ ignored: ask.ignored }) });
+    }
     const name =
       ask.sse && this.backend.speaksSse ? null : await this.cache.nameOf(ask, this.voices.names);
     let speech = name ? await this.cache.get(name) : null;
     if (!speech) {
       const claim = await claimFor(this.settings.bucket, request, token, text, waitUntil);
-      speech = await this.backend.speak(ask, { id, signal: request.signal, waitUntil, claim });
+      speech = await this.backend.speak(ask, { id, signal, waitUntil, claim });
       if (name) speech = this.cache.keep(name, speech, waitUntil);
     }
     speech = noted(speech, id);
@@ -97,7 +110,7 @@ export class Bridge {
 
   /** @param {Ask} ask @returns {Ask} */
   withVoices(ask) {
-    const resolve = (/** @type {unknown} */ name) => this.voices.resolve(String(name));
+    const resolve = (/** @type {unknown} */ voice) => this.voices.resolve(nameIn(voice));
     const { speakers } = ask.extras;
     const extras = speakers
       ? { ...ask.extras, speakers: mapValues(/** @type {unknown[]} */ (speakers), resolve) }
@@ -154,7 +167,26 @@ function wrongMethod(method, methods) {
   return error;
 }
 
-/** @param {Request} request @param {number} most @returns {Promise<string>} */
+/**
+ * A body's JSON and its text, which has at most `most` bytes beside a recording.
+ *
+ * @param {Request} request
+ * @param {number} most
+ * @returns {Promise<{ text: string, body: unknown }>}
+ */
+async function bodyIn(request, most) {
+  const { text, count } = await textOf(request, most + MOST_RECORDING);
+  const body = count > most + MOST_RECORDING ? null : parsed(text);
+  if (count - recordingLength(body) <= most) return { text, body };
+  throw invalid(null, "request_too_large", `The body has more than ${most} bytes.`, 413);
+}
+
+/**
+ * The text of a body and its bytes, of which no more are read than `most` and a block.
+ *
+ * @param {Request} request
+ * @param {number} most
+ */
 async function textOf(request, most) {
   const type = request.headers.get("Content-Type") ?? "application/json";
   if (!/^application\/([\w.+-]+\+)?json *(;|$)/i.test(type)) {
@@ -171,8 +203,7 @@ async function textOf(request, most) {
       read += text.decode(bytes, { stream: true });
     }
   }
-  if (count <= most) return read + text.decode();
-  throw invalid(null, "request_too_large", `The body has more than ${most} bytes.`, 413);
+  return { text: read + text.decode(), count };
 }
 
 /** @param {string} text */

@@ -7,13 +7,14 @@
  * taken for one of the worker's own.
  */
 
+import schema from "./request.schema.json";
 import ours from "./voices.json";
 
 const FILE = "voices.json";
 const LIFE_MS = 60_000;
 const MOST_BYTES = 256 * 1024;
 const MOST_VOICES = 1000;
-const LONGEST_NAME = 200;
+const [{ maxLength: LONGEST_NAME = 0 }] = schema.properties.voice.anyOf;
 
 /** @typedef {Record<string, string>} Names */
 

@@ -69,6 +69,7 @@ def _field(
         "unset": unset,
         "openai": openai,
         "jobs_only": jobs_only,
+        "bounds": bounds,
     }
     return Field(default, description=allowed, json_schema_extra=notes, **bounds)
 

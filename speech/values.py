@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, WithJsonSchema
 
 from speech.labels import MAX_SPEAKERS
 
@@ -30,13 +30,15 @@ TEXTS: dict[str, Any] = {
     "number": r"^[ \t\r\n]*[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})"
     r"([eE][+-]?[0-9]{1,4})?[ \t\r\n]*$",
     "integer": r"^[ \t\r\n]*[+-]?[0-9]{1,400}(\.0{1,400})?[ \t\r\n]*$",
+    "not_finite": r"^[+-]?([nN][aA][nN]|[iI][nN][fF]([iI][nN][iI][tT][yY])?)$",
     "true": ["true", "t", "yes", "y", "on", "1"],
     "false": ["false", "f", "no", "n", "off", "0"],
 }
 """The texts that are taken for numbers, whole numbers and, in any case, booleans."""
 
-_NUMBER, _WHOLE = re.compile(TEXTS["number"]), re.compile(TEXTS["integer"])
-_NO_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)", re.I)
+_NUMBER, _WHOLE, _NOT_FINITE = (
+    re.compile(TEXTS[kind]) for kind in ("number", "integer", "not_finite")
+)
 _SPEAKER = "^[0-9]{1,3}$"
 _VISIBLE = re.compile(VISIBLE)
 _NO_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
@@ -78,7 +80,7 @@ def name(value: Any) -> Any:
 def number(value: Any) -> Any:
     if isinstance(value, bool):
         raise Wrong("is not a number", "invalid_type")
-    if isinstance(value, str) and not _NUMBER.search(value) and not _NO_NUMBER.fullmatch(value):
+    if isinstance(value, str) and not _NUMBER.search(value) and not _NOT_FINITE.fullmatch(value):
         raise Wrong(f"{shown(value)} is not a number", "invalid_type")
     try:
         read = float(value) if isinstance(value, str | int) else value
@@ -100,10 +102,8 @@ def _whole(value: Any) -> Any:
 
 
 def _boolean(value: Any) -> Any:
-    if isinstance(value, str):
-        return {"true": True, "false": False}.get(
-            next((word for word in ("true", "false") if value.lower() in TEXTS[word]), ""), value
-        )
+    if isinstance(value, str) and value.lower() in (*TEXTS["true"], *TEXTS["false"]):
+        return value.lower() in TEXTS["true"]
     return value
 
 
@@ -126,7 +126,9 @@ def _pronunciations(value: Any) -> Any:
 def _word_problems(word: Any, problem: str) -> Iterable[Wrong]:
     if not isinstance(word, str):
         yield Wrong(problem, "invalid_type")
-    elif not (1 <= len(word) <= MAX_WORD and visible(word)):
+    elif len(word) > MAX_WORD:
+        yield Wrong(problem, "string_above_max_length")
+    elif not visible(word):
         yield Wrong(problem)
 
 
@@ -139,7 +141,7 @@ def _speakers(value: Any) -> Any:
     problems: list[Wrong] = []
     names = {}
     for key, given in named:
-        if isinstance(key, str) and not re.search(_SPEAKER, key):
+        if isinstance(key, str) and not re.fullmatch(_SPEAKER, key):
             problems.append(Wrong(f"{shown(key)} is no speaker's number"))
         try:
             names[key] = whole_characters(_voice(given, key))
@@ -154,7 +156,8 @@ def _speakers(value: Any) -> Any:
 def _voice(given: Any, key: str | int) -> str:
     voice = name(given)
     if not isinstance(voice, str):
-        raise Wrong(f"names no voice for {shown(key)}", "invalid_type")
+        code = "invalid_value" if voice is given and isinstance(given, dict) else "invalid_type"
+        raise Wrong(f"names no voice for {shown(key)}", code)
     if not 1 <= len(voice) <= MAX_NAME:
         code = "string_above_max_length" if voice else "invalid_value"
         raise Wrong(f"names no voice for {shown(key)}", code)
@@ -162,9 +165,8 @@ def _voice(given: Any, key: str | int) -> str:
 
 
 def _raise_first(problems: Iterable[Wrong]) -> None:
-    """The first of another kind than it should be, else the first: JSON's objects have no order."""
-    found = list(problems)
-    for problem in sorted(found, key=lambda each: each.code != "invalid_type")[:1]:
+    """The first by its code, since the order of an object's fields differs between languages."""
+    if problem := min(problems, key=lambda each: each.code, default=None):
         raise problem
 
 
@@ -249,7 +251,7 @@ _ANY_NAME = {
     ]
 }
 
-Number = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
+Number = Annotated[float, BeforeValidator(number)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Boolean = Annotated[bool, BeforeValidator(_boolean)]
 Text = Annotated[str, BeforeValidator(whole_characters)]

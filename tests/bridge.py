@@ -83,8 +83,9 @@ class Bridge:
         return self.node.written(self.begin)
 
     def workers(self) -> list[psutil.Process]:
-        """Its processes of workerd."""
-        return list(psutil.Process(self.node.process.pid).children(recursive=True))
+        """Its processes of workerd. A node from a wheel has a script around it: a child, too."""
+        children = psutil.Process(self.node.process.pid).children(recursive=True)
+        return [child for child in children if Path(child.exe()).name == "workerd"]
 
     def memory_mb(self) -> float:
         """What workerd holds in RAM now."""

@@ -2,8 +2,8 @@
 
     python -m tools.contract
 
-That is `bridge/codes.json` and the tables of docs/api.md. tests/test_contract.py holds all of them
-equal to what this would write.
+That is `bridge/codes.json`, `bridge/request.schema.json` and the tables of docs/api.md.
+tests/test_contract.py holds all of them equal to what this would write.
 """
 
 import json
@@ -14,6 +14,8 @@ from typing import Any
 
 from speech.errors import CODES
 from speech.request import SpeechRequest, notes_of
+from speech.values import TEXTS
+from web.schema import OWN, SPEECH
 
 ROOT = Path(__file__).resolve().parent.parent
 API = ROOT / "docs" / "api.md"
@@ -22,7 +24,19 @@ API = ROOT / "docs" / "api.md"
 def files() -> dict[Path, str]:
     """What every file has to hold."""
     codes = {name: {"status": code.status, "retry": code.retry} for name, code in CODES.items()}
-    return {ROOT / "bridge" / "codes.json": _json(codes), API: _documented(API.read_text())}
+    bridge = ROOT / "bridge"
+    return {
+        bridge / "codes.json": _json(codes),
+        bridge / "request.schema.json": json.dumps(_schema(), indent=2) + "\n",
+        API: _documented(API.read_text()),
+    }
+
+
+def _schema() -> dict[str, Any]:
+    """A request for speech by OpenAI's protocol. No JSON schema can say which fields are OpenAI's
+    (`x-openai`), and which texts stand for other values (`x-texts`)."""
+    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SpeechRequest"}
+    return draft | SPEECH | {"x-openai": list(OWN), "x-texts": TEXTS}
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -54,17 +54,28 @@ SPEECH_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-_OWN = {
+OWN: dict[str, dict[str, Any]] = {
     "model": {"type": "string", "minLength": 1, "maxLength": 1000, "enum": list(NAMES)},
     "input": {"minLength": 1, "pattern": VISIBLE},
     "instructions": {"type": "string", "maxLength": 4096},
-    "voice": VOICE_SCHEMA,
+    "voice": {},
     "response_format": {},
     "speed": {},
     "stream_format": {"type": "string", "enum": ["audio", "sse"], "default": "audio"},
 }
 """OpenAI's fields, in the order in which they are checked, and what `SpeechRequest` does not say
 of them."""
+
+
+_NULL = {"type": "null"}
+_BOUNDS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "max_length": "maxLength",
+    "pattern": "pattern",
+}
+_NOT_OF_A_KIND = {"title", "default", "description", *_BOUNDS, *notes_of("text")}
 
 
 def _speech_schema() -> dict[str, Any]:
@@ -75,7 +86,8 @@ def _speech_schema() -> dict[str, Any]:
         for name in made
         if not (notes := notes_of(name))["jobs_only"]
     }
-    own: dict[str, Any] = {name: ours.pop(name, {}) | more for name, more in _OWN.items()}
+    own: dict[str, Any] = {name: ours.pop(name, {}) | more for name, more in OWN.items()}
+    own["voice"] = {"description": own["voice"]["description"], **VOICE_SCHEMA}
     return {
         "type": "object",
         "required": ["model", "input", "voice"],
@@ -87,21 +99,25 @@ def _speech_schema() -> dict[str, Any]:
 def _shown(name: str, made: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
     """What pydantic makes of a field, without our notes, and without the null that stands for a
     field that is not given."""
-    field = {key: value for key, value in made.items() if key not in (*notes, "title")}
+    field = {
+        key: made[key] for key in ("default", "description") if made.get(key) not in (None, {})
+    }
     field["description"] = field["description"].replace("{max_text_length}", "OPENAI_INPUT_LIMIT")
-    if field.get("default") in (None, {}):
-        field.pop("default", None)
-    branches = field.get("anyOf", [])
-    if name not in NULL_COUNTS and {"type": "null"} in branches:
-        branches = [branch for branch in branches if branch != {"type": "null"}]
-        field |= {"anyOf": branches}
-    if len(branches) == 1:
-        field = {**field.pop("anyOf")[0], **field}
-    return field
+    # Pydantic shows no bounds of what a validator of ours has read.
+    bounds = {_BOUNDS[key]: value for key, value in notes["bounds"].items()}
+    branches = [_kind(branch, bounds) for branch in made.get("anyOf", [made])]
+    if name not in NULL_COUNTS and _NULL in branches:
+        branches.remove(_NULL)
+    return field | (branches[0] if len(branches) == 1 else {"anyOf": branches})
+
+
+def _kind(branch: Mapping[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
+    own = {key: value for key, value in branch.items() if key not in _NOT_OF_A_KIND}
+    return own | (bounds if branch.get("type") in ("string", "number", "integer") else {})
 
 
 SPEECH = _speech_schema()
-EXTRAS = frozenset(SPEECH["properties"]) - frozenset(_OWN)
+EXTRAS = frozenset(SPEECH["properties"]) - frozenset(OWN)
 """Our own fields."""
 
 SPEECH_BODY: dict[str, Any] = {

@@ -64,7 +64,7 @@ for (const [line, cases] of Object.entries(contract.lines)) {
         if (value.startsWith("~")) expect(given).toMatch(new RegExp(value.slice(1)));
         else expect(given).toBe(value);
       }
-      const size = 10_000 / (expected.speech?.speed ?? 1);
+      const size = 10_000 / Number(expected.speech?.speed ?? 1);
       if (expected.error) {
         expect(type).toBe("application/json");
         const { error, ...rest } = JSON.parse(new TextDecoder().decode(bytes));

@@ -30,6 +30,27 @@ test("the server gets the contract's fields with its own voice, and the request'
   });
 });
 
+test("a dry run's plan passes", async () => {
+  const plan = { status: "success", dry_run: true, chunks: [] };
+  const calls = network({ [ROUTE]: served(JSON.stringify(plan)) });
+  const answer = await speak({ dry_run: true }, { settings });
+  expect([answer.status, JSON.parse(answer.text())]).toEqual([200, plan]);
+  expect(calls[0].body.dry_run).toBe(true);
+});
+
+test.each([
+  [served(audio()), 502, "upstream_error"],
+  [
+    () => Response.json({ error: { message: "No.", type: "x", code: "y" } }, { status: 400 }),
+    400,
+    "y",
+  ],
+])("a dry run that gives no plan is an error", async (answerOf, status, code) => {
+  network({ [ROUTE]: answerOf });
+  const answer = await speak({ dry_run: true }, { settings });
+  expect([answer.status, answer.error.code]).toEqual([status, code]);
+});
+
 test("the server's facts pass", async () => {
   const headers = { "X-Speech-Seed": "5", "X-Speech-Engine": "vibevoice", "X-Speech-Cache": "hit" };
   network({ [ROUTE]: served(audio(), headers) });

@@ -63,6 +63,42 @@ describe("the job", () => {
     expect(answer.headers.get("X-Speech-Ignored")).toBe("instructions; nonsense");
   });
 
+  test("has numbers and booleans however they are written, and the recording", async () => {
+    const calls = network({ runsync: completed() });
+    const voice_base64 = "A".repeat(13_981_012);
+    const asked = { cfg_scale: "2", seed: "7", disable_prefill: "yes", speed: " 2 ", voice_base64 };
+    expect((await speak(asked)).status).toBe(200);
+    expect(calls[0].body.input).toEqual({
+      ...{ input: SPEECH.input, voice: "Alice", response_format: "mp3", speed: 2 },
+      ...{ cfg_scale: 2, seed: 7, disable_prefill: true, voice_base64 },
+      request_id: expect.any(String),
+    });
+  });
+
+  test("may be too large beside its recording, or by it, and is not sent then", async () => {
+    const calls = network({ runsync: completed() });
+    const voice_base64 = "A".repeat(13_981_012);
+    for (const more of [{ nonsense: "x".repeat(1_200_000) }, { instructions: voice_base64 }]) {
+      const answer = await speak({ voice_base64, ...more });
+      expect([answer.status, answer.error.code]).toEqual([413, "request_too_large"]);
+    }
+    expect(calls).toEqual([]);
+  });
+
+  test("of a dry run is answered with the plan, whatever else is set", async () => {
+    const plan = { status: "success", dry_run: true, chunks: [] };
+    const calls = network({ runsync: { ...completed(null), output: [plan] } });
+    const settings = { RUNPOD_STREAM: "true" };
+    for (const stream_format of ["audio", "sse"]) {
+      const answer = await speak({ dry_run: "on", nonsense: 1, stream_format }, { settings });
+      expect([answer.status, JSON.parse(answer.text())]).toEqual([200, plan]);
+      expect(answer.headers.get("X-Speech-Ignored")).toBe("nonsense");
+    }
+    expect(calls[0].body.input).toMatchObject({ dry_run: true, voice: "Alice" });
+    network({ runsync: failedWith("[invalid_value] input: holds nothing that can be spoken") });
+    expectError(await speak({ dry_run: true }), 400, "invalid_value");
+  });
+
   test("is posted to an address with or without /runsync", async () => {
     for (const end of ["", "/", "/runsync", "/run", "/runsync/"]) {
       const calls = network({ runsync: completed() });
