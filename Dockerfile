@@ -34,9 +34,15 @@ RUN if [ "$BAKE" = 1 ]; then \
     fi
 
 COPY *.py test_input.json ./
+COPY api/ api/
+COPY audio/ audio/
+COPY delivery/ delivery/
 COPY engines/ engines/
-COPY speech/ speech/
-COPY web/ web/
+COPY request/ request/
+COPY synthesis/ synthesis/
+COPY text/ text/
+COPY voices/ voices/
+COPY worker/ worker/
 COPY bridge/ bridge/
 # The models' tokenizer is a repository of its own: with it, a cached model needs no network at all.
 RUN if [ "$BAKE" = 1 ]; then \

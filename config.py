@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from speech.bucket import Bucket
+from delivery.bucket import Bucket
 
 ROOT = Path(__file__).resolve().parent
 

@@ -23,17 +23,17 @@ from typing import Any
 
 import runpod
 
-import startup
-import worker_loop
+from audio.codecs import FORMATS
 from config import ConfigError, Settings
-from inference import Began, Progress, Result, VibeVoiceInference
-from progress import reporting
-from speech import delivery, s3
-from speech.bucket import Bucket
-from speech.codecs import FORMATS
-from speech.delivery import Delivered, Delivery, Outputs
-from speech.errors import DeliveryError, EngineLost, SpeechError
-from speech.request import SpeechRequest, parse_request, words_of
+from delivery import answer as delivery
+from delivery import s3
+from delivery.answer import Delivered, Delivery, Outputs
+from delivery.bucket import Bucket
+from request.errors import DeliveryError, EngineLost, SpeechError
+from request.model import SpeechRequest, parse_request, words_of
+from synthesis.inference import Began, Progress, Result, VibeVoiceInference
+from worker import sdk_loop, startup
+from worker.progress import reporting
 
 _CLEANUP_SEC = 600
 
@@ -95,7 +95,7 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
             try:
                 async for item in items:
                     yield item
-                    lost = item.pop(worker_loop.LOST, False)
+                    lost = item.pop(sdk_loop.LOST, False)
                     if "audio_chunk" in item:
                         item["audio_chunk"] = ""
                         if lost:
@@ -107,7 +107,7 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
             answer = await (_dry_run(request, warnings) if dry else _speak(job, request, warnings))
             audio = answer.pop("audio_base64", None)
             yield answer
-            answer.pop(worker_loop.LOST, None)
+            answer.pop(sdk_loop.LOST, None)
             if audio is not None:
                 answer["audio_base64"] = audio
     except (asyncio.CancelledError, GeneratorExit):
@@ -292,7 +292,7 @@ def main() -> None:
         sys.exit(f"The worker cannot start:\n{error}")
     startup.prepare(inference(), log())
     startup.every(_CLEANUP_SEC, cleanup_old_files)
-    worker_loop.use()
+    sdk_loop.use()
     # The local API ends by the signal itself, which would leave the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     start: dict[str, Any] = {"concurrency_modifier": lambda _: inference().concurrency}

@@ -12,14 +12,14 @@ import sys
 
 import uvicorn
 
+from api.app import create_app
+from api.health import Health, health_port
+from api.protocol import Protocol, SocketProtocol
+from api.speaking import Door
 from config import ConfigError, Settings
-from in_use import mark_in_thread
-from inference import VibeVoiceInference
-from speech.errors import SpeechError
-from web.app import create_app
-from web.health import Health, health_port
-from web.protocol import Protocol, SocketProtocol
-from web.speaking import Door
+from provision.in_use import mark_in_thread
+from request.errors import SpeechError
+from synthesis.inference import VibeVoiceInference
 
 MOST_MESSAGE_BYTES = 256 * 1024
 _LAST_ANSWERS_SEC = 30
@@ -71,7 +71,7 @@ def log_to_stderr() -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         force=True,  # whatever a library has set
     )
-    # It logs the paths that callers send; `web.dressing` logs routes.
+    # It logs the paths that callers send; `api.middleware` logs routes.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 

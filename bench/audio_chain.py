@@ -20,10 +20,10 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
-from speech.audio import Shaper
-from speech.codecs import Encoder
-from speech.level import Level, LoudnessMeter, gain_to
-from speech.pcm import SAMPLE_RATE, Samples, silence
+from audio.codecs import Encoder
+from audio.loudness import Level, LoudnessMeter, gain_to
+from audio.pcm import SAMPLE_RATE, Samples, silence
+from audio.shaping import Shaper
 
 FRAME = 3200
 CHUNK_S = 20

@@ -28,15 +28,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.gpu_card import fill
 from bench.vibevoice_reference import FRAME, SIZES, TOKEN, random_network, speak_on, voice
 from engines.base import SAMPLE_RATE, Frame, Options, Plan, PlannedChunk, Turn, Voice
-from engines.vibevoice.batch import Batch
-from engines.vibevoice.bucket import Bucket
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.code import find_code, import_code
-from engines.vibevoice.fast import FastRuntime
-from engines.vibevoice.frame import Tokens
+from engines.vibevoice.fast.batch import Batch
+from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.layers.packer import Shards
+from engines.vibevoice.fast.layers.weights import load_weights
+from engines.vibevoice.fast.runtime import FastRuntime
+from engines.vibevoice.fast.step import Tokens
 from engines.vibevoice.model import Model
-from engines.vibevoice.packer import Shards
-from engines.vibevoice.weights import load_weights
 
 from bench.prose import prose  # isort: skip
 from tests.narrow_model import narrow_network, sizes_of, weights_of  # isort: skip

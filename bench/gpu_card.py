@@ -10,12 +10,12 @@ from torch import Tensor
 
 from bench.__main__ import machine as host
 from bench.random_model import Tokenizer, checkpoint_of, random_weights
-from engines.vibevoice.batch import Batch
-from engines.vibevoice.bucket import MOST_SLOTS, Bucket
-from engines.vibevoice.capacity import slots_for
 from engines.vibevoice.failures import free_memory
-from engines.vibevoice.kernels import choose_convolutions, device_seconds
-from engines.vibevoice.weights import Weights
+from engines.vibevoice.fast.batch import Batch
+from engines.vibevoice.fast.capacity import slots_for
+from engines.vibevoice.fast.graph_shape import MOST_SLOTS, Bucket
+from engines.vibevoice.fast.layers.kernels import choose_convolutions, device_seconds
+from engines.vibevoice.fast.layers.weights import Weights
 
 STEPS = 10
 GIB = 1 << 30

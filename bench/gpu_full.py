@@ -14,7 +14,7 @@ from bench.gpu_row import Row, failed, not_here, ok
 from bench.server import ASK, of, started
 from bench.sockets import tiny_model
 from engines.base import SAMPLE_RATE
-from speech.errors import EngineError
+from request.errors import EngineError
 
 _FRAMES = 40
 _TEXT = "The first train leaves at six. And the second? Nobody knows, for it was raining. " * 2

@@ -14,9 +14,9 @@ from bench.gpu_row import Figure, Row, failed, not_here, ok
 from bench.random_model import occupant
 from engines.base import SAMPLE_RATE
 from engines.vibevoice.architecture import Unsupported
-from engines.vibevoice.batch import Batch
-from engines.vibevoice.bucket import Bucket
-from engines.vibevoice.kernels import (
+from engines.vibevoice.fast.batch import Batch
+from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.layers.kernels import (
     FLASH,
     SDPA,
     Outcome,
@@ -26,7 +26,7 @@ from engines.vibevoice.kernels import (
     try_ways,
 )
 from engines.vibevoice.loader import check_card
-from speech.errors import EngineError
+from request.errors import EngineError
 
 _SLOTS, _CONTEXTS = (1, 8, 32), (512, 2048)
 _FRAMES, _ROUNDS = 10, 3

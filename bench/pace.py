@@ -1,4 +1,4 @@
-"""How often a right take is judged bad, and a damaged one good, with the weight of `speech.pace`
+"""How often a right take is judged bad, and a damaged one good, with the weight of `text.pace`
 and with the one that counted characters.
 
 200 made-up texts of ten kinds, each spoken sentence by sentence by the preview voice; five right
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from unittest import mock
 
-from engines import espeak_library
-from speech import pace
-from speech.pace import Pace
+from engines.espeak import library as espeak_library
+from text import pace
+from text.pace import Pace
 
 EACH, TAKES = 20, 5
 TOLERANCE = 3.0  # PACE_TOLERANCE, as it comes

@@ -17,12 +17,12 @@ from bench.vibevoice_reference import SIZES as PUBLISHED
 from engines.base import SAMPLE_RATE, PlannedChunk, Turn
 from engines.vibevoice.architecture import Architecture, Net, architecture
 from engines.vibevoice.checkpoint import EMBEDDING, HEAD
-from engines.vibevoice.frame import Tokens
+from engines.vibevoice.fast.layers.weights import Weights, load_weights
+from engines.vibevoice.fast.scheduler import Job, Occupant
+from engines.vibevoice.fast.scripts import Script
+from engines.vibevoice.fast.step import Tokens
+from engines.vibevoice.fast.voice_cache import Recording
 from engines.vibevoice.prompt import Prompt
-from engines.vibevoice.scheduler import Job, Occupant
-from engines.vibevoice.scripts import Script
-from engines.vibevoice.voice_cache import Recording
-from engines.vibevoice.weights import Weights, load_weights
 
 SIZES = ("tiny", *PUBLISHED)
 _TIMES = 256  # waves of a diffusion timestep

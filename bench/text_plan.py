@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 
 from bench.prose import prose
-from speech.chunks import Limits, plan_text
-from speech.text import read
+from text.chunks import Limits, plan_text
+from text.reading import read
 
 CHARACTERS = 180_000
 HOSTILE_CHARACTERS = 1_000_000

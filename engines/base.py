@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from speech.chunks import Turn
-from speech.pcm import SAMPLE_RATE, Samples
-from speech.voices import Voice
+from audio.pcm import SAMPLE_RATE, Samples
+from text.chunks import Turn
+from voices.catalogue import Voice
 
 __all__ = [
     "SAMPLE_RATE",
@@ -104,8 +104,8 @@ class End:
 class Speech(Protocol):
     """The audio of a plan while it is made.
 
-    Iteration raises `speech.errors.EngineError` when the engine fails and
-    `speech.errors.Cancelled` after `cancel()`, which any thread may call, any number of times.
+    Iteration raises `request.errors.EngineError` when the engine fails and
+    `request.errors.Cancelled` after `cancel()`, which any thread may call, any number of times.
     Buffers are bounded, then spill to disk: a slow reader never stalls another job.
     """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from engines.base import Engine
-from speech.errors import EngineError
+from request.errors import EngineError
 
 
 def choose_engine(setting: str, on_runpod: bool) -> str:
@@ -46,7 +46,7 @@ def create_engine(
     """Makes the engine of that name, not yet loaded. The rest is for VibeVoice alone, see
     `engines.vibevoice.engine.VibeVoiceEngine`."""
     if name == "espeak":
-        from engines.espeak import EspeakEngine
+        from engines.espeak.engine import EspeakEngine
 
         return EspeakEngine()
     if name == "vibevoice":

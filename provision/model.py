@@ -17,7 +17,7 @@ from config import ConfigError, Settings
 from engines.vibevoice import checkpoint
 from engines.vibevoice.download import NoRoom, download
 from engines.vibevoice.hub import Hub
-from speech.errors import EngineError
+from request.errors import EngineError
 
 log = logging.getLogger("vibevoice")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from speech.pcm import Samples
+from audio.pcm import Samples
 
 
 def audio_of(answer: dict[str, Any]) -> tuple[Samples, int]:

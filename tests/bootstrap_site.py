@@ -31,6 +31,10 @@ from tests.need import require_mounts, require_program
 from tests.wheels import make_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = (
+    "api", "audio", "delivery", "engines", "request", "synthesis", "text", "voices", "worker",
+)  # fmt: skip
+"""The packages that a worker runs."""
 MODEL_FILE = Path("vibevoice", "modular", "modeling_vibevoice_inference.py")
 PYTHON = f"{sys.base_prefix}/bin/python3.{sys.version_info.minor}"
 REPOSITORY = "https://git.example.com/VibeVoice.git"
@@ -71,9 +75,7 @@ class Site:
         for each in (self.volume.parent, self.code, self.wheels, folder / "tmp", folder / "home"):
             each.mkdir(parents=True)
         for path in ROOT.iterdir():
-            if path.suffix in (".sh", ".py", ".txt") or path.name in (
-                "engines", "speech", "provision",
-            ):  # fmt: skip
+            if path.suffix in (".sh", ".py", ".txt") or path.name in (*ROOMS, "provision"):
                 (self.code / path.name).symlink_to(path)
         if handler is not None:
             (self.code / "handler.py").unlink()

@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.random_model import checkpoint_of, random_weights
-from engines.vibevoice import language, noise
-from engines.vibevoice.batch import Batch
-from engines.vibevoice.bucket import Bucket
+from engines.vibevoice.fast.batch import Batch
+from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.layers import language, noise
 
 META = torch.device("meta")
 _ENGINE = "engines/vibevoice"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engines.vibevoice.batch import Batch
+from engines.vibevoice.fast.batch import Batch
 from tests.cuda_trace import forbidden, tensors
 
 _RECORDING = (

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from engines.base import End, Engine, Frame, Plan, PlannedChunk, Samples, Speech, Turn, Voice
-from speech.errors import Cancelled, SpeechError
+from request.errors import Cancelled, SpeechError
 
 Events = list[Frame | End]
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from engines.base import Capabilities, End, Frame, Plan, Samples
-from speech.errors import Cancelled, EngineError
+from request.errors import Cancelled, EngineError
 
 CAPABILITIES = Capabilities("fake", cloning=True, voices=("Alice", "Frank"))
 Reason = Literal["eos", "cap", "empty"]

@@ -24,8 +24,8 @@ import numpy as np
 
 import handler
 from engines.base import End, Frame, Plan
-from inference import VibeVoiceInference
-from speech.errors import Cancelled, EngineLost
+from request.errors import Cancelled, EngineLost
+from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine, FakeSpeech
 
 SECRET_PATH = "/somewhere/secret"

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference import VibeVoiceInference
+from api.health import Health
 from server import make_server
-from web.health import Health
+from synthesis.inference import VibeVoiceInference
 
 ROOT = Path(__file__).resolve().parent.parent
 ASK: dict[str, Any] = {"model": "tts-1", "input": "One.", "voice": "Alice"}

@@ -11,8 +11,8 @@ import torch
 
 from engines.vibevoice.architecture import Architecture, architecture
 from engines.vibevoice.code import find_code, import_code
-from engines.vibevoice.frame import Tokens
-from engines.vibevoice.weights import Weights, load_weights
+from engines.vibevoice.fast.layers.weights import Weights, load_weights
+from engines.vibevoice.fast.step import Tokens
 
 TOKENS = Tokens(start=12, end=13, diffusion=14, eos=3)
 VOCABULARY = 32

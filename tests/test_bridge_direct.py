@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from config import Settings
-from inference import VibeVoiceInference
+from synthesis.inference import VibeVoiceInference
 from tests.bridge import Bridge, bridge
 from tests.fake_engine import FakeEngine
 from tests.http_server import server_process, serving, wait_for

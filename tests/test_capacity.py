@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from engines.vibevoice.capacity import capacity_for, longest_for, slots_for
+from engines.vibevoice.fast.capacity import capacity_for, longest_for, slots_for
 
 GIB = 1 << 30
 FREE = {

@@ -21,13 +21,13 @@ from typing import Any
 import pytest
 
 from config import Settings
-from engines.espeak import _plain
-from inference import VibeVoiceInference
-from speech.chunks import Limits, plan_text
-from speech.pace import Pace
-from speech.request import parse_request
-from speech.text import read
+from engines.espeak.engine import _plain
+from request.model import parse_request
+from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine
+from text.chunks import Limits, plan_text
+from text.pace import Pace
+from text.reading import read
 
 Case = dict[str, Any]
 _TABLES = sorted(Path(__file__).parent.glob("cases_*.jsonl"))

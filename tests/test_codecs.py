@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from audio.codecs import FORMATS, Encoder, bytes_a_second, codec_rate, pcm16, wav_header
+from audio.pcm import SAMPLE_RATE, Samples
 from engines.base import Frame, Plan, PlannedChunk, Turn, Voice
-from engines.espeak import EspeakEngine
-from speech.codecs import FORMATS, Encoder, bytes_a_second, codec_rate, pcm16, wav_header
-from speech.errors import SpeechError
-from speech.pcm import SAMPLE_RATE, Samples
+from engines.espeak.engine import EspeakEngine
+from request.errors import SpeechError
 from tests.need import require_program
 
 LOSSLESS = ("flac", "wav", "pcm")

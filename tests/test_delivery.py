@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from speech.bucket import Bucket
-from speech.delivery import FACTS_LIMIT, INLINE_LIMIT, Delivery, Outputs, cleanup_old_files, keep
-from speech.errors import Cancelled, DeliveryError, RequestError
+from delivery.answer import FACTS_LIMIT, INLINE_LIMIT, Delivery, Outputs, cleanup_old_files, keep
+from delivery.bucket import Bucket
+from request.errors import Cancelled, DeliveryError, RequestError
 from tests.runpod_wire import PIECE_LIMIT, RUN_LIMIT
 
 
@@ -112,7 +112,7 @@ def test_what_fits_nowhere_else_is_kept_on_the_worker(
     audio = tmp_path / "speech.wav"
     audio.write_bytes(bytes(INLINE_LIMIT + 1))
     (tmp_path / "output").write_text("a file is in the way")
-    monkeypatch.setattr("speech.delivery.tempfile.gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr("delivery.answer.tempfile.gettempdir", lambda: str(tmp_path / "tmp"))
     with pytest.raises(DeliveryError, match="in the worker's temporary folder"):
         Delivery("s", Outputs(tmp_path / "output")).deliver(audio)
     assert len(copies(tmp_path / "tmp" / "vibevoice-output")) == 1
@@ -135,7 +135,7 @@ def test_a_copy_that_breaks_off_leaves_nothing(
         target.write_bytes(source.read_bytes()[:2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("speech.delivery.shutil.copyfile", full)
+    monkeypatch.setattr("delivery.answer.shutil.copyfile", full)
     folder = tmp_path / "output"
     with pytest.raises(OSError, match="No space"):
         keep(audio, "s", folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engines.vibevoice.checkpoint import DEFAULT_TOKENIZER
-from tests.bootstrap_site import ROOT, Site
+from tests.bootstrap_site import ROOMS, ROOT, Site
 from tests.dockerfile import Image, context, instructions
 from tests.hub_api import HubApi
 from tests.need import require_mounts
@@ -20,9 +20,9 @@ def test_the_context_holds_what_runs_and_nothing_else() -> None:
     files = context(ROOT)
     assert {"bootstrap.sh", "handler.py", "requirements.txt", "test_input.json"} < set(files)
     folders = {path.split("/")[0] for path in files if "/" in path}
-    assert folders == {"bridge", "engines", "provision", "speech", "web"}
+    assert folders == {"bridge", "provision", *ROOMS}
     assert [path for path in files if path.startswith("bridge/")] == ["bridge/voices.json"]
-    assert "web/page/index.html" in files
+    assert "api/page/index.html" in files
     assert not [path for path in files if re.search(r"test_\w+\.py$|\.md$|requirements-", path)]
 
 

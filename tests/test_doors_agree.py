@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from speech.errors import SpeechError
-from speech.request import Defaults, SpeechRequest, parse_request
+from api.contract import loads, parse
+from api.errors import ApiError, as_api_error
+from api.schema import EXTRAS, SPEECH
+from request.errors import SpeechError
+from request.model import Defaults, SpeechRequest, parse_request
 from tests.need import BRIDGE, require_node
-from web.contract import loads, parse
-from web.errors import ApiError, as_api_error
-from web.schema import EXTRAS, SPEECH
 
 pytestmark = pytest.mark.process
 

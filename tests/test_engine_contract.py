@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from engines.base import End, Engine, Frame, Plan, PlannedChunk, Turn, Voice
-from engines.espeak import EspeakEngine
-from speech.errors import Cancelled, EngineError
+from engines.espeak.engine import EspeakEngine
+from request.errors import Cancelled, EngineError
 from tests.engine_contract import EngineContract, by_chunk, in_threads
 from tests.fake_engine import FakeEngine, ramp
 

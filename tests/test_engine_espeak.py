@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engines import espeak_library
 from engines.base import SAMPLE_RATE, End, Frame, Plan, PlannedChunk, Samples, Turn, Voice
-from engines.espeak import EspeakEngine
-from speech.errors import Cancelled, EngineError
+from engines.espeak import library as espeak_library
+from engines.espeak.engine import EspeakEngine
+from request.errors import Cancelled, EngineError
 from tests.engine_contract import by_chunk, in_threads
 
 ENGINE = EspeakEngine()
@@ -279,7 +279,7 @@ def test_who_has_no_sound_yet_comes_before_who_is_ahead_of_the_listener(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nobody has listened so far, however long it takes until both wait.
-    monkeypatch.setattr("engines.espeak.time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr("engines.espeak.engine.time", SimpleNamespace(monotonic=lambda: 0.0))
     line, never = espeak_library.load().line, threading.Event()
     ahead = iter(ENGINE.start(plan(("Alice", SENTENCE + "Ahead. " * 30))))
     next(ahead)
@@ -305,7 +305,7 @@ def test_a_long_turn_is_cut_after_sentences_then_clauses_then_words(said: list[s
 
 def test_a_cut_between_sentences_cannot_be_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = speak(SENTENCE * 2)
-    monkeypatch.setattr("engines.espeak._PIECE", len(SENTENCE) + 5)
+    monkeypatch.setattr("engines.espeak.engine._PIECE", len(SENTENCE) + 5)
     cut = speak(SENTENCE * 2)
     assert len(cut) == len(whole)
 
@@ -422,8 +422,8 @@ def test_missing_data_is_an_error_and_not_the_end_of_the_process(tmp_path: Path)
     code = (
         "import sys, espeakng_loader\n"
         "espeakng_loader.get_data_path = lambda: sys.argv[1]\n"
-        "from engines.espeak import EspeakEngine\n"
-        "from speech.errors import EngineError\n"
+        "from engines.espeak.engine import EspeakEngine\n"
+        "from request.errors import EngineError\n"
         "try: EspeakEngine().load()\n"
         "except EngineError as error: print(error)\n"
     )

@@ -13,11 +13,11 @@ from torch.overrides import TorchFunctionMode  # isort: skip
 from torch.utils._python_dispatch import TorchDispatchMode  # isort: skip
 from torch.utils._pytree import tree_leaves  # isort: skip
 
-from engines.vibevoice.bucket import Bucket  # isort: skip
-from engines.vibevoice.frame import Frame  # isort: skip
-from engines.vibevoice.noise import Noise  # isort: skip
-from engines.vibevoice.slots import IDLE, Slots  # isort: skip
-from engines.vibevoice.weights import load_weights  # isort: skip
+from engines.vibevoice.fast.graph_shape import Bucket  # isort: skip
+from engines.vibevoice.fast.step import Frame  # isort: skip
+from engines.vibevoice.fast.layers.noise import Noise  # isort: skip
+from engines.vibevoice.fast.slots import IDLE, Slots  # isort: skip
+from engines.vibevoice.fast.layers.weights import load_weights  # isort: skip
 from tests.narrow_model import TOKENS, generate, narrow_network, sizes_of, weights_of  # isort: skip
 
 torch = vibevoice.torch

@@ -11,16 +11,16 @@ from engines.base import PlannedChunk, Turn, Voice
 from tests import vibevoice_fixtures as vibevoice  # skips where torch is missing
 
 from engines.vibevoice.architecture import Unsupported, architecture  # isort: skip
-from engines.vibevoice.cache import KVCache  # isort: skip
-from engines.vibevoice.codec import Codec  # isort: skip
-from engines.vibevoice.frame import Frame, connect  # isort: skip
-from engines.vibevoice.head import Head  # isort: skip
-from engines.vibevoice.language import LanguageModel  # isort: skip
-from engines.vibevoice.noise import Noise, noise_seed  # isort: skip
-from engines.vibevoice.norm import epsilon, rms_norm  # isort: skip
-from engines.vibevoice.solver import solver_steps  # isort: skip
-from engines.vibevoice.voice_cache import VoiceCache, recordings  # isort: skip
-from engines.vibevoice.weights import load_weights  # isort: skip
+from engines.vibevoice.fast.layers.kv_cache import KVCache  # isort: skip
+from engines.vibevoice.fast.layers.codec import Codec  # isort: skip
+from engines.vibevoice.fast.step import Frame, connect  # isort: skip
+from engines.vibevoice.fast.layers.head import Head  # isort: skip
+from engines.vibevoice.fast.layers.language import LanguageModel  # isort: skip
+from engines.vibevoice.fast.layers.noise import Noise, noise_seed  # isort: skip
+from engines.vibevoice.fast.layers.norm import epsilon, rms_norm  # isort: skip
+from engines.vibevoice.fast.layers.solver import solver_steps  # isort: skip
+from engines.vibevoice.fast.voice_cache import VoiceCache, recordings  # isort: skip
+from engines.vibevoice.fast.layers.weights import load_weights  # isort: skip
 from tests.narrow_model import TOKENS, narrow_network, sizes_of, weights_of  # isort: skip
 
 torch = vibevoice.torch

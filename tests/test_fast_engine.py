@@ -12,16 +12,16 @@ import pytest
 pytest.importorskip("torch")
 
 from engines.base import End, Frame, Options, Plan, PlannedChunk, Samples, Speech, Turn
-from engines.vibevoice.batch import Batch
 from engines.vibevoice.engine import VibeVoiceEngine
-from engines.vibevoice.fast import FastRuntime
-from engines.vibevoice.scripts import halves
-from speech.chunks import spoken
-from speech.errors import Cancelled, EngineError, EngineLost
-from speech.voices import NO_VOICE
+from engines.vibevoice.fast.batch import Batch
+from engines.vibevoice.fast.runtime import FastRuntime
+from engines.vibevoice.fast.scripts import halves
+from request.errors import Cancelled, EngineError, EngineLost
 from tests import vibevoice_fixtures as vibevoice
 from tests.engine_contract import EngineContract, by_chunk, in_threads
 from tests.vibevoice_fixtures import TEXT, plan, samples, voice
+from text.chunks import spoken
+from voices.catalogue import NO_VOICE
 
 torch = vibevoice.torch
 pytestmark = pytest.mark.filterwarnings(  # upstream's solver under a newer numpy
@@ -360,7 +360,7 @@ def test_out_of_memory_fails_the_job_and_the_next_one_works(
 ) -> None:
     batch = batch_of(own)
     freed: list[None] = []
-    monkeypatch.setattr("engines.vibevoice.loop.free_memory", lambda: freed.append(None))
+    monkeypatch.setattr("engines.vibevoice.fast.loop.free_memory", lambda: freed.append(None))
     owner: Any = batch.graphs if where == "frame" else batch.frame.language
     meet(MEMORY, owner, "run" if where == "frame" else "prefill", monkeypatch, after=2)
     with pytest.raises(EngineError, match="ran out of memory: send a shorter text") as caught:
@@ -479,8 +479,8 @@ def test_a_slow_reader_costs_memory_a_bounded_amount_and_others_nothing(
 @pytest.fixture
 def half(monkeypatch: pytest.MonkeyPatch) -> Iterator[VibeVoiceEngine]:
     """As on a GPU: bfloat16, contexts in powers of two, every frame read while the next is made."""
-    monkeypatch.setattr("engines.vibevoice.fast.dtype_for", lambda _: torch.bfloat16)
-    monkeypatch.setattr("engines.vibevoice.batch._CPU_CONTEXT_STEP", None)
+    monkeypatch.setattr("engines.vibevoice.fast.runtime.dtype_for", lambda _: torch.bfloat16)
+    monkeypatch.setattr("engines.vibevoice.fast.batch._CPU_CONTEXT_STEP", None)
     made = new_engine(slots=3)
     made.load()
     batch_of(made).lag = 1

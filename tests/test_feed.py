@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.feed import SentenceFeed
+from text.feed import SentenceFeed
 
 
 def texts(feed: SentenceFeed, *pieces: str) -> list[list[str]]:

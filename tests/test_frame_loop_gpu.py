@@ -10,10 +10,10 @@ from tests import vibevoice_fixtures as vibevoice  # skips where torch is missin
 from tests.engine_contract import by_chunk, in_threads
 
 from bench.gpu_card import fill  # isort: skip
-from engines.vibevoice.batch import Batch  # isort: skip
-from engines.vibevoice.bucket import Bucket  # isort: skip
+from engines.vibevoice.fast.batch import Batch  # isort: skip
+from engines.vibevoice.fast.graph_shape import Bucket  # isort: skip
 from engines.vibevoice.engine import VibeVoiceEngine  # isort: skip
-from engines.vibevoice.fast import FastRuntime  # isort: skip
+from engines.vibevoice.fast.runtime import FastRuntime  # isort: skip
 from tests.test_fast_engine import TestContract as CpuContract  # isort: skip
 from tests.vibevoice_fixtures import TEXT, plan, samples  # isort: skip
 

@@ -16,7 +16,7 @@ from bench import gpu_card, gpu_check, gpu_full, gpu_prices, gpu_rows, random_mo
 from bench.gpu_card import Card
 from bench.gpu_row import Row, failed, not_here, ok
 from engines.vibevoice.architecture import architecture
-from engines.vibevoice.kernels import FLASH, SDPA
+from engines.vibevoice.fast.layers.kernels import FLASH, SDPA
 from tests import test_fast_engine as fast  # skips where upstream is missing
 from tests import vibevoice_fixtures as vibevoice
 from tests.emulated_graphs import CUDAGraph, EmulatedGraphs
@@ -179,7 +179,7 @@ def test_on_a_card_frames_are_captured_and_held_against_eager_ones_to_the_bit() 
 def test_flash_attention_is_timed_beside_sdpa_and_held_against_what_is_exact(
     monkeypatch: pytest.MonkeyPatch, scale: float, status: str
 ) -> None:
-    monkeypatch.setattr("engines.vibevoice.language.flash_kernel", flash(scale))
+    monkeypatch.setattr("engines.vibevoice.fast.layers.language.flash_kernel", flash(scale))
     _, rows = on_card()
     assert [row.status for row in named(rows, "attention of")] == [status] * 2
     assert not named(rows, "flash against SDPA")
@@ -225,7 +225,7 @@ def test_a_card_that_is_too_old_fails_by_name(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_way_that_is_wrong_fails_its_row_and_one_that_a_card_has_not_does_not() -> None:
-    from engines.vibevoice.kernels import Outcome
+    from engines.vibevoice.fast.layers.kernels import Outcome
 
     right, wrong = Outcome(0.001, 1e-5), Outcome(0.5, problem="off by 50.0%")
     missing = Outcome(problem="the GPU cannot take a step of the model")

@@ -16,10 +16,10 @@ pytest.importorskip("torch")
 
 import torch
 
-from engines.vibevoice.bucket import Bucket
 from engines.vibevoice.failures import free_memory
-from engines.vibevoice.graphs import Graphs
-from speech.errors import EngineLost
+from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.graphs import Graphs
+from request.errors import EngineLost
 
 GIB = 1 << 30
 ONE, OTHER, LARGE = Bucket(1, 512, 10), Bucket(2, 512, 10), Bucket(4, 2048, 10)

@@ -19,16 +19,15 @@ import numpy as np
 import pytest
 from runpod.serverless.modules import rp_job
 
-import file_job
 import handler
-import startup
-import worker_loop
 from config import Settings
+from delivery import answer as delivery
 from engines.base import End, Frame, Plan, PlannedChunk, Turn, Voice
-from inference import VibeVoiceInference
-from speech import delivery
-from speech.errors import EngineError, EngineLost
+from request.errors import EngineError, EngineLost
+from synthesis import file_job
+from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine, FakeSpeech
+from worker import sdk_loop, startup
 
 SECRET = "the-callers-secret-words"
 PLAN = Plan((PlannedChunk((Turn(0, "Hi."),), 0),), (Voice("Alice"),))
@@ -79,13 +78,13 @@ def test_facts_whose_post_was_lost_are_in_the_final_list_all_the_same() -> None:
             {"id": "j", "input": {"text": "Hi.", "stream": True}}
         ):
             if "audio_chunk" not in item:
-                item[worker_loop.LOST] = True
+                item[sdk_loop.LOST] = True
             kept.append(item)
         return kept
 
     *_, facts = asyncio.run(main())
     assert facts["status"] == "success"
-    assert worker_loop.LOST not in facts
+    assert sdk_loop.LOST not in facts
 
 
 def test_a_bad_request_to_a_stream_worker_is_one_error() -> None:
@@ -508,7 +507,7 @@ def test_a_dry_run_whose_post_was_lost_is_in_the_final_list_all_the_same() -> No
     async def main() -> dict[str, Any]:
         job = {"id": "job-1", "input": {"text": SCRIPT, "dry_run": True}}
         async for item in handler.stream_handler(job):
-            item[worker_loop.LOST] = True
+            item[sdk_loop.LOST] = True
         return item
 
     assert asyncio.run(main()) == run(text=SCRIPT, dry_run=True)

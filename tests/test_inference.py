@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from audio.pcm import Samples
 from config import Settings
-from inference import Result, VibeVoiceInference
-from speech.errors import Cancelled, EngineError
-from speech.pcm import Samples
-from speech.request import parse_request
+from request.errors import Cancelled, EngineError
+from request.model import parse_request
+from synthesis.inference import Result, VibeVoiceInference
 from tests.fake_engine import FakeEngine, FakeSpeech
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from tests import vibevoice_fixtures as vibevoice  # skips where torch is missing
 
-from engines.vibevoice import kernels  # isort: skip
+from engines.vibevoice.fast.layers import kernels  # isort: skip
 from engines.vibevoice.architecture import Unsupported  # isort: skip
-from engines.vibevoice.codec import Codec  # isort: skip
-from engines.vibevoice.depthwise import WAYS, Filter  # isort: skip
-from engines.vibevoice.kernels import FLASH, SDPA, choose_attention, fastest  # isort: skip
-from engines.vibevoice.weights import Weights  # isort: skip
+from engines.vibevoice.fast.layers.codec import Codec  # isort: skip
+from engines.vibevoice.fast.layers.depthwise import WAYS, Filter  # isort: skip
+from engines.vibevoice.fast.layers.kernels import FLASH, SDPA, choose_attention, fastest  # isort: skip
+from engines.vibevoice.fast.layers.weights import Weights  # isort: skip
 from tests.narrow_model import narrow_network, weights_of  # isort: skip
 
 torch = vibevoice.torch
@@ -115,7 +115,7 @@ def flash(scale: float) -> Any:
 def test_attention_by_flash_attn_where_it_is_faster_and_right(
     weights: Weights, monkeypatch: pytest.MonkeyPatch, scale: float, flash_sec: float, wanted: str
 ) -> None:
-    monkeypatch.setattr("engines.vibevoice.language.flash_kernel", flash(scale))
+    monkeypatch.setattr("engines.vibevoice.fast.layers.language.flash_kernel", flash(scale))
     times = iter((2, flash_sec))
     assert choose_attention(weights, 2, lambda _: next(times)) == wanted
 
@@ -168,7 +168,7 @@ def test_a_way_that_refuses_a_length_is_left_for_products(
                 raise REFUSED
             return convolve(full, by)
 
-        monkeypatch.setattr("engines.vibevoice.codec.WAYS", {**WAYS, "cudnn": refuse})
+        monkeypatch.setattr("engines.vibevoice.fast.layers.codec.WAYS", {**WAYS, "cudnn": refuse})
         assert error(codec.whole(latents), wanted) < 1e-5
     assert codec.ways.count("products") == 1
     assert "unable to find an engine" in caplog.text
@@ -180,6 +180,6 @@ def test_a_device_that_breaks_in_a_convolution_is_not_covered_up(
     def broken(*_: Any) -> Any:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr("engines.vibevoice.codec.WAYS", {**WAYS, "cudnn": broken})
+    monkeypatch.setattr("engines.vibevoice.fast.layers.codec.WAYS", {**WAYS, "cudnn": broken})
     with torch.inference_mode(), pytest.raises(RuntimeError, match="illegal memory access"):
         decoder(weights).whole(random(1, 5, weights.architecture.latent))

@@ -12,10 +12,10 @@ from bench.prose import prose
 from config import Settings
 from engines.base import Options
 from engines.vibevoice.engine import VibeVoiceEngine
-from inference import VibeVoiceInference
-from speech.chunks import plan_text
-from speech.request import parse_request
+from request.model import parse_request
+from synthesis.inference import VibeVoiceInference
 from tests import vibevoice_fixtures as vibevoice
+from text.chunks import plan_text
 
 pytestmark = pytest.mark.filterwarnings(  # upstream's solver under a newer numpy
     "ignore:__array__ implementation:DeprecationWarning"

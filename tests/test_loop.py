@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 
 from engines.base import End, Frame, Samples
-from engines.vibevoice.bucket import Bucket
+from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.loop import Loop, SpeechJob
+from engines.vibevoice.fast.meter import Meter
+from engines.vibevoice.fast.scheduler import Occupant, Work
 from engines.vibevoice.frames import Frames
-from engines.vibevoice.loop import Loop, SpeechJob
-from engines.vibevoice.meter import Meter
-from engines.vibevoice.scheduler import Occupant, Work
-from speech.errors import Cancelled, EngineError, EngineLost
+from request.errors import Cancelled, EngineError, EngineLost
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,7 +182,7 @@ def test_the_loops_time_is_divided_among_those_at_work(
 ) -> None:
     runner = Timed(slots=2, lag=lag)
     monkeypatch.setattr(
-        "engines.vibevoice.loop.time", SimpleNamespace(monotonic=lambda: runner.now)
+        "engines.vibevoice.fast.loop.time", SimpleNamespace(monotonic=lambda: runner.now)
     )
     loop = Loop(runner, lambda _: None)
     shares = []

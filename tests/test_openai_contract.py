@@ -11,7 +11,7 @@ from typing import Any
 import av
 import pytest
 
-from speech.codecs import FORMATS
+from audio.codecs import FORMATS
 from tests.http_server import Answer, Server, server_process
 
 CONTRACT = json.loads((Path(__file__).parent / "openai_contract.json").read_text())

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from speech.pace import SECONDS_PER_CHARACTER, Pace, weight
+from text.pace import SECONDS_PER_CHARACTER, Pace, weight
 
 TEXT = "a few words that are said at an ordinary pace by somebody"
 

@@ -12,9 +12,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-import web.protocol
+import api.protocol
 from config import Settings
-from inference import VibeVoiceInference
+from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine
 from tests.http_server import ASK, Server, serving
 
@@ -98,7 +98,7 @@ def test_http_1_0_sees_that_an_answer_was_cut(start: Start) -> None:
 
 
 def test_who_asks_nothing_is_let_go(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web.protocol, "HEAD_SEC", 0.2)
+    monkeypatch.setattr(api.protocol, "HEAD_SEC", 0.2)
     with opened(start()) as peer:
         assert peer.recv(1) == b""
 
@@ -107,7 +107,7 @@ def test_a_head_that_comes_drop_by_drop_is_let_go(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = start()
-    monkeypatch.setattr(web.protocol, "HEAD_SEC", 0.5)
+    monkeypatch.setattr(api.protocol, "HEAD_SEC", 0.5)
     with opened(server) as peer:
         peer.sendall(head(method="GET /ping HTTP/1.1"))
         assert peer.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
@@ -120,7 +120,7 @@ def test_a_head_that_comes_drop_by_drop_is_let_go(
 def test_a_connection_that_has_asked_may_idle(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web.protocol, "HEAD_SEC", 0.1)
+    monkeypatch.setattr(api.protocol, "HEAD_SEC", 0.1)
     with opened(start()) as peer:
         for _ in range(2):
             peer.sendall(head(method="GET /ping HTTP/1.1"))
@@ -131,7 +131,7 @@ def test_a_connection_that_has_asked_may_idle(
 def test_those_who_hold_connections_make_room_for_the_next(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web.protocol, "most_connections", lambda: 8)
+    monkeypatch.setattr(api.protocol, "most_connections", lambda: 8)
     server = start()
     with ExitStack() as stack:
         held = [stack.enter_context(opened(server)) for _ in range(20)]

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from speech.chunks import Limits, plan_text
-from speech.errors import RequestError
-from speech.request import ALIASES, Defaults, SpeechRequest, parse_request
+from api.socket.events import TYPES
+from request.errors import RequestError
+from request.model import ALIASES, Defaults, SpeechRequest, parse_request
 from tests.http_server import server_process
 from tests.need import require_program
-from web.messages import TYPES
+from text.chunks import Limits, plan_text
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speech.codecs import FORMATS
-from speech.errors import (
+from audio.codecs import FORMATS
+from request.errors import (
     CODES,
     DeliveryError,
     EngineError,
@@ -20,7 +20,7 @@ from speech.errors import (
     SpeechError,
     VoiceError,
 )
-from speech.request import ALIASES, Defaults, Format, SpeechRequest, parse_request, words_of
+from request.model import ALIASES, Defaults, Format, SpeechRequest, parse_request, words_of
 
 DEFAULTS = Defaults()
 

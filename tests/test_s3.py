@@ -31,10 +31,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from speech import s3
-from speech.bucket import Bucket, BucketError
-from speech.errors import Cancelled, DeliveryError, RequestError
-from speech.lines import ANSWER_BYTES
+from delivery import s3
+from delivery.bucket import Bucket, BucketError
+from delivery.connections import ANSWER_BYTES
+from request.errors import Cancelled, DeliveryError, RequestError
 from tests.bad_network import (
     answering,
     dripping,
@@ -759,7 +759,7 @@ def test_a_job_s_bucket_is_not_reached_through_a_proxy(
 ) -> None:
     """The proxy would be the one that looks the name up."""
     seen: list[bytes] = []
-    monkeypatch.setattr("speech.lines.is_public", lambda _: True)
+    monkeypatch.setattr("delivery.connections.is_public", lambda _: True)
     with serving(recording(seen)) as port, reserved_port() as free:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
         bucket = at(free, endpoint_url=f"https://127.0.0.1:{free}", public_only=True)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import ClientSession
 
-from worker_loop import Scaler
+from worker.sdk_loop import Scaler
 
 
 class Loop(Scaler):

@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engines.vibevoice.bucket import FIXED_CONTEXT, Bucket, context_for, power_of_two
-from engines.vibevoice.scheduler import SMALLEST_CONTEXT, Job, Occupant, Scheduler, Work
+from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, Bucket, context_for, power_of_two
+from engines.vibevoice.fast.scheduler import SMALLEST_CONTEXT, Job, Occupant, Scheduler, Work
 
 
 def work(

@@ -18,16 +18,16 @@ import numpy as np
 import openai
 import pytest
 
+from api.contract import most_bytes, parse
 from config import ConfigError, Settings
 from engines.base import Plan
-from inference import VibeVoiceInference
-from speech.errors import EngineLost
-from speech.request import Defaults, parse_request
-from speech.values import MOST_RECORDING_CHARS
+from request.errors import EngineLost
+from request.model import Defaults, parse_request
+from request.values import MOST_RECORDING_CHARS
+from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine, HeldEngine, ramp
 from tests.http_server import ASK, Answer, Server, server_process, serving, wait_for
 from tools.demo import reserved_port
-from web.contract import most_bytes, parse
 
 LONG = 3200 * 10_000
 HUSH = "a secret text"

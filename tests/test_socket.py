@@ -18,12 +18,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from api.protocol import SocketProtocol
+from audio.pcm import Samples
 from config import Settings
-from inference import VibeVoiceInference
-from speech.pcm import Samples
+from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine, HeldEngine
 from tests.http_server import ROOT, Server, serving
-from web.protocol import SocketProtocol
 
 PATH = "/v1/audio/speech/stream"
 PLAIN = {
@@ -391,7 +391,7 @@ def test_what_was_heard_does_not_grow_in_a_pause(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("web.speaker.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("api.socket.playback.time", SimpleNamespace(monotonic=lambda: now))
 
     async def scenario() -> None:
         nonlocal now
@@ -417,7 +417,7 @@ def test_what_was_sent_before_is_heard_before(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("web.speaker.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("api.socket.playback.time", SimpleNamespace(monotonic=lambda: now))
 
     async def scenario() -> None:
         nonlocal now

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from in_use import stay_in_use
-from startup import every
+from provision.in_use import stay_in_use
 from tests.bootstrap_site import until
 from tests.http_server import server_process
 from tests.runpod_api import RunPodApi
 from tests.worker import worker
+from worker.startup import every
 
 
 @contextmanager

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audio.codecs import FORMATS
+from audio.pcm import Samples
 from config import Settings
 from engines.base import End, Frame
-from engines.line import Line
-from inference import Began, Piece, Result, VibeVoiceInference
-from speech.codecs import FORMATS
-from speech.errors import Cancelled, EngineError
-from speech.pcm import Samples
-from speech.request import Defaults, SpeechRequest, parse_request
-from stream import MOST_PIECE_BYTES, StreamJob, in_order
+from engines.priority_lock import Line
+from request.errors import Cancelled, EngineError
+from request.model import Defaults, SpeechRequest, parse_request
+from synthesis.inference import Began, Piece, Result, VibeVoiceInference
+from synthesis.stream import MOST_PIECE_BYTES, StreamJob, in_order
 from tests.fake_engine import FakeEngine
 from tests.http_server import wait_for
 

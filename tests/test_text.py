@@ -2,9 +2,9 @@
 
 import pytest
 
-from speech.chunks import Limits, TextPlan, plan_text
-from speech.errors import RequestError
-from speech.text import read
+from request.errors import RequestError
+from text.chunks import Limits, TextPlan, plan_text
+from text.reading import read
 
 
 def spoken(source: str, pronunciations: dict[str, str] | None = None) -> str:

@@ -6,10 +6,10 @@ import sentencex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from speech.chunks import Limits, TextPlan, plan_text
-from speech.errors import RequestError
-from speech.sentences import sentences, split_long
-from speech.text import read
+from request.errors import RequestError
+from text.chunks import Limits, TextPlan, plan_text
+from text.reading import read
+from text.sentences import sentences, split_long
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=400)
 MARKUP = st.lists(

@@ -13,14 +13,14 @@ import pytest
 from tests import vibevoice_fixtures as vibevoice  # skips where torch is missing
 
 from engines.vibevoice.engine import VibeVoiceEngine  # isort: skip
-from engines.vibevoice.frame import Frame  # isort: skip
-from engines.vibevoice.trial import make_trial  # isort: skip
-from engines.vibevoice.upstream import Reference  # isort: skip
-from speech.errors import EngineError, EngineLost  # isort: skip
+from engines.vibevoice.fast.step import Frame  # isort: skip
+from engines.vibevoice.fast.trial import make_trial  # isort: skip
+from engines.vibevoice.reference import Reference  # isort: skip
+from request.errors import EngineError, EngineLost  # isort: skip
 from tests.emulated_graphs import EmulatedGraphs  # isort: skip
 from tests.test_fast_engine import assert_close, batch_of, engine, new_engine  # isort: skip
 from engines.base import Options  # isort: skip
-from engines.vibevoice import kernels  # isort: skip
+from engines.vibevoice.fast.layers import kernels  # isort: skip
 from tests.vibevoice_fixtures import TEXT, plan, samples  # isort: skip
 
 torch = vibevoice.torch
@@ -161,13 +161,13 @@ def test_a_load_on_a_gpu_finds_out_what_nobody_asked_for(
 ) -> None:
     """All of it on a CPU, with a card's memory and name, and a clock that likes products."""
     EmulatedGraphs().install(monkeypatch)
-    monkeypatch.setattr("engines.vibevoice.fast._is_gpu", lambda _: True)
+    monkeypatch.setattr("engines.vibevoice.fast.runtime._is_gpu", lambda _: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
     times = itertools.cycle((3, 2, 1))
     clocks = {"choose_attention": lambda _: 3.0, "choose_convolutions": lambda _: next(times)}
     for name, clock in clocks.items():
         choose = functools.partial(getattr(kernels, name), clock=clock)
-        monkeypatch.setattr(f"engines.vibevoice.fast.{name}", choose)
+        monkeypatch.setattr(f"engines.vibevoice.fast.runtime.{name}", choose)
     with caplog.at_level(logging.INFO, "vibevoice"):
         own.load()
     details = own.capabilities.details

@@ -12,7 +12,7 @@ import pytest
 from engines.vibevoice.checkpoint import DEFAULT_TOKENIZER, check_tokenizer, inspect
 from engines.vibevoice.engine import VibeVoiceEngine
 from engines.vibevoice.memory import free_host_memory
-from speech.errors import EngineError
+from request.errors import EngineError
 from tests import vibevoice_fixtures as vibevoice
 from tests.tiny_checkpoint import tiny_checkpoint
 from tests.vibevoice_fixtures import TEXT, plan, samples

@@ -12,7 +12,7 @@ import pytest
 
 from engines.base import Options
 from engines.vibevoice.code import Code, clone_commit, find_code, import_code
-from speech.errors import EngineError
+from request.errors import EngineError
 from tests import vibevoice_fixtures as vibevoice
 from tests.vibevoice_fixtures import TEXT, engine, git, plan, samples
 
@@ -124,7 +124,7 @@ def test_code_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from engines.vibevoice.code import find_code, import_code
-from speech.errors import EngineError
+from request.errors import EngineError
 try:
     import_code(find_code(None, Path(sys.argv[1])))
 except EngineError as error:

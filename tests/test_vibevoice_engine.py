@@ -11,10 +11,10 @@ import soundfile
 
 from engines.base import End, Frame, Options, Samples, Turn, Voice
 from engines.vibevoice.engine import VibeVoiceEngine
-from speech.errors import EngineError
-from speech.voices import NO_VOICE, VoiceMapper
+from request.errors import EngineError
 from tests import vibevoice_fixtures as vibevoice
 from tests.vibevoice_fixtures import TEXT, engine, plan, samples, voice
+from voices.catalogue import NO_VOICE, VoiceMapper
 
 pytestmark = pytest.mark.filterwarnings(  # upstream's solver under a newer numpy
     "ignore:__array__ implementation:DeprecationWarning"

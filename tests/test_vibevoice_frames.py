@@ -7,7 +7,7 @@ import pytest
 
 from engines.base import End, Frame
 from engines.vibevoice.frames import Frames
-from speech.errors import Cancelled
+from request.errors import Cancelled
 
 
 def frame(number: int, length: int = 5) -> Frame:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.vibevoice.hub import Hub, Incomplete, commit_of, snapshot
-from speech.errors import EngineError
+from request.errors import EngineError
 from tests.hub_api import TOKEN, HubApi
 
 NAME = "vibevoice/VibeVoice-7B"

@@ -13,8 +13,8 @@ pytest.importorskip("torch")
 
 from engines.base import End, Frame, Options, Plan, PlannedChunk, Speech, Turn
 from engines.vibevoice.engine import VibeVoiceEngine
-from engines.vibevoice.upstream import Reference
-from speech.errors import Cancelled, EngineError, EngineLost
+from engines.vibevoice.reference import Reference
+from request.errors import Cancelled, EngineError, EngineLost
 from tests import vibevoice_fixtures as vibevoice
 from tests.engine_contract import EngineContract
 from tests.vibevoice_fixtures import TEXT, engine, plan, samples, voice

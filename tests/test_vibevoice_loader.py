@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from speech.errors import EngineError
+from request.errors import EngineError
 from tests import vibevoice_fixtures as vibevoice
 
 torch = vibevoice.torch

@@ -10,8 +10,8 @@ import pytest
 
 from engines.base import Turn
 from engines.vibevoice.prompt import build_prompt
-from speech.chunks import spoken
 from tests import vibevoice_fixtures as vibevoice
+from text.chunks import spoken
 
 SENTENCES = (
     "Hello there, how are you today?",

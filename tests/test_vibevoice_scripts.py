@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("torch")
 
 from engines.base import Options, Plan, PlannedChunk, Turn, Voice
-from engines.vibevoice.scripts import Script, Scripts, halves
-from speech.errors import EngineError
+from engines.vibevoice.fast.scripts import Script, Scripts, halves
+from request.errors import EngineError
 
 
 class Letters:

@@ -87,7 +87,7 @@ def test_the_http_door_speaks_the_same_samples_from_a_process_of_the_models_own(
     with server_process(tmp_path, **env(home)) as server:
         answer = server.speak(input=TEXT, voice="alloy", response_format="pcm", **fields)
         children = psutil.Process(server.pid).children()
-        assert [child.cmdline()[1:] for child in children] == [["-m", "engines.apart"]]
+        assert [child.cmdline()[1:] for child in children] == [["-m", "engines.subprocess"]]
         capabilities = server.call("GET", "/v1/capabilities").json
     assert answer.body == base64.b64decode(job["audio_base64"])
     assert answer.headers["x-speech-voice"] == "en-Alice_woman"

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from config import Settings
-from inference import VibeVoiceInference
+from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine
 from tests.http_server import Answer, Server, serving
 

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import speech.voice_files
-from speech.errors import VoiceError
-from speech.pcm import SAMPLE_RATE, Samples
-from speech.recording import Unusable, decode
-from speech.voices import EXTENSIONS, NO_VOICE, VoiceMapper
+from audio.pcm import SAMPLE_RATE, Samples
+from audio.recording import Unusable, decode
+from request.errors import VoiceError
+from voices import files as voice_files
+from voices.catalogue import EXTENSIONS, NO_VOICE, VoiceMapper
 
 PITCH = 440.0
 LEVEL = 0.25 / np.sqrt(2)
@@ -653,7 +653,7 @@ def test_a_folder_that_does_not_change_is_read_once(
     voices = mapper(demo)
     names = voices.names()
     monkeypatch.setattr(Path, "iterdir", None)
-    monkeypatch.setattr(speech.voice_files, "probe", None)
+    monkeypatch.setattr(voice_files, "probe", None)
     assert voices.names() == names
     assert voices.resolve("Alice")[0].name == "en-Alice_woman"
 
@@ -662,7 +662,7 @@ def test_two_changes_within_one_timestamp_of_the_folder_are_seen(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hour = 3600 * 10**9  # however long this machine sleeps between the lines below
-    monkeypatch.setattr(speech.voice_files, "_SETTLED_NS", hour)
+    monkeypatch.setattr(voice_files, "_SETTLED_NS", hour)
     voice(folder, "a.wav")
     info = folder.stat()
     voices = mapper(folder)
@@ -678,7 +678,7 @@ def test_files_that_did_not_change_are_not_opened_again(
     voices = mapper(demo)
     assert len(voices.names()) == 7
     probed: list[str] = []
-    monkeypatch.setattr(speech.voice_files, "probe", lambda path, _: probed.append(path.name))
+    monkeypatch.setattr(voice_files, "probe", lambda path, _: probed.append(path.name))
     voice(demo, "new.wav")
     assert len(voices.names()) == 8
     assert probed == ["new.wav"]
@@ -761,7 +761,7 @@ def test_a_voice_is_decoded_once_and_shared_read_only(
     voice(folder, "a.wav")
     voices = mapper(folder)
     first = voices.resolve("a")[0].samples
-    monkeypatch.setattr(speech.voice_files, "decode", None)
+    monkeypatch.setattr(voice_files, "decode", None)
     assert voices.resolve("a")[0].samples is first
     assert first is not None
     with pytest.raises(ValueError, match="read-only"):
@@ -775,8 +775,8 @@ def test_only_so_many_decoded_voices_are_kept(demo: Path, monkeypatch: pytest.Mo
         decoded.append(path.stem)
         return decode(path, folder)
 
-    monkeypatch.setattr(speech.voice_files, "decode", counting)
-    monkeypatch.setattr(speech.voice_files, "_DECODED", 2)
+    monkeypatch.setattr(voice_files, "decode", counting)
+    monkeypatch.setattr(voice_files, "_DECODED", 2)
     voices = mapper(demo)
     for name in ("Alice", "Frank", "Alice", "Maya", "Alice", "Frank"):
         voices.resolve(name)
@@ -795,7 +795,7 @@ def test_jobs_that_start_together_decode_a_voice_once(
         time.sleep(0.05)
         return decode(path, folder)
 
-    monkeypatch.setattr(speech.voice_files, "decode", slow)
+    monkeypatch.setattr(voice_files, "decode", slow)
     voices = mapper(folder)
 
     def job(_: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from config import Settings
-from speech.delivery import INLINE_LIMIT
+from delivery.answer import INLINE_LIMIT
 from tests.bad_network import resetting, serving, slowed
 from tests.runpod_api import RunPodApi
 from tests.swift import SECRET_KEY, settings

@@ -83,7 +83,7 @@ def model() -> "Model":
 
 
 def model_of(engine: VibeVoiceEngine) -> "Model":
-    from engines.vibevoice.upstream import Reference
+    from engines.vibevoice.reference import Reference
 
     runtime = engine._loaded()
     assert isinstance(runtime, Reference)

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speech.errors import CODES
-from speech.request import SpeechRequest, notes_of
-from speech.values import TEXTS
-from web.schema import OWN, SPEECH
+from api.schema import OWN, SPEECH
+from request.errors import CODES
+from request.model import SpeechRequest, notes_of
+from request.values import TEXTS
 
 ROOT = Path(__file__).resolve().parent.parent
 API = ROOT / "docs" / "api.md"

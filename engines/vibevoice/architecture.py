@@ -1,6 +1,7 @@
 """The sizes of a model, as far as its forward needs them, from its `config.json`.
 
-Raises `Unsupported` for what `frame.py` does not compute; upstream's classes may still run that.
+Raises `Unsupported` for what `fast/step.py` does not compute; upstream's classes may still run
+that.
 """
 
 import math
@@ -8,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from speech.errors import EngineError
+from request.errors import EngineError
 
 Section = Mapping[str, Any]
 
@@ -34,7 +35,7 @@ class Net:
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """`latent` and `semantic` are the values that the two codecs have for a frame of `hop`
-    samples; `voice_std` scales the noise on a cloned voice (see `voices.py`)."""
+    samples; `voice_std` scales the noise on a cloned voice (see `fast/voice_cache.py`)."""
 
     hidden: int
     layers: int

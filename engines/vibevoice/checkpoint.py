@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.vibevoice.hub import Hub, Incomplete
-from speech.errors import EngineError
+from request.errors import EngineError
 
 FILES = ("*.json", "*.safetensors", "*.txt")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")

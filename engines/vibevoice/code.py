@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speech.errors import EngineError
+from request.errors import EngineError
 
 REPOSITORY = "https://github.com/vibevoice-community/VibeVoice"
 _MODEL_FILE = Path("vibevoice", "modular", "modeling_vibevoice_inference.py")

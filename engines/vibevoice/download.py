@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-from speech.errors import EngineError
+from request.errors import EngineError
 
 REPORT_SEC = 15.0
 COMMIT = re.compile("[0-9a-f]{40}")

@@ -1,8 +1,8 @@
 """VibeVoice behind the engine wall: finds its code and its model, and loads a runtime for it.
 
-The fast runtime (`fast.py`) makes many chunks at once by our own forward; the reference
-(`upstream.py`) runs upstream's `generate`, one chunk at a time. Which one it is makes no difference
-to what is asked and answered.
+The fast runtime (`fast/`) makes many chunks at once by our own forward; the reference
+(`reference.py`) runs upstream's `generate`, one chunk at a time. Which one it is makes no
+difference to what is asked and answered.
 """
 
 import functools
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from engines.base import Capabilities, Plan, Speech
 from engines.vibevoice import checkpoint as checkpoints
-from engines.vibevoice.bucket import CPU_SLOTS, MOST_SLOTS
 from engines.vibevoice.code import Upstream, find_code, import_code
+from engines.vibevoice.fast.graph_shape import CPU_SLOTS, MOST_SLOTS
 from engines.vibevoice.hub import PLATFORM_CACHE, Hub, commit_of
-from speech.errors import EngineLost
+from request.errors import EngineLost
 
 if TYPE_CHECKING:
     import torch
@@ -200,9 +200,9 @@ class VibeVoiceEngine:
     ) -> Runtime:
         from engines.vibevoice.architecture import Unsupported
         from engines.vibevoice.failures import free_memory
-        from engines.vibevoice.fast import Choices, load_fast
+        from engines.vibevoice.fast.runtime import Choices, load_fast
         from engines.vibevoice.loader import load_model
-        from engines.vibevoice.upstream import Reference
+        from engines.vibevoice.reference import Reference
 
         if self._runtime_name == "fast":
             choices = Choices(self._slots, self._attention, self._graphs)

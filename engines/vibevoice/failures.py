@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from engines.vibevoice.architecture import Unsupported
-from speech.errors import EngineError, EngineLost
+from request.errors import EngineError, EngineLost
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from engines.base import End, Frame
-from speech.errors import Cancelled
+from request.errors import Cancelled
 
 _IN_MEMORY = 256
 """Events: half a minute of audio, 3 MB."""

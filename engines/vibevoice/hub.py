@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from engines.vibevoice.download import COMMIT, download
-from speech.errors import EngineError
+from request.errors import EngineError
 
 PLATFORM_CACHE = Path("/runpod-volume/huggingface-cache/hub")
 """Where RunPod puts the model that an endpoint names in its `Model` field."""

@@ -11,7 +11,7 @@ from engines.vibevoice.code import Upstream
 from engines.vibevoice.failures import loaded
 from engines.vibevoice.memory import free_host_memory
 from engines.vibevoice.model import Model
-from speech.errors import EngineError
+from request.errors import EngineError
 
 _GIB = 1 << 30
 _OLDEST = (8, 0)  # Ampere: older ones have no kernels for bfloat16

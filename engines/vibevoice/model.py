@@ -16,10 +16,10 @@ import torch
 from engines.base import Options, PlannedChunk, Samples
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.failures import free_memory, meaning
-from engines.vibevoice.noise import noise_seed
+from engines.vibevoice.fast.layers.noise import noise_seed
 from engines.vibevoice.prompt import Prompt, build_prompt, frame_limit, guidance_for
-from speech.chunks import spoken
-from speech.errors import EngineError, EngineLost
+from request.errors import EngineError, EngineLost
+from text.chunks import spoken
 
 Reason = Literal["eos", "cap", "empty"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engines.base import Options, Turn
-from speech.errors import EngineError
-from speech.pace import is_short
+from request.errors import EngineError
+from text.pace import is_short
 
 _SHORT_GUIDANCE = 3.0
 _SYSTEM = (

@@ -1,0 +1,70 @@
+"""Who may call: keys, and which pages of which sites.
+
+Keys are compared by their digests, every one of them, so that the time taken tells nothing about
+how much of a guess was right. A browser sends requests on behalf of any page, so a page of another
+site needs leave (`CORS_ORIGIN`), and a server that binds loopback without keys answers to loopback
+names alone: a foreign name that resolves to it is a page's way around the first rule.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from api.errors import ApiError
+from config import Settings, is_loopback
+
+_BEARER = re.compile(r"Bearer +(\S+) *", re.I)
+SUBPROTOCOL = "speech"
+_KEY_SUBPROTOCOL = "key."
+
+
+class Access:
+    def __init__(self, settings: Settings) -> None:
+        self._digests = [_digest(key) for key in settings.keys]
+        self._origin = settings.cors_origin
+        self._only_here = is_loopback(settings.address) and not settings.keys
+
+    def check_origin(self, headers: Headers) -> None:
+        """Raises a 403 for a page that may not call."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self._only_here and not is_loopback(_name(host)):
+            raise _forbidden(f"This server answers to local names, not to '{host[:100]}'.")
+        if origin and self._origin not in ("*", origin) and urlsplit(origin).netloc != host:
+            raise _forbidden("Pages of other sites may not call this server; see CORS_ORIGIN.")
+
+    def check_key(self, headers: Headers, subprotocols: Sequence[str] = ()) -> None:
+        """Raises a 401 for who has no key. A browser's WebSocket cannot send headers, so there the
+        key comes as a subprotocol `key.THE_KEY` beside `speech`."""
+        if not self._digests:
+            return
+        found = _BEARER.fullmatch(headers.get("authorization", ""))
+        given = found[1] if found else ""
+        for name in subprotocols:
+            if name.startswith(_KEY_SUBPROTOCOL):
+                given = given or name.removeprefix(_KEY_SUBPROTOCOL)
+        digest = _digest(given)
+        if not sum(hmac.compare_digest(digest, known) for known in self._digests):
+            problem = "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'."
+            raise ApiError(
+                401,
+                "Incorrect API key provided." if given else problem,
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _name(host: str) -> str:
+    """A `Host` header's name, without the port."""
+    return urlsplit(f"//{host}").hostname or "" if re.fullmatch(r"[\w.:\[\]-]*", host) else ""
+
+
+def _forbidden(message: str) -> ApiError:
+    return ApiError(403, message, kind="permission_error", code="forbidden")

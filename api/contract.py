@@ -1,0 +1,169 @@
+"""What a caller may ask for: OpenAI's `CreateSpeechRequest`, and fields of our own beside it.
+
+`parse` gives a whole `Ask` or raises the error that OpenAI would. Fields that nobody knows never
+fail a request: `ignored` names them. Characters are code points, as OpenAI counts them.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from api.errors import ApiError, invalid
+from api.models import model
+from api.schema import EXTRAS, SPEECH
+from request.model import NULL_COUNTS, Defaults, SpeechRequest, parse_request
+from request.values import Wrong, number
+
+JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json *(;|$)", re.I)
+
+_FIELDS = SPEECH["properties"]
+# It is in no contract, and clients send it: the answer is a stream in any case.
+_OF_NO_EFFECT = {"stream"}
+
+_KINDS: dict[type, str] = {
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request that can be served; `ignored` are the fields that change nothing."""
+
+    speech: SpeechRequest
+    sse: bool
+    ignored: tuple[str, ...]
+
+
+def most_bytes(input_limit: int) -> int:
+    """Bytes that no body within the limits exceeds, but for a recording in it: an escaped character
+    takes up to twelve."""
+    return 2**20 + 12 * input_limit
+
+
+def loads(body: bytes | str) -> object:
+    """Strict JSON. Raises a 400."""
+    try:
+        return json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        problem = "We could not parse the JSON body of your request."
+        raise invalid(None, "invalid_json", problem) from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)
+
+
+def check_size(body: object, count: int, input_limit: int) -> None:
+    """Raises a 413 where a body of so many bytes is too large without the recording in it."""
+    recording = body.get("voice_base64") if isinstance(body, dict) else None
+    spoken = len(recording) if isinstance(recording, str) else 0
+    if count - spoken > (most := most_bytes(input_limit)):
+        raise too_large(most)
+
+
+def too_large(most: int) -> ApiError:
+    return invalid(None, "request_too_large", f"The body has more than {most} bytes.", 413)
+
+
+def parse(body: object, defaults: Defaults) -> Ask:
+    if not isinstance(body, dict):
+        raise invalid(None, "invalid_value", "The body must be a JSON object.")
+    given = {
+        name: value for name, value in body.items() if value is not None or name in NULL_COUNTS
+    }
+    for name in SPEECH["required"]:
+        if name not in given:
+            problem = f"Missing required parameter: '{name}'."
+            raise invalid(name, "missing_required_parameter", problem)
+    model(_string("model", given["model"]))
+    text = _string("input", given["input"], defaults.max_text_length)
+    if not re.search(_FIELDS["input"]["pattern"], text):
+        raise _wrong("input", "there is nothing to say")
+    if "instructions" in given:
+        _string("instructions", given["instructions"])
+    fields = {
+        "text": text,
+        "speaker_name": _voice(given["voice"]),
+        "output_format": _one_of(given, "response_format", "unsupported_format"),
+        "speed": _number("speed", given.get("speed", 1)),
+        **{name: value for name, value in given.items() if name in EXTRAS},
+    }
+    sse = _one_of(given, "stream_format") == "sse"
+    request, _ = parse_request(fields, defaults)
+    ignored = set(given) - set(_FIELDS) - _OF_NO_EFFECT
+    return Ask(request, sse, tuple(sorted(ignored)))
+
+
+def limited(defaults: Defaults, input_limit: int) -> Defaults:
+    return replace(defaults, max_text_length=input_limit)
+
+
+def _voice(value: object) -> str:
+    if isinstance(value, dict):
+        if set(value) != {"id"}:
+            raise _wrong("voice", "expected a name or an object with just an 'id'")
+        value = value["id"]
+    return _string("voice", value, schema=_FIELDS["voice"]["anyOf"][0])
+
+
+def _string(
+    name: str, value: object, most: int | None = None, schema: Mapping[str, Any] | None = None
+) -> str:
+    """`most` is the limit where the schema, which is the field's if none is given, has none."""
+    limits = schema or _FIELDS[name]
+    most, least = most or limits["maxLength"], limits.get("minLength", 0)
+    if not isinstance(value, str):
+        raise _wrong_type(name, "a string", value)
+    if len(value) > most:
+        problem = (
+            f"Invalid '{name}': string too long. Expected a string with maximum length {most}, "
+            f"but got a string with length {len(value)} instead."
+        )
+        raise invalid(name, "string_above_max_length", problem)
+    if len(value) < least:
+        raise _wrong(name, "expected a string that is not empty")
+    return value
+
+
+def _number(name: str, given: object) -> float:
+    least, most = _FIELDS[name]["minimum"], _FIELDS[name]["maximum"]
+    try:
+        value = number(given)
+    except Wrong as wrong:
+        value = None if wrong.code == "invalid_type" else math.inf
+    if not isinstance(value, int | float):
+        raise _wrong_type(name, "a number", given)
+    if not least <= value <= most:
+        shown = str(value) if abs(value) < 1e9 else "a larger one"
+        raise _wrong(name, f"expected a number from {least} up to {most}, but got {shown} instead")
+    return value
+
+
+def _one_of(given: Mapping[str, Any], name: str, code: str = "invalid_value") -> str:
+    allowed, value = _FIELDS[name]["enum"], given.get(name, _FIELDS[name]["default"])
+    if not isinstance(value, str):
+        raise _wrong_type(name, "a string", value)
+    if value not in allowed:
+        listed = ", ".join(f"'{each}'" for each in allowed)
+        problem = f"Invalid value: '{value[:50]}'. Supported values are: {listed}."
+        raise invalid(name, code, problem)
+    return value
+
+
+def _wrong(name: str, problem: str) -> ApiError:
+    return invalid(name, "invalid_value", f"Invalid '{name}': {problem}.")
+
+
+def _wrong_type(name: str, expected: str, value: object) -> ApiError:
+    got = _KINDS.get(type(value), "something else")
+    problem = f"Invalid type for '{name}': expected {expected}, but got {got} instead."
+    return invalid(name, "invalid_type", problem)

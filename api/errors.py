@@ -1,0 +1,93 @@
+"""What can go wrong over HTTP, in the envelope that OpenAI's clients know.
+
+SDKs repeat 429 and 5xx by themselves, twice. So an error says what they should do: `retry` is a
+number of seconds, or False for what would fail, and cost, the same again.
+"""
+
+import json
+import logging
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from request.errors import CODES, SpeechError
+from request.model import OPENAI_WORDS
+
+log = logging.getLogger("vibevoice.http")
+
+
+class ApiError(Exception):
+    """An answer that is an error. `message` is written for the caller and holds no secret."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry: int | bool = True,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        self.headers = dict(headers or {})
+        if retry is False:
+            self.headers["x-should-retry"] = "false"
+        elif retry is not True:
+            self.headers["Retry-After"] = str(max(1, retry))
+
+    def response(self) -> Response:
+        # In ASCII: what it quotes may hold half of a surrogate pair, which has no UTF-8.
+        body = json.dumps(self.body, separators=(",", ":"))
+        return Response(body, self.status, self.headers, "application/json")
+
+
+def invalid(param: str | None, code: str, message: str, status: int = 400) -> ApiError:
+    """The request cannot be served as it stands."""
+    return ApiError(status, message, param=param, code=code)
+
+
+def failed(status: int, code: str | None, message: str, retry: int | bool) -> ApiError:
+    """The fault is not the caller's."""
+    return ApiError(status, message, kind="server_error", code=code, retry=retry)
+
+
+def busy(message: str, seconds: int) -> ApiError:
+    return failed(503, "queue_full", message, seconds)
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """The answer for whatever was raised. Logs what nobody foresaw, without its message, which may
+    quote the text."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, SpeechError):
+        return _of_speech(error)
+    if isinstance(error, TimeoutError):
+        return failed(504, "timeout", "The answer took longer than it may.", retry=False)
+    place = "".join(traceback.format_tb(error.__traceback__))
+    log.error("internal error: %s\n%s", type(error).__name__, place)
+    problem = "The server failed; its log has the place."
+    return failed(500, "internal_error", problem, retry=False)
+
+
+def _of_speech(error: SpeechError) -> ApiError:
+    """The first problem's code and field, and the sentence of all, in OpenAI's names."""
+    first, sentence = error.problems[0], error.told(OPENAI_WORDS)
+    status = CODES[first.code].status
+    if status >= 500:
+        return failed(status, first.code, sentence, first.retry or False)
+    field = first.named(OPENAI_WORDS)
+    return invalid(field and field.partition(".")[0], first.code, sentence, status)
+
+
+def event_of(error: BaseException) -> dict[str, Any]:
+    """The same as a message in a stream or on a socket."""
+    told = as_api_error(error).body["error"]
+    return {"type": "error", "message": told["message"], "error": told}

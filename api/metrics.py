@@ -1,0 +1,108 @@
+"""What `/metrics` shows, in Prometheus' text format."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from api.admission import Seats
+from synthesis.job import Result
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_FACTORS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 5)
+
+
+_ENGINE: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str]] = {
+    "frames_replayed": (CounterMetricFamily, "Frames that were CUDA graphs"),
+    "frames_eager": (CounterMetricFamily, "Frames that were made without a graph"),
+    "frame_seconds": (GaugeMetricFamily, "Time of a frame of all slots, a moving mean"),
+}
+
+
+class _Figures(Collector):
+    """An engine's own figures; none before it is loaded."""
+
+    def __init__(self, figures: Callable[[], Mapping[str, float]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._figures()
+        for name, (kind, text) in _ENGINE.items():
+            if name in figures:
+                yield kind(f"vibevoice_{name}", text, value=figures[name])
+
+
+class Metrics:
+    """The figures of one server. Labels are from small sets; none comes from a caller."""
+
+    def __init__(self, seats: Seats, cold_start: Callable[[], float | None]) -> None:
+        self.registry = CollectorRegistry()
+        into = self.registry
+        self.answers = Counter(
+            "vibevoice_http_answers",
+            "Answers by route and status",
+            ["route", "status"],
+            registry=into,
+        )
+        self.errors = Counter("vibevoice_errors", "Errors by code", ["door", "code"], registry=into)
+        self.cancels = Counter(
+            "vibevoice_cancels", "Speech stopped before its end", ["door", "why"], registry=into
+        )
+        self.sessions = Gauge("vibevoice_active_sessions", "Open WebSockets", registry=into)
+        self.audio = Counter("vibevoice_audio_seconds", "Speech made", registry=into)
+        self._gpu = Counter(
+            "vibevoice_gpu_seconds", "The GPU's time for answers", ["door"], registry=into
+        )
+        self._cost = Counter(
+            "vibevoice_cost_usd", "The same by GPU_USD_PER_SECOND", ["door"], registry=into
+        )
+        start = Gauge(
+            "vibevoice_cold_start_seconds", "Of this process, once it can speak", registry=into
+        )
+        start.set_function(lambda: cold_start() or math.nan)
+        self._first = self._times("first_audio_seconds", "From the request to the first sound")
+        self._encode = self._times("encode_seconds", "Spent on levelling and encoding an answer")
+        self._factor = Histogram(
+            "vibevoice_real_time_factor",
+            "Time through duration",
+            ["door"],
+            buckets=_FACTORS,
+            registry=into,
+        )
+        active = Gauge("vibevoice_active_streams", "Answers that are being spoken", registry=into)
+        active.set_function(lambda: seats.taken)
+        depth = Gauge("vibevoice_queue_depth", "Requests that wait for a place", registry=into)
+        depth.set_function(lambda: seats.waiting)
+        self._factors = (0.0, 0.0)
+
+    def watch(self, figures: Callable[[], Mapping[str, float]]) -> None:
+        """Shows what an engine has counted, as it is when somebody looks."""
+        self.registry.register(_Figures(figures))
+
+    def _times(self, name: str, text: str) -> Histogram:
+        return Histogram(
+            f"vibevoice_{name}", text, ["door"], buckets=_SECONDS, registry=self.registry
+        )
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """The mean so far, weighted by duration."""
+        spent, made = self._factors
+        return round(spent / made, 4) if made else None
+
+    def spoken(self, door: str, result: Result, waited_sec: float) -> None:
+        """Notes an answer that came to its end."""
+        timings = result.timings
+        self._first.labels(door).observe(waited_sec + timings["first_audio_sec"])
+        self._encode.labels(door).observe(timings["encode_sec"])
+        self._factor.labels(door).observe(timings["real_time_factor"])
+        self.audio.inc(result.duration_sec)
+        self._gpu.labels(door).inc(timings.get("gpu_sec", 0))
+        self._cost.labels(door).inc(result.cost_usd or 0)
+        spent, made = self._factors
+        self._factors = (spent + timings["total_sec"], made + result.duration_sec)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,170 @@
+"""Speaks a session's utterances one after the other, and knows what of them can have been heard:
+audio is played in the order in which it was sent, no faster than time goes by, and not in a pause.
+"""
+
+import asyncio
+import time
+from collections import deque
+from contextlib import aclosing, suppress
+
+from starlette.websockets import WebSocketDisconnect
+
+from api.errors import event_of
+from api.socket.pacing import Pacer
+from api.socket.replies import cancelled, done, finished, place, started, with_name
+from api.socket.sender import Outlet
+from api.socket.utterance import Line, Utterance
+from synthesis.inference import Piece
+from text.feed import Sentence
+
+
+class Speaker:
+    """`open` are the utterances that are not at their end, the spoken one first; `last` is the one
+    before them. `active_at` is when a sound was last sent, in monotonic seconds."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self.open: deque[Utterance] = deque()
+        self.last: Utterance | None = None
+        self.active_at = 0.0
+        self._outlet = outlet
+        self._task: asyncio.Task[None] | None = None
+        self._paused_at: float | None = None
+        self._all_played_at = 0.0
+
+    @property
+    def awaits_engine(self) -> bool:
+        return bool(self.open) and self.open[0].in_making and self._paused_at is None
+
+    def find(self, context_id: str | None) -> Utterance | None:
+        """The oldest utterance that is known, of those with this id if there is one."""
+        known = [*self.open, *([self.last] if self.last else [])]
+        return next((u for u in known if context_id is None or u.context_id == context_id), None)
+
+    def add(self, utterance: Utterance) -> None:
+        self.open.append(utterance)
+        self._go()
+
+    async def pause(self) -> None:
+        self._paused_at = self._paused_at or time.monotonic()
+        await self._outlet.pause(lambda: place("paused", self._current))
+
+    async def resume(self) -> None:
+        await self._outlet.send(place("resumed", self._current))
+        self._end_pause()
+
+    async def cancel(self, utterance: Utterance, played_ms: float | None) -> None:
+        """Ends one that `find` gave. Nothing of it follows the answer."""
+        is_spoken = bool(self.open) and utterance is self.open[0]
+        if is_spoken:
+            await self.stop()
+        heard_ms = self._heard_ms(utterance) if played_ms is None else played_ms
+        utterance.abandon()
+        if utterance in self.open:
+            self.open.remove(utterance)
+        if utterance is self.last:
+            self.last = None
+        if is_spoken or not self.open:  # else the pause is another's
+            self._all_played_at = 0.0
+            self._end_pause()
+        await self._outlet.send(cancelled(utterance, min(heard_ms, utterance.sent_ms)))
+        self._go()
+
+    async def stop(self) -> None:
+        """Stops the engine. What is open stays open."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._task = None
+
+    def _go(self) -> None:
+        if self.open and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._speak_all())
+
+    @property
+    def _current(self) -> Utterance | None:
+        return self.open[0] if self.open else self.last
+
+    def _end_pause(self) -> None:
+        if self._paused_at is not None:
+            took = time.monotonic() - self._paused_at
+            self._paused_at = None
+            self._all_played_at += took
+            for utterance in (*self.open, self.last):
+                if utterance is not None and utterance.plays_at is not None:
+                    utterance.plays_at += took
+        self._outlet.release()
+
+    def _heard_ms(self, utterance: Utterance) -> float:
+        """What a caller who says nothing of it can have heard."""
+        if utterance.plays_at is None:
+            return 0.0
+        return max(0.0, ((self._paused_at or time.monotonic()) - utterance.plays_at) * 1000)
+
+    async def _speak_all(self) -> None:
+        with suppress(WebSocketDisconnect):  # who reads the socket sees it too
+            while self.open:
+                await self._speak_first()
+
+    async def _speak_first(self) -> None:
+        utterance = self.open[0]
+        try:
+            await self._speak_lines(utterance)
+            ending = done(utterance)
+        except WebSocketDisconnect:
+            raise
+        except Exception as error:  # noqa: BLE001 - told to the caller, see `event_of`
+            ending = with_name(event_of(error), utterance)
+        utterance.closed = True
+        async with self._outlet.turn() as send:
+            self.open.popleft()
+            self.last = utterance
+            if utterance.plays_at is not None:
+                self._all_played_at = utterance.plays_at + utterance.sent_ms / 1000
+            await send(ending)
+
+    async def _speak_lines(self, utterance: Utterance) -> None:
+        config = utterance.config
+        pacer = Pacer(config.sample_rate) if config.paced else None
+        line: Line | None = None
+        count = 0
+        async with aclosing(utterance.audio()) as items:
+            async for item in items:
+                if isinstance(item, Sentence):
+                    async with self._outlet.turn() as send:
+                        line = utterance.begin(item)
+                        await send(started(utterance, line))
+                    count = 0
+                elif line is None:
+                    continue
+                elif isinstance(item, Piece):
+                    count += len(item.data)
+                    await self._send_piece(utterance, line, item, pacer)
+                else:
+                    async with self._outlet.turn() as send:
+                        line.end_ms = line.start_ms + item.duration_sec * 1000
+                        line.whole = True
+                        await send(finished(utterance, line, count, item))
+
+    async def _send_piece(
+        self, utterance: Utterance, line: Line, piece: Piece, pacer: Pacer | None
+    ) -> None:
+        if pacer is None:
+            end_ms = line.start_ms + piece.count / piece.sample_rate * 1000
+            await self._send_audio(utterance, line, piece.data, end_ms)
+            return
+        for frame in pacer.cut(piece.data, piece.is_last):
+            await pacer.wait()
+            end_ms = line.end_ms + len(frame) / 2 / piece.sample_rate * 1000
+            await self._send_audio(utterance, line, frame, end_ms)
+            pacer.sent(frame)
+
+    async def _send_audio(
+        self, utterance: Utterance, line: Line, data: bytes, end_ms: float
+    ) -> None:
+        async with self._outlet.turn() as send:
+            if data:
+                await send(data)
+                self.active_at = time.monotonic()
+                if utterance.plays_at is None:
+                    utterance.plays_at = max(self.active_at, self._all_played_at)
+            line.end_ms = end_ms  # once it is out: a cancel may have come before

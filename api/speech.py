@@ -1,0 +1,160 @@
+"""`POST /v1/audio/speech`: bytes from the first frame on.
+
+The answer begins once there is sound, so what fails before has a status and an envelope. What fails
+after it breaks the connection off, never ends it as if it were whole (a stream of events says it in
+an event). A caller who leaves, or who stops reading, stops the engine.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable
+from contextlib import aclosing
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from api import sse
+from api.contract import JSON_TYPE, Ask, check_size, loads, most_bytes, parse, too_large
+from api.errors import as_api_error, event_of, failed, invalid
+from api.speaking import Door, Speaking
+from audio.codecs import FORMATS
+from request.values import MOST_RECORDING_CHARS
+from synthesis.inference import Began, Piece, Result
+
+_BODY_SEC = 30.0
+_STALLED_SEC = 60.0
+_MOST_HEADER = 1000
+
+
+async def ask_of(request: Request, door: Door) -> Ask:
+    """The request's body, read within bounds and checked."""
+    kind = request.headers.get("content-type")
+    if kind is not None and not JSON_TYPE.match(kind):
+        problem = "The Content-Type must be application/json."
+        raise invalid(None, "unsupported_content_type", problem, 415)
+    defaults = door.defaults
+    limit = defaults.max_text_length
+    body = await read_body(request, most_bytes(limit) + MOST_RECORDING_CHARS)
+    asked = loads(body)
+    check_size(asked, len(body), limit)
+    return parse(asked, defaults)
+
+
+async def planned(door: Door, ask: Ask) -> Response:
+    """The answer to a dry run, as JSON."""
+    answer = await door.inference.dry_run(ask.speech)
+    ignored = [f"{name}: unknown field, ignored" for name in ask.ignored]
+    return JSONResponse({**answer.model_dump(), "warnings": [*ignored, *answer.warnings]})
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    problem = too_large(most)
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length[:20]) > most:
+        raise problem
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_SEC):
+            async for data in request.stream():
+                body += data
+                if len(body) > most:
+                    raise problem
+    except TimeoutError:
+        raise failed(408, "timeout", "The body did not arrive in time.", retry=True) from None
+    except ClientDisconnect:
+        raise invalid(None, "incomplete", "The body broke off.") from None
+    return bytes(body)
+
+
+class SpeechResponse(Response):
+    """Speaks while it is sent."""
+
+    def __init__(self, door: Door, ask: Ask) -> None:
+        self.status_code = 200
+        self.background = None
+        self._door, self._ask = door, ask
+        self._speaking = Speaking(door, "http")
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        serving = asyncio.create_task(self._serve(send))
+        leaving = asyncio.create_task(_left(receive))
+        both = {serving, leaving}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.wait(both)
+        error = None if serving.cancelled() else serving.exception()
+        if error is None:
+            return
+        if not self._started:
+            raise error
+        as_api_error(error)  # so that an unforeseen one is logged
+        scope["state"]["reset"]()
+
+    async def _serve(self, send: Send) -> None:
+        async with (
+            asyncio.timeout(self._door.settings.max_request_sec),
+            aclosing(self._speaking.items(self._ask.speech)) as items,
+        ):
+            deltas = sse.Deltas() if self._ask.sse else None
+            try:
+                async for item in items:
+                    if isinstance(item, Began):
+                        began = item
+                    elif isinstance(item, Piece):
+                        if not self._started:
+                            await self._start(send, began)
+                        await _send(send, deltas.feed(item.data) if deltas else item.data)
+                    else:
+                        end = self._end(deltas, item)
+                # The place is free by now: who has heard the end may ask for the next.
+                await _send(send, end, more=False)
+            except Exception as error:
+                if not (deltas and self._started):
+                    raise
+                await _send(send, sse.event(event_of(error)), more=False)
+
+    async def _start(self, send: Send, began: Began) -> None:
+        kind = FORMATS[self._ask.speech.output_format].content_type
+        headers = {
+            "content-type": sse.CONTENT_TYPE if self._ask.sse else kind,
+            "x-speech-engine": self._door.inference.engine.capabilities.name,
+            "x-speech-voice": _printable(began.voices[:1]),
+            "x-speech-seed": str(began.seed),
+            "x-speech-queue-ms": str(round(self._speaking.waited_sec * 1000)),
+        }
+        if began.warnings:
+            headers["x-speech-warnings"] = _printable(began.warnings)
+        if self._ask.ignored:
+            headers["x-speech-ignored"] = _printable(self._ask.ignored)
+        if self._ask.sse:
+            headers["cache-control"] = "no-store"
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        self._started = True
+
+    def _end(self, deltas: sse.Deltas | None, result: Result) -> bytes:
+        if deltas is None:
+            return b""
+        return deltas.end() + sse.done(self._ask.speech.text, result.duration_sec, result.cost)
+
+
+async def _send(send: Send, data: bytes, more: bool = True) -> None:
+    """Raises `TimeoutError` where the caller does not read."""
+    if data or not more:
+        async with asyncio.timeout(_STALLED_SEC):
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _printable(words: Iterable[str]) -> str:
+    """Headers carry ASCII; a caller's words may be in a warning."""
+    return re.sub(r"[^ -~]", "?", "; ".join(words))[:_MOST_HEADER]

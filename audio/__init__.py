@@ -1,0 +1,1 @@
+"""Samples: shaping, loudness, codecs, recordings, chunks. Imports neither torch nor runpod."""

@@ -1,0 +1,214 @@
+"""How a finished answer reaches its caller: as a link or inline, with a copy on the volume.
+
+A finished result is never lost: what is too large to be sent stays in the output folder, and the
+error says under which name. Messages name files relative to the volume, never by a full path.
+"""
+
+import base64
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from delivery import s3
+from delivery.bucket import Bucket
+from request.errors import Cancelled, DeliveryError, RequestError
+
+INLINE_LIMIT = 7 * 1024 * 1024
+"""Bytes of audio that fit into an answer: RunPod refuses a result of /run above 10 MB, a worker
+cannot see how a job came, and base64 adds a third."""
+FACTS_LIMIT = 200_000
+"""Bytes that are left for all else in an answer. A stream's last item has no more either."""
+
+_MOST = f"an answer carries at most {INLINE_LIMIT / 1e6:.1f} MB"
+_STORE = "S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY and S3_BUCKET_NAME"
+_QUICKEST = 0.75
+"""Of the expected time: a voice may be quicker, and only what cannot fit is refused."""
+
+_OURS = re.compile(r"[A-Za-z0-9._-]{1,64}_[0-9a-f]{32}\.[a-z0-9]{2,5}(?:\.part)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The folder that keeps copies, and for how long."""
+
+    folder: Path
+    save: bool = True
+    retention_days: float = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What the answer says about its audio, and what went wrong on the way."""
+
+    fields: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+class Delivery:
+    """One answer's way to its caller: a link where there is a bucket, else base64. `owner` is the
+    session or job that the copies are named after; `seconds` is what all this took so far."""
+
+    def __init__(self, owner: str, outputs: Outputs, bucket: Bucket | None = None) -> None:
+        self._owner, self._outputs, self._bucket = owner, outputs, bucket
+        self.seconds = 0.0
+        self._url = ""
+        self._warnings: list[str] = []
+
+    def foresee(self, size: int) -> str:
+        """What a caller has to know, before any synthesis, of an answer of about `size` bytes: ""
+        where it fits, or a store takes it. Raises `RequestError` where it cannot fit and no copy is
+        wanted either."""
+        if self._bucket is not None or size <= INLINE_LIMIT:
+            return ""
+        problem = f"the audio will have about {size / 1e6:.1f} MB, and {_MOST}"
+        if not self._outputs.save and size * _QUICKEST > INLINE_LIMIT:
+            allowed = (
+                "a shorter text, a smaller output_format, or a worker "
+                f"with {_STORE}, or with SAVE_OUTPUT"
+            )
+            raise RequestError(problem, "text", allowed=allowed)
+        return f"{problem}: it will be kept on the volume; with {_STORE} the answer is a link"
+
+    def reaches(self, audio: Path, content_type: str, cancelled: Callable[[], bool]) -> bool:
+        """Whether the file gets to its caller. One that is too large for an answer is uploaded for
+        this, after which `deliver` has to be given the same; a store that fails is asked no more.
+
+        Raises `Cancelled` once `cancelled()` is true.
+        """
+        with self._timed():
+            return _fits(audio) or self._upload(audio, content_type, cancelled)
+
+    def deliver(
+        self,
+        audio: Path,
+        content_type: str = "application/octet-stream",
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Delivered:
+        """Hands over the file at `audio`, and keeps a copy.
+
+        An upload that fails is a warning where the audio fits into an answer. Raises
+        `DeliveryError` where it does not, `Cancelled` once `cancelled()` is true.
+        """
+        with self._timed():
+            return self._deliver(audio, content_type, cancelled)
+
+    def _deliver(self, audio: Path, content_type: str, cancelled: Callable[[], bool]) -> Delivered:
+        fields: dict[str, str] = {}
+        if self._upload(audio, content_type, cancelled):
+            fields["audio_url"] = self._url
+        elif _fits(audio):
+            fields["audio_base64"] = base64.b64encode(audio.read_bytes()).decode("ascii")
+        if cancelled():
+            raise Cancelled
+        kept, folder = "", self._outputs.folder
+        if self._outputs.save or not fields:
+            try:
+                kept = f"{folder.name}/{keep(audio, self._owner, folder)} in VIBEVOICE_VOLUME"
+            except OSError as error:
+                self._warnings.append(_no_copy(error))
+        if not fields:
+            if not kept:
+                spare = _spare()
+                copy = keep(audio, self._owner, spare)
+                kept = f"{spare.name}/{copy} in the worker's temporary folder"
+            problem = _too_large(audio.stat().st_size, kept, self._warnings)
+            raise DeliveryError(problem, code="audio_too_large")
+        return Delivered(fields, tuple(self._warnings))
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds += time.monotonic() - start
+
+    def _upload(self, audio: Path, content_type: str, cancelled: Callable[[], bool]) -> bool:
+        if self._bucket is not None:
+            bucket, self._bucket = self._bucket, None
+            try:
+                self._url = s3.upload(bucket, audio, self._owner, content_type, cancelled)
+            except DeliveryError as error:
+                self._warnings.append(str(error))
+        return bool(self._url)
+
+
+def _fits(audio: Path) -> bool:
+    return audio.stat().st_size <= INLINE_LIMIT
+
+
+def _too_large(size: int, kept: str, warnings: list[str]) -> str:
+    return (
+        f"the audio has {size / 1e6:.1f} MB, and {_MOST}; with {_STORE} set the answer is a link "
+        f"instead, and a compressed output_format is smaller"
+        f"{''.join(f'; {warning}' for warning in warnings)}. It is kept as {kept}"
+    )
+
+
+def copied(audio: Path, owner: str, outputs: Outputs) -> Delivered:
+    """For audio that has reached its caller already: keeps the copy that is wanted."""
+    if not outputs.save:
+        return Delivered({})
+    try:
+        keep(audio, owner, outputs.folder)
+    except OSError as error:
+        return Delivered({}, (_no_copy(error),))
+    return Delivered({})
+
+
+def _spare() -> Path:
+    """Takes what the volume does not take."""
+    return Path(tempfile.gettempdir()) / "vibevoice-output"
+
+
+def _no_copy(error: OSError) -> str:
+    return f"no copy was kept on the volume: {error.strerror}"
+
+
+def keep(audio: Path, owner: str, folder: Path) -> str:
+    """Copies a file into the folder, whole or not at all. Gives the copy's name.
+
+    Raises OSError when the folder cannot take it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", owner)[:64] or "job"
+    name = f"{stem}_{uuid.uuid4().hex}{audio.suffix}"
+    part = folder / f"{name}.part"
+    try:
+        shutil.copyfile(audio, part)
+        part.replace(folder / name)
+    finally:
+        part.unlink(missing_ok=True)
+    return name
+
+
+def cleanup_old_files(outputs: Outputs, now: float | None = None) -> int:
+    """Removes copies of ours that are past their retention. Gives their number.
+
+    Only files with the names that `keep` makes are touched; a file that another worker removed
+    first is no error.
+    """
+    oldest = (time.time() if now is None else now) - outputs.retention_days * 86_400
+    return sum(_remove_older(folder, oldest) for folder in (outputs.folder, _spare()))
+
+
+def _remove_older(folder: Path, oldest: float) -> int:
+    removed = 0
+    if not folder.is_dir():
+        return removed
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            try:
+                if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                    Path(entry.path).unlink()
+                    removed += 1
+            except FileNotFoundError:
+                continue  # another worker was first
+    return removed

@@ -1,0 +1,184 @@
+"""An S3 bucket: where it is, whose rights reach it, how its links are made.
+
+A job may bring one of its own, so everything about it is hostile until checked. Messages name the
+field and what is allowed, and never repeat what was given: it may be a secret in the wrong place.
+"""
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from request.errors import RequestError
+
+_AUTHORITY = re.compile(
+    r"(\[[0-9a-fA-F:.]+\]|(?!.{254})[A-Za-z0-9][A-Za-z0-9-]{0,62}(\.[A-Za-z0-9-]{1,63})*)(:\d{1,5})?"
+)
+_REGION_IN_HOST = re.compile(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2,}(?:-[a-z]+)+-\d+)\.")
+_AWS = (".amazonaws.com", ".amazonaws.com.cn")
+_NO_REGIONS = (".r2.cloudflarestorage.com", ".googleapis.com")
+# IPv6 that stands for some IPv4 (NAT64, 6to4, Teredo), and the old private range.
+_INSIDE = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "2002::/16", "2001::/32", "fec0::/10")))
+
+
+class BucketError(ValueError):
+    """A bucket's `field` cannot be as it is; the text never repeats what was given."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field, self.problem = field, problem
+
+
+class Address(NamedTuple):
+    """What a client of a bucket needs to know besides the keys."""
+
+    endpoint_url: str | None
+    style: Literal["path", "virtual"]
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Where uploads go and with whose rights. Raises `BucketError`.
+
+    Without `endpoint_url` it is AWS. Without `region` it is the one that the endpoint's name tells,
+    "auto" where there are none, else us-east-1. `addressing` says whether the bucket's name stands
+    in the link's path or before its host; "auto" is the host at AWS and the path elsewhere.
+    An endpoint that names the bucket already, as consoles show it, is understood.
+    """
+
+    endpoint_url: str | None
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    name: str
+    region: str | None = None
+    prefix: str = ""
+    url_ttl_seconds: int = 3600
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    public_only: bool = False
+    """Connect to no private address and through no proxy."""
+
+    def __post_init__(self) -> None:
+        if self.endpoint_url is not None:
+            _check_endpoint(self.endpoint_url)
+        for name in ("access_key_id", "secret_access_key"):
+            _check(name, getattr(self, name), "[!-~]{1,256}", "1 to 256 visible ASCII characters")
+        _check(
+            "name",
+            self.name,
+            r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]",
+            "3 to 63 letters, digits, dots, hyphens and underscores",
+        )
+        if self.region is not None:
+            _check("region", self.region, "[A-Za-z0-9-]{1,40}", "letters, digits and hyphens")
+        _check(
+            "prefix",
+            self.prefix,
+            r"(?=.{0,200}$)((?!\.\.?(/|$))[A-Za-z0-9._=-]+(/|$))*",
+            "at most 200 characters: names of letters, digits, `.`, `_`, `=` and `-` with `/` "
+            "between, none of them `.` or `..`",
+        )
+        ttl: object = self.url_ttl_seconds
+        if type(ttl) is not int or not 1 <= ttl <= 604_800:
+            raise BucketError("url_ttl_seconds", "must be a whole number from 1 to 604800")
+        if self.addressing not in ("auto", "path", "virtual"):
+            raise BucketError("addressing", "must be auto, path or virtual")
+
+    def address(self) -> Address:
+        """How the bucket is reached."""
+        if self.endpoint_url is None:
+            return Address(None, _style(self.addressing, at_aws=True), self.region or "us-east-1")
+        parts = urlsplit(self.endpoint_url)
+        authority = parts.netloc.lower()
+        own = authority.startswith((f"{self.name}.s3.", f"{self.name}.s3-"))
+        if own:
+            authority = authority[len(self.name) + 1 :]
+        path = parts.path.rstrip("/")
+        path = "" if path == f"/{self.name}" else path
+        host = authority.partition(":")[0]
+        told = _REGION_IN_HOST.search(host)
+        region = told[1] if told else "auto" if host.endswith(_NO_REGIONS) else "us-east-1"
+        style = _style(self.addressing, at_aws=own or host.endswith(_AWS))
+        return Address(f"{parts.scheme}://{authority}{path}", style, self.region or region)
+
+    @classmethod
+    def from_job(
+        cls, raw: object, *, url_ttl_seconds: int = 3600, allow_private: bool = False
+    ) -> Self:
+        """The bucket in a job's `s3Config`: accessId, accessSecret, bucketName, endpointUrl, and
+        perhaps region and prefix. Looks the endpoint's name up, so it may block for seconds.
+
+        `allow_private` also takes http and endpoints that are not on the public internet.
+        Raises `RequestError`.
+        """
+        if not isinstance(raw, dict):
+            raise RequestError("must be an object", "s3Config")
+        given: dict[str, Any] = {name: raw.get(key) for name, key in _JOB_FIELDS.items()}
+        given |= {"region": given["region"] or None, "prefix": given["prefix"] or ""}
+        try:
+            if given["endpoint_url"] is None:
+                raise BucketError("endpoint_url", "must be given")
+            bucket = cls(**given, url_ttl_seconds=url_ttl_seconds, public_only=not allow_private)
+            if not allow_private:
+                _check_public(str(bucket.endpoint_url))
+        except BucketError as error:
+            key = _JOB_FIELDS.get(error.field, error.field)
+            raise RequestError(error.problem, f"s3Config.{key}") from None
+        return bucket
+
+
+_JOB_FIELDS = {
+    "endpoint_url": "endpointUrl",
+    "access_key_id": "accessId",
+    "secret_access_key": "accessSecret",
+    "name": "bucketName",
+    "region": "region",
+    "prefix": "prefix",
+}
+
+
+def _style(addressing: str, *, at_aws: bool) -> Literal["path", "virtual"]:
+    virtual = addressing == "virtual" or (addressing == "auto" and at_aws)
+    return "virtual" if virtual else "path"
+
+
+def _check(field: str, value: object, pattern: str, allowed: str) -> None:
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        raise BucketError(field, f"must be {allowed}")
+
+
+def _check_endpoint(url: object) -> None:
+    _check("endpoint_url", url, "[!-~]{1,500}", "a URL of at most 500 visible ASCII characters")
+    allowed = "must be an http or https URL with a host, such as https://s3.example.com"
+    try:
+        parts = urlsplit(str(url))
+        port = parts.port
+    except ValueError:
+        raise BucketError("endpoint_url", allowed) from None
+    if "@" in parts.netloc:
+        raise BucketError("endpoint_url", "must not carry credentials")
+    if parts.scheme not in ("http", "https") or not _AUTHORITY.fullmatch(parts.netloc) or port == 0:
+        raise BucketError("endpoint_url", allowed)
+    if not re.fullmatch("[A-Za-z0-9._/-]*", parts.path) or set("?#") & set(str(url)):
+        raise BucketError("endpoint_url", "must end with its host or a plain path")
+
+
+def _check_public(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        raise BucketError("endpoint_url", "must be an https URL")
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
+    except OSError:
+        raise BucketError("endpoint_url", "the host's name is not known") from None
+    if not all(is_public(str(each[4][0])) for each in found):
+        raise BucketError("endpoint_url", "must be a host on the public internet")
+
+
+def is_public(address: str) -> bool:
+    """Whether a numeric address belongs to one host on the public internet."""
+    ip = ipaddress.ip_address(address)
+    special = ip.is_multicast or ip.is_reserved or any(ip in net for net in _INSIDE)
+    return ip.is_global and not special

@@ -1,0 +1,78 @@
+"""Gets what a caller points to, from public addresses only.
+
+Every connection, also a redirect's, is checked by the very address that it dials, so a name cannot
+mean one thing when it is checked and another when it is used. All of it together has one limit of
+time; the SDK's `safe_get` reads on for as long as a byte drips in now and then.
+"""
+
+import asyncio
+import socket
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from delivery.bucket import is_public
+from request.errors import VoiceError
+from request.values import MOST_RECORDING_BYTES as MOST_BYTES
+
+_TIMEOUT_SEC = 30
+_AS_IT_IS = {"Accept-Encoding": "identity"}  # what is packed can be a thousand times as large
+
+
+def fetch_voice(url: str) -> bytes:
+    """The bytes at `url`, at most 10 MB within 30 s. Raises `VoiceError`. Not for a thread that has
+    an event loop."""
+    return asyncio.run(_fetch(url))
+
+
+async def _fetch(url: str) -> bytes:
+    inside = []
+
+    def open_socket(address: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, (host, *_) = address
+        if not is_public(host):
+            inside.append(host)
+            raise ConnectionRefusedError
+        return socket.socket(family, kind, protocol)
+
+    connector = aiohttp.TCPConnector(
+        resolver=aiohttp.ThreadedResolver(), socket_factory=open_socket
+    )
+    session = aiohttp.ClientSession(
+        connector=connector,
+        headers=_AS_IT_IS,
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SEC),
+    )
+    try:
+        async with session, session.get(_exact(url)) as response:
+            return await _read(response)
+    except aiohttp.NonHttpUrlRedirectClientError as problem:
+        raise VoiceError("leads to no public http address", "voice_url") from problem
+    except TimeoutError as problem:
+        raise VoiceError(f"takes longer than {_TIMEOUT_SEC} s", "voice_url") from problem
+    except (aiohttp.ClientError, ValueError, OSError) as problem:
+        if inside:
+            raise VoiceError("leads to no public http address", "voice_url") from problem
+        why = type(problem).__name__
+        raise VoiceError(f"cannot be fetched ({why})", "voice_url") from problem
+
+
+def _exact(url: str) -> URL:
+    """As it is: a signature may hold for these very bytes."""
+    return URL(url, encoded=url.isascii())
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    if response.status != 200:
+        raise VoiceError(f"the server answers {response.status}", "voice_url")
+    data = bytearray()
+    if (response.content_length or 0) <= MOST_BYTES:
+        async for piece in response.content.iter_any():
+            data += piece
+            if len(data) > MOST_BYTES:
+                break
+        else:
+            return bytes(data)
+    raise VoiceError(f"is larger than {MOST_BYTES // 2**20} MB", "voice_url")

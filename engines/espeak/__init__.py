@@ -1,0 +1,1 @@
+"""The preview voice: every language, no model, by espeak-ng."""

@@ -1,0 +1,132 @@
+"""espeak-ng by ctypes, from the package espeakng-loader (library and data, no system package).
+
+The library has one global state and is not thread-safe, so it is loaded once in a process and used
+by one thread at a time: call `say` inside `line.enter`. Nothing else in the process may use it.
+What it says depends on the arguments alone, never on what was said before.
+"""
+
+import ctypes
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.priority_lock import Line
+from request.errors import EngineError
+
+_VOLUME = 60  # of the usual 100, where Mandarin reaches 1.4 times full scale and meets the limiter
+_BUFFER_MS = 500  # of speech between two looks at `cancelled`: less than 1 ms of work
+
+# espeak's own numbers: synchronous output, no exit() where data is missing, UTF-8, a pause at the
+# end as after any sentence, and the volume's.
+_SYNCHRONOUS, _STAY, _UTF8, _END_PAUSE, _VOLUME_PARAMETER = 2, 0x8000, 1, 0x1000, 2
+
+# Said before every text and thrown away: how some texts begin (single letters in Burmese and Thai)
+# depends on the sound before. It must not depend on another job's.
+_PRIMER = ("gmw/en-US", "m3", (80, 120))
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+
+
+class Library:
+    """`rate` is that of the samples, in Hz. `load` makes the only one."""
+
+    def __init__(self) -> None:
+        import espeakng_loader
+
+        self.line = Line()
+        self._lib = ctypes.CDLL(espeakng_loader.get_library_path())
+        self._data = Path(espeakng_loader.get_data_path())
+        self.rate: int = self._lib.espeak_Initialize(
+            _SYNCHRONOUS, _BUFFER_MS, os.fsencode(self._data), _STAY
+        )
+        if self.rate <= 0:
+            raise OSError("espeak-ng finds its data unusable")
+        self._lib.espeak_SetParameter(_VOLUME_PARAMETER, _VOLUME, 0)
+        self._callback = _Callback(self._collect)
+        self._lib.espeak_SetSynthCallback(self._callback)
+        # Open as long as the library.
+        self._voice_file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self._primer_file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self._primer_file.write(self._voice(*_PRIMER))
+        self._made: list[bytes] = []
+        self._stopped: Callable[[], bool] = bool
+
+    def say(
+        self,
+        text: str,
+        language: str,
+        variant: str,
+        pitch: tuple[int, int],
+        seed: int,
+        cancelled: threading.Event,
+    ) -> NDArray[np.int16]:
+        """The samples of a text without control characters, or some of them once `cancelled` is
+        set. `language` and `variant` are files of espeak's data, `pitch` is in Hz (base, top)."""
+        self._stopped = cancelled.is_set
+        self._set_voice(self._primer_file)
+        self._synthesise("hi")
+        self._made.clear()
+        voice = self._voice(language, variant, pitch)
+        os.pwrite(self._voice_file.fileno(), voice, 0)
+        os.ftruncate(self._voice_file.fileno(), len(voice))
+        self._set_voice(self._voice_file)
+        self._lib.espeak_ng_SetRandSeed(ctypes.c_long(seed & 0x7FFFFFFF))
+        self._synthesise(text)
+        pcm = np.frombuffer(b"".join(self._made), np.int16)
+        self._made.clear()
+        return pcm
+
+    @cache  # noqa: B019 - there is one library. Each read would wait for the interpreter lock
+    def _voice(self, language: str, variant: str, pitch: tuple[int, int]) -> bytes:
+        """A voice file.
+
+        Flutter (a wobble of the pitch) and roughness run on counters that espeak never resets:
+        with them a text's samples depend on what was said before. Only a voice file can turn
+        them off.
+        """
+        return b"%s\n%s\npitch %d %d\nflutter 0\nroughness 8\n" % (
+            (self._data / "lang" / language).read_bytes(),
+            (self._data / "voices" / "!v" / variant).read_bytes(),
+            *pitch,
+        )
+
+    def _set_voice(self, file: BinaryIO) -> None:
+        # By number because espeak cuts a path at 60 bytes and lowers its case.
+        if self._lib.espeak_SetVoiceByFile(b"/dev/fd/%d" % file.fileno()):
+            raise EngineError("espeak-ng does not take the preview voice's file")
+
+    def _synthesise(self, text: str) -> None:
+        utf8 = text.encode()
+        flags = _UTF8 | _END_PAUSE
+        if self._lib.espeak_Synth(utf8, len(utf8) + 1, 0, 1, 0, flags, None, None):
+            raise EngineError("the preview voice could not speak this text")
+
+    def _collect(self, wave: "ctypes._Pointer[ctypes.c_short]", count: int, _: object) -> int:
+        if wave and count:
+            self._made.append(ctypes.string_at(wave, 2 * count))
+        return self._stopped()
+
+
+_library = cache(Library)
+_loading = threading.Lock()
+
+
+def load() -> Library:
+    """The library of this process. Raises `EngineError` where it or its data is missing."""
+    try:
+        with _loading:
+            return _library()
+    except (ImportError, OSError, RuntimeError) as problem:
+        raise EngineError(
+            "the preview voice needs the Python package espeakng-loader, which is missing or"
+            " damaged: run `pip install --force-reinstall espeakng-loader`"
+        ) from problem

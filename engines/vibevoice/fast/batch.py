@@ -1,0 +1,265 @@
+"""The model at work on all slots: chunks become work, go into slots, and frames come out.
+
+Not for two threads at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.base import Samples
+from engines.vibevoice.checkpoint import Checkpoint
+from engines.vibevoice.fast.capacity import GRAPHS
+from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, Bucket
+from engines.vibevoice.fast.graphs import Graphs
+from engines.vibevoice.fast.layers.codec import Codec
+from engines.vibevoice.fast.layers.kv_cache import KVCache
+from engines.vibevoice.fast.layers.noise import Noise
+from engines.vibevoice.fast.layers.weights import Weights
+from engines.vibevoice.fast.scheduler import Occupant
+from engines.vibevoice.fast.scripts import Normaliser, Script, Scripts
+from engines.vibevoice.fast.slots import IDLE, Slots
+from engines.vibevoice.fast.step import Frame, Tokens, connect
+from engines.vibevoice.fast.trial import make_trial
+from engines.vibevoice.fast.voice_cache import Lease, Recording, VoiceCache
+from engines.vibevoice.memory import keep_freed_memory
+from engines.vibevoice.prompt import Prompt, Tokenizer
+from request.errors import EngineError
+
+_USUAL_STEPS = 10
+_USUAL_CONTEXTS = (512, 1024, 2048)
+_CPU_CONTEXT_STEP = 128
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Token:
+    """What came for a chunk in a frame: it ended (`eos`), or sound, or neither."""
+
+    eos: bool = False
+    samples: Samples | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A frame that was started, and for whom. Its values lie on the host once `done`."""
+
+    occupants: tuple[Occupant[Script], ...]
+    chosen: Tensor
+    audio: Tensor
+    done: torch.cuda.Event | None
+
+
+class Batch:
+    """`slots` chunks at a time, of `capacity` tokens each, which grows up to `longest` where a
+    chunk needs more. `cache_bytes` bounds what is remembered of voices, `reserve` is memory that
+    graphs leave alone. `graphs_off` is why there are none, if so."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        tokenizer: Tokenizer,
+        normaliser: Normaliser,
+        checkpoint: Checkpoint,
+        *,
+        slots: int,
+        cache_bytes: int,
+        capacity: int = FIXED_CONTEXT,
+        longest: int | None = None,
+        reserve: int = GRAPHS,
+        flash: bool = False,
+        graphs_off: str | None = None,
+    ) -> None:
+        self.slots = slots
+        self._weights = weights
+        self.scripts = Scripts(tokenizer, normaliser, checkpoint, longest)
+        self.tokens = Tokens.of(tokenizer)
+        sizes = weights.architecture
+        with torch.inference_mode():
+            self.frame = Frame(weights, self.tokens, capacity, flash=flash)
+            self.state = Slots(
+                sizes,
+                slots,
+                capacity,
+                len(self.tokens.choices),
+                (self.frame.decoder, self.frame.encoder),
+                weights.device,
+                weights.dtype,
+            )
+        self.graphs = Graphs(self.frame, self.state, reserve, graphs_off)
+        self.voices = VoiceCache(weights, cache_bytes)
+        self._on_cuda = weights.device.type == "cuda"
+        if not self._on_cuda:
+            keep_freed_memory()
+        self.lag = 1 if self._on_cuda else 0
+        self.context_step = None if self._on_cuda else _CPU_CONTEXT_STEP
+        self._spare: list[tuple[Tensor, Tensor]] = []
+
+    def _host_buffers(self) -> tuple[Tensor, Tensor]:
+        """Pinned, so that a copy to them does not wait. They come back when they are read."""
+        if self._spare:
+            return self._spare.pop()
+        return (
+            torch.empty_like(self.state.chosen, device="cpu").pin_memory(),
+            torch.empty_like(self.state.audio, device="cpu").pin_memory(),
+        )
+
+    def __str__(self) -> str:
+        graphs = self.graphs
+        return f"graphs {graphs}; {graphs.replayed} frames replayed, {graphs.eager} eager so far"
+
+    @property
+    def codecs(self) -> dict[str, Codec]:
+        return {
+            "decoder": self.frame.decoder,
+            "encoder": self.frame.encoder,
+            "listener": self.voices.listener,
+        }
+
+    def lease(self) -> Lease:
+        """What a job knows of its voices; to be released when it ends."""
+        return self.voices.lease()
+
+    def warm_up(self) -> None:
+        """On a GPU: makes a few frames, of all slots, and captures those that most jobs need.
+        The others are captured when nobody waits. Raises `EngineError` or the device's
+        `RuntimeError` for what cannot be done here."""
+        if not self._on_cuda:
+            return
+        make_trial(self)
+        sizes = {min(1 << power, self.slots) for power in range(self.slots.bit_length() + 1)}
+        for slots in sorted(sizes):
+            self.graphs.want(*(Bucket(slots, each, _USUAL_STEPS) for each in _USUAL_CONTEXTS))
+        for _ in range(2):
+            self.graphs.prepare()
+
+    def prepare(self) -> bool:
+        """Captures one more frame while nobody waits. False where none is left."""
+        return self.graphs.prepare()
+
+    # Into a slot
+
+    @torch.inference_mode()
+    def admit(self, occupant: Occupant[Script], lease: Lease) -> None:
+        """Reads a chunk's prompt into its slot. Raises `EngineError` where memory is too short for
+        one of its length."""
+        script, slot = occupant.work, occupant.slot
+        self._make_room(script.context)
+        sizes, prompt, row = self._weights.architecture, script.prompt, 2 * slot
+        noise = Noise(script.chunk, self._weights.device, with_voices=bool(script.voices))
+        voices = list(script.voices.values())
+        longest = max((voice.frames for voice in voices), default=0)
+        around = None
+        if voices:
+            around = noise.voices(
+                (len(voices), longest, sizes.latent),
+                self._weights.dtype,
+                sizes.voice_std,
+                sizes.voice_noise,
+            )
+        shared = prompt.ids[: prompt.shared]
+        ids, places = self._on_device(prompt)
+        key = ("prefix", shared, *(voice.key for voice in voices), *((script.seed,) * bool(voices)))
+
+        def read_prefix() -> Tensor:
+            x = self._weights.embedding[ids[: prompt.shared]]
+            if around is not None:
+                x.index_copy_(0, places, self._connected(lease, voices, around))
+            self.frame.language.prefill(x, 0, self.state.cache, row)
+            return self.state.cache.prefix(row, len(shared))
+
+        self.state.cache.put(row, lease.hold(key, read_prefix))
+        rest = self._weights.embedding[ids[prompt.shared :]]
+        self.frame.language.prefill(rest[:-1], len(shared), self.state.cache, row)
+        # The host draws while the device reads.
+        drawn = noise.frames(script.limit, sizes.latent).to(self._weights.dtype)
+        self.state.admit(
+            slot,
+            start=rest[-1],
+            length=script.tokens,
+            limit=script.limit,
+            steps=script.steps,
+            guidance=script.guidance,
+            noise=drawn.pin_memory() if self._on_cuda else drawn,
+        )
+
+    def _on_device(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """A prompt's ids and the places of its voices' frames, in one copy that nothing waits for:
+        a frame may be under way."""
+        places = [place for place, is_voice in enumerate(prompt.is_voice) if is_voice]
+        both = torch.tensor([*prompt.ids, *places])
+        if self._on_cuda:
+            both = both.pin_memory()
+        both = both.to(self._weights.device, non_blocking=True)
+        return both[: len(prompt.ids)], both[len(prompt.ids) :]
+
+    def _connected(self, lease: Lease, voices: Sequence[Recording], around: Tensor) -> Tensor:
+        """The voices as the language model gets them, one after the other."""
+        weights = self._weights
+        sampled = torch.cat(
+            [
+                lease.latents(voice) + noise[: voice.frames]
+                for voice, noise in zip(voices, around, strict=True)
+            ]
+        )
+        return connect(weights.acoustic, (sampled + weights.bias) * weights.scale)
+
+    def _make_room(self, context: int) -> None:
+        """Lets slots hold longer sequences, if there is memory for that."""
+        capacity = self.state.capacity
+        if context <= capacity:
+            return
+        needed = KVCache.size(self._weights.architecture, 2 * self.slots, context) * (
+            self._weights.dtype.itemsize
+        )
+        if self._on_cuda and needed > torch.cuda.mem_get_info(self._weights.device)[0]:
+            raise EngineError(
+                f"the text and the voices need a context of {context} tokens and this worker has"
+                f" memory for {capacity}: use shorter chunks (MAX_CHUNK_CHARS), shorter voice"
+                " recordings or fewer MAX_SLOTS"
+            )
+        self.graphs.clear()
+        # The slots last: what they say they hold, the frame has to reach.
+        self.frame.grow(context)
+        self.state.grow(context)
+
+    def release(self, occupant: Occupant[Script], *, wipe: bool = False) -> None:
+        self.state.release(occupant.slot, wipe=wipe)
+
+    # Out of the slots
+
+    def launch(self, bucket: Bucket, occupants: Sequence[Occupant[Script]]) -> Ticket:
+        """Starts a frame. On a GPU it returns before that is made."""
+        exact = any(each.work.repeatable for each in occupants)
+        self.graphs.run(bucket, exact=exact)
+        if not self._on_cuda:
+            # The next frame may be another bucket's, made before this one is read.
+            state = self.state
+            return Ticket(tuple(occupants), state.chosen.clone(), state.audio.clone(), None)
+        chosen, audio = self._host_buffers()
+        chosen.copy_(self.state.chosen, non_blocking=True)
+        audio.copy_(self.state.audio, non_blocking=True)
+        done = torch.cuda.Event(blocking=True)  # another would keep a core busy while it waits
+        done.record()
+        return Ticket(tuple(occupants), chosen, audio, done)
+
+    def read(self, ticket: Ticket) -> list[tuple[Occupant[Script], Token]]:
+        """What came for whom, as the model made it; waits for the frame."""
+        if ticket.done is not None:
+            ticket.done.synchronize()
+        choices = self.tokens.choices
+        came = []
+        for occupant in ticket.occupants:
+            choice = int(ticket.chosen[occupant.slot])
+            if choice == IDLE:
+                continue
+            token = choices[choice]
+            samples = None
+            if token == self.tokens.diffusion:
+                samples = np.array(ticket.audio[occupant.slot].float().numpy())
+            came.append((occupant, Token(token == self.tokens.eos, samples)))
+        if self._on_cuda:
+            self._spare.append((ticket.chosen, ticket.audio))
+        return came

@@ -1,0 +1,138 @@
+"""The language model: a step for many rows at once, and the prompt of one.
+
+A row is a sequence in the KV cache. A step appends one token to each row, at that row's own
+position, and attends to all that the row holds. No row sees another.
+"""
+
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engines.vibevoice.architecture import Unsupported
+from engines.vibevoice.fast.layers.kv_cache import KVCache
+from engines.vibevoice.fast.layers.norm import epsilon, rms_norm
+from engines.vibevoice.fast.layers.weights import Layer, Weights
+
+Attention = Callable[..., Tensor]
+
+
+class LanguageModel:
+    """Qwen2 over static buffers. `capacity` is the longest sequence, in tokens. With `flash`, steps
+    attend by flash-attn's kernel for KV caches, which reads no more than each row holds."""
+
+    def __init__(self, weights: Weights, capacity: int, *, flash: bool = False) -> None:
+        self._flash = flash_kernel() if flash else None
+        self._weights, self._sizes = weights, weights.architecture
+        sizes = self._sizes
+        half = torch.arange(0, sizes.head_dim, 2, dtype=torch.float32) / sizes.head_dim
+        places = torch.arange(capacity, dtype=torch.float32)[:, None]
+        angles = places * (1.0 / sizes.rope_theta**half)
+        sine = angles.sin()
+        # The halves of a head are rolled into each other: the first meets the other's negative.
+        self._cosine = torch.cat([angles.cos()] * 2, -1)[:, None].to(weights.device, weights.dtype)
+        self._sine = torch.cat([-sine, sine], -1)[:, None].to(weights.device, weights.dtype)
+        self._places = torch.arange(capacity, device=weights.device)
+        self._groups = sizes.heads // sizes.kv_heads
+        self._eps = epsilon(sizes.eps, weights.device)
+
+    def step(self, x: Tensor, positions: Tensor, cache: KVCache, context: int) -> Tensor:
+        """Appends `x` (rows, hidden) to the first rows at `positions` (rows,), all below `context`,
+        and gives the last hidden states. `x` is overwritten."""
+        rows = len(x)
+        rotation = self._cosine[positions], self._sine[positions]
+        attend = self.attention(positions, context, x.dtype)
+        every = self._places[:rows]
+        for layer, (written, keys, values) in zip(
+            self._weights.layers, cache.views(rows, context), strict=True
+        ):
+            query, pair = self._attention_inputs(layer, x, rotation)
+            written.index_put_((every, positions), pair)
+            self._add_outputs(layer, x, attend(query, keys, values).reshape(rows, -1))
+        return rms_norm(x, self._eps, self._weights.norm)
+
+    def attention(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
+        """How rows attend to what they hold: from queries (rows, heads * width) in the weights'
+        order, keys and values to (rows, groups, key heads, width)."""
+        if self._flash is not None:
+            return self._flashing(self._flash, positions)
+        return self._masked(positions, context, dtype)
+
+    def _masked(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
+        """Each row attends to what it holds of the first `context` tokens."""
+        bias = _bias(self._places[:context] <= positions[:, None], dtype)[:, None, None]
+        shape = self._queries(len(positions))
+
+        def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            query = query.view(shape).transpose(1, 2)
+            seen_by = functional.scaled_dot_product_attention(query, keys, values, bias)
+            return seen_by.transpose(1, 2)
+
+        return attend
+
+    def _queries(self, rows: int) -> tuple[int, ...]:
+        """The heads that share a key are this key's tokens: (rows, groups, key heads, width)."""
+        return rows, self._groups, self._sizes.kv_heads, self._sizes.head_dim
+
+    def _flashing(self, kernel: Attention, positions: Tensor) -> Attention:
+        lengths = (positions + 1).int()
+        shape = self._queries(len(positions))
+
+        def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            cached = keys.transpose(1, 2), values.transpose(1, 2)
+            return kernel(query.view(shape), *cached, cache_seqlens=lengths)
+
+        return attend
+
+    def prefill(self, x: Tensor, start: int, cache: KVCache, row: int) -> None:
+        """Appends `x` (tokens, hidden) to a row that holds `start` tokens."""
+        sizes = self._sizes
+        count, end = len(x), start + len(x)
+        rotation = self._cosine[start:end], self._sine[start:end]
+        seen = self._places[:end] <= self._places[start:end, None]
+        bias = _bias(seen, x.dtype).repeat_interleave(self._groups, 0)[None, None]
+        x = x.clone()
+        for layer, kept in zip(self._weights.layers, cache.tensor[:, row], strict=True):
+            query, pair = self._attention_inputs(layer, x, rotation)
+            kept[start:end] = pair
+            keys, values = kept[None, :end].transpose(1, 3).unbind(2)
+            # A token's heads that share a key are tokens one after the other.
+            grouped = query.reshape(-1, sizes.kv_heads, sizes.head_dim).transpose(0, 1)[None]
+            seen_by = functional.scaled_dot_product_attention(grouped, keys, values, bias)[0]
+            self._add_outputs(layer, x, seen_by.transpose(0, 1).reshape(count, -1))
+
+    def _attention_inputs(
+        self, layer: Layer, x: Tensor, rotation: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The rotated query (rows, heads * width), and key and value (rows, 2, heads, width)."""
+        sizes = self._sizes
+        qkv = torch.addmm(layer.qkv_bias, rms_norm(x, self._eps, layer.norm), layer.qkv)
+        queries = sizes.heads * sizes.head_dim
+        turned = qkv[:, : queries + sizes.kv_heads * sizes.head_dim]
+        turned = turned.unflatten(1, (-1, sizes.head_dim))
+        cosine, sine = rotation
+        torch.addcmul(turned * cosine, turned.roll(sizes.head_dim // 2, -1), sine, out=turned)
+        return qkv[:, :queries], qkv[:, queries:].unflatten(1, (2, sizes.kv_heads, sizes.head_dim))
+
+    def _add_outputs(self, layer: Layer, x: Tensor, seen_by: Tensor) -> None:
+        # In place: a product that is added to another tensor copies that first.
+        x.addmm_(seen_by, layer.out)
+        gate, up = (rms_norm(x, self._eps, layer.mlp_norm) @ layer.gate_up).chunk(2, dim=-1)
+        x.addmm_(functional.silu(gate) * up, layer.down)
+
+
+def flash_kernel() -> Attention:
+    """flash-attn's, if it is installed. Raises `Unsupported`."""
+    try:
+        kernel: Attention = importlib.import_module("flash_attn").flash_attn_with_kvcache
+    except (ImportError, AttributeError) as problem:
+        raise Unsupported(f"flash-attn has no kernel for KV caches: {problem}") from problem
+    return kernel
+
+
+def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(
+        ~seen, float("-inf")
+    )

@@ -1,0 +1,127 @@
+"""One frame of every slot: a language model step, a token, a latent, its sound, the next input.
+
+Fixed shapes, no look at a value from the host: the same call may run eagerly or be replayed as a
+CUDA graph. What depends on a slot's state is decided by masks.
+
+Both branches of the guidance get the same input in every frame, since the last token of a prompt
+and the first of the negative branch are both `speech_start`. So they are one stacked step. The
+negative branch keeps a token only where a latent was made, and starts over at `speech_start`.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.layers.codec import Codec
+from engines.vibevoice.fast.layers.head import Head
+from engines.vibevoice.fast.layers.language import LanguageModel
+from engines.vibevoice.fast.layers.norm import rms_norm
+from engines.vibevoice.fast.layers.weights import Connector, Weights
+from engines.vibevoice.fast.slots import IDLE, Slots
+from engines.vibevoice.prompt import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The ids of the tokens that may come out. `choices` are they in ascending order, in which the
+    first of equals wins, as in upstream's argmax over the vocabulary."""
+
+    start: int
+    end: int
+    diffusion: int
+    eos: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Self:
+        return cls(
+            tokenizer.speech_start_id,
+            tokenizer.speech_end_id,
+            tokenizer.speech_diffusion_id,
+            tokenizer.eos_token_id,
+        )
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return tuple(sorted((self.start, self.end, self.diffusion, self.eos)))
+
+
+class Frame:
+    """The networks of a model, and the frame that they make together."""
+
+    def __init__(
+        self, weights: Weights, tokens: Tokens, capacity: int, *, flash: bool = False
+    ) -> None:
+        self.weights, self.tokens = weights, tokens
+        self._flash = flash
+        sizes = weights.architecture
+        self.grow(capacity)
+        self.decoder = Codec(weights.decoder, sizes.decoder, decodes=True)
+        self.encoder = Codec(weights.encoder, sizes.encoder, decodes=False)
+        self._heads: dict[int, Head] = {}
+        choices = tokens.choices
+        self._diffusion, self._start, self._end, self._eos = (
+            choices.index(token)
+            for token in (tokens.diffusion, tokens.start, tokens.end, tokens.eos)
+        )
+        self._embedded = weights.embedding[list(choices)]
+
+    def grow(self, capacity: int) -> None:
+        """For sequences of up to `capacity` tokens."""
+        self.language = LanguageModel(self.weights, capacity, flash=self._flash)
+
+    def head(self, steps: int) -> Head:
+        """The sampler, made once for each number of steps."""
+        if steps not in self._heads:
+            self._heads[steps] = Head(self.weights, steps)
+        return self._heads[steps]
+
+    @torch.inference_mode()
+    def __call__(self, slots: Slots, bucket: Bucket) -> None:
+        count, weights = bucket.slots, self.weights
+        x, lengths, past = slots.x[:count], slots.lengths[:count], slots.past[:count]
+
+        # 1. Both branches of the language model, and which token comes
+        hidden = self.language.step(
+            x.repeat_interleave(2, 0), lengths.flatten(), slots.cache, bucket.context
+        )
+        logits = torch.addmm(slots.preference[:count], hidden[::2], weights.choices)
+        choice = logits.argmax(1)
+
+        # 2. What it means for the slots
+        active = slots.active[:count]
+        runs = active & (slots.steps[:count] == bucket.steps)
+        speaks = runs & (choice == self._diffusion)
+        starts = runs & (choice == self._start)
+        ends = runs & (choice == self._end)
+        used = slots.used[:count]
+        noise = slots.noise[slots.every[:count], used]
+        used.add_(speaks)
+        lengths[:, 0].add_(runs)
+        lengths[:, 1].add_(speaks).mul_(~starts)
+        left = slots.left[:count].sub_(runs.long())
+        active.logical_and_(~(runs & ((choice == self._eos) | (left == 0))))
+        slots.chosen[:count] = torch.where(runs, choice, IDLE)
+
+        # 3. The latent, its sound, and how that is heard
+        latent = self.head(bucket.steps)(hidden, noise, slots.guidance[:count])
+        decoding, encoding = slots.contexts(count)
+        sound = self.decoder((latent / weights.scale - weights.bias)[:, None], decoding)
+        heard = self.encoder(sound, encoding)[:, 0]
+        slots.audio[:count] = sound[:, :, 0]
+        new = slots.new[:count]
+        past.copy_(torch.where(speaks[:, None], new, past * ~ends[:, None]))
+
+        # 4. The next input
+        spoken = connect(weights.acoustic, latent) + connect(weights.semantic, heard)
+        told = torch.where(runs[:, None], self._embedded[choice], x)
+        x.copy_(torch.where(speaks[:, None], spoken, told))
+
+
+def connect(connector: Connector, features: Tensor) -> Tensor:
+    """Codec features (rows, values) in the language model's width."""
+    h = torch.addmm(connector.first_bias, features, connector.first)
+    h = rms_norm(h, connector.eps, connector.norm)
+    return torch.addmm(connector.second_bias, h, connector.second)

@@ -1,0 +1,61 @@
+"""A short text with a made-up voice, spoken when the model is loaded.
+
+So what a GPU cannot do fails the start, and CUDA loads its kernels before the first job.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from engines.base import SAMPLE_RATE, Options, Plan, PlannedChunk, Turn, Voice
+from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.scheduler import Job, Occupant
+from engines.vibevoice.fast.scripts import Script
+from request.errors import EngineError
+
+if TYPE_CHECKING:
+    from engines.vibevoice.fast.batch import Batch
+
+_FRAMES = 3
+_VOICE_SEC = 3
+_CERTAIN = 1e4  # a logit that no model outdoes
+
+
+def make_trial(batch: "Batch") -> None:
+    """Reads a prompt and makes a few frames in slot 0, which has to be free, and leaves nothing
+    behind. Raises `EngineError` where samples are no numbers, and what the device raises."""
+    script = batch.scripts.prepare(_plan())[0]
+    if script is None:
+        raise EngineError("MODEL_PATH: the tokenizer makes nothing of a word")
+    occupant = Occupant(0, Job[Script]([]), script)
+    lease, speaks = batch.lease(), batch.tokens.choices.index(batch.tokens.diffusion)
+    with torch.inference_mode():
+        batch.state.preference[0, speaks] = _CERTAIN
+    try:
+        batch.admit(occupant, lease)
+        for _ in range(_FRAMES):
+            _make_frame(batch, occupant)
+    finally:
+        lease.release()
+    with torch.inference_mode():
+        batch.state.preference[0, speaks] = 0
+    batch.release(occupant, wipe=True)
+    batch.voices.forget()
+
+
+def _make_frame(batch: "Batch", occupant: Occupant[Script]) -> None:
+    ticket = batch.launch(Bucket(1, 512, occupant.work.steps), [occupant])
+    for _, token in batch.read(ticket):
+        if token.samples is not None and not np.isfinite(token.samples).all():
+            raise EngineError(
+                "the model makes samples that are no numbers: its weights are damaged, or this GPU"
+                " cannot run it"
+            )
+
+
+def _plan() -> Plan:
+    noise = np.random.default_rng(0).standard_normal(_VOICE_SEC * SAMPLE_RATE)
+    voice = Voice("noise", (0.1 * noise).astype(np.float32), "noise")
+    chunk = PlannedChunk((Turn(0, "One."),), seed=0)
+    return Plan((chunk,), (voice,), Options(frames_per_token=0, repeatable=False))

@@ -1,0 +1,297 @@
+"""What a caller may ask for, checked once: the one description of a speech request.
+
+`parse_request` either gives a whole `SpeechRequest` or raises `RequestError` with a problem for
+every bad field: what is wrong with it and what is allowed. Fields that nobody knows never fail a
+request: they come back as warnings.
+
+A field is one entry of `SpeechRequest`. OpenAPI, the bridge's JSON schema and the table in
+docs/api.md are made of it (`python -m tools.contract`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from request.errors import Problem, RequestError
+from request.values import (
+    MAX_NAME,
+    MAX_PRONUNCIATIONS,
+    MAX_SPEAKERS,
+    MAX_URL,
+    MAX_WORD,
+    MOST_RECORDING_BYTES,
+    WEB_ADDRESS,
+    Boolean,
+    Name,
+    Number,
+    Plain,
+    Pronunciations,
+    Recording,
+    Speakers,
+    Text,
+    Whole,
+    kind_of,
+    problem_of,
+    shown,
+    visible,
+)
+
+Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """The settings that fill what a request leaves open; see `config.Settings`."""
+
+    max_text_length: int = 100_000
+    cfg_scale: float = 1.3
+    loudness: float = -16.0
+
+
+def _field(
+    default: Any,
+    meaning: str,
+    allowed: str,
+    *,
+    unset: str = "",
+    openai: str = "",
+    jobs_only: bool = False,
+    **bounds: Any,
+) -> Any:
+    """`meaning` and `unset`, what counts where the field is left out and has no plain default, are
+    for docs/api.md; `allowed` is what a refusal says. `openai` is OpenAI's name of it, and
+    `jobs_only` leaves it out at doors that speak OpenAI's protocol."""
+    notes: dict[str, Any] = {
+        "meaning": meaning,
+        "unset": unset,
+        "openai": openai,
+        "jobs_only": jobs_only,
+        "bounds": bounds,
+    }
+    return Field(default, description=allowed, json_schema_extra=notes, **bounds)
+
+
+def _numeric(
+    default: Any, meaning: str, kind: str, least: float, most: float, end: str = "", **more: Any
+) -> Any:
+    allowed = f"{kind} from {least} to {most}{end}"
+    return _field(default, meaning, allowed, ge=least, le=most, **more)
+
+
+def _flag(meaning: str, **more: Any) -> Any:
+    return _field(False, meaning, "true or false", **more)
+
+
+class SpeechRequest(BaseModel):
+    """A request that can be served."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: Text = _field(
+        ...,
+        "What to say",
+        "text of 1 to {max_text_length} characters",
+        unset="required",
+        openai="input",
+    )
+    speaker_name: Name | None = _field(
+        None,
+        'Who says it; `{"id": "name"}` works too, and so do OpenAI\'s 13 names',
+        f"a voice's name of up to {MAX_NAME} characters",
+        unset="`DEFAULT_SPEAKER`",
+        openai="voice",
+        max_length=MAX_NAME,
+    )
+    voice_url: Text | None = _field(
+        None,
+        "A recording to speak like, up to 10 MB; its first 30 s are used, at least 3 s are needed",
+        f"a public http or https address of up to {MAX_URL} characters",
+        max_length=MAX_URL,
+        pattern=WEB_ADDRESS,
+    )
+    voice_base64: Recording | None = _field(
+        None,
+        "The same, sent along",
+        f"a recording of up to {MOST_RECORDING_BYTES // 2**20} MB in base64",
+    )
+    speakers: Speakers | None = _field(
+        None,
+        "Voices of a script's speakers: by their numbers, or in order of appearance. Who is not "
+        "named gets `speaker_name` if first, else a voice that is still free",
+        f'up to {MAX_SPEAKERS} voices as {{"1": "Alice", "2": "Frank"}} or as a list in order of '
+        "appearance",
+    )
+    cfg_scale: Number = _field(
+        ...,
+        "Guidance of the diffusion head. Where it is not given, the 1.5B gets at least 3 for "
+        "[a few words](#a-few-words)",
+        "a number above 0, up to 10",
+        unset="`DEFAULT_CFG_SCALE`",
+        gt=0,
+        le=10,
+    )
+    disable_prefill: Boolean = _flag("Speak without the voice's recording")
+    seed: Whole | None = _numeric(
+        None,
+        "The same seed, text and voice give the same samples, on the same kind of GPU and with the "
+        "same `model.bucket` ([frame-loop.md](frame-loop.md#buckets))",
+        "a whole number",
+        0,
+        2**32 - 1,
+        unset="drawn",
+    )
+    steps: Whole = _numeric(10, "Diffusion steps a frame", "a whole number", 1, 100)
+    speed: Number = _numeric(
+        1.0,
+        "Tempo at constant pitch; the pauses scale too",
+        "a number",
+        0.25,
+        4,
+    )
+    output_format: Format = _field(
+        "mp3",
+        "`pcm` is signed 16 bit, little endian, mono, without a header",
+        ", ".join(get_args(Format)),
+        openai="response_format",
+    )
+    loudness: Number | None = _numeric(
+        ...,
+        "Integrated loudness in LUFS under a true-peak ceiling of -1.5 dBTP; `null` leaves the "
+        "samples alone",
+        "a LUFS value",
+        -40,
+        -6,
+        ", or null",
+        unset="`TARGET_LUFS`",
+    )
+    pronunciations: Pronunciations = _field(
+        {},
+        "Whole words. A word in lower case is found in any case, others as they are written",
+        f"up to {MAX_PRONUNCIATIONS} words of up to {MAX_WORD} characters with respellings of up "
+        f'to {MAX_WORD}, as {{"word": "respelling"}}',
+        unset="none",
+    )
+    session_id: Plain | None = _field(
+        None,
+        "Names the kept copy",
+        "1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit",
+        unset="the job's id",
+        jobs_only=True,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+    )
+    request_id: Plain | None = _field(
+        None,
+        "Appears in the worker's log",
+        "1 to 128 printable ASCII characters without spaces",
+        jobs_only=True,
+        pattern=r"^[!-~]{1,128}$",
+    )
+    allow_recompress: Boolean = _flag(
+        "Send Opus where the asked format is too large for an answer, and there is no S3 store or "
+        "its upload failed",
+        jobs_only=True,
+    )
+    stream: Boolean = _flag(
+        "Pieces as they are made, see [Streaming](#streaming)",
+        jobs_only=True,
+    )
+    dry_run: Boolean = _flag("Say what would be read, and speak nothing, see [Dry run](#dry-run)")
+
+
+def notes_of(name: str) -> Mapping[str, Any]:
+    """What `_field` was told of a field, besides its bounds."""
+    notes = SpeechRequest.model_fields[name].json_schema_extra
+    assert isinstance(notes, dict)  # noqa: S101 - for the type checker
+    return notes
+
+
+OPENAI_WORDS: dict[str, str] = {
+    name: words for name in SpeechRequest.model_fields if (words := notes_of(name)["openai"])
+}
+"""OpenAI's names, by our own."""
+
+ALIASES = {theirs: ours for ours, theirs in OPENAI_WORDS.items()}
+
+NULL_COUNTS = frozenset({"loudness"})
+"""Fields whose `null` is a value; else it counts as not given."""
+
+EXCLUSIVE = ("voice_url", "voice_base64")
+"""Of these only one may be given."""
+
+
+def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[str]]:
+    """Checks a job's input. Gives the request and the warnings that its answer must carry. A
+    `cfg_scale` that the job left open is not in the request's `model_fields_set`."""
+    if not isinstance(raw, Mapping):
+        allowed = "an object with a field `text`"
+        problem = f"is {kind_of(raw)}"
+        raise RequestError(problem, "input", code="invalid_type", allowed=allowed)
+    fields, warnings = _known_fields(raw)
+    problems: list[Problem] = []
+    allowed_in = partial(_allowed, defaults)
+    text = fields.get("text")
+    if isinstance(text, str) and not 1 <= len(text) <= defaults.max_text_length:
+        code = "string_above_max_length" if text else "invalid_value"
+        problem = f"has {len(text)} characters"
+        problems.append(Problem("text", code, problem, allowed_in("text")))
+        fields["text"] = "-"
+    elif isinstance(text, str) and not visible(text):
+        problems.append(Problem("text", "invalid_value", "is empty", allowed_in("text")))
+    fields.setdefault("loudness", defaults.loudness)
+    try:
+        request = SpeechRequest.model_validate({"cfg_scale": defaults.cfg_scale, **fields})
+        if "cfg_scale" not in fields:
+            request.model_fields_set.discard("cfg_scale")
+    except ValidationError as error:
+        found = {str(item["loc"][0]): item for item in reversed(error.errors(include_url=False))}
+        problems += [
+            Problem(name, *problem_of(item, fields.get(name)), allowed_in(name))
+            for name, item in reversed(found.items())
+        ]
+    first, second = EXCLUSIVE
+    if fields.get(first) and fields.get(second):
+        problem = f"comes with {second}, and only one can speak"
+        problems.append(Problem(first, "invalid_value", problem, allowed_in(first)))
+    if problems:
+        raise RequestError(tuple(problems))
+    return request, warnings
+
+
+def words_of(raw: object) -> dict[str, str]:
+    """The caller's names for fields, by our own, where they are others; see `Problem.named`."""
+    if not isinstance(raw, Mapping):
+        return {}
+    given = {name for name, value in raw.items() if value is not None}
+    return {o: theirs for o, theirs in OPENAI_WORDS.items() if theirs in given and o not in given}
+
+
+def _known_fields(raw: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The request's own fields, and warnings on the rest."""
+    fields: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    warnings: list[str] = []
+    for given, value in raw.items():
+        name = ALIASES.get(given, given)
+        if name not in SpeechRequest.model_fields:
+            warnings.append(f"{shown(given)}: unknown field, ignored")
+        elif value is None and name not in NULL_COUNTS:
+            continue
+        elif name in fields:
+            first, second = (names[name], given) if names[name] == name else (given, names[name])
+            if fields[name] != value:
+                warnings.append(f"{second}: ignored, since {first} is given too")
+            if given == name:
+                fields[name], names[name] = value, given
+        else:
+            fields[name], names[name] = value, given
+    if len(warnings) > 20:
+        warnings[20:] = [f"and {len(warnings) - 20} more unknown fields, ignored"]
+    return fields, warnings
+
+
+def _allowed(defaults: Defaults, name: str) -> str:
+    description = SpeechRequest.model_fields[name].description or ""
+    return description.replace("{max_text_length}", str(defaults.max_text_length))

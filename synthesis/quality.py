@@ -1,0 +1,176 @@
+"""From a plan to the best take of each of its chunks.
+
+A chunk that came out badly is generated again, where the engine varies; of several takes the one
+with the smallest flaw is kept, and what is still wrong with it is said. Belongs to one thread;
+`cancel` may come from any.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Generic, TypeVar
+
+from audio.chunk_audio import KeptTake, Take
+from engines.base import SAMPLE_RATE, End, Engine, Frame, Plan, Speech
+from request.errors import Cancelled, EngineError
+from text.pace import Pace
+
+
+class Flaw(IntEnum):
+    """What can be wrong with a take, from harmless to useless."""
+
+    NONE = 0
+    ODD_LENGTH = 1
+    CUT = 2
+    SILENT = 3
+
+
+_SAID = {
+    Flaw.ODD_LENGTH: "is much longer or shorter than its text, so words may be missing or repeated",
+    Flaw.CUT: "hit its length limit, so its end may be cut off",
+    Flaw.SILENT: "came out without a sound",
+}
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a request has come, and what its caller should know meanwhile; written by one thread,
+    read by any."""
+
+    chunks_total: int = 0
+    chunks_done: int = 0
+    audio_sec: float = 0.0
+    warning: str = ""
+
+
+AnyTake = TypeVar("AnyTake", bound=Take, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded(Generic[AnyTake]):
+    """The take that was kept of a chunk, and how many there were."""
+
+    take: AnyTake
+    flaw: Flaw
+    attempts: int
+
+
+class Recorder:
+    """Runs plans on an engine. `first_audio` is when the first frame came (monotonic seconds);
+    `device_sec` is what all attempts took of the engine's device."""
+
+    def __init__(self, engine: Engine, pace: Pace, max_retries: int) -> None:
+        self.warnings: list[str] = []
+        self.first_audio: float | None = None
+        self.device_sec = 0.0
+        self.progress = Progress()
+        self._engine = engine
+        self._pace = pace
+        self._attempts = 1 + (max_retries if engine.capabilities.varies else 0)
+        self.cancelled = threading.Event()
+        self._speech: Speech | None = None
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+        if self._speech is not None:
+            self._speech.cancel()
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled.is_set()
+
+    def check(self) -> None:
+        """Raises `Cancelled` once that has been asked for."""
+        if self.is_cancelled():
+            raise Cancelled
+
+    def expected_sec(self, plan: Plan, index: int) -> float:
+        """How long a chunk's words should take, by what is known of its voices."""
+        return self._pace.expected(*self._said(plan, index))
+
+    @staticmethod
+    def _said(plan: Plan, index: int) -> tuple[str, str]:
+        """Who says a chunk, as the pace knows them, and what."""
+        turns = plan.chunks[index].turns
+        voice = "/".join(sorted({plan.voices[turn.speaker].name for turn in turns}))
+        return voice, " ".join(turn.text for turn in turns)
+
+    def record(self, plan: Plan, new_take: Callable[[], KeptTake]) -> list[Recorded[KeptTake]]:
+        """The best take of every chunk. Raises `EngineError` when nothing is to be heard."""
+        best: dict[int, Recorded[KeptTake]] = {}
+        pending = list(range(len(plan.chunks)))
+        for attempt in range(1, self._attempts + 1):
+            chunks = tuple(replace(plan.chunks[index], attempt=attempt) for index in pending)
+            made = self._speak(replace(plan, chunks=chunks), new_take)
+            for index, (take, reason) in zip(pending, made, strict=True):
+                flaw = self.judge(plan, index, take, reason)
+                kept = best.get(index)
+                if kept is None or flaw < kept.flaw:
+                    kept = Recorded(take, flaw, attempt)
+                best[index] = replace(kept, attempts=attempt)
+            pending = [index for index in pending if best[index].flaw]
+            if not pending:
+                break
+        recorded = [best[index] for index in range(len(plan.chunks))]
+        self.report(recorded)
+        return recorded
+
+    def _speak(self, plan: Plan, new_take: Callable[[], KeptTake]) -> list[tuple[KeptTake, str]]:
+        """A take of each chunk, and the reason for which it ended."""
+        takes: dict[int, KeptTake] = {}
+        reasons: dict[int, str] = {}
+        for event in self.events(plan):
+            if event.chunk not in takes:  # a take holds filters: only those that run have one
+                takes[event.chunk] = new_take()
+            if isinstance(event, Frame):
+                takes[event.chunk].feed(event.samples)
+            else:
+                takes[event.chunk].finish()
+                reasons[event.chunk] = event.reason
+        return [(takes[index], reasons[index]) for index in range(len(plan.chunks))]
+
+    def events(self, plan: Plan) -> Iterator[Frame | End]:
+        """What the engine makes of a plan. Raises `EngineError` unless every chunk comes to its
+        end, `Cancelled` after `cancel`; the engine's work ends with the iteration."""
+        missing = len(plan.chunks)
+        if not missing:
+            return
+        self.progress.chunks_total = max(missing, self.progress.chunks_total)
+        speech = self._speech = self._engine.start(plan)
+        try:
+            self.check()
+            for event in speech:
+                if isinstance(event, Frame):
+                    self.first_audio = self.first_audio or time.monotonic()
+                    self.progress.audio_sec += len(event.samples) / SAMPLE_RATE
+                else:
+                    missing -= 1
+                    self.device_sec += event.device_sec
+                    self.progress.chunks_done = self.progress.chunks_total - missing
+                yield event
+        finally:
+            speech.cancel()
+        if missing:
+            raise EngineError("the engine stopped before the end of the text")
+
+    def judge(self, plan: Plan, index: int, take: Take, reason: str) -> Flaw:
+        """What is wrong with a finished take. A good one teaches the voice's pace."""
+        if not take.count:
+            return Flaw.SILENT
+        if reason == "cap":
+            return Flaw.CUT
+        voice, said = self._said(plan, index)
+        if self._engine.capabilities.varies and self._pace.is_odd(voice, said, take.seconds):
+            return Flaw.ODD_LENGTH
+        self._pace.learn(voice, said, take.seconds)
+        return Flaw.NONE
+
+    def report(self, recorded: Sequence[Recorded[Take]]) -> None:
+        """Notes what is wrong with the takes that were kept."""
+        for index, each in enumerate(recorded):
+            if each.flaw:
+                tries = f" ({each.attempts} attempts)" if each.attempts > 1 else ""
+                self.warnings.append(f"chunks[{index}]: {_SAID[each.flaw]}{tries}")
+        if recorded and not any(each.take.count for each in recorded):
+            raise EngineError("the engine made no sound from this text")

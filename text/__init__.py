@@ -1,0 +1,1 @@
+"""What is written becomes what is spoken. Imports neither torch nor runpod."""

@@ -1,0 +1,294 @@
+"""The text plan: which words are generated together, who says them, and the silences between.
+
+The plan depends on the text and the settings alone, never on the door that the request came by.
+Every chunk keeps its span: offsets in code points into the caller's own text. The spans do not
+overlap, are in order, and together cover all of the text but white space. Sizes are in letters: a
+Chinese character counts as three (`text.writing_systems.letters`).
+"""
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+from text.reading import Passage, read, speakable
+from text.sentences import Span, sentences, split_evenly, split_long
+from text.writing_systems import letters
+
+_CLOSERS = "\"')]}»”’」』】）"
+_ENDS = ".,:;!?…。，、：；！？।؟۔-"
+TURN_CHARS = 300
+"""A longer turn starts to hurry: VibeVoice's authors advise many turns of one speaker instead."""
+SHORTEST_PARAGRAPH = 60
+"""A shorter one, such as a heading, shares a chunk with its neighbour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that shape a plan; see `config.Settings`."""
+
+    max_chunk_chars: int = 1000
+    min_last_chunk_chars: int = 150
+    chunk_silence_ms: int = 40
+    paragraph_silence_ms: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one speaker says without a break. `speaker` is an index into the plan's voices."""
+
+    speaker: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Turns that are generated together; `pause_ms` of silence follow."""
+
+    turns: tuple[Turn, ...]
+    text_start: int
+    text_end: int
+    pause_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextPlan:
+    """All chunks of a text. `speakers` are a script's own numbers, in order of appearance; empty
+    for a text that is no script. `lead_ms` of silence come before the first chunk."""
+
+    chunks: tuple[Chunk, ...]
+    speakers: tuple[int, ...]
+    lead_ms: int
+    warnings: tuple[str, ...]
+
+
+def plan_text(
+    source: str, limits: Limits, pronunciations: Mapping[str, str] | None = None
+) -> TextPlan:
+    """Plans `source`. Raises `request.errors.RequestError` when it cannot be spoken."""
+    reading = read(source, pronunciations)
+    groups = [group for section in _sections(reading.passages) for group in _pack(section, limits)]
+    pauses = [_pause_after(group[-1], limits) for group in groups]
+    if groups:
+        pauses[-1] = groups[-1][-1].passage.pause_ms or 0
+    chunks = tuple(
+        Chunk(_turns(group), start, end, pause_ms)
+        for group, (start, end), pause_ms in zip(
+            groups, _spans(source, groups), pauses, strict=True
+        )
+    )
+    return TextPlan(chunks, reading.speakers, reading.lead_ms, reading.warnings)
+
+
+class _Piece(NamedTuple):
+    """A sentence, or a part of one that is too long for a turn or a chunk. A span into its
+    passage. `size` is in letters, with a comma that it gets; `breaks_off` says that its sentence
+    goes on behind it."""
+
+    passage: Passage
+    start: int
+    end: int
+    size: int
+    ends_passage: bool
+    breaks_off: bool
+    has_comma: bool = False
+
+    @property
+    def ends_paragraph(self) -> bool:
+        return self.ends_passage and self.passage.ends_paragraph
+
+
+_Group = list[_Piece]
+
+
+def _size(group: Sequence[_Piece]) -> int:
+    """Letters of a chunk: its pieces and one space between them."""
+    return sum(piece.size + 1 for piece in group) - 1
+
+
+def _sections(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
+    """Passages between pauses that were asked for: a model cannot make silence to order."""
+    section: list[Passage] = []
+    for passage in passages:
+        section.append(passage)
+        if passage.pause_ms is not None:
+            yield section
+            section = []
+    if section:
+        yield section
+
+
+def _pack(section: list[Passage], limits: Limits) -> list[_Group]:
+    """Fills chunks with whole sentences. A paragraph's end also ends a chunk, unless that is too
+    short to stand alone: the model speaks badly from a few words."""
+    groups: list[_Group] = [[]]
+    size = -1
+    for sentence, length in _sentences(section, limits.max_chunk_chars):
+        group, added = groups[-1], length + 1
+        settled = bool(group) and group[-1].ends_paragraph and size >= SHORTEST_PARAGRAPH
+        if group and (settled or size + added > limits.max_chunk_chars):
+            groups.append([])
+            size = -1
+        groups[-1] += sentence
+        size += added
+    least = limits.min_last_chunk_chars
+    if len(groups) > 1 and groups[-2][-1].ends_paragraph:
+        least = min(least, SHORTEST_PARAGRAPH)
+    if len(groups) > 1 and _size(groups[-1]) < least:
+        tail = groups.pop()
+        groups[-1:] = _balance([*groups[-1], *tail], limits)
+    return groups
+
+
+def _sentences(section: list[Passage], limit: int) -> Iterator[tuple[_Group, int]]:
+    """Sentences in pieces that a turn can hold, with their sizes. What does not fit into a chunk
+    comes in parts."""
+    for passage in section:
+        text = passage.text.text
+        parts = [
+            (part, part[1] < sentence[1])
+            for sentence in sentences(text)
+            for part in split_long(text, sentence, limit)
+            if speakable(text[slice(*part)])
+        ]
+        for index, (part, breaks_off) in enumerate(parts, 1):
+            pieces = _pieces(passage, part, breaks_off, index == len(parts), limit)
+            if (size := _size(pieces)) <= limit:
+                yield pieces, size
+            else:  # a word without an end, which is cut: it needs room for spaces
+                narrow = limit - limit // 50
+                yield from (([each], each.size) for each in _recut(pieces, narrow, limit))
+
+
+def _recut(pieces: _Group, size: int, limit: int) -> _Group:
+    """The same words in parts of another size."""
+    passage, (first, last) = pieces[0].passage, (pieces[0], pieces[-1])
+    text = passage.text.text
+    parts = split_long(text, (first.start, last.end), size)
+    parts = [part for part in parts if speakable(text[slice(*part)])]
+    return [
+        piece
+        for part in parts
+        for piece in _pieces(
+            passage,
+            part,
+            last.breaks_off or part != parts[-1],
+            last.ends_passage and part == parts[-1],
+            limit,
+        )
+    ]
+
+
+def _pieces(
+    passage: Passage, span: Span, breaks_off: bool, ends_passage: bool, limit: int
+) -> _Group:
+    most, text = min(limit, TURN_CHARS), passage.text.text
+    if not breaks_off and (size := letters(text[slice(*span)])) <= most:
+        return [_Piece(passage, *span, size, ends_passage, False)]
+    spans = [part for part in split_evenly(text, span, most) if speakable(text[slice(*part)])]
+    sizes = [letters(text[slice(*part)]) for part in spans]
+    spare = limit + 1 - sum(sizes) - len(sizes)
+    pieces = []
+    for (start, end), size in zip(spans, sizes, strict=True):
+        is_last = end == spans[-1][1]
+        breaks = breaks_off or not is_last
+        comma = breaks and min(spare, most - size) > 0 and _is_open(text, end)
+        spare -= comma
+        ends = ends_passage and is_last
+        pieces.append(_Piece(passage, start, end, size + comma, ends, breaks, comma))
+    return pieces
+
+
+def _is_open(text: str, end: int) -> bool:
+    """Whether a cut is between two words without a mark."""
+    return text[end - 1].isalnum() and text[end : end + 1].isspace()
+
+
+def _balance(pieces: _Group, limits: Limits) -> list[_Group]:
+    """One chunk if it fits, else two of which the second is no shorter than the minimum, if need
+    be by cutting the sentence before. The limit wins."""
+    if _size(pieces) <= limits.max_chunk_chars:
+        return [pieces]
+    most = limits.max_chunk_chars
+    finer = [part for piece in pieces for part in _recut([piece], most // 4, most)]
+    for candidate in (pieces, finer):
+        ends = list(accumulate(piece.size + 1 for piece in candidate))
+        cuts = [
+            (not before.ends_paragraph, before.breaks_off, abs(2 * end - ends[-1]), cut)
+            for cut, (before, end) in enumerate(zip(candidate[:-1], ends, strict=False), 1)
+            if max(end, ends[-1] - end) - 1 <= limits.max_chunk_chars
+            and ends[-1] - end - 1 >= limits.min_last_chunk_chars
+        ]
+        if cuts:
+            # Paragraph ends are better places than others, then sentence ends, then even ones.
+            best = min(cuts)[-1]
+            return [candidate[:best], candidate[best:]]
+    return [pieces[:-1], pieces[-1:]]
+
+
+def _turns(group: _Group) -> tuple[Turn, ...]:
+    """Sentences of one speaker and paragraph share a turn while it is short. A turn that ends
+    between two words gets a comma: with a full stop the voice would fall."""
+    runs: list[_Group] = []
+    size = 0
+    for piece in group:
+        last = runs[-1][-1] if runs else None
+        added = piece.size if last is None else piece.start - last.end + piece.size
+        if last and last.passage is piece.passage and size + added <= TURN_CHARS:
+            runs[-1].append(piece)
+            size += added
+        else:
+            runs.append([piece])
+            size = piece.size
+    return tuple(_turn(run[0], run[-1]) for run in runs)
+
+
+def _turn(first: _Piece, last: _Piece) -> Turn:
+    text = first.passage.text.text
+    return Turn(first.passage.speaker, text[first.start : last.end] + "," * last.has_comma)
+
+
+def _pause_after(piece: _Piece, limits: Limits) -> int:
+    if piece.ends_passage and piece.passage.pause_ms is not None:
+        return piece.passage.pause_ms
+    return limits.paragraph_silence_ms if piece.ends_paragraph else limits.chunk_silence_ms
+
+
+def _spans(source: str, groups: list[_Group]) -> list[Span]:
+    """Gives every character of the source to a chunk, then takes white space off the edges."""
+    starts = [0] if groups else []
+    for before, group in pairwise(groups):
+        starts.append(_start(source, before[-1], group[0]))
+    spans = []
+    for start, end in pairwise([*starts, len(source)]):
+        words = source[start:end]
+        spans.append((end - len(words.lstrip()), start + len(words.rstrip())))
+    return spans
+
+
+def _start(source: str, before: _Piece, piece: _Piece) -> int:
+    """Where a chunk begins: marks that stand directly before its first word belong to it."""
+    at_start = piece.start == 0
+    start = piece.passage.start if at_start else piece.passage.text.at[piece.start]
+    end = before.passage.text.at[before.end - 1] + 1
+    # A pause's tag belongs to the chunk that it ends.
+    stops = "]>" if at_start and before.passage.pause_ms is not None else ""
+    while start > end and not source[start - 1].isspace() and source[start - 1] not in stops:
+        start -= 1
+    return start
+
+
+def spoken(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """The turns as the model reads them best: each on one line, and ending in a full stop where
+    it ends in no mark at all. Turns that hold nothing but marks are left out."""
+    return tuple(
+        Turn(turn.speaker, _ended(" ".join(turn.text.split())))
+        for turn in turns
+        if any(unicodedata.category(char)[0] in "LNS" for char in turn.text)
+    )
+
+
+def _ended(text: str) -> str:
+    words = text.rstrip(_CLOSERS)
+    return text if words and words[-1] in _ENDS else f"{text}."

@@ -1,0 +1,124 @@
+"""Text that is written while it is spoken: pieces of any size go in, whole sentences come out.
+
+A sentence is let go when its end is sure: when a word of the next one is whole, since only that
+tells `Dr.` or `No.` from an end. What has no end in `LONG_SENTENCE` characters is cut at the best
+place. Spans are offsets in code points into all that was fed.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from text.cleaning.unspoken import StreamMask
+from text.reading import speakable
+from text.sentences import LONG_SENTENCE, is_settled, sentences, split_long
+
+Granularity = Literal["sentence", "clause", "none"]
+
+# What the search for sentences knows, each for one character: plain spaces, and no halves of
+# surrogate pairs, which JSON can carry and UTF-8 cannot.
+_KNOWN = {
+    **dict.fromkeys(map(ord, "\t\r\u00a0"), " "),
+    **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
+}
+_PARAGRAPH = re.compile(r"\n[ \t\r]*\n\s*")
+_WRITTEN = re.compile(r"\S")
+_CLAUSE = re.compile(r"(?<=[,;:\u2014]) ")
+_SHORTEST_CLAUSE = 30
+_MOST_UNSAID = 600
+"""Characters without a word wait for one to go with; more of them are dropped, since all that
+waits is read anew with every piece."""
+_TAGS = re.compile(r"\[[^\[\]]*\]|<[^<>]*>")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """`starts_paragraph` says that an empty line came before it."""
+
+    text: str
+    start: int
+    end: int
+    starts_paragraph: bool = False
+
+
+class SentenceFeed:
+    """With the granularity `clause` long sentences leave clause by clause, with `none` all text
+    waits for `flush`."""
+
+    def __init__(self, granularity: Granularity = "sentence") -> None:
+        self.text = ""
+        self._mask = StreamMask()
+        self._granularity = granularity
+        self._at = 0
+        self._new_paragraph = False
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self.text[self._at :].strip())
+
+    def feed(self, text: str) -> list[Sentence]:
+        self.text += text
+        if self._granularity == "none":
+            return []
+        self._mask.feed(text)
+        return self._found()
+
+    def flush(self) -> list[Sentence]:
+        """All that waits, as if the text ended here."""
+        if self._granularity == "none":
+            start, self._at = self._at, len(self.text)
+            return self._taken([(start, self._at)])
+        self._mask.flush()
+        return self._found() + self._sure(len(self.text), whole=True)
+
+    def _found(self) -> list[Sentence]:
+        found: list[Sentence] = []
+        shown = self._mask.text
+        while shown[self._at : self._at + 1] == " ":  # all that is left of a block
+            self._at += 1
+        while paragraph := _PARAGRAPH.search(shown, self._at):
+            if paragraph.end() == len(shown):
+                break  # more of the empty lines may come
+            found += self._sure(paragraph.start(), whole=True)
+            self._at = paragraph.end()
+            said_before = bool(_WRITTEN.search(shown, 0, paragraph.start()))
+            self._new_paragraph = self._new_paragraph or said_before
+        return found + self._sure(len(shown), whole=self._mask.hides)
+
+    def _sure(self, end: int, whole: bool) -> list[Sentence]:
+        start = self._at
+        text = self._mask.text[start:end].translate(_KNOWN)
+        spans = [part for span in sentences(text) for part in split_long(text, span, LONG_SENTENCE)]
+        if not whole and spans:
+            last = spans.pop()
+            if spans and not is_settled(text[slice(*spans[-1])], text[last[0] :]):
+                last = (spans.pop()[0], last[1])
+            if self._granularity == "clause":
+                spans += self._clauses(text, last)
+        taken = self._taken([(start + first, start + last) for first, last in spans])
+        if whole:
+            self._at = end
+        elif taken:
+            self._at = taken[-1].end
+        elif spans and spans[-1][1] > _MOST_UNSAID:
+            self._at = start + spans[-1][1]
+        return taken
+
+    def _clauses(self, text: str, span: tuple[int, int]) -> list[tuple[int, int]]:
+        ends = [match.start() for match in _CLAUSE.finditer(text, span[0])]
+        ends = [end for end in ends if end - span[0] >= _SHORTEST_CLAUSE]
+        return [(span[0], ends[-1])] if ends else []
+
+    def _taken(self, spans: list[tuple[int, int]]) -> list[Sentence]:
+        """What of it can be spoken. A tag alone goes with the sentence after it."""
+        found: list[Sentence] = []
+        held: int | None = None
+        for start, end in spans:
+            first = start if held is None else held
+            if not speakable(_TAGS.sub("", self.text[first:end])):
+                held = first
+                continue
+            held = None
+            found.append(Sentence(self.text[first:end], first, end, self._new_paragraph))
+            self._new_paragraph = False
+        return found

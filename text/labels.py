@@ -1,0 +1,232 @@
+"""Speakers' labels: who says a line of a script, in the ways that people and programs write it.
+
+`take_labels` puts `SPEAKER` in the place of each label. It comes before dashes are rewritten, so
+marks are still as they were written. What looks like a label and is not taken for one stays in the
+text, with a warning that names it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import islice
+
+from request.values import MAX_SPEAKERS
+from text.aligned import Pieces, Traced
+from text.pauses import PAUSE
+
+SPEAKER = "\ue002"
+_Key = tuple[str, int]
+
+# As programs label a transcript, in the languages that they speak.
+_SPEAKERS = (
+    "speaker|sprecher(?:in)?|locuteur|locutrice|hablante|orador|parlante|falante|spreker|talare|"
+    "mówca|konuşmacı|спикер|говорящий|说话人|說話人|发言人|發言人|話者|话者|スピーカー|화자|참석자|발화자"
+)
+# Words that also begin a list: they are labels where one of them comes again.
+_PEOPLE = "person|voice|host|guest|participant"
+_LABEL_WORDS = f"{_SPEAKERS}|{_PEOPLE}".replace("(?:in)?", "").split("|")
+_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_ROMAN = ("i", "ii", "iii", "iv")
+_COUNT = (
+    r"(?:[ _#\u2010\u2011-]{0,2}(?:(?:no|nr)\.? ?|number |\u2116 ?)?\d{1,3}(?!\d)|[ _#-]{1,2}"
+    rf"(?:{'|'.join(_WORDS)}|i[iv]{{1,2}}|[a-z])(?!\w))"
+)
+_COLON, _DASH = "[:\uff1a]", r"[-\u2013\u2014]{1,2}"
+_QUOTE, _UNQUOTE = "[\"'\u201c\u2018]", "[\"'\u201d\u2019]"
+_CLOCK = r"\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d{1,3})?"
+_TIME = rf"(?:[\[(][\d:., >-]{{1,30}}s?[\])]|{_CLOCK}(?: ?(?:-->|{_DASH}) ?{_CLOCK})?)"
+_NOTE = r"(?:\([^()\n]{0,60}\)|\[[^\[\]\n]{0,60}\])"
+_PLACE = (
+    rf"(?:^|(?<={PAUSE})|(?<=[.!?\u2026\u3002\uff01\uff1f] )"
+    r"|(?<=[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u2019)\]] ))"
+)
+_LABEL = re.compile(
+    rf"{_PLACE} ?(?:\d{{1,3}}[.)] )?(?:{_TIME} ?(?:,|{_DASH})? ?)?{_QUOTE}?(?P<open>[\[(] ?)?"
+    rf"(?P<word>{_SPEAKERS}|{_PEOPLE})(?P<count>{_COUNT})(?(open) ?[\])])"
+    rf"(?:(?P<time>,? ?{_TIME})| ?{_NOTE})?{_UNQUOTE}?"
+    rf"(?:(?P<colon> ?{_COLON})(?:{_UNQUOTE}(?= ))?(?: ?[\[(]{_CLOCK}[\])]| {_CLOCK} ?$)?"
+    rf"| {_DASH}(?= )|\.(?= )| ?[>|;=\u00bb](?= )|\.?(?= ?$)"
+    rf"|(?(open)|(?(time)(?= )|(?!)))) ?(?:{_DASH} )?",
+    re.I | re.M,
+)
+# A transcript's tags, and `[S1]` as other speech models know it.
+_TAG = re.compile(
+    rf"<(?P<word>speaker|{_PEOPLE})"
+    r"(?:[ _-]?|\s{1,3}(?:id|n|name|number)\s?=\s?[\"']?(?:speaker[ _]?)?)"
+    r"(?P<count>\d{1,3})[\"']?\s?>"
+    rf"|</(?:speaker|{_PEOPLE})(?:[ _-]?\d{{1,3}})?\s?>|(?<!\w)\[(?P<s>S)(?P<n>\d)\] ?",
+    re.I,
+)
+_BRACKET = re.compile(rf"{_PLACE} ?(?P<word>)\[(?P<count>\d{{1,2}})\] ?{_COLON} ?", re.M)
+
+
+def take_tags(text: Traced) -> tuple[Traced, dict[int, _Key]]:
+    """Puts `SPEAKER` in the place of `<Person1>` and the like, before other tags are stripped;
+    also gives who speaks, by origin."""
+    keys: dict[int, _Key] = {}
+    return _taken(text, _TAG, _tags(text.text), keys), keys
+
+
+def take_labels(text: Traced, keys: dict[int, _Key]) -> tuple[Traced, dict[int, int], list[str]]:
+    """Puts `SPEAKER` in the place of each label; also gives the speakers' numbers, by origin.
+    `keys` are those of the tags."""
+    text = _taken(text, _LABEL, _named(text.text), keys)
+    if not keys:
+        text = _taken(text, _BRACKET, _numbered(text.text), keys)
+    warnings = _warnings(text.text, bool(keys))
+    return text.sub(_TAG, _mentioned, "<"), _numbers(keys), warnings
+
+
+def _taken(
+    text: Traced,
+    pattern: re.Pattern[str],
+    found: Mapping[int, _Key | None],
+    keys: dict[int, _Key],
+) -> Traced:
+    if not found:
+        return text
+    keys.update((text.at[start], key) for start, key in found.items() if key)
+    return text.sub(pattern, partial(_piece, found))
+
+
+def _piece(found: Mapping[int, _Key | None], match: re.Match[str]) -> Pieces | None:
+    if match.start() not in found:
+        return None
+    return (SPEAKER,) if found[match.start()] else ()
+
+
+def _mentioned(tag: re.Match[str]) -> Pieces | None:
+    return (slice(tag.start() + 1, tag.end() - 1),) if tag["word"] else None
+
+
+def _tags(text: str) -> dict[int, _Key | None]:
+    """Two at least, one of which begins; `[S1]` where a text begins with it: it may be a paper's
+    reference."""
+    tags = list(_TAG.finditer(text)) if "<" in text or "[" in text else []
+    begins = bool(tags) and bool(tags[0]["s"]) and not text[: tags[0].start()].strip()
+    tags = [tag for tag in tags if begins or not tag["s"]]
+    if len(tags) < 2 or not any(tag["count"] or tag["n"] for tag in tags):
+        return {}
+    return {tag.start(): _key(tag) if tag["count"] or tag["n"] else None for tag in tags}
+
+
+def _named(text: str) -> dict[int, _Key | None]:
+    """A colon or brackets make a label, also behind a sentence of a script; other marks where two
+    lines have one."""
+    labels = list(_LABEL.finditer(text)) if _has_word(text) else []
+    lines = [label for label in labels if _begins_line(label)]
+    times = Counter(map(_key, lines))
+    people = any(count > 1 and _is_person(word) for (word, _), count in times.items())
+    known = [label for label in labels if people or not _is_person(label["word"])]
+    found = {
+        label.start(): _key(label)
+        for label in known
+        if _begins_line(label) and (label["colon"] or label["open"] or len(lines) > 1)
+    }
+    if found:
+        found |= {label.start(): _key(label) for label in known if label["colon"]}
+    return dict(found)
+
+
+def _numbered(text: str) -> dict[int, _Key | None]:
+    """`[1]: Hello.` is a line of a script; it is a note where each number comes once, behind a
+    text."""
+    labels = list(_BRACKET.finditer(text)) if "[" in text else []
+    keys = list(map(_key, labels))
+    if len(keys) < 2 or len(set(keys)) > MAX_SPEAKERS:
+        return {}
+    is_script = len(set(keys)) < len(keys) or not text[: labels[0].start()].strip()
+    return {label.start(): _key(label) for label in labels} if is_script else {}
+
+
+def _has_word(text: str) -> bool:
+    """Whether it is worth a search: that of a plain text takes a fifth of its plan's time."""
+    lowered = text.lower()
+    return any(word in lowered for word in _LABEL_WORDS)
+
+
+def _begins_line(label: re.Match[str]) -> bool:
+    return label.string[label.start() - 1 : label.start()] in ("", "\n", PAUSE)
+
+
+def _is_person(word: str) -> bool:
+    return word.lower() in _PEOPLE.split("|")
+
+
+def _key(label: re.Match[str]) -> _Key:
+    groups = label.groupdict()
+    if groups.get("n"):
+        return "s", int(groups["n"])
+    written = label["count"].lower().strip(" _#-\u2010\u2011")
+    if digits := re.search(r"\d+", written):
+        number = int(digits[0])
+    elif written in _WORDS:
+        number = _WORDS.index(written) + 1
+    elif written in _ROMAN:
+        number = _ROMAN.index(written) + 1
+    else:
+        number = ord(written) - ord("a") + 1
+    return label["word"].lower(), number
+
+
+def _numbers(keys: Mapping[int, _Key]) -> dict[int, int]:
+    """The numbers as written, or counted where two kinds of speakers share one."""
+    ordered = dict(sorted(keys.items()))
+    speakers = list(dict.fromkeys(ordered.values()))
+    if len({number for _, number in speakers}) == len(speakers):
+        return {at: number for at, (_, number) in ordered.items()}
+    return {at: speakers.index(key) + 1 for at, key in ordered.items()}
+
+
+_LIKE_A_LABEL = re.compile(
+    rf"(?:{_SPEAKERS}){_COUNT}(?: ?{_NOTE}|,? ?{_TIME})? ?{_COLON}"
+    rf"|^ ?(?:{_SPEAKERS}|{_PEOPLE}){_COUNT} ?(?:{_COLON}|[-\u2013\u2014>|;=] )"
+    rf"|^ ?\[\d{{1,2}}\] ?{_COLON}"
+    rf"|<(?:speaker|{_PEOPLE})[ _-]?\d{{1,3}} ?>",
+    re.I | re.M,
+)
+_WITH_COMMA = re.compile(rf"^ ?(?:{_SPEAKERS}){_COUNT},(?= )", re.I | re.M)  # a table's cell
+_NAME = re.compile(rf"^ ?([^\W\d_][\w.' -]{{0,30}}?) ?{_COLON} ?(?=\S)", re.M)
+_LINE = re.compile(r"^ *\S", re.M)
+_MOST_NAMED = 3
+
+
+def _warnings(text: str, is_script: bool) -> list[str]:
+    """Labels that are read aloud in one voice are told."""
+    like = _like_labels(text) if _has_word(text) or "[" in text else {}
+    names = [] if is_script else _dialogue(text)
+    warnings = []
+    if like:
+        warnings.append(
+            f"text: read aloud, for they are not understood as speakers' labels: {_quoted(like)}"
+            " (a line of a script begins with `Speaker 1:`)"
+        )
+    if names:
+        warnings.append(
+            f"text: {_quoted(names)} and what they say are read in one voice (for voices of their"
+            " own lines begin with `Speaker 1:`, `Speaker 2:`)"
+        )
+    return warnings
+
+
+def _like_labels(text: str) -> dict[str, None]:
+    like = dict.fromkeys(match[0].strip() for match in _LIKE_A_LABEL.finditer(text))
+    cells = dict.fromkeys(match[0].strip() for match in _WITH_COMMA.finditer(text))
+    return like | cells if len(cells) > 1 else like
+
+
+def _dialogue(text: str) -> list[str]:
+    """The names before a colon, where they come again and begin most lines."""
+    names = Counter(match[1] for match in _NAME.finditer(text))
+    count = names.total()
+    is_dialogue = count > max(2, len(names)) and len(names) > 1
+    return [f"{name}:" for name in names] if is_dialogue and 2 * count >= _lines(text) else []
+
+
+def _lines(text: str) -> int:
+    return sum(1 for _ in _LINE.finditer(text))
+
+
+def _quoted(labels: Iterable[str]) -> str:
+    return ", ".join(f"`{label}`" for label in islice(labels, _MOST_NAMED))

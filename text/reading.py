@@ -1,0 +1,211 @@
+"""From what a caller wrote to what is spoken.
+
+`read` cleans a text (spaces, tags, markup, symbols, pronunciations) and cuts it where silence or a
+speaker change must fall. The result is a list of `Passage`s whose characters remember their origin.
+It knows nothing of chunk sizes. The order of the steps matters: each may rely on those before.
+
+Limits: link and e-mail readings ("dot", "at") and money are English; numbers are left to the voice.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from request.errors import RequestError
+from request.values import MAX_SPEAKERS
+from text.aligned import Pieces, Traced
+from text.cleaning.layout import join_lines
+from text.cleaning.links import speak_links
+from text.cleaning.markup import strip_markdown
+from text.cleaning.symbols import (
+    decode_escapes,
+    neutralise,
+    normalise,
+    plain_letters,
+    plain_symbols,
+)
+from text.cleaning.tags import strip_tags, unescape, unescape_document
+from text.cleaning.unspoken import (
+    leave_out,
+    strip_colours,
+    strip_drawings,
+    strip_page_numbers,
+    strip_subtitle_times,
+)
+from text.labels import SPEAKER, take_labels, take_tags
+from text.pauses import MAX_PAUSE_MS, PARAGRAPH, PAUSE, take_pauses
+from text.sentences import glued_ends
+from text.writing_systems import UNSPACED
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Passage:
+    """Text without a forced break inside.
+
+    `speaker` is an index into `Reading.speakers`. `pause_ms` is the silence asked for after it
+    (None: none asked for); `ends_paragraph` says that a paragraph ends here. `start` is the offset
+    in the source where it begins, its speaker's label included.
+    """
+
+    text: Traced
+    speaker: int
+    start: int
+    pause_ms: int | None = None
+    ends_paragraph: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is to be read: `speakers` are a script's own numbers, in order of appearance (empty
+    for a text that is no script); `lead_ms` is the silence asked for before the first word."""
+
+    passages: tuple[Passage, ...]
+    speakers: tuple[int, ...]
+    lead_ms: int
+    warnings: tuple[str, ...]
+
+
+def read(source: str, pronunciations: Mapping[str, str] | None = None) -> Reading:
+    """Cleans `source` and cuts it into passages.
+
+    Without a word there are no passages, and `lead_ms` is the answer's whole silence. Raises
+    `RequestError` when a script has too many speakers.
+    """
+    text, pauses, labels, warnings = _clean(source)
+    text = join_lines(text)
+    text = _pronounce(text, pronunciations or {})
+    text = neutralise(text)
+    return _cut(text, pauses, labels, warnings)
+
+
+def _clean(source: str) -> tuple[Traced, dict[int, int], dict[int, int], list[str]]:
+    """The text with its marks; the lengths of pauses and the numbers of speakers, by origin."""
+    text = decode_escapes(strip_colours(Traced(source)))
+    text = unescape_document(normalise(text))
+    text, left_out = leave_out(text)
+    for step in (strip_subtitle_times, strip_page_numbers, strip_drawings):
+        text = step(text)
+    text, pauses = take_pauses(text)
+    text, tagged = take_tags(text)
+    text = plain_letters(unescape(strip_tags(text)))
+    text, warnings = strip_markdown(text)
+    text, labels, misread = take_labels(text, tagged)
+    text = speak_links(text)
+    text = text.replaced(((end, end) for end in glued_ends(text.text)), " ")
+    text = plain_symbols(text)
+    return neutralise(text), pauses, labels, [*left_out, *warnings, *misread]
+
+
+def _pronounce(text: Traced, pronunciations: Mapping[str, str]) -> Traced:
+    """Whole words, longest first. A word in lower case is found in any case, others as written."""
+    spoken = {word: respelling for word, respelling in pronunciations.items() if word.strip()}
+    if not spoken:
+        return text
+    exact = {_as_written(word): _as_spoken(spoken[word]) for word in spoken}
+    starts: dict[str, list[str]] = {}
+    for word in sorted(filter(None, exact), key=len, reverse=True):
+        before = "" if UNSPACED.match(word) else r"(?<!\w)"
+        after = "" if UNSPACED.match(word[-1]) else r"(?!\w)"
+        starts.setdefault(before + re.escape(word[0].lower()), []).append(
+            re.escape(word[1:]) + after
+        )
+    if not starts:
+        return text
+    # Sorted by their first letter, 500 words cost little more than one.
+    finder = re.compile("|".join(f"{at}(?:{'|'.join(ends)})" for at, ends in starts.items()), re.I)
+
+    def said(match: re.Match[str]) -> Pieces | None:
+        found = exact.get(match[0], exact.get(match[0].lower()))
+        return None if found is None else (found,)
+
+    return text.sub(finder, said)
+
+
+def _as_written(word: str) -> str:
+    return plain_symbols(normalise(Traced(word))).text.strip()
+
+
+def _as_spoken(respelling: str) -> str:
+    return neutralise(normalise(Traced(respelling))).text.replace("\n", " ").strip()
+
+
+_SILENCE_MS = 300
+"""The answer to a text without a word. It is no error: reading apps send a page sentence by
+sentence and stop at the first refusal, and Home Assistant tries a key with a full stop."""
+_MARKS = re.compile(f"[{PAUSE}{PARAGRAPH}{SPEAKER}]")
+
+
+def speakable(text: str) -> bool:
+    return any(map(str.isalnum, text))
+
+
+def _cut(
+    text: Traced, pauses: dict[int, int], labels: dict[int, int], warnings: list[str]
+) -> Reading:
+    cutter = _Cutter(text, next(iter(labels.values()), 0))
+    begin = 0
+    for mark in _MARKS.finditer(text.text):
+        is_new = cutter.add(begin, mark.start(), mark[0] == PARAGRAPH)
+        begin = mark.end()
+        origin = text.at[mark.start()]
+        if mark[0] == SPEAKER:
+            cutter.change_speaker(labels[origin], origin)
+        elif mark[0] == PAUSE:
+            cutter.pause(pauses[origin])
+        elif not is_new:
+            cutter.end_paragraph()
+    cutter.add(begin, len(text))
+    if not cutter.passages:
+        cutter.lead_ms = cutter.lead_ms or _SILENCE_MS
+        warnings = [*warnings, "text: holds nothing that can be spoken, so the answer is silent"]
+    if len(cutter.numbers) > MAX_SPEAKERS:
+        problem = f"has lines of {len(cutter.numbers)} speakers"
+        raise RequestError(problem, "text", allowed=f"at most {MAX_SPEAKERS}")
+    speakers = tuple(cutter.numbers) if labels else ()
+    return Reading(tuple(cutter.passages), speakers, cutter.lead_ms, tuple(warnings))
+
+
+class _Cutter:
+    """Collects passages while the marks go by."""
+
+    def __init__(self, text: Traced, number: int) -> None:
+        self.text = text
+        self.number = number
+        self.numbers: list[int] = []
+        self.passages: list[Passage] = []
+        self.lead_ms = 0
+        self.label_start: int | None = None
+
+    def add(self, first: int, last: int, ends_paragraph: bool = False) -> bool:
+        """Whether there is something to say in this span."""
+        words = self.text.text[first:last]
+        if not speakable(words):
+            return False
+        first += len(words) - len(words.lstrip(" "))
+        last -= len(words) - len(words.rstrip(" "))
+        if self.number not in self.numbers:
+            self.numbers.append(self.number)
+        start = self.text.at[first] if self.label_start is None else self.label_start
+        speaker = self.numbers.index(self.number)
+        text = self.text[first:last]
+        self.passages.append(Passage(text, speaker, start, ends_paragraph=ends_paragraph))
+        self.label_start = None
+        return True
+
+    def change_speaker(self, number: int, label_start: int) -> None:
+        self.number, self.label_start = number, label_start
+        if self.passages:
+            # Scripts set turns apart by empty lines; only a speech itself has paragraphs.
+            self.passages[-1] = replace(self.passages[-1], ends_paragraph=False)
+
+    def pause(self, length_ms: int) -> None:
+        if not self.passages:
+            self.lead_ms = min(self.lead_ms + length_ms, MAX_PAUSE_MS)
+            return
+        last = self.passages[-1]
+        length_ms = min((last.pause_ms or 0) + length_ms, MAX_PAUSE_MS)
+        self.passages[-1] = replace(last, pause_ms=length_ms)
+
+    def end_paragraph(self) -> None:
+        if self.passages:
+            self.passages[-1] = replace(self.passages[-1], ends_paragraph=True)

@@ -1,0 +1,225 @@
+"""Voices: the names that the recordings of a folder answer to, and what each name stands for.
+
+A name is only ever looked up in the table of files found, never joined to a path. Of files with
+one stem, the first by the order of `EXTENSIONS` counts.
+"""
+
+import re
+import threading
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from audio.pcm import Samples
+from audio.recording import EXTENSIONS, MAX_SECONDS, MIN_SECONDS, TooShort, Unusable
+from request.errors import VoiceError
+from voices.files import MAX_NAME, Named, VoiceFile, VoiceFolder, folded, refusal
+
+__all__ = [
+    "EXTENSIONS",
+    "MAX_NAME",
+    "MAX_SECONDS",
+    "MIN_SECONDS",
+    "NO_VOICE",
+    "Voice",
+    "VoiceMapper",
+]
+
+_LISTED = 10  # names in a message
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Voice:
+    """A voice by name, with the recording to clone it from.
+
+    `samples` is mono at `SAMPLE_RATE`, or None where the engine brings the voice itself;
+    `sha256` is the hex digest of the samples' bytes ("" without samples).
+    """
+
+    name: str
+    samples: Samples | None = None
+    sha256: str = ""
+
+
+NO_VOICE = Voice("none")
+"""The model's own default voice, where there is none to choose."""
+
+
+class VoiceMapper:
+    """The voices of a folder by name, and `builtin` ones whose names no usable file answers to.
+
+    A voice answers to its file's stem with and without a language prefix and suffixes, in any
+    case, then to any part of it. `others` are names from elsewhere, each with a voice's: a voice of
+    such a name itself comes before it, parts of names after it. Safe to share between threads. Any
+    call may read files, and `resolve` decodes them: not for an event loop.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        default: str,
+        builtin: Sequence[str] = (),
+        strict: bool = False,
+        others: Mapping[str, str] | None = None,
+    ) -> None:
+        self._default = default
+        self._builtin = [Named(name) for name in builtin]
+        self._strict = strict
+        self._others = {folded(name): voice for name, voice in (others or {}).items()}
+        self._folder = VoiceFolder(directory)
+        self._lock = threading.RLock()
+
+    def setup_voice_presets(self) -> dict[str, Path]:
+        """The usable files by voice name. The folder is read again if it changed since."""
+        with self._lock:
+            self._folder.refresh()
+            presets: dict[str, Path] = {}
+            for file in self._folder.files:
+                if not file.fault:
+                    presets.setdefault(file.name, file.path)
+            return presets
+
+    def get_voice_path(self, name: str) -> Path | None:
+        """The file that `name` means, exactly or in part; None if there is none."""
+        if refusal(name):
+            return None
+        with self._lock:
+            self._folder.refresh()
+            for entry in (entry for tier in self._matches(name) for entry in tier):
+                if isinstance(entry, VoiceFile) and not entry.fault:
+                    return entry.path
+        return None
+
+    def names(self) -> tuple[str, ...]:
+        """What can be asked for. The first is used where nothing fits."""
+        with self._lock:
+            self._folder.refresh()
+            return self._names()
+
+    def rival(self, name: str, weak: Container[str] = ()) -> str | None:
+        """A voice that a new one of this name would speak in the place of: the two share a name or
+        an alias. Of voices whose folded names are in `weak` only the name itself counts."""
+        new = Named(name)
+        with self._lock:
+            self._folder.refresh()
+            for entry in dict.fromkeys([*self._offered(), *self._builtin]):
+                shared = entry.key == new.key or entry.key not in weak
+                if shared and entry.aliases & new.aliases:
+                    return entry.name
+        return None
+
+    def problems(self) -> list[str]:
+        """A line for each audio file that is not offered, or for a folder that cannot be read."""
+        with self._lock:
+            self._folder.refresh()
+            return self._folder.problems
+
+    def resolve(self, name: str | None, field: str = "speaker_name") -> tuple[Voice, list[str]]:
+        """The voice that `name` means, and warnings for the answer.
+
+        None and "" mean the default voice. `field` is what messages call the name. Raises
+        `VoiceError` for an impossible name, for a recording that is too short and, when strict,
+        for a name without a usable voice.
+        """
+        asked = name or ""
+        if problem := refusal(asked):
+            raise VoiceError(f"{_shown(asked)} cannot be a voice: it {problem}", field)
+        named = bool(asked.strip())
+        asked = asked.strip() or self._default
+        notes: list[str] = []
+        with self._lock:
+            self._folder.refresh()
+            exact, alias, partial = self._matches(asked)
+            if not exact and not alias and (meant := self._others.get(folded(asked))):
+                exact, alias, others = self._matches(meant)
+                partial = partial if not (exact or alias) else others
+            for entry in (*exact, *alias, *partial):
+                try:
+                    voice, remarks = self._load(entry)
+                except Unusable as error:
+                    if named and entry not in partial:
+                        problem = f"{_subject(entry, error)} {error}"
+                        if self._strict or isinstance(error, TooShort):
+                            raise VoiceError(problem, field) from error
+                        notes.append(problem)
+                    continue
+                if named and entry in partial:
+                    notes.append(f"{_shown(asked)} is taken for {_shown(voice.name)}")
+                elif named and (rivals := _rivals(entry, alias)):
+                    fits = f"{_shown(asked)} also fits {_listed(rivals)}"
+                    notes.append(f"{fits}; {_shown(voice.name)} speaks")
+                break
+            else:
+                if named and self._strict:
+                    problem = f"no voice {_shown(asked)} ({self._available()})"
+                    raise VoiceError(problem, field, code="voice_not_found")
+                voice, remarks = self._first()
+                speaker = "the model's own" if voice is NO_VOICE else _shown(voice.name)
+                kind = "voice" if named else "default voice"
+                notes.append(f"no {kind} {_shown(asked)}; {speaker} speaks ({self._available()})")
+        notes += (f"voice {_shown(voice.name)} {remark}" for remark in remarks)
+        return voice, [f"{field}: {note}" for note in notes]
+
+    def _matches(self, name: str) -> tuple[list[Named], list[Named], list[Named]]:
+        """The voices of this name, those with such an alias, and the usable ones containing it."""
+        key = folded(name.strip())
+        offered = self._offered()
+        pool = list(dict.fromkeys([*self._folder.files, *offered]))
+        exact = sorted((e for e in pool if e.key == key), key=lambda e: e.name != name.strip())
+        alias = [e for e in pool if e.key != key and key in e.aliases]
+        partial = [e for e in offered if len(key) > 1 and key in e.key and e not in exact + alias]
+        word = re.compile(rf"(?<![^\W_]){re.escape(key)}")  # "man": Carter_man before Alice_woman
+        partial.sort(key=lambda e: (e.music, not word.search(e.key)))
+        return exact, alias, partial
+
+    def _offered(self) -> Sequence[Named]:
+        files = [file for file in self._folder.files if not file.fault]
+        answered = {alias for file in files for alias in file.aliases}
+        return [*files, *(entry for entry in self._builtin if entry.key not in answered)]
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(entry.name for entry in self._offered()))
+
+    def _available(self) -> str:
+        names = self._names()
+        return f"available: {_listed(names)}" if names else "there are no voice files"
+
+    def _load(self, entry: Named) -> tuple[Voice, tuple[str, ...]]:
+        if not isinstance(entry, VoiceFile):
+            return Voice(entry.name), ()
+        recording = self._folder.load(entry)
+        return Voice(entry.name, recording.samples, recording.sha256), recording.remarks
+
+    def _first(self) -> tuple[Voice, tuple[str, ...]]:
+        while offered := self._offered():
+            try:
+                return self._load(offered[0])
+            except Unusable:
+                continue  # it is offered no longer, and `problems` tells
+        return NO_VOICE, ()
+
+
+def _rivals(entry: Named, alias: list[Named]) -> list[str]:
+    """Other voices with the alias that would have done as well."""
+    others = alias[alias.index(entry) + 1 :] if entry in alias else []
+    return [e.name for e in others if e.music == entry.music and e.key != entry.key]
+
+
+def _subject(entry: Named, error: Unusable) -> str:
+    if isinstance(entry, VoiceFile) and not isinstance(error, TooShort):
+        return f"file {_shown(entry.path.name)}"
+    return f"voice {_shown(entry.name)}"
+
+
+def _shown(name: str) -> str:
+    return repr(_cut(name))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = ["..."] if len(names) > _LISTED else []
+    return ", ".join([*map(_cut, names[:_LISTED]), *more])
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:60]}..."

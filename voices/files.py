@@ -1,0 +1,164 @@
+"""Voice files: the recordings of a folder, watched for changes and decoded once each.
+
+Hidden files are ignored. A link that leads outside the folder is never opened.
+"""
+
+import hashlib
+import re
+import time
+import unicodedata
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from audio.pcm import Samples
+from audio.recording import EXTENSIONS, TooShort, Unreachable, Unusable, decode, probe
+
+MAX_NAME = 200
+
+_DECODED = 32  # recordings kept in memory, 2.9 MB each at most
+_SETTLED_NS = 2_000_000_000  # a folder changed more recently may change again within its timestamp
+_LANGUAGE = re.compile(r"^[a-z]{2}-(?=.)")
+_Stamp = tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Named:
+    """Something that can be asked for by name."""
+
+    name: str
+
+    @property
+    def key(self) -> str:
+        return folded(self.name)
+
+    @property
+    def aliases(self) -> set[str]:
+        """Of `en-Alice_woman`: alice, alice_woman, en-alice and itself."""
+        stems = (self.key, _LANGUAGE.sub("", self.key))
+        parts = [stem.split("_") for stem in stems]
+        return {"_".join(part[:n]) for part in parts for n in range(1, len(part) + 1)} - {""}
+
+    @property
+    def music(self) -> bool:
+        """The model answers background music with music, so such a voice comes last."""
+        return "bgm" in self.key.split("_")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VoiceFile(Named):
+    """A recording as it was found. `fault` completes a sentence, "" means usable; `stamp` is None
+    where the file must be looked at again."""
+
+    path: Path
+    stamp: _Stamp
+    fault: str = ""
+    short: bool = False
+
+    def failing(self, error: Unusable) -> "VoiceFile":
+        stamp = None if isinstance(error, Unreachable) else self.stamp
+        return replace(self, stamp=stamp, fault=str(error), short=isinstance(error, TooShort))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """A decoded file: samples that nobody may write to, their digest and remarks on the file."""
+
+    samples: Samples
+    sha256: str
+    remarks: tuple[str, ...]
+
+
+class VoiceFolder:
+    """The table of a folder's voice files. Not safe to share between threads by itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.files: list[VoiceFile] = []
+        self._path = path
+        self._skipped: list[str] = []
+        self._scanned: _Stamp = None
+        self._decoded: OrderedDict[tuple[Path, _Stamp], Recording] = OrderedDict()
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for each audio file that is of no use, or for a folder that cannot be read."""
+        faulty = (file for file in self.files if file.fault)
+        return [*self._skipped, *(f"{file.path.name!r} {file.fault}" for file in faulty)]
+
+    def refresh(self) -> None:
+        """Read the folder if it changed, or if a file in it that was of no use did."""
+        stamp = _stamp(self._path)
+        faulty = (file for file in self.files if file.fault)
+        unchanged = self._scanned is not None and self._scanned == stamp
+        if unchanged and all(_stamp(file.path) == file.stamp for file in faulty):
+            return
+        known = {(file.path, file.stamp): file for file in self.files}
+        self.files, self._skipped, self._scanned = [], [], None
+        try:
+            paths = [p for p in self._path.iterdir() if p.suffix.lower() in EXTENSIONS]
+        except FileNotFoundError:
+            return  # no folder is no voices, as on every fresh machine
+        except OSError as error:
+            self._skipped.append(f"the voice folder cannot be read: {error.strerror}")
+            return
+        if stamp and time.time_ns() - stamp[0] > _SETTLED_NS:
+            self._scanned = stamp
+        for path in paths:
+            if problem := refusal(path.stem):
+                self._skipped.append(f"{path.name[:60]!r} cannot be a voice: its name {problem}")
+            elif not path.name.startswith("."):
+                stamp = _stamp(path)
+                self.files.append(known.get((path, stamp)) or self._probed(path, stamp))
+        order = EXTENSIONS.index
+        self.files.sort(key=lambda f: (f.music, f.key, f.name, order(f.path.suffix.lower())))
+
+    def load(self, file: VoiceFile) -> Recording:
+        """Decode a file, unless it is known as it is now. Raises `Unusable` and marks the file."""
+        if file.fault:
+            raise (TooShort if file.short else Unusable)(file.fault)
+        source = (file.path, _stamp(file.path))
+        if source not in self._decoded:
+            try:
+                samples, remarks = decode(file.path, self._path)
+            except Unusable as error:
+                faulty = replace(file, stamp=source[1]).failing(error)
+                self.files[self.files.index(file)] = faulty
+                raise
+            samples.flags.writeable = False
+            digest = hashlib.sha256(samples.tobytes()).hexdigest()
+            self._decoded[source] = Recording(samples, digest, tuple(remarks))
+            if len(self._decoded) > _DECODED:
+                self._decoded.popitem(last=False)
+        self._decoded.move_to_end(source)
+        return self._decoded[source]
+
+    def _probed(self, path: Path, stamp: _Stamp) -> VoiceFile:
+        file = VoiceFile(unicodedata.normalize("NFC", path.stem), path, stamp)
+        try:
+            probe(path, self._path)
+        except Unusable as error:
+            return file.failing(error)
+        return file
+
+
+def refusal(name: str) -> str:
+    """Why nothing can have this name, or ""."""
+    if len(name) > MAX_NAME:
+        return f"is longer than {MAX_NAME} characters"
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        return "contains control characters"
+    return ""
+
+
+def folded(name: str) -> str:
+    """What two spellings of one name have in common."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What changes with the content: time of the last change, and size. None where it is gone."""
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return info.st_mtime_ns, info.st_size

@@ -1,0 +1,1 @@
+"""Door 1's inside: the SDK's loop, progress, the start."""

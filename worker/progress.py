@@ -1,0 +1,79 @@
+"""How far a job has come, told to RunPod while it runs: `/status` shows it as the output.
+
+The SDK's own `progress_update` sends from a thread that nobody waits for, and its post was seen to
+arrive after the job's result, which leaves the job in progress for ever. Here the last post has
+ended before the block does.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any
+
+from runpod.http_client import AsyncClientSession
+from runpod.serverless.modules.rp_http import send_result
+
+from synthesis.quality import Progress
+
+INTERVAL_SEC = 2.0
+_TIMEOUT_SEC = 5.0
+
+
+@asynccontextmanager
+async def reporting(
+    job: dict[str, Any], progress: Progress
+) -> AsyncIterator[Callable[[str], None]]:
+    """Reports `progress` every two seconds while it changes, and at once a warning that the block
+    gives to what it gets. Does nothing off the platform."""
+    wake, done = asyncio.Event(), asyncio.Event()
+
+    def tell(warning: str) -> None:
+        progress.warning = warning
+        if warning:
+            wake.set()
+
+    if not os.environ.get("RUNPOD_WEBHOOK_POST_OUTPUT"):
+        yield tell
+        return
+    reporter = asyncio.create_task(_report(job, progress, wake, done))
+    try:
+        yield tell
+    finally:
+        done.set()
+        wake.set()
+        await reporter
+
+
+async def _report(
+    job: dict[str, Any], progress: Progress, wake: asyncio.Event, done: asyncio.Event
+) -> None:
+    told: dict[str, Any] = {}
+    async with AsyncClientSession() as session:
+        while True:
+            await _is_set(wake, INTERVAL_SEC)
+            if done.is_set():
+                return
+            wake.clear()
+            state = asdict(progress)
+            if state == told or not progress.chunks_total:
+                continue
+            told = state
+            shown = {**state, "audio_sec": round(progress.audio_sec, 1)}
+            if not progress.warning:
+                del shown["warning"]
+            try:
+                async with asyncio.timeout(_TIMEOUT_SEC):
+                    await send_result(session, {"status": "IN_PROGRESS", "output": shown}, job)
+            except TimeoutError:
+                continue  # a slow platform must not hold up the job; the next state is tried
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

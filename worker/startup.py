@@ -1,0 +1,117 @@
+"""What a worker does before its first job: fitness checks, logs, preloading, a summary.
+
+RunPod runs the fitness checks on the platform alone, and replaces a worker that fails one.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import runpod
+
+from provision.in_use import mark_in_thread
+from request.errors import SpeechError
+from synthesis.inference import VibeVoiceInference, process_age_sec
+
+
+def prepare(inference: VibeVoiceInference, log: Any) -> None:
+    """Sets up logs and checks, starts preloading, and logs how long the start took: in seconds
+    since the process began, which for one that bootstrap.sh became is that script's begin."""
+    # The SDK logs whole answers, audio and all, at its default level.
+    log.set_level(os.environ.get("RUNPOD_LOG_LEVEL", "INFO"))
+    engines = logging.getLogger("vibevoice")
+    engines.handlers, engines.propagate = [_ToRunPod(log)], False
+    engines.setLevel(logging.INFO)
+    runpod.serverless.register_fitness_check(volume_check(inference))
+    runpod.serverless.register_fitness_check(engine_check(inference))
+    mark_in_thread()
+    imported_sec, imported = process_age_sec(), time.monotonic()
+    voices = inference.voices.names()
+    for problem in inference.voices.problems():
+        log.warn(problem)
+    if not voices:
+        log.warn("there are no voices: the model's own speaks")
+    if inference.settings.preload_model:
+        preloading = threading.Thread(target=preload, args=(inference, log), daemon=True)
+        preloading.start()
+    inference.note_start()
+    summary = {
+        "engine": inference.engine.capabilities.name,
+        "voices": len(voices),
+        "volume": inference.settings.vibevoice_volume.is_dir(),
+        "start_sec": round(imported_sec, 2),
+        "voices_sec": round(time.monotonic() - imported, 2),
+    }
+    log.info(f"started: {json.dumps(summary)}")
+
+
+def every(
+    seconds: float, work: Callable[[], object], ended: threading.Event | None = None
+) -> threading.Thread:
+    """Does `work` now, and again and again until `ended`. Beside the jobs: to look at thousands of
+    files on a network volume takes seconds."""
+    ending = ended or threading.Event()
+
+    def repeat() -> None:
+        work()
+        while not ending.wait(seconds):
+            work()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    return thread
+
+
+def preload(inference: VibeVoiceInference, log: Any) -> None:
+    """Loads the model. A failure is logged; the first job tries again and is told."""
+    start = time.monotonic()
+    try:
+        inference.load_model()
+    except SpeechError as error:
+        log.error(f"the model is not loaded: {error}")
+    else:
+        log.info(f"loaded: {json.dumps({'load_sec': round(time.monotonic() - start, 2)})}")
+
+
+def volume_check(inference: VibeVoiceInference) -> Any:
+    def volume_is_writable() -> None:
+        """No volume is fine, one that takes no files is not: results would be lost."""
+        volume = inference.settings.vibevoice_volume
+        if not volume.is_dir():
+            return
+        # Not by the process's number: in every container it is the same.
+        probe = inference.settings.output_dir / f".probe-{uuid.uuid4().hex}"
+        try:
+            probe.parent.mkdir(exist_ok=True)
+            probe.write_bytes(b"probe")
+            probe.unlink()
+        except OSError as error:
+            raise RuntimeError(f"the volume cannot be written to: {error.strerror}") from error
+
+    return volume_is_writable
+
+
+def engine_check(inference: VibeVoiceInference) -> Any:
+    def engine_can_work() -> None:
+        inference.engine.check()
+
+    return engine_can_work
+
+
+class _ToRunPod(logging.Handler):
+    """Sends the engines' log lines, which Python's own logging carries, to RunPod's."""
+
+    _LEVELS: ClassVar = {"WARNING": "WARN", "CRITICAL": "ERROR"}
+
+    def __init__(self, log: Any) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = self._LEVELS.get(record.levelname, record.levelname)
+        self._log.log(record.getMessage(), level)
