@@ -31,7 +31,7 @@ from delivery.answer import Delivered, Delivery, Outputs
 from delivery.bucket import Bucket
 from request.errors import DeliveryError, EngineLost, SpeechError
 from request.model import SpeechRequest, parse_request, words_of
-from synthesis.inference import Began, Progress, Result, VibeVoiceInference
+from synthesis.inference import Progress, Result, StreamStart, VibeVoiceInference
 from worker import sdk_loop, startup
 from worker.progress import reporting
 
@@ -217,7 +217,7 @@ async def _stream(
                     if isinstance(piece, Result):
                         result = piece
                         break
-                    if isinstance(piece, Began):
+                    if isinstance(piece, StreamStart):
                         continue
                     file.write(piece.data)
                     yield {

@@ -15,7 +15,7 @@ import uvicorn
 from api.app import create_app
 from api.health import Health, health_port
 from api.protocol import Protocol, SocketProtocol
-from api.speaking import Door
+from api.speaking import AppState
 from config import ConfigError, Settings
 from provision.in_use import mark_in_thread
 from request.errors import SpeechError
@@ -31,7 +31,7 @@ _IDLE_SEC = 75
 def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server:
     """The server, not yet running."""
     config = uvicorn.Config(
-        create_app(Door.of(inference, health)),
+        create_app(AppState.of(inference, health)),
         host=inference.settings.address,
         port=inference.settings.port,
         http=Protocol,

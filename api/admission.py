@@ -16,7 +16,7 @@ _LONGEST_WAIT_SEC = 60.0
 _FIRST_GUESS_SEC = 2.0
 
 
-class Seats:
+class AdmissionControl:
     """Belongs to one event loop. `taken` and `waiting` may be read by any thread."""
 
     def __init__(
@@ -82,26 +82,27 @@ class Seat:
     """One answer's seat: taken once and kept until `leave` or the end of the block. Whoever left it
     in the middle of an answer takes the next one that is free, before all who never had one."""
 
-    def __init__(self, seats: Seats) -> None:
-        self._seats = seats
+    def __init__(self, admission: AdmissionControl) -> None:
+        self._admission = admission
         self._since: float | None = None
         self._had_one = False
 
     async def take(self) -> float:
-        """Seconds that were waited for it; none where it is held. Raises what `Seats.take` does."""
+        """Seconds that were waited for it; none where it is held. Raises what
+        `AdmissionControl.take` does."""
         if self._since is not None:
             return 0.0
         asked = time.monotonic()
-        await self._seats.take(first=self._had_one)
+        await self._admission.take(first=self._had_one)
         self._since = time.monotonic()
         self._had_one = True
         return self._since - asked
 
     def leave(self) -> None:
         if self._since is not None:
-            self._seats.note(time.monotonic() - self._since)
+            self._admission.note(time.monotonic() - self._since)
             self._since = None
-            self._seats.free()
+            self._admission.free()
 
     def __enter__(self) -> Self:
         return self

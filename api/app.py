@@ -12,13 +12,13 @@ from starlette.types import ASGIApp
 
 from api.access import SUBPROTOCOL, Access
 from api.errors import ApiError, as_api_error, busy, invalid
-from api.middleware import Dressing
+from api.middleware import RequestMiddleware
 from api.models import model, models
 from api.reference import add_reference
 from api.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES, VOICE_BODY
 from api.socket.session import Session
-from api.speaking import Door
-from api.speech import SpeechResponse, ask_of, planned
+from api.speaking import AppState
+from api.speech import SpeechResponse, params_of, planned
 from api.static import PATHS, add_page
 from api.voices import Voices
 from audio.codecs import FORMATS
@@ -28,7 +28,7 @@ from synthesis.dry_run import DryRunAnswer
 OPEN_PATHS = frozenset({"/ping", "/health", "/docs", "/openapi.json"}) | PATHS
 
 
-def create_app(door: Door) -> ASGIApp:
+def create_app(state: AppState) -> ASGIApp:
     api = FastAPI(
         title="VibeVoice worker",
         description=DESCRIPTION,
@@ -40,16 +40,18 @@ def create_app(door: Door) -> ASGIApp:
             (ApiError, SpeechError, HTTPException, RequestValidationError, Exception), _enveloped
         ),
     )
-    _speech(api, door)
-    settings = door.settings
+    _speech(api, state)
+    settings = state.settings
     access = Access(settings)
-    _socket(api, door, access)
-    _voices(api, Voices(door))
-    _lists(api, door)
-    _state(api, door)
+    _socket(api, state, access)
+    _voices(api, Voices(state))
+    _lists(api, state)
+    _figures(api, state)
     add_reference(api)
     add_page(api)
-    return Dressing(api, api.routes, access, door.metrics, settings.cors_origin, OPEN_PATHS)
+    return RequestMiddleware(
+        api, api.routes, access, state.metrics, settings.cors_origin, OPEN_PATHS
+    )
 
 
 async def _enveloped(_: Request, error: Exception) -> Response:
@@ -60,7 +62,7 @@ async def _enveloped(_: Request, error: Exception) -> Response:
     return as_api_error(error).response()
 
 
-def _speech(api: FastAPI, door: Door) -> None:
+def _speech(api: FastAPI, state: AppState) -> None:
     @api.post(
         "/v1/audio/speech",
         response_class=Response,
@@ -69,8 +71,10 @@ def _speech(api: FastAPI, door: Door) -> None:
     )
     async def create_speech(request: Request) -> Response:
         """Speaks a text, as bytes that come while it is spoken."""
-        ask = await ask_of(request, door)
-        return await planned(door, ask) if ask.speech.dry_run else SpeechResponse(door, ask)
+        params = await params_of(request, state)
+        return (
+            await planned(state, params) if params.speech.dry_run else SpeechResponse(state, params)
+        )
 
     @api.post(
         "/v1/audio/speech/plan",
@@ -79,11 +83,11 @@ def _speech(api: FastAPI, door: Door) -> None:
     )
     async def plan_speech(request: Request) -> Response:
         """Says how a text would be read: its chunks, turns and silences. Nothing is spoken."""
-        return await planned(door, await ask_of(request, door))
+        return await planned(state, await params_of(request, state))
 
 
-def _socket(api: FastAPI, door: Door, access: Access) -> None:
-    sessions = Sessions(door.settings.max_sessions)
+def _socket(api: FastAPI, state: AppState, access: Access) -> None:
+    sessions = Sessions(state.settings.max_sessions)
 
     @api.websocket("/v1/audio/speech/stream")
     async def stream_speech(socket: WebSocket) -> None:
@@ -97,7 +101,7 @@ def _socket(api: FastAPI, door: Door, access: Access) -> None:
             return
         with sessions.one():
             await socket.accept(SUBPROTOCOL if SUBPROTOCOL in names else None)
-            await Session(door, socket).run()
+            await Session(state, socket).run()
 
 
 class Sessions:
@@ -136,7 +140,7 @@ def _voices(api: FastAPI, voices: Voices) -> None:
         return voices.remove(name)
 
 
-def _lists(api: FastAPI, door: Door) -> None:
+def _lists(api: FastAPI, state: AppState) -> None:
     @api.get("/v1/models")
     @api.get("/v1/audio/models")
     async def list_models() -> dict[str, Any]:
@@ -151,44 +155,44 @@ def _lists(api: FastAPI, door: Door) -> None:
     @api.get("/v1/capabilities")
     def get_capabilities() -> dict[str, Any]:
         """What this server can do, and how busy it is."""
-        return capabilities(door)
+        return capabilities(state)
 
 
-def capabilities(door: Door) -> dict[str, Any]:
-    engine, settings = door.inference.engine.inspect(), door.settings
+def capabilities(state: AppState) -> dict[str, Any]:
+    engine, settings = state.inference.engine.inspect(), state.settings
     return {
         "engine": engine.name,
         "model": dict(engine.details),
         "figures": dict(engine.figures),
-        "ready": door.health.status == 200,
+        "ready": state.health.status == 200,
         "cloning": engine.cloning,
         "languages": list(engine.languages),
         "streaming": {"http": True, "sse": True, "websocket": True},
         "formats": list(FORMATS),
         "sample_rate": settings.default_sample_rate,
         "input_limit": settings.openai_input_limit,
-        "slots": door.seats.count,
-        "slots_taken": door.seats.taken,
+        "slots": state.admission.count,
+        "slots_taken": state.admission.taken,
         "queue_limit": settings.max_queue,
-        "queue_depth": door.seats.waiting,
-        "real_time_factor": door.metrics.real_time_factor,
+        "queue_depth": state.admission.waiting,
+        "real_time_factor": state.metrics.real_time_factor,
     }
 
 
-def _state(api: FastAPI, door: Door) -> None:
+def _figures(api: FastAPI, state: AppState) -> None:
     @api.get("/ping", response_class=Response, responses={204: {}, 503: {}})
     async def ping() -> Response:
         """204 while the model loads, 200 once it can speak, 503 when it never will."""
-        return Response(status_code=door.health.status)
+        return Response(status_code=state.health.status)
 
     @api.get("/health")
     async def health() -> Response:
         """The same in words."""
-        status = door.health.status
+        status = state.health.status
         words = {200: "ok", 204: "loading"}.get(status, "unhealthy")
         return JSONResponse({"status": words}, 503 if status == 503 else 200)
 
     @api.get("/metrics", response_class=Response)
     def metrics() -> Response:
         """Figures for Prometheus."""
-        return Response(door.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,7 +1,7 @@
 """What a caller may ask for: OpenAI's `CreateSpeechRequest`, and fields of our own beside it.
 
-`parse` gives a whole `Ask` or raises the error that OpenAI would. Fields that nobody knows never
-fail a request: `ignored` names them. Characters are code points, as OpenAI counts them.
+`parse` gives whole `SpeechParams` or raises the error that OpenAI would. Fields that nobody knows
+never fail a request: `ignored` names them. Characters are code points, as OpenAI counts them.
 """
 
 import json
@@ -35,7 +35,7 @@ _KINDS: dict[type, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class SpeechParams:
     """A request that can be served; `ignored` are the fields that change nothing."""
 
     speech: SpeechRequest
@@ -74,7 +74,7 @@ def too_large(most: int) -> ApiError:
     return invalid(None, "request_too_large", f"The body has more than {most} bytes.", 413)
 
 
-def parse(body: object, defaults: Defaults) -> Ask:
+def parse(body: object, defaults: Defaults) -> SpeechParams:
     if not isinstance(body, dict):
         raise invalid(None, "invalid_value", "The body must be a JSON object.")
     given = {
@@ -100,7 +100,7 @@ def parse(body: object, defaults: Defaults) -> Ask:
     sse = _one_of(given, "stream_format") == "sse"
     request, _ = parse_request(fields, defaults)
     ignored = set(given) - set(_FIELDS) - _OF_NO_EFFECT
-    return Ask(request, sse, tuple(sorted(ignored)))
+    return SpeechParams(request, sse, tuple(sorted(ignored)))
 
 
 def limited(defaults: Defaults, input_limit: int) -> Defaults:

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from api.admission import Seats
+from api.admission import AdmissionControl
 from synthesis.job import Result
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -37,7 +37,7 @@ class _Figures(Collector):
 class Metrics:
     """The figures of one server. Labels are from small sets; none comes from a caller."""
 
-    def __init__(self, seats: Seats, cold_start: Callable[[], float | None]) -> None:
+    def __init__(self, seats: AdmissionControl, cold_start: Callable[[], float | None]) -> None:
         self.registry = CollectorRegistry()
         into = self.registry
         self.answers = Counter(

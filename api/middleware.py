@@ -30,7 +30,7 @@ _EXPOSED = (
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 
 
-class Dressing:
+class RequestMiddleware:
     """The outermost application. `open_paths` need no key."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Dressing:
 class _Visit:
     """One request on its way."""
 
-    def __init__(self, dressing: Dressing, scope: Scope, send: Send) -> None:
+    def __init__(self, dressing: RequestMiddleware, scope: Scope, send: Send) -> None:
         self._dressing, self._scope, self._send = dressing, scope, send
         self._headers = Headers(scope=scope)
         self._began = time.monotonic()

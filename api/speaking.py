@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.admission import Seats
+from api.admission import AdmissionControl
 from api.contract import limited
 from api.errors import ApiError, as_api_error
 from api.health import Health
@@ -14,24 +14,24 @@ from api.metrics import Metrics
 from config import Settings
 from request.errors import EngineLost, SpeechError
 from request.model import Defaults, SpeechRequest
-from synthesis.inference import Began, Piece, Result, VibeVoiceInference
+from synthesis.inference import AudioPart, Result, StreamStart, VibeVoiceInference
 from synthesis.stream import LONGEST_BLOCK_SEC
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class AppState:
     """What all answers of a server share."""
 
     settings: Settings
     inference: VibeVoiceInference
-    seats: Seats
+    admission: AdmissionControl
     metrics: Metrics
     health: Health
 
     @classmethod
-    def of(cls, inference: VibeVoiceInference, health: Health) -> "Door":
+    def of(cls, inference: VibeVoiceInference, health: Health) -> "AppState":
         settings = inference.settings
-        seats = Seats(settings.max_streams, settings.max_queue)
+        seats = AdmissionControl(settings.max_streams, settings.max_queue)
         metrics = Metrics(seats, lambda: inference.cold_start_sec)
         metrics.watch(lambda: inference.engine.inspect().figures)
         return cls(settings, inference, seats, metrics, health)
@@ -44,15 +44,17 @@ class Door:
 class Speaking:
     """One answer: a text, or the sentences of an utterance one after the other. `waited_sec` is how
     long the last of them waited for the seat. `label` and `why` are labels in the figures: by which
-    door, and what it means when it is closed before its end."""
+    state, and what it means when it is closed before its end."""
 
     waited_sec = 0.0
 
-    def __init__(self, door: Door, label: str, why: str = "left") -> None:
-        self.seat = door.seats.seat()
-        self._door, self._label, self._why = door, label, why
+    def __init__(self, state: AppState, label: str, why: str = "left") -> None:
+        self.seat = state.admission.seat()
+        self._state, self._label, self._why = state, label, why
 
-    async def items(self, request: SpeechRequest) -> AsyncGenerator[Began | Piece | Result, None]:
+    async def items(
+        self, request: SpeechRequest
+    ) -> AsyncGenerator[StreamStart | AudioPart | Result, None]:
         """The only text of an answer: the seat is free by the end of it."""
         with self.seat:
             part = self.part(request, longest_block_sec=LONGEST_BLOCK_SEC)
@@ -64,17 +66,17 @@ class Speaking:
         self,
         request: SpeechRequest,
         sample_rate: int | None = None,
-        after: tuple[Began, int] | None = None,
+        after: tuple[StreamStart, int] | None = None,
         longest_block_sec: float = 0.0,
-    ) -> AsyncGenerator[Began | Piece | Result, None]:
+    ) -> AsyncGenerator[StreamStart | AudioPart | Result, None]:
         """Every block as it is made. Takes the seat where it is not held, and keeps it. Closing it
         stops the engine within one frame. `after` is an earlier part of the same answer and the
         silence between the two, in milliseconds."""
-        metrics, health = self._door.metrics, self._door.health
+        metrics, health = self._state.metrics, self._state.health
         try:
             self.waited_sec = await self.seat.take()
-            with self._door.inference.workspace() as folder:
-                stream = self._door.inference.stream(
+            with self._state.inference.workspace() as folder:
+                stream = self._state.inference.stream(
                     request,
                     Path(folder),
                     sample_rate=sample_rate,

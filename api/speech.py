@@ -15,25 +15,25 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from api import sse
-from api.contract import JSON_TYPE, Ask, check_size, loads, most_bytes, parse, too_large
+from api.contract import JSON_TYPE, SpeechParams, check_size, loads, most_bytes, parse, too_large
 from api.errors import as_api_error, event_of, failed, invalid
-from api.speaking import Door, Speaking
+from api.speaking import AppState, Speaking
 from audio.codecs import FORMATS
 from request.values import MOST_RECORDING_CHARS
-from synthesis.inference import Began, Piece, Result
+from synthesis.inference import AudioPart, Result, StreamStart
 
 _BODY_SEC = 30.0
 _STALLED_SEC = 60.0
 _MOST_HEADER = 1000
 
 
-async def ask_of(request: Request, door: Door) -> Ask:
+async def params_of(request: Request, state: AppState) -> SpeechParams:
     """The request's body, read within bounds and checked."""
     kind = request.headers.get("content-type")
     if kind is not None and not JSON_TYPE.match(kind):
         problem = "The Content-Type must be application/json."
         raise invalid(None, "unsupported_content_type", problem, 415)
-    defaults = door.defaults
+    defaults = state.defaults
     limit = defaults.max_text_length
     body = await read_body(request, most_bytes(limit) + MOST_RECORDING_CHARS)
     asked = loads(body)
@@ -41,10 +41,10 @@ async def ask_of(request: Request, door: Door) -> Ask:
     return parse(asked, defaults)
 
 
-async def planned(door: Door, ask: Ask) -> Response:
+async def planned(state: AppState, params: SpeechParams) -> Response:
     """The answer to a dry run, as JSON."""
-    answer = await door.inference.dry_run(ask.speech)
-    ignored = [f"{name}: unknown field, ignored" for name in ask.ignored]
+    answer = await state.inference.dry_run(params.speech)
+    ignored = [f"{name}: unknown field, ignored" for name in params.ignored]
     return JSONResponse({**answer.model_dump(), "warnings": [*ignored, *answer.warnings]})
 
 
@@ -70,11 +70,11 @@ async def read_body(request: Request, most: int) -> bytes:
 class SpeechResponse(Response):
     """Speaks while it is sent."""
 
-    def __init__(self, door: Door, ask: Ask) -> None:
+    def __init__(self, state: AppState, params: SpeechParams) -> None:
         self.status_code = 200
         self.background = None
-        self._door, self._ask = door, ask
-        self._speaking = Speaking(door, "http")
+        self._state, self._params = state, params
+        self._speaking = Speaking(state, "http")
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,15 +97,15 @@ class SpeechResponse(Response):
 
     async def _serve(self, send: Send) -> None:
         async with (
-            asyncio.timeout(self._door.settings.max_request_sec),
-            aclosing(self._speaking.items(self._ask.speech)) as items,
+            asyncio.timeout(self._state.settings.max_request_sec),
+            aclosing(self._speaking.items(self._params.speech)) as items,
         ):
-            deltas = sse.Deltas() if self._ask.sse else None
+            deltas = sse.Deltas() if self._params.sse else None
             try:
                 async for item in items:
-                    if isinstance(item, Began):
+                    if isinstance(item, StreamStart):
                         began = item
-                    elif isinstance(item, Piece):
+                    elif isinstance(item, AudioPart):
                         if not self._started:
                             await self._start(send, began)
                         await _send(send, deltas.feed(item.data) if deltas else item.data)
@@ -118,20 +118,20 @@ class SpeechResponse(Response):
                     raise
                 await _send(send, sse.event(event_of(error)), more=False)
 
-    async def _start(self, send: Send, began: Began) -> None:
-        kind = FORMATS[self._ask.speech.output_format].content_type
+    async def _start(self, send: Send, began: StreamStart) -> None:
+        kind = FORMATS[self._params.speech.output_format].content_type
         headers = {
-            "content-type": sse.CONTENT_TYPE if self._ask.sse else kind,
-            "x-speech-engine": self._door.inference.engine.capabilities.name,
+            "content-type": sse.CONTENT_TYPE if self._params.sse else kind,
+            "x-speech-engine": self._state.inference.engine.capabilities.name,
             "x-speech-voice": _printable(began.voices[:1]),
             "x-speech-seed": str(began.seed),
             "x-speech-queue-ms": str(round(self._speaking.waited_sec * 1000)),
         }
         if began.warnings:
             headers["x-speech-warnings"] = _printable(began.warnings)
-        if self._ask.ignored:
-            headers["x-speech-ignored"] = _printable(self._ask.ignored)
-        if self._ask.sse:
+        if self._params.ignored:
+            headers["x-speech-ignored"] = _printable(self._params.ignored)
+        if self._params.sse:
             headers["cache-control"] = "no-store"
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
@@ -140,7 +140,7 @@ class SpeechResponse(Response):
     def _end(self, deltas: sse.Deltas | None, result: Result) -> bytes:
         if deltas is None:
             return b""
-        return deltas.end() + sse.done(self._ask.speech.text, result.duration_sec, result.cost)
+        return deltas.end() + sse.done(self._params.speech.text, result.duration_sec, result.cost)
 
 
 async def _send(send: Send, data: bytes, more: bool = True) -> None:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from api.errors import ApiError, failed, invalid
-from api.speaking import Door
+from api.speaking import AppState
 from request.errors import VoiceError
 from request.values import MOST_RECORDING_BYTES
 from synthesis.inference import openai_voices
@@ -24,14 +24,14 @@ _UPLOAD_SEC = 120.0
 class Voices:
     """The voices of a server."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
-        self._store = VoiceStore(door.settings.audio_prompts_dir)
+    def __init__(self, state: AppState) -> None:
+        self._state = state
+        self._store = VoiceStore(state.settings.audio_prompts_dir)
         self._decoding = asyncio.Lock()  # a recording takes up to 200 MB while it is decoded
 
     def listed(self) -> dict[str, Any]:
         """OpenAI's names and the worker's own, in every shape that clients are known to read."""
-        notes, own = self._store.notes(), self._door.inference.voices.names()
+        notes, own = self._store.notes(), self._state.inference.voices.names()
         aliases = {name: voice for name, voice in openai_voices().items() if name not in own}
         voices = [{**_shown(name, None), "alias_of": voice} for name, voice in aliases.items()]
         voices += [_shown(name, notes.get(folded(name))) for name in own]
@@ -64,7 +64,7 @@ class Voices:
             return await asyncio.to_thread(self._add, name, consent, data)
 
     def _add(self, name: str, consent: str, data: bytes) -> dict[str, Any]:
-        inference = self._door.inference
+        inference = self._state.inference
         with inference.workspace() as folder:
             voice, warnings = inference.guests.resolve(data, Path(folder), "audio_sample")
         if voice.samples is None:
@@ -77,7 +77,7 @@ class Voices:
 
     def remove(self, name: str) -> dict[str, Any]:
         if not self._store.remove(name):
-            known = {*openai_voices(), *self._door.inference.voices.names()}
+            known = {*openai_voices(), *self._state.inference.voices.names()}
             if name in known:
                 problem = "Only uploaded voices can be deleted."
                 raise ApiError(403, problem, kind="permission_error", param="voice", code="fixed")

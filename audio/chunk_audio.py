@@ -1,8 +1,8 @@
 """Takes: attempts at chunks, on their way to the answer.
 
-A `Take` resamples and shapes a chunk's frames as they come. A `KeptTake` also appends them to a
-spool that all takes of a request share, so chunks may come in any order and interleave, and a take
-that is not used leaves only dead bytes behind. Used by one thread.
+A `ChunkAudio` resamples and shapes a chunk's frames as they come. A `KeptChunkAudio` also appends
+them to a spool that all takes of a request share, so chunks may come in any order and interleave,
+and a take that is not used leaves only dead bytes behind. Used by one thread.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _BLOCK = 1 << 16
 _BYTES = 4
 
 
-class Take:
+class ChunkAudio:
     """One attempt at a chunk. `count` is its length so far, in samples at the answer's rate."""
 
     def __init__(self, rate: int, speed: float) -> None:
@@ -54,7 +54,7 @@ class Take:
         return samples
 
 
-class KeptTake(Take):
+class KeptChunkAudio(ChunkAudio):
     """A take that can be read again."""
 
     def __init__(self, spool: IO[bytes], rate: int, speed: float) -> None:
@@ -86,13 +86,13 @@ class Join:
     """Takes in their order with silences between: `gaps[i]` samples come before take i, the last
     of them after all. `starts` are where the takes begin, `count` is the whole length."""
 
-    takes: Sequence[KeptTake]
+    takes: Sequence[KeptChunkAudio]
     gaps: Sequence[int]
     starts: Sequence[int]
     count: int
 
     @classmethod
-    def of(cls, takes: Sequence[KeptTake], pauses: Sequence[int]) -> "Join":
+    def of(cls, takes: Sequence[KeptChunkAudio], pauses: Sequence[int]) -> "Join":
         """`pauses` are the silences asked for: before all takes, then after each. A take without a
         sound has none of its own; the pause before it stays in force."""
         gaps, starts = [], []

@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.bootstrap_site import ROOT, Site, ended
 from tests.hub_api import HubApi
 from tests.runpod_api import RunPodApi
-from tests.worker import BOOTSTRAP, worker
+from tests.worker_process import BOOTSTRAP, worker
 
 CLOCK = "import time; print('HANDLER', time.time())\n"
 

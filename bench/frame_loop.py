@@ -31,7 +31,7 @@ from engines.base import SAMPLE_RATE, Frame, Options, Plan, PlannedChunk, Turn, 
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.code import find_code, import_code
 from engines.vibevoice.fast.batch import Batch
-from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.graph_shape import GraphShape
 from engines.vibevoice.fast.layers.packer import Shards
 from engines.vibevoice.fast.layers.weights import load_weights
 from engines.vibevoice.fast.runtime import FastRuntime
@@ -142,7 +142,7 @@ def compare(subject: Subject, counts: list[int], rounds: int) -> None:
         if subject.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         runtime = subject.fast(slots)
-        speak(runtime, subject.plan(slots, 2 + frames))  # warms the buckets up
+        speak(runtime, subject.plan(slots, 2 + frames))  # warms the shapes up
         cold, _ = speak(runtime, subject.plan(1, 2, name="new"))
         theirs, ours, known, whole = [], [], [], []
         for _ in range(rounds):
@@ -195,10 +195,10 @@ def _frames_of(subject: Subject, slots: int) -> Iterator[Callable[[], None]]:
     runtime = subject.fast(slots)
     fill(runtime.batch, steps=subject.steps)
     with torch.inference_mode():
-        bucket = Bucket(slots, 512, subject.steps)
+        shape = GraphShape(slots, 512, subject.steps)
         frame, state = runtime.batch.frame, runtime.batch.state
-        frame(state, bucket)
-        yield lambda: frame(state, bucket)
+        frame(state, shape)
+        yield lambda: frame(state, shape)
     runtime.close()
 
 

@@ -13,7 +13,7 @@ from bench.random_model import Tokenizer, checkpoint_of, random_weights
 from engines.vibevoice.failures import free_memory
 from engines.vibevoice.fast.batch import Batch
 from engines.vibevoice.fast.capacity import slots_for
-from engines.vibevoice.fast.graph_shape import MOST_SLOTS, Bucket
+from engines.vibevoice.fast.graph_shape import MOST_SLOTS, GraphShape
 from engines.vibevoice.fast.layers.kernels import choose_convolutions, device_seconds
 from engines.vibevoice.fast.layers.weights import Weights
 
@@ -31,7 +31,7 @@ class Card:
         self.name = torch.cuda.get_device_name(device) if self.on_cuda else host()
         self.frames_ms: dict[tuple[int, int], float] = {}
         """Of slots and context: the best way's."""
-        self.captures: dict[Bucket, tuple[float, int]] = {}
+        self.captures: dict[GraphShape, tuple[float, int]] = {}
         """Seconds and bytes, of the first."""
         self.upstream_ms: float | None = None
         self._batch: tuple[bool, Batch] | None = None

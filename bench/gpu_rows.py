@@ -15,7 +15,7 @@ from bench.random_model import occupant
 from engines.base import SAMPLE_RATE
 from engines.vibevoice.architecture import Unsupported
 from engines.vibevoice.fast.batch import Batch
-from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.graph_shape import GraphShape
 from engines.vibevoice.fast.layers.kernels import (
     FLASH,
     SDPA,
@@ -80,15 +80,15 @@ def bits(card: Card) -> Iterator[Row]:
         return
     batch = card.batch()
     for slots in sorted({1, card.slots}):
-        bucket = Bucket(slots, 512, STEPS)
-        if not _captured(card, batch, bucket):
-            yield failed(name, f"{bucket}: {batch.graphs}")
+        shape = GraphShape(slots, 512, STEPS)
+        if not _captured(card, batch, shape):
+            yield failed(name, f"{shape}: {batch.graphs}")
             continue
-        eager = _state_after(card, batch, partial(batch.frame, batch.state, bucket))
-        graph = _state_after(card, batch, partial(batch.graphs.run, bucket))
+        eager = _state_after(card, batch, partial(batch.frame, batch.state, shape))
+        graph = _state_after(card, batch, partial(batch.graphs.run, shape))
         same = [torch.equal(one, other) for one, other in zip(eager, graph, strict=True)]
         say = ok if all(same) else failed
-        yield say(name, f"{bucket}: {sum(same)} of {len(same)} tensors equal to the bit")
+        yield say(name, f"{shape}: {sum(same)} of {len(same)} tensors equal to the bit")
 
 
 def _state_after(card: Card, batch: Batch, run: Callable[[], None]) -> list[Tensor]:
@@ -100,13 +100,13 @@ def _state_after(card: Card, batch: Batch, run: Callable[[], None]) -> list[Tens
     return [t.clone() for t in (state.audio, state.x, state.lengths, state.past, state.chosen)]
 
 
-def _captured(card: Card, batch: Batch, bucket: Bucket) -> bool:
+def _captured(card: Card, batch: Batch, shape: GraphShape) -> bool:
     """Whether there is a graph, captured now if it has to be; what that took is kept."""
-    if bucket not in batch.graphs._graphs:
+    if shape not in batch.graphs._graphs:
         held = batch.graphs.used
-        took = card.seconds(lambda: batch.graphs.capture(bucket))
-        card.captures.setdefault(bucket, (took, batch.graphs.used - held))
-    return bucket in batch.graphs._graphs
+        took = card.seconds(lambda: batch.graphs.capture(shape))
+        card.captures.setdefault(shape, (took, batch.graphs.used - held))
+    return shape in batch.graphs._graphs
 
 
 @torch.inference_mode()
@@ -167,23 +167,23 @@ def _time_frames(
 ) -> None:
     batch = card.batch(flash=flash)
     for shape, ways in times.items():
-        for way, took in _frame_ways(card, batch, Bucket(*shape, STEPS)):
+        for way, took in _frame_ways(card, batch, GraphShape(*shape, STEPS)):
             ways[f"{way}, {FLASH if flash else SDPA}"] = 1000 * took
 
 
-def _frame_ways(card: Card, batch: Batch, bucket: Bucket) -> Iterator[tuple[str, float]]:
-    fill(batch, bucket.context)
-    yield "eager", _frame_seconds(card, batch, bucket, partial(batch.frame, batch.state, bucket))
-    if card.on_cuda and _captured(card, batch, bucket):
-        run = partial(batch.graphs.run, bucket)
-        yield "captured", _frame_seconds(card, batch, bucket, run)
+def _frame_ways(card: Card, batch: Batch, shape: GraphShape) -> Iterator[tuple[str, float]]:
+    fill(batch, shape.context)
+    yield "eager", _frame_seconds(card, batch, shape, partial(batch.frame, batch.state, shape))
+    if card.on_cuda and _captured(card, batch, shape):
+        run = partial(batch.graphs.run, shape)
+        yield "captured", _frame_seconds(card, batch, shape, run)
 
 
-def _frame_seconds(card: Card, batch: Batch, bucket: Bucket, run: Callable[[], None]) -> float:
+def _frame_seconds(card: Card, batch: Batch, shape: GraphShape, run: Callable[[], None]) -> float:
     run()
     times = []
     for _ in range(_ROUNDS):
-        rewind(batch, bucket.context)
+        rewind(batch, shape.context)
         times.append(card.seconds(run, _FRAMES))
     return min(times)
 
@@ -191,9 +191,9 @@ def _frame_seconds(card: Card, batch: Batch, bucket: Bucket, run: Callable[[], N
 def captures(card: Card) -> Iterator[Row]:
     if not card.on_cuda:
         yield not_here("capture", _NO_CUDA)
-    for bucket, (took, held) in card.captures.items():
+    for shape, (took, held) in card.captures.items():
         yield ok(
-            f"capture {bucket}", f"{took:.2f} s, {held / _MIB:.0f} MiB", seconds=took, bytes=held
+            f"capture {shape}", f"{took:.2f} s, {held / _MIB:.0f} MiB", seconds=took, bytes=held
         )
 
 
@@ -215,17 +215,17 @@ def admissions(card: Card) -> Iterator[Row]:
 @torch.inference_mode()
 def many_frames(card: Card) -> Iterator[Row]:
     """Through the worker's own way: launched, copied to the host, read."""
-    batch, bucket = card.batch(), Bucket(min(8, card.slots), 512, STEPS)
+    batch, shape = card.batch(), GraphShape(min(8, card.slots), 512, STEPS)
     fill(batch)
-    batch.read(batch.launch(bucket, ()))
+    batch.read(batch.launch(shape, ()))
     before = _memory(card)
     finite = True
     for count in range(_MANY):
         if not count % 100:
-            rewind(batch, bucket.context)
-        ticket = batch.launch(bucket, ())
+            rewind(batch, shape.context)
+        ticket = batch.launch(shape, ())
         batch.read(ticket)
-        finite &= bool(ticket.audio[: bucket.slots].isfinite().all())
+        finite &= bool(ticket.audio[: shape.slots].isfinite().all())
     say = ok if finite else failed
     yield say(f"{_MANY} frames", "all samples are finite" if finite else "not all are numbers")
     if not card.on_cuda:
@@ -246,7 +246,7 @@ def _memory(card: Card) -> tuple[int, int]:
 
 
 def speed(card: Card) -> Iterator[Row]:
-    """Of frames alone, in the bucket that every job with a seed runs in."""
+    """Of frames alone, in the shape that every job with a seed runs in."""
     slots, context = max(shape for shape in card.frames_ms if shape[1] == max(_CONTEXTS))
     second = card.model[0].architecture.hop / SAMPLE_RATE
     pace = 1000 * slots * second / card.frames_ms[slots, context]

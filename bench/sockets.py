@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
 IN_PROCESS = """
 import runpy, inference
-inference.ApartEngine = inference.create_engine
+inference.SubprocessEngine = inference.create_engine
 runpy.run_path("server.py", run_name="__main__")
 """
 

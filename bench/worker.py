@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.runpod_api import RunPodApi
-from tests.worker import HANDLER, Worker, worker
+from tests.worker_process import HANDLER, Worker, worker
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 LOOPS = {

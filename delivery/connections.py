@@ -15,7 +15,7 @@ ANSWER_BYTES = 1_000_000
 """The longest answer that is read; those that S3 gives to an upload have a few hundred bytes."""
 
 
-class Lines:
+class GuardedConnections:
     """Keeps hold of a client's connections. `refused` tells that one led inside."""
 
     def __init__(self, public_only: bool) -> None:

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from delivery.bucket import Bucket
-from delivery.connections import Lines
+from delivery.connections import GuardedConnections
 from request.errors import Cancelled, DeliveryError
 
 PART_BYTES = 8_000_000
@@ -62,7 +62,7 @@ def upload(
         "ContentDisposition": f'inline; filename="{folder}{path.suffix}"',
     }
     seconds = PATIENCE_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
-    lines = Lines(bucket.public_only)
+    lines = GuardedConnections(bucket.public_only)
     try:
         with contextlib.closing(lines), contextlib.closing(_client(bucket, lines)) as client:
             _send(client, path, target, headers, lines, cancelled, seconds)
@@ -85,7 +85,7 @@ def _session() -> Any:
     return boto3.session.Session()
 
 
-def _client(bucket: Bucket, lines: Lines) -> Any:
+def _client(bucket: Bucket, lines: GuardedConnections) -> Any:
     from botocore.config import Config
 
     endpoint_url, style, region = bucket.address()
@@ -139,7 +139,7 @@ def _send(
     path: Path,
     target: dict[str, str],
     headers: dict[str, str],
-    lines: Lines,
+    lines: GuardedConnections,
     cancelled: Callable[[], bool],
     seconds: float,
 ) -> None:

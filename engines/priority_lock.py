@@ -18,7 +18,7 @@ class _Waiter:
     turn: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
-class Line:
+class PriorityLock:
     """At most `places` holders at a time, by the earliest deadline first. A place goes from its
     holder to the next waiter directly, so nobody else is woken. Whoever sets a waiter's `cancelled`
     calls `wake` after it."""

@@ -41,7 +41,7 @@ _KINDS = {
 }
 
 
-class ApartEngine:
+class SubprocessEngine:
     """`create_engine(name, **options)` in a process of its own, which starts when it is needed."""
 
     def __init__(self, name: str, **options: Any) -> None:
@@ -133,7 +133,7 @@ class ApartEngine:
 class ApartSpeech:
     """See `engines.base.Speech`. Begins when it is read."""
 
-    def __init__(self, engine: ApartEngine, plan: Plan) -> None:
+    def __init__(self, engine: SubprocessEngine, plan: Plan) -> None:
         self._engine, self._plan = engine, plan
         self._cancelled = threading.Event()
 

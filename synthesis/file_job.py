@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audio.chunk_audio import Join, KeptTake
+from audio.chunk_audio import Join, KeptChunkAudio
 from audio.codecs import FORMATS, Encoder, bytes_a_second
 from audio.loudness import Level, LoudnessMeter, gain_to
 from audio.pcm import silence
@@ -31,8 +31,8 @@ class FileJob(Job):
         that."""
         text, plan = self.prepare()
         with tempfile.TemporaryFile(dir=folder) as spool:
-            recorded = self.recorder.record(
-                plan, lambda: KeptTake(spool, self.rate, self.request.speed)
+            recorded = self.quality.record(
+                plan, lambda: KeptChunkAudio(spool, self.rate, self.request.speed)
             )
             self.mark("spoken")
             join = Join.of([each.take for each in recorded], self.pauses(text))
@@ -41,7 +41,7 @@ class FileJob(Job):
             self.mark("encoded")
             if reaches and self._may_shrink():
                 content_type = FORMATS[self.format].content_type
-                if not reaches(path, content_type, self.recorder.is_cancelled):
+                if not reaches(path, content_type, self.quality.is_cancelled):
                     path = self._shrunk(path, join, gain_db, folder)
         return path, self.result(text, plan, recorded, join.starts, join.count, gain_db)
 
@@ -69,12 +69,12 @@ class FileJob(Job):
         self.extend("encoded", time.monotonic() - start)
         return path
 
-    def _gain(self, plan: Plan, takes: Sequence[KeptTake]) -> float | None:
+    def _gain(self, plan: Plan, takes: Sequence[KeptChunkAudio]) -> float | None:
         if self.request.loudness is None:
             return None
         meter = LoudnessMeter(self.rate)
         for take in takes:
-            self.recorder.check()
+            self.quality.check()
             meter.add(np.concatenate([silence(0), *take.read()]))
         measured = meter.integrated()
         self.remember_loudness(plan, measured)
@@ -91,7 +91,7 @@ class FileJob(Job):
         heard = LoudnessMeter(self.rate)
         with path.open("wb") as file:
             for block in join.read():
-                self.recorder.check()
+                self.quality.check()
                 levelled = level.feed(block)
                 heard.add(levelled)
                 file.write(encoder.encode(levelled))

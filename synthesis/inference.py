@@ -24,30 +24,30 @@ from audio.loudness import LoudnessMemory
 from config import ROOT, Settings, on_runpod
 from delivery.fetch import fetch_voice
 from engines.base import Engine
-from engines.priority_lock import Line
+from engines.priority_lock import PriorityLock
 from engines.registry import choose_engine, create_engine
-from engines.subprocess import ApartEngine
+from engines.subprocess import SubprocessEngine
 from request.model import Defaults, SpeechRequest
 from synthesis.dry_run import DryRun, DryRunAnswer
 from synthesis.file_job import FileJob, Foresee, Reaches
 from synthesis.job import Result, SpokenChunk
 from synthesis.quality import Progress
-from synthesis.stream import LONGEST_BLOCK_SEC, LONGEST_PIECE_SEC, Began, Piece, StreamJob
+from synthesis.stream import LONGEST_BLOCK_SEC, LONGEST_PIECE_SEC, AudioPart, StreamJob, StreamStart
 from text.chunks import Limits
 from text.pace import Pace
 from voices.catalogue import VoiceMapper
-from voices.request_voices import GuestVoices
+from voices.request_voices import RequestVoices
 
 _PIECES_AHEAD = 4
 _OPENAI_VOICES = ROOT / "bridge" / "voices.json"
 T = TypeVar("T")
 
 __all__ = [
-    "Began",
-    "Piece",
+    "AudioPart",
     "Progress",
     "Result",
     "SpokenChunk",
+    "StreamStart",
     "VibeVoiceInference",
     "VoiceMapper",
 ]
@@ -86,8 +86,8 @@ class VibeVoiceInference:
         )
         self.pace = Pace(settings.pace_tolerance)
         self.loudness = LoudnessMemory()
-        self.guests = GuestVoices()
-        self.cpu = Line(os.cpu_count() or 1)
+        self.guests = RequestVoices()
+        self.cpu = PriorityLock(os.cpu_count() or 1)
         self.concurrency = concurrency or settings.max_concurrency or self.engine.capabilities.jobs
         self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="job")
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-")
@@ -139,7 +139,7 @@ class VibeVoiceInference:
     def _engine(settings: Settings, apart: bool) -> Engine:
         hub_cache = settings.hf_hub_cache or (settings.hf_home and settings.hf_home / "hub")
         name = choose_engine(settings.engine, on_runpod())
-        create = ApartEngine if apart and name != "espeak" else create_engine
+        create = SubprocessEngine if apart and name != "espeak" else create_engine
         return create(
             name,
             model=settings.model_path,
@@ -197,9 +197,9 @@ class VibeVoiceInference:
         sample_rate: int | None = None,
         longest_piece_sec: float = LONGEST_PIECE_SEC,
         longest_block_sec: float = LONGEST_BLOCK_SEC,
-        after: tuple[Began, int] | None = None,
-    ) -> AsyncGenerator[Began | Piece | Result, None]:
-        """Speaks a request piece by piece: `Began`, the pieces, and what there is to say.
+        after: tuple[StreamStart, int] | None = None,
+    ) -> AsyncGenerator[StreamStart | AudioPart | Result, None]:
+        """Speaks a request piece by piece: `StreamStart`, the pieces, and what there is to say.
         `folder` takes what has to wait. With `longest_piece_sec` 0 every block is a piece,
         with `longest_block_sec` 0 every frame is a block;
         `after` is an earlier part of the same answer, whose seed, gain and guest voice it has, and
@@ -215,10 +215,10 @@ class VibeVoiceInference:
         yield job.began()
         pieces = job.run(folder)
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Piece | Result | BaseException] = asyncio.Queue()
+        arrived: asyncio.Queue[AudioPart | Result | BaseException] = asyncio.Queue()
         room = threading.Semaphore(_PIECES_AHEAD)
 
-        def send(piece: Piece | Result | BaseException) -> None:
+        def send(piece: AudioPart | Result | BaseException) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, piece)
 
         def work() -> None:
@@ -226,7 +226,7 @@ class VibeVoiceInference:
                 while True:
                     piece = next(pieces)
                     room.acquire()
-                    job.recorder.check()
+                    job.quality.check()
                     send(piece)
             except StopIteration as end:
                 send(end.value)

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from audio.chunk_audio import Take
+from audio.chunk_audio import ChunkAudio
 from audio.codecs import FORMATS, codec_rate
 from audio.loudness import LoudnessMemory, gain_to
 from config import Settings
 from engines.base import Engine, Options, Plan, PlannedChunk
-from engines.priority_lock import Line
+from engines.priority_lock import PriorityLock
 from request.model import SpeechRequest
-from synthesis.quality import Flaw, Progress, Recorded, Recorder
+from synthesis.quality import Flaw, Progress, QualityRetry, Recorded
 from text.chunks import Limits, TextPlan, plan_text
 from text.pace import Pace
 from voices.catalogue import Voice, VoiceMapper
-from voices.request_voices import GuestVoices
+from voices.request_voices import RequestVoices
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Result:
         return {name: value for name, value in found.items() if value is not None}
 
 
-class Studio(Protocol):
+class Services(Protocol):
     """What jobs share: see `inference.VibeVoiceInference`."""
 
     settings: Settings
@@ -76,8 +76,8 @@ class Studio(Protocol):
     voices: VoiceMapper
     pace: Pace
     loudness: LoudnessMemory
-    guests: GuestVoices
-    cpu: Line
+    guests: RequestVoices
+    cpu: PriorityLock
 
     def load_model(self) -> None: ...
 
@@ -89,31 +89,31 @@ class Job:
 
     def __init__(
         self,
-        studio: Studio,
+        services: Services,
         request: SpeechRequest,
         progress: Progress | None = None,
         sample_rate: int | None = None,
     ) -> None:
-        self.studio, self.request = studio, request
-        self.recorder = Recorder(studio.engine, studio.pace, studio.settings.max_retries)
-        self.recorder.progress = progress or self.recorder.progress
+        self.services, self.request = services, request
+        self.quality = QualityRetry(services.engine, services.pace, services.settings.max_retries)
+        self.quality.progress = progress or self.quality.progress
         self.seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         self.guest: tuple[Voice, list[str]] | None = None
         self.lead_ms = 0
         self.warnings: list[str] = []
         self.format: str = request.output_format
-        wanted = sample_rate or studio.settings.default_sample_rate
+        wanted = sample_rate or services.settings.default_sample_rate
         self.rate = codec_rate(request.output_format, wanted)
         self._marks = {"asked": time.monotonic()}
 
     def cancel(self) -> None:
-        self.recorder.cancel()
-        self.studio.cpu.wake()
+        self.quality.cancel()
+        self.services.cpu.wake()
 
     def plan(self, folder: Path) -> None:
         """Plans the text and finds the voices. Raises `RequestError`s, before any other work."""
         request = self.request
-        text = plan_text(request.text, self.studio.limits, request.pronunciations)
+        text = plan_text(request.text, self.services.limits, request.pronunciations)
         self.warnings += text.warnings
         self._text = text
         self._plan = Plan(
@@ -127,7 +127,7 @@ class Job:
                 cfg_is_default="cfg_scale" not in request.model_fields_set,
             ),
         )
-        self.recorder.progress.chunks_total = len(text.chunks)
+        self.quality.progress.chunks_total = len(text.chunks)
         self.mark("planned")
 
     def expected_sec(self) -> float:
@@ -138,14 +138,14 @@ class Job:
 
     def expected_chunk_sec(self, index: int) -> float:
         """How long one chunk should be, without the pause after it."""
-        return self.recorder.expected_sec(self._plan, index) / self.request.speed
+        return self.quality.expected_sec(self._plan, index) / self.request.speed
 
     def prepare(self) -> tuple[TextPlan, Plan]:
         """Loads the engine for what was planned."""
         self.mark("start")
-        self.recorder.check()
+        self.quality.check()
         if self._plan.chunks:  # silence needs no engine
-            self.studio.load_model()
+            self.services.load_model()
         self.mark("loaded")
         return self._text, self._plan
 
@@ -158,24 +158,24 @@ class Job:
         """The gain for a stream, in dB: by what these voices measured before."""
         if self.request.loudness is None:
             return None
-        return gain_to(self.request.loudness, self.studio.loudness.recall(_cast(plan)))
+        return gain_to(self.request.loudness, self.services.loudness.recall(_cast(plan)))
 
     def remember_loudness(self, plan: Plan, measured: float | None) -> None:
         if measured is not None:
-            self.studio.loudness.remember(_cast(plan), measured)
+            self.services.loudness.remember(_cast(plan), measured)
 
     def result(
         self,
         text: TextPlan,
         plan: Plan,
-        recorded: Sequence[Recorded[Take]],
+        recorded: Sequence[Recorded[ChunkAudio]],
         starts: Sequence[int],
         count: int,
         gain_db: float | None,
     ) -> Result:
         """The facts for the answer. `starts` and `count` are in samples."""
-        capabilities = self.studio.engine.capabilities
-        timings, price = self._timings(count / self.rate), self.studio.settings.gpu_usd_per_second
+        capabilities = self.services.engine.capabilities
+        timings, price = self._timings(count / self.rate), self.services.settings.gpu_usd_per_second
         gpu_sec = timings.get("gpu_sec")
         return Result(
             format=self.format,
@@ -203,13 +203,13 @@ class Job:
                 )
             ),
             timings=timings,
-            warnings=(*self.warnings, *self.recorder.warnings),
+            warnings=(*self.warnings, *self.quality.warnings),
             cost_usd=None if gpu_sec is None or price is None else round(gpu_sec * price, 6),
         )
 
     def _voices(self, text: TextPlan, folder: Path) -> tuple[Voice, ...]:
         """A voice for each speaker: as named, the first by `speaker_name`, others still free."""
-        request, mapper = self.request, self.studio.voices
+        request, mapper = self.request, self.services.voices
         numbers = text.speakers or (0,)
         named: dict[int, str] = {}
         warnings: list[str] = []
@@ -248,10 +248,10 @@ class Job:
         """A name for a speaker who was given none, and a warning where the voices run out. The
         default voice comes first (None), then the others in their order."""
         taken = {voice.name for voice in voices.values()}
-        default, _ = self.studio.voices.resolve(None)
+        default, _ = self.services.voices.resolve(None)
         if default.name not in taken:
             return None, []
-        free = [name for name in self.studio.voices.names() if name not in taken]
+        free = [name for name in self.services.voices.names() if name not in taken]
         if free:
             return free[0], []
         return None, [f"speakers: there are too few voices, so Speaker {number} shares one"]
@@ -261,8 +261,8 @@ class Job:
         if self.guest is None:
             data, field = self.request.voice_base64, "voice_base64"
             if not data:
-                data, field = self.studio.fetch_voice(self.request.voice_url or ""), "voice_url"
-            self.guest = self.studio.guests.resolve(data, folder, field)
+                data, field = self.services.fetch_voice(self.request.voice_url or ""), "voice_url"
+            self.guest = self.services.guests.resolve(data, folder, field)
         return self.guest
 
     def mark(self, name: str) -> None:
@@ -280,14 +280,14 @@ class Job:
             "plan_sec": marks["planned"] - marks["asked"],
             "queue_sec": marks["start"] - marks["planned"],
             "load_sec": marks["loaded"] - marks["start"],
-            "first_audio_sec": (self.recorder.first_audio or marks["spoken"]) - marks["asked"],
+            "first_audio_sec": (self.quality.first_audio or marks["spoken"]) - marks["asked"],
             "synthesis_sec": marks["spoken"] - marks["loaded"],
             "encode_sec": marks["encoded"] - marks["spoken"],
             "total_sec": total,
             "real_time_factor": total / duration,
         }
-        if self.studio.engine.capabilities.gpu:
-            phases["gpu_sec"] = self.recorder.device_sec
+        if self.services.engine.capabilities.gpu:
+            phases["gpu_sec"] = self.quality.device_sec
         return {name: round(value, 4) for name, value in phases.items()}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Generic, TypeVar
 
-from audio.chunk_audio import KeptTake, Take
+from audio.chunk_audio import ChunkAudio, KeptChunkAudio
 from engines.base import SAMPLE_RATE, End, Engine, Frame, Plan, Speech
 from request.errors import Cancelled, EngineError
 from text.pace import Pace
@@ -45,19 +45,19 @@ class Progress:
     warning: str = ""
 
 
-AnyTake = TypeVar("AnyTake", bound=Take, covariant=True)
+AnyAudio = TypeVar("AnyAudio", bound=ChunkAudio, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded(Generic[AnyTake]):
+class Recorded(Generic[AnyAudio]):
     """The take that was kept of a chunk, and how many there were."""
 
-    take: AnyTake
+    take: AnyAudio
     flaw: Flaw
     attempts: int
 
 
-class Recorder:
+class QualityRetry:
     """Runs plans on an engine. `first_audio` is when the first frame came (monotonic seconds);
     `device_sec` is what all attempts took of the engine's device."""
 
@@ -96,9 +96,11 @@ class Recorder:
         voice = "/".join(sorted({plan.voices[turn.speaker].name for turn in turns}))
         return voice, " ".join(turn.text for turn in turns)
 
-    def record(self, plan: Plan, new_take: Callable[[], KeptTake]) -> list[Recorded[KeptTake]]:
+    def record(
+        self, plan: Plan, new_take: Callable[[], KeptChunkAudio]
+    ) -> list[Recorded[KeptChunkAudio]]:
         """The best take of every chunk. Raises `EngineError` when nothing is to be heard."""
-        best: dict[int, Recorded[KeptTake]] = {}
+        best: dict[int, Recorded[KeptChunkAudio]] = {}
         pending = list(range(len(plan.chunks)))
         for attempt in range(1, self._attempts + 1):
             chunks = tuple(replace(plan.chunks[index], attempt=attempt) for index in pending)
@@ -116,9 +118,11 @@ class Recorder:
         self.report(recorded)
         return recorded
 
-    def _speak(self, plan: Plan, new_take: Callable[[], KeptTake]) -> list[tuple[KeptTake, str]]:
+    def _speak(
+        self, plan: Plan, new_take: Callable[[], KeptChunkAudio]
+    ) -> list[tuple[KeptChunkAudio, str]]:
         """A take of each chunk, and the reason for which it ended."""
-        takes: dict[int, KeptTake] = {}
+        takes: dict[int, KeptChunkAudio] = {}
         reasons: dict[int, str] = {}
         for event in self.events(plan):
             if event.chunk not in takes:  # a take holds filters: only those that run have one
@@ -154,7 +158,7 @@ class Recorder:
         if missing:
             raise EngineError("the engine stopped before the end of the text")
 
-    def judge(self, plan: Plan, index: int, take: Take, reason: str) -> Flaw:
+    def judge(self, plan: Plan, index: int, take: ChunkAudio, reason: str) -> Flaw:
         """What is wrong with a finished take. A good one teaches the voice's pace."""
         if not take.count:
             return Flaw.SILENT
@@ -166,7 +170,7 @@ class Recorder:
         self._pace.learn(voice, said, take.seconds)
         return Flaw.NONE
 
-    def report(self, recorded: Sequence[Recorded[Take]]) -> None:
+    def report(self, recorded: Sequence[Recorded[ChunkAudio]]) -> None:
         """Notes what is wrong with the takes that were kept."""
         for index, each in enumerate(recorded):
             if each.flaw:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audio.chunk_audio import Take
+from audio.chunk_audio import ChunkAudio
 from audio.codecs import Encoder
 from audio.loudness import Level, LoudnessMeter
 from audio.pcm import Samples, silence
@@ -33,7 +33,7 @@ _BLOCK = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class AudioPart:
     """The next bytes of the file. The last piece may be empty. `count` samples of the answer have
     been encoded up to its end; the encoder may hold the last of them."""
 
@@ -44,7 +44,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class StreamStart:
     """What is known before the first sound. `gain_db` is the stream's constant gain, or None;
     `guest` is the voice that came with the request, and warnings."""
 
@@ -68,20 +68,22 @@ class StreamJob(Job):
     longest_block_sec = LONGEST_BLOCK_SEC
     gain_db: float | None = None
 
-    def began(self) -> Began:
+    def began(self) -> StreamStart:
         """To be asked once it is planned."""
         voices = tuple(voice.name for voice in self._plan.voices)
         if self.gain_db is None:
             self.gain_db = self.remembered_gain(self._plan)
-        return Began(voices, self.seed, self.gain_db, self.rate, tuple(self.warnings), self.guest)
+        return StreamStart(
+            voices, self.seed, self.gain_db, self.rate, tuple(self.warnings), self.guest
+        )
 
-    def follow(self, earlier: Began, silence_ms: int) -> None:
+    def follow(self, earlier: StreamStart, silence_ms: int) -> None:
         """Goes on with an answer after that silence, unless its text asks for another, and keeps to
         what holds for the whole of it. To be called before `plan`."""
         self.seed, self.gain_db, self.guest = earlier.seed, earlier.gain_db, earlier.guest
         self.lead_ms = silence_ms
 
-    def run(self, folder: Path) -> Generator[Piece, None, Result]:
+    def run(self, folder: Path) -> Generator[AudioPart, None, Result]:
         text, plan = self.prepare()
         gain_db = self.remembered_gain(plan) if self.gain_db is None else self.gain_db
         level = Level(self.rate, gain_db)
@@ -89,13 +91,13 @@ class StreamJob(Job):
         pieces = _Pieces(level, encoder, self.rate, self.longest_piece_sec)
         meter = LoudnessMeter(self.rate)
         pauses = self.pauses(text)
-        recorded: list[Recorded[Take]] = []
+        recorded: list[Recorded[ChunkAudio]] = []
         starts: list[int] = []
         take, heard, pending = self._take(), list[Samples](), pauses[0]
-        events = in_order(self.recorder.events(plan), folder)
+        events = in_order(self.quality.events(plan), folder)
         blocks = in_blocks(events, lambda: self._block_sec(pieces.due))
         for event in self._made(blocks, pieces):
-            made: list[Piece] = []
+            made: list[AudioPart] = []
             with self._turn(pieces):
                 samples = take.finish() if isinstance(event, End) else take.feed(event.samples)
                 if len(samples):
@@ -106,14 +108,14 @@ class StreamJob(Job):
                     meter.add(np.concatenate(heard))
             yield from made
             if isinstance(event, End):
-                flaw = self.recorder.judge(plan, event.chunk, take, event.reason)
+                flaw = self.quality.judge(plan, event.chunk, take, event.reason)
                 recorded.append(Recorded(take, flaw, 1))
                 starts.append(pieces.count - take.count)
                 if heard:
                     pending = pauses[event.chunk + 1]
                 take, heard = self._take(), []
         self.mark("spoken")
-        self.recorder.report(recorded)
+        self.quality.report(recorded)
         self.remember_loudness(plan, meter.integrated())
         with self._turn(pieces):
             made = [*pieces.add(silence(pending)), pieces.close()]
@@ -123,15 +125,15 @@ class StreamJob(Job):
         result.timings["encode_sec"] = round(pieces.encode_sec, 4)
         return result
 
-    def _take(self) -> Take:
-        return Take(self.rate, self.request.speed)
+    def _take(self) -> ChunkAudio:
+        return ChunkAudio(self.rate, self.request.speed)
 
     def _turn(self, pieces: "_Pieces") -> AbstractContextManager[None]:
-        return self.studio.cpu.enter(self.recorder.cancelled, pieces.due)
+        return self.services.cpu.enter(self.quality.cancelled, pieces.due)
 
     def _made(self, blocks: Iterator[Frame | End], pieces: "_Pieces") -> Iterator[Frame | End]:
         """The same; each in its turn where the engine's work is this thread's."""
-        in_caller = self.studio.engine.capabilities.in_caller
+        in_caller = self.services.engine.capabilities.in_caller
         while True:
             with self._turn(pieces) if in_caller else nullcontext():
                 event = next(blocks, None)
@@ -162,7 +164,7 @@ class _Pieces:
         """When who listens from the begin has heard all that was added (monotonic seconds)."""
         return self._since + self.count / self._rate
 
-    def add(self, samples: Samples) -> Iterator[Piece]:
+    def add(self, samples: Samples) -> Iterator[AudioPart]:
         for at in range(0, len(samples), _BLOCK):
             block = samples[at : at + _BLOCK]
             self.count += len(block)
@@ -175,13 +177,13 @@ class _Pieces:
                 self._wanted = min(self._longest, max(0.25, 2 * self._wanted))
                 yield self._taken(is_last=False)
 
-    def close(self) -> Piece:
+    def close(self) -> AudioPart:
         self._bytes += self._encoder.encode(self._level.flush())
         self._bytes += self._encoder.close()
         return self._taken(is_last=True)
 
-    def _taken(self, is_last: bool) -> Piece:
-        piece = Piece(bytes(self._bytes), self._rate, is_last, self.count)
+    def _taken(self, is_last: bool) -> AudioPart:
+        piece = AudioPart(bytes(self._bytes), self._rate, is_last, self.count)
         self._bytes.clear()
         return piece
 

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.random_model import checkpoint_of, random_weights
 from engines.vibevoice.fast.batch import Batch
-from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.graph_shape import GraphShape
 from engines.vibevoice.fast.layers import language, noise
 
 META = torch.device("meta")
@@ -197,11 +197,11 @@ class Gpu:
 
     def frame(self, context: int, steps: int = 10) -> Trace:
         """A frame of all slots, the second of its kind: what is made once is there."""
-        bucket = Bucket(self.batch.slots, context, steps)
+        shape = GraphShape(self.batch.slots, context, steps)
         with self.on():
-            self.batch.frame(self.batch.state, bucket)
+            self.batch.frame(self.batch.state, shape)
         with self.trace() as trace:
-            self.batch.frame(self.batch.state, bucket)
+            self.batch.frame(self.batch.state, shape)
         return trace
 
     @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from api.admission import Seat, Seats
+from api.admission import AdmissionControl, Seat
 from api.errors import ApiError
 from config import Settings
 from engines.base import Plan
@@ -276,7 +276,7 @@ def test_the_recording_at_a_callers_address_is_fetched_once_an_utterance(
 
 def test_the_seat_that_comes_free_is_handed_to_the_first_who_waits() -> None:
     async def scenario() -> None:
-        seats = Seats(1, 5)
+        seats = AdmissionControl(1, 5)
         order: list[str] = []
 
         async def sit(name: str, seat: Seat) -> None:
@@ -305,7 +305,7 @@ def test_the_seat_that_comes_free_is_handed_to_the_first_who_waits() -> None:
 
 def test_a_seat_that_is_handed_to_one_who_just_left_goes_to_the_next() -> None:
     async def scenario() -> None:
-        seats = Seats(1, 5)
+        seats = AdmissionControl(1, 5)
         held, first, second = seats.seat(), seats.seat(), seats.seat()
         await held.take()
         leaving, staying = (asyncio.create_task(each.take()) for each in (first, second))
@@ -329,7 +329,7 @@ def test_a_seat_that_is_handed_to_one_who_just_left_goes_to_the_next() -> None:
 
 def test_a_wait_has_an_end_and_leaves_nothing_behind() -> None:
     async def scenario() -> None:
-        seats = Seats(1, 1, longest_wait_sec=0.01)
+        seats = AdmissionControl(1, 1, longest_wait_sec=0.01)
         await seats.seat().take()
         with pytest.raises(ApiError) as caught:
             await seats.seat().take()

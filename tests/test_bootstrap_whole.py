@@ -17,7 +17,7 @@ from tests.answers import audio_of
 from tests.bootstrap_site import ROOT, Site
 from tests.hub_api import HubApi
 from tests.runpod_api import RunPodApi
-from tests.worker import BOOTSTRAP, Worker, worker
+from tests.worker_process import BOOTSTRAP, Worker, worker
 
 pytestmark = pytest.mark.process
 MODEL = "test/tiny"

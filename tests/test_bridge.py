@@ -25,7 +25,7 @@ from tests.need import require_node, require_program
 from tests.openai_speech import CASES, TEXT, TYPES, answers_of, check, decoded, send
 from tests.runpod_api import RunPodApi
 from tests.runpod_wire import KEY, Job
-from tests.worker import FAKE, Worker, worker
+from tests.worker_process import FAKE, Worker, worker
 from tools.demo import reserved_port
 
 pytestmark = pytest.mark.process

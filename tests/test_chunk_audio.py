@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audio.chunk_audio import Join, KeptTake
+from audio.chunk_audio import Join, KeptChunkAudio
 from audio.pcm import Samples
 
 
@@ -23,7 +23,7 @@ def whole(join: Join) -> Samples:
 @given(st.lists(st.integers(0, 4), max_size=40), st.integers(500, 3000))
 def test_chunks_that_interleave_are_joined_in_order(order: list[int], size: int) -> None:
     with TemporaryFile() as spool:
-        takes = [KeptTake(spool, 24_000, 1) for _ in range(5)]
+        takes = [KeptChunkAudio(spool, 24_000, 1) for _ in range(5)]
         for chunk in order:
             takes[chunk].feed(steady(size, (chunk + 1) / 8))
         for take in reversed(takes):
@@ -42,7 +42,7 @@ def test_chunks_that_interleave_are_joined_in_order(order: list[int], size: int)
 
 def test_a_take_without_a_sound_leaves_the_pause_before_it_in_force(tmp_path: Path) -> None:
     with TemporaryFile(dir=tmp_path) as spool:
-        takes = [KeptTake(spool, 24_000, 1) for _ in range(4)]
+        takes = [KeptChunkAudio(spool, 24_000, 1) for _ in range(4)]
         for chunk in (1, 3):
             takes[chunk].feed(steady(1000, 0.5))
         for take in takes:
@@ -55,7 +55,7 @@ def test_a_take_without_a_sound_leaves_the_pause_before_it_in_force(tmp_path: Pa
 
 def test_seconds_are_those_before_a_change_of_speed(tmp_path: Path) -> None:
     with TemporaryFile(dir=tmp_path) as spool:
-        take = KeptTake(spool, 48_000, 2.0)
+        take = KeptChunkAudio(spool, 48_000, 2.0)
         take.feed(steady(24_000, 0.5))
         take.finish()
         assert take.count == 24_000

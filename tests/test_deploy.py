@@ -32,7 +32,7 @@ def test_every_setting_of_the_start_is_documented() -> None:
 
 def test_what_the_log_says_is_in_the_troubleshooting() -> None:
     rows = re.findall(r"^\| `([^`]+)` \|", DEPLOY.split("## Troubleshooting")[1], re.M)
-    engine = (ROOT / "engines" / "vibevoice").glob("*.py")
+    engine = (ROOT / "engines" / "vibevoice").rglob("*.py")
     said = SCRIPTS + "".join(path.read_text() for path in engine)
     said = said.replace("{status}", "403")
     for row in rows:

@@ -10,7 +10,7 @@ import pytest
 
 from engines.base import Engine, Plan, PlannedChunk, Turn, Voice
 from engines.espeak.engine import EspeakEngine
-from engines.subprocess import ApartEngine
+from engines.subprocess import SubprocessEngine
 from request.errors import EngineError, EngineLost
 from tests.engine_contract import EngineContract, assert_same
 from tests.http_server import ROOT, wait_for
@@ -22,27 +22,27 @@ PLAN = Plan(
 
 class TestApartEngine(EngineContract):
     def make_engine(self) -> Engine:
-        return ApartEngine("espeak")
+        return SubprocessEngine("espeak")
 
 
 @pytest.fixture
-def engine() -> Iterator[ApartEngine]:
-    one = ApartEngine("espeak")
+def engine() -> Iterator[SubprocessEngine]:
+    one = SubprocessEngine("espeak")
     yield one
     one.close()
 
 
-def pid_of(engine: ApartEngine) -> int:
+def pid_of(engine: SubprocessEngine) -> int:
     assert engine._process is not None
     return engine._process.pid
 
 
-def test_it_speaks_the_samples_that_it_speaks_here(engine: ApartEngine) -> None:
+def test_it_speaks_the_samples_that_it_speaks_here(engine: SubprocessEngine) -> None:
     assert engine.capabilities == EspeakEngine.capabilities
     assert_same(list(engine.start(PLAN)), list(EspeakEngine().start(PLAN)))
 
 
-def test_what_an_engine_says_of_itself_is_asked_for_anew(engine: ApartEngine) -> None:
+def test_what_an_engine_says_of_itself_is_asked_for_anew(engine: SubprocessEngine) -> None:
     known = engine.capabilities
     assert engine.inspect() == known
     os.kill(pid_of(engine), signal.SIGKILL)
@@ -51,7 +51,7 @@ def test_what_an_engine_says_of_itself_is_asked_for_anew(engine: ApartEngine) ->
     assert engine.inspect() == known, "an engine that is lost keeps its name"
 
 
-def test_a_process_that_dies_is_a_lost_engine(engine: ApartEngine) -> None:
+def test_a_process_that_dies_is_a_lost_engine(engine: SubprocessEngine) -> None:
     reader = iter(engine.start(PLAN))
     next(reader)
     os.kill(pid_of(engine), signal.SIGKILL)
@@ -64,7 +64,7 @@ def test_a_process_that_dies_is_a_lost_engine(engine: ApartEngine) -> None:
 
 
 def test_what_it_refuses_comes_over_in_words() -> None:
-    engine = ApartEngine("vibevoice", model="/nowhere/at/all")
+    engine = SubprocessEngine("vibevoice", model="/nowhere/at/all")
     with pytest.raises(EngineError) as caught:
         engine.check()
     assert str(caught.value)
@@ -74,8 +74,8 @@ def test_what_it_refuses_comes_over_in_words() -> None:
 
 def test_it_ends_with_its_parent_even_when_that_is_killed() -> None:
     code = (
-        "import os, signal; from engines.subprocess import ApartEngine\n"
-        "engine = ApartEngine('espeak'); engine.load()\n"
+        "import os, signal; from engines.subprocess import SubprocessEngine\n"
+        "engine = SubprocessEngine('espeak'); engine.load()\n"
         "print(engine._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     run = subprocess.run(
@@ -94,7 +94,7 @@ def test_it_ends_with_its_parent_even_when_that_is_killed() -> None:
 
 
 def test_a_cancel_frees_the_other_side_at_once(
-    engine: ApartEngine, monkeypatch: pytest.MonkeyPatch
+    engine: SubprocessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engines.subprocess._END_SEC", 120)
     reader = iter(engine.start(PLAN))

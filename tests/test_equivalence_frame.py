@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode  # isort: skip
 from torch.utils._python_dispatch import TorchDispatchMode  # isort: skip
 from torch.utils._pytree import tree_leaves  # isort: skip
 
-from engines.vibevoice.fast.graph_shape import Bucket  # isort: skip
-from engines.vibevoice.fast.step import Frame  # isort: skip
+from engines.vibevoice.fast.graph_shape import GraphShape  # isort: skip
+from engines.vibevoice.fast.step import Step  # isort: skip
 from engines.vibevoice.fast.layers.noise import Noise  # isort: skip
 from engines.vibevoice.fast.slots import IDLE, Slots  # isort: skip
 from engines.vibevoice.fast.layers.weights import load_weights  # isort: skip
@@ -36,8 +36,8 @@ def network() -> Any:
 
 
 @functools.cache
-def frame() -> Frame:
-    return Frame(weights_of(network()), TOKENS, CAPACITY)
+def frame() -> Step:
+    return Step(weights_of(network()), TOKENS, CAPACITY)
 
 
 def prompt(seed: int) -> list[int]:
@@ -132,7 +132,7 @@ def run(count: int, arrivals: Sequence[tuple[int, Case]], context: int = 128) ->
         for slot, (_, _, left) in inside.items():
             slots.preference[slot, TOKENS.choices.index(left[0])] = 1e9
         for steps in {arrived.steps for _, arrived, _ in inside.values()}:
-            frame()(slots, Bucket(count, context, steps))
+            frame()(slots, GraphShape(count, context, steps))
             for slot, (index, _, left) in list(inside.items()):
                 if slots.chosen[slot] == IDLE:
                     continue
@@ -171,19 +171,19 @@ def test_the_size_of_the_context_makes_no_difference() -> None:
 
 
 def test_what_is_in_the_other_slots_makes_no_difference() -> None:
-    """Nor when a chunk was admitted: to the bit where the bucket is the same."""
+    """Nor when a chunk was admitted: to the bit where the shape is the same."""
     (alone,) = run(4, [(0, case(0))])
     crowded = run(4, [(0, case(6)), (0, case(1)), (2, case(5)), (3, case(0))])[3]
     assert torch.equal(alone, crowded)
 
 
-def test_a_slot_that_is_not_in_the_bucket_keeps_its_state() -> None:
+def test_a_slot_that_is_not_in_the_shape_keeps_its_state() -> None:
     slots = new_slots(2)
     admit(slots, 0, case(0))
     admit(slots, 1, case(3))  # five steps
     before = [t[1].clone() for t in (slots.x, slots.lengths, slots.past, slots.used, slots.left)]
     slots.preference[:, TOKENS.choices.index(D)] = 1e9
-    frame()(slots, Bucket(2, 128, 10))
+    frame()(slots, GraphShape(2, 128, 10))
     after = [t[1] for t in (slots.x, slots.lengths, slots.past, slots.used, slots.left)]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert slots.chosen.tolist() == [TOKENS.choices.index(D), IDLE]
@@ -197,7 +197,7 @@ def test_a_limit_ends_a_slot() -> None:
     slots.preference[:, TOKENS.choices.index(D)] = 1e9
     active = []
     for _ in range(4):
-        frame()(slots, Bucket(1, 128, 10))
+        frame()(slots, GraphShape(1, 128, 10))
         active.append(bool(slots.active[0]))
     assert active == [True, True, False, False]
     assert slots.chosen.tolist() == [IDLE]
@@ -230,10 +230,10 @@ class Watch(TorchFunctionMode):
 def test_a_frame_asks_for_no_value_and_takes_none_from_the_host() -> None:
     slots = new_slots(2)
     admit(slots, 0, case(0))
-    bucket = Bucket(2, 128, 10)
-    frame()(slots, bucket)  # what is made once is made now
+    shape = GraphShape(2, 128, 10)
+    frame()(slots, shape)  # what is made once is made now
     with Watch() as watch:
-        frame()(slots, bucket)
+        frame()(slots, shape)
         assert watch.found == []
         assert watch.count > 1000
         float(slots.x[0, 0])  # and it would be seen
@@ -272,19 +272,19 @@ def test_all_that_a_frame_touches_is_on_its_device(monkeypatch: pytest.MonkeyPat
 
     sizes = sizes_of(net)
     weights = load_weights(source, sizes, TOKENS.choices, meta, torch.bfloat16)
-    made = Frame(weights, TOKENS, CAPACITY)
+    made = Step(weights, TOKENS, CAPACITY)
     codecs = (made.decoder, made.encoder)
     slots = Slots(sizes, 3, CAPACITY, len(TOKENS.choices), codecs, meta, torch.bfloat16)
-    made(slots, Bucket(3, 128, 10))  # what is made once is made now
+    made(slots, GraphShape(3, 128, 10))  # what is made once is made now
     with Strays() as found_in_frames:
         made.language.prefill(slots.x[:2], 5, slots.cache, 2)
-        made(slots, Bucket(3, 128, 10))
+        made(slots, GraphShape(3, 128, 10))
         slots.release(1, wipe=True)
         slots.grow(2 * CAPACITY)
     with Strays() as found_while_growing:
         made.grow(2 * CAPACITY)
     with found_in_frames:
-        made(slots, Bucket(2, 2 * CAPACITY, 10))
+        made(slots, GraphShape(2, 2 * CAPACITY, 10))
     assert found_in_frames.found == []
     assert found_in_frames.count > 3000
     assert found_while_growing.found, "a rotation's angles are worked out on the host: it is seen"

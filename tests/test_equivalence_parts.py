@@ -13,7 +13,7 @@ from tests import vibevoice_fixtures as vibevoice  # skips where torch is missin
 from engines.vibevoice.architecture import Unsupported, architecture  # isort: skip
 from engines.vibevoice.fast.layers.kv_cache import KVCache  # isort: skip
 from engines.vibevoice.fast.layers.codec import Codec  # isort: skip
-from engines.vibevoice.fast.step import Frame, connect  # isort: skip
+from engines.vibevoice.fast.step import Step, connect  # isort: skip
 from engines.vibevoice.fast.layers.head import Head  # isort: skip
 from engines.vibevoice.fast.layers.language import LanguageModel  # isort: skip
 from engines.vibevoice.fast.layers.noise import Noise, noise_seed  # isort: skip
@@ -417,5 +417,5 @@ def test_the_published_models_fit() -> None:
 
 
 def test_the_embedding_of_choices_is_the_models() -> None:
-    frame = Frame(weights(), TOKENS, 64)
+    frame = Step(weights(), TOKENS, 64)
     assert torch.equal(frame._embedded, weights().embedding[[3, 12, 13, 14]])

@@ -74,8 +74,8 @@ class TestContract(EngineContract):
         )
 
 
-class TestContractOfMixedBuckets(TestContract):
-    """Chunks whose seed nobody asked for run in whatever bucket is cheapest."""
+class TestContractOfMixedShapes(TestContract):
+    """Chunks whose seed nobody asked for run in whatever graph shape is cheapest."""
 
     deterministic = False
 
@@ -270,7 +270,7 @@ def test_a_longer_chunk_than_slots_hold_makes_them_hold_it(own: VibeVoiceEngine)
     others = [event.samples for event in reading if isinstance(event, Frame)]
     wanted = samples(vibevoice.engine().start(plan(f"{TEXT} " * 9, seed=3)))
     assert_close(np.concatenate(others), wanted[3200:])
-    assert np.array_equal(samples(own.start(plan(TEXT))), before), "in its bucket as before"
+    assert np.array_equal(samples(own.start(plan(TEXT))), before), "in its shape as before"
 
 
 @pytest.mark.parametrize("where", ["frame", "state"])
@@ -414,10 +414,10 @@ def test_closing_ends_all_speeches_and_loading_brings_the_model_back(
     assert np.array_equal(samples(own.start(plan(TEXT))), before)
 
 
-def test_details_say_what_speaks_and_in_which_bucket_a_seed_repeats() -> None:
+def test_details_say_what_speaks_and_in_which_graph_shape_a_seed_repeats() -> None:
     details = engine().capabilities.details
     assert (details["runtime"], details["device"], details["dtype"]) == ("fast", "cpu", "float32")
-    assert (details["attention"], details["bucket"]) == ("sdpa", "4x2048")
+    assert (details["attention"], details["graph_shape"]) == ("sdpa", "4x2048")
     assert details["weights"].startswith("test model, 1.")
     assert "convolutions" not in details, "off CUDA nothing is chosen"
 

@@ -11,7 +11,7 @@ from tests.engine_contract import by_chunk, in_threads
 
 from bench.gpu_card import fill  # isort: skip
 from engines.vibevoice.fast.batch import Batch  # isort: skip
-from engines.vibevoice.fast.graph_shape import Bucket  # isort: skip
+from engines.vibevoice.fast.graph_shape import GraphShape  # isort: skip
 from engines.vibevoice.engine import VibeVoiceEngine  # isort: skip
 from engines.vibevoice.fast.runtime import FastRuntime  # isort: skip
 from tests.test_fast_engine import TestContract as CpuContract  # isort: skip
@@ -63,16 +63,16 @@ def rest(batch: Batch) -> None:
 
 @pytest.mark.parametrize("slots", [1, 4, 8])
 def test_a_graph_gives_the_bits_of_the_same_code_run_eagerly(engine: Any, slots: int) -> None:
-    batch, bucket = batch_of(engine), Bucket(slots, 512, 10)
-    batch.graphs.capture(bucket)
-    assert bucket in batch.graphs._graphs
+    batch, shape = batch_of(engine), GraphShape(slots, 512, 10)
+    batch.graphs.capture(shape)
+    assert shape in batch.graphs._graphs
     fill(batch)
     for _ in range(3):
-        batch.frame(batch.state, bucket)
+        batch.frame(batch.state, shape)
     eager = out(batch)
     fill(batch)
     for _ in range(3):
-        batch.graphs.run(bucket)
+        batch.graphs.run(shape)
     for one, other in zip(eager, out(batch), strict=True):
         assert torch.equal(one, other)
     rest(batch)
@@ -82,23 +82,23 @@ def test_capturing_leaves_slots_that_are_at_work_alone(engine: Any) -> None:
     batch = batch_of(engine)
     fill(batch)
     before = out(batch)[1:4]
-    batch.graphs.capture(Bucket(8, 1024, 7))
+    batch.graphs.capture(GraphShape(8, 1024, 7))
     assert all(torch.equal(a, b) for a, b in zip(before, out(batch)[1:4], strict=True))
     assert batch.state.active.all()
     rest(batch)
 
 
 def test_two_thousand_frames_do_not_take_more_memory_than_the_first(engine: Any) -> None:
-    batch, bucket = batch_of(engine), Bucket(8, 512, 10)
+    batch, shape = batch_of(engine), GraphShape(8, 512, 10)
     fill(batch)
-    batch.graphs.run(bucket)
+    batch.graphs.run(shape)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
     for _ in range(2000):
         with torch.inference_mode():
             batch.state.lengths.clamp_(max=400)
             batch.state.used.zero_()
-        batch.graphs.run(bucket)
+        batch.graphs.run(shape)
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() <= before[0]
     assert torch.cuda.mem_get_info()[0] >= before[1] - (1 << 20)
@@ -106,11 +106,11 @@ def test_two_thousand_frames_do_not_take_more_memory_than_the_first(engine: Any)
 
 
 def test_without_memory_for_a_graph_the_frame_runs_eagerly(engine: Any) -> None:
-    batch, bucket = batch_of(engine), Bucket(2, 512, 3)
+    batch, shape = batch_of(engine), GraphShape(2, 512, 3)
     kept, batch.graphs._reserve = batch.graphs._reserve, 1 << 60
-    batch.graphs.run(bucket)
+    batch.graphs.run(shape)
     batch.graphs._reserve = kept
-    assert bucket in batch.graphs._eager
+    assert shape in batch.graphs._eager
 
 
 def test_a_seed_repeats_to_the_bit_whatever_else_runs(engine: Any) -> None:

@@ -165,7 +165,7 @@ def test_on_a_card_frames_are_captured_and_held_against_eager_ones_to_the_bit() 
     (frame,) = named(rows, "frame 8x1024")
     assert set(frame.figures) == {"eager_sdpa_ms", "captured_sdpa_ms"}
     captured = {row.name for row in named(rows, "capture")}
-    assert captured == {f"capture {bucket}" for bucket in ("1x512", "1x1024", "8x512", "8x1024")}
+    assert captured == {f"capture {shape}" for shape in ("1x512", "1x1024", "8x512", "8x1024")}
     assert {row.name: row.status for row in rows}["memory"] == "ok"
     (pace,) = named(rows, "audio a second")
     (cost,) = named(rows, "cost of an audio hour")

@@ -17,12 +17,12 @@ pytest.importorskip("torch")
 import torch
 
 from engines.vibevoice.failures import free_memory
-from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.graph_shape import GraphShape
 from engines.vibevoice.fast.graphs import Graphs
 from request.errors import EngineLost
 
 GIB = 1 << 30
-ONE, OTHER, LARGE = Bucket(1, 512, 10), Bucket(2, 512, 10), Bucket(4, 2048, 10)
+ONE, OTHER, LARGE = GraphShape(1, 512, 10), GraphShape(2, 512, 10), GraphShape(4, 2048, 10)
 BROKEN = torch.AcceleratorError("CUDA error: operation failed due to a previous error")
 STUCK = "captures_underway.empty() INTERNAL ASSERT FAILED"
 
@@ -113,7 +113,7 @@ class Cuda:
             self.now = before
 
 
-class Frame:
+class Step:
     """Makes nothing, and sees who is active."""
 
     def __init__(self, cuda: Cuda) -> None:
@@ -122,14 +122,14 @@ class Frame:
         self.active: list[list[bool]] = []
         self.impossible: Exception | None = None
 
-    def __call__(self, slots: Any, bucket: Bucket) -> None:
+    def __call__(self, slots: Any, shape: GraphShape) -> None:
         self.active.append(slots.active.tolist())
         if self.impossible is not None:
             raise self.impossible
         if self.cuda.broken is not None and self.cuda.capturing:
             raise self.cuda.broken
         did = "capture" if self.cuda.capturing else "make"
-        self.cuda.did.append(did if bucket == ONE else f"{did} {bucket}")
+        self.cuda.did.append(did if shape == ONE else f"{did} {shape}")
 
 
 @pytest.fixture
@@ -143,8 +143,8 @@ def slots() -> Any:
 
 
 @pytest.fixture
-def frame(cuda: Cuda) -> Frame:
-    return Frame(cuda)
+def frame(cuda: Cuda) -> Step:
+    return Step(cuda)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_frame_is_captured_once_and_then_replayed(graphs: Graphs, cuda: Cuda) 
 
 
 def test_nobody_is_active_while_a_frame_is_captured(
-    graphs: Graphs, frame: Frame, slots: Any
+    graphs: Graphs, frame: Step, slots: Any
 ) -> None:
     graphs.capture(ONE)
     assert frame.active == [[False, False]] * 2
@@ -187,12 +187,12 @@ def test_with_too_little_memory_a_frame_is_made_eagerly(
 # Where no seed asks for one shape
 
 
-def test_a_listener_waits_for_no_capture_where_a_larger_bucket_has_a_graph(
+def test_a_listener_waits_for_no_capture_where_a_larger_shape_has_a_graph(
     graphs: Graphs, cuda: Cuda
 ) -> None:
-    graphs.capture(Bucket(4, 4096, 10))
+    graphs.capture(GraphShape(4, 4096, 10))
     graphs.capture(LARGE)
-    graphs.capture(Bucket(4, 512, 5))
+    graphs.capture(GraphShape(4, 512, 5))
     cuda.did.clear()
     graphs.run(ONE, exact=False)
     assert cuda.did == ["replay"]
@@ -219,7 +219,7 @@ def test_a_seed_gets_its_own_shape_whatever_is_captured(graphs: Graphs, cuda: Cu
     assert cuda.did == ["make", "capture", "replay"]
 
 
-def test_what_no_larger_bucket_may_serve_is_made_eagerly_in_its_own(
+def test_what_no_larger_shape_may_serve_is_made_eagerly_in_its_own(
     graphs: Graphs, cuda: Cuda
 ) -> None:
     cuda.free = GIB - 1
@@ -270,11 +270,11 @@ def test_after_two_failures_in_a_row_no_further_capture_is_tried(
 ) -> None:
     monkeypatch.setattr(graphs, "_works", lambda: True)
     graphs.capture(LARGE)
-    for bucket in (ONE, OTHER):
+    for shape in (ONE, OTHER):
         cuda.broken = BROKEN
-        graphs.capture(bucket)
+        graphs.capture(shape)
     cuda.broken, cuda.invalid, cuda.did = None, False, []
-    graphs.run(Bucket(2, 1024, 10))
+    graphs.run(GraphShape(2, 1024, 10))
     graphs.run(LARGE)
     assert cuda.did == ["make 2x1024", "replay"]
     assert not graphs.prepare()
@@ -286,12 +286,12 @@ def test_failures_that_are_not_in_a_row_do_not_end_it(
     monkeypatch.setattr(graphs, "_works", lambda: True)
     for slots, fails in enumerate((True, False, True, False), start=1):
         cuda.broken, cuda.invalid = BROKEN if fails else None, False
-        graphs.capture(Bucket(slots, 1024, 10))
+        graphs.capture(GraphShape(slots, 1024, 10))
     assert len(graphs) == 2
 
 
 def test_a_frame_that_cannot_be_made_at_all_is_no_failed_capture(
-    graphs: Graphs, frame: Frame, cuda: Cuda, slots: Any
+    graphs: Graphs, frame: Step, cuda: Cuda, slots: Any
 ) -> None:
     frame.impossible = RuntimeError("GET was unable to find an engine to execute this computation")
     with pytest.raises(RuntimeError, match="unable to find an engine"):

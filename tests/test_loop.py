@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 
 from engines.base import End, Frame, Samples
-from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.graph_shape import GraphShape
 from engines.vibevoice.fast.loop import Loop, SpeechJob
 from engines.vibevoice.fast.meter import Meter
 from engines.vibevoice.fast.scheduler import Occupant, Work
@@ -91,7 +91,7 @@ class ToyRunner:
         if wipe:
             self.wiped.append(occupant.slot)
 
-    def launch(self, bucket: Bucket, occupants: Sequence[Occupant[Any]]) -> Any:
+    def launch(self, shape: GraphShape, occupants: Sequence[Occupant[Any]]) -> Any:
         if self.gate is not None:
             assert self.gate.acquire(timeout=30)
         self.launches += 1
@@ -100,7 +100,7 @@ class ToyRunner:
         made = {}
         for slot, state in self.device.items():
             work, frame, active = state
-            if slot >= bucket.slots or work.steps != bucket.steps or not active:
+            if slot >= shape.slots or work.steps != shape.steps or not active:
                 continue
             eos = frame == work.length
             state[1] += 1
@@ -171,9 +171,9 @@ class Timed(ToyRunner):
         super().admit(occupant, lease)
         self.now += 5
 
-    def launch(self, bucket: Bucket, occupants: Sequence[Occupant[Any]]) -> Any:
+    def launch(self, shape: GraphShape, occupants: Sequence[Occupant[Any]]) -> Any:
         self.now += 1
-        return super().launch(bucket, occupants)
+        return super().launch(shape, occupants)
 
 
 @pytest.mark.parametrize("lag", [0, 1])

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from engines.priority_lock import Line
+from engines.priority_lock import PriorityLock
 from request.errors import Cancelled
 
 
 def test_it_serves_in_the_order_of_arrival() -> None:
-    line, served, never = Line(), [], threading.Event()
+    line, served, never = PriorityLock(), [], threading.Event()
 
     def work(number: int) -> None:
         with line.enter(never):
@@ -28,7 +28,7 @@ def test_it_serves_in_the_order_of_arrival() -> None:
 
 
 def test_who_needs_it_sooner_is_served_before_who_came_earlier() -> None:
-    line, served, never = Line(), [], threading.Event()
+    line, served, never = PriorityLock(), [], threading.Event()
 
     def work(due: float) -> None:
         with line.enter(never, due):
@@ -46,7 +46,7 @@ def test_who_needs_it_sooner_is_served_before_who_came_earlier() -> None:
 
 
 def test_a_cancelled_waiter_leaves_the_line() -> None:
-    line, never, cancelled = Line(), threading.Event(), threading.Event()
+    line, never, cancelled = PriorityLock(), threading.Event(), threading.Event()
     outcome: list[str] = []
 
     def work() -> None:
@@ -69,7 +69,7 @@ def test_a_cancelled_waiter_leaves_the_line() -> None:
 
 
 def test_whoever_is_cancelled_before_is_not_served() -> None:
-    line, cancelled = Line(), threading.Event()
+    line, cancelled = PriorityLock(), threading.Event()
     cancelled.set()
     with pytest.raises(Cancelled), line.enter(cancelled):
         raise AssertionError("served")
@@ -78,14 +78,14 @@ def test_whoever_is_cancelled_before_is_not_served() -> None:
 
 
 def test_an_error_inside_lets_the_next_in() -> None:
-    line = Line()
+    line = PriorityLock()
     with pytest.raises(ValueError, match="inside"), line.enter(threading.Event()):
         raise ValueError("inside")
     assert not line._waiting
 
 
 def test_as_many_hold_it_as_it_has_places() -> None:
-    line, never, served = Line(2), threading.Event(), []
+    line, never, served = PriorityLock(2), threading.Event(), []
 
     def work() -> None:
         with line.enter(never):

@@ -8,11 +8,11 @@ from tempfile import TemporaryFile
 import numpy as np
 import pytest
 
-from audio.chunk_audio import KeptTake
+from audio.chunk_audio import KeptChunkAudio
 from audio.pcm import Samples
 from engines.base import Plan, PlannedChunk, Turn, Voice
 from request.errors import Cancelled, EngineError
-from synthesis.quality import Flaw, Recorded, Recorder
+from synthesis.quality import Flaw, QualityRetry, Recorded
 from tests.fake_engine import CAPABILITIES, FakeEngine, FakeSpeech, Reason
 from text.pace import Pace
 
@@ -40,17 +40,17 @@ PLAN = Plan(
     voices=(Voice("Alice"),),
 )
 GOOD: tuple[float, Reason] = (USUAL, "eos")
-Record = Callable[..., tuple[list[Recorded[KeptTake]], list[str]]]
+Record = Callable[..., tuple[list[Recorded[KeptChunkAudio]], list[str]]]
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
     def record(
         engine: FakeEngine, max_retries: int = 1, pace: Pace | None = None, plan: Plan = PLAN
-    ) -> tuple[list[Recorded[KeptTake]], list[str]]:
-        recorder = Recorder(engine, pace or Pace(3), max_retries)
+    ) -> tuple[list[Recorded[KeptChunkAudio]], list[str]]:
+        recorder = QualityRetry(engine, pace or Pace(3), max_retries)
         with TemporaryFile(dir=tmp_path) as spool:
-            recorded = recorder.record(plan, lambda: KeptTake(spool, 24_000, 1))
+            recorded = recorder.record(plan, lambda: KeptChunkAudio(spool, 24_000, 1))
         return recorded, recorder.warnings
 
     return record
@@ -147,8 +147,8 @@ def test_samples_that_are_no_numbers_are_an_error(record: Record) -> None:
 
 def test_a_recorder_cancelled_before_it_starts_speaks_nothing(tmp_path: Path) -> None:
     engine = FakeEngine()
-    recorder = Recorder(engine, Pace(3), 1)
+    recorder = QualityRetry(engine, Pace(3), 1)
     recorder.cancel()
     with TemporaryFile(dir=tmp_path) as spool, pytest.raises(Cancelled):
-        recorder.record(PLAN, lambda: KeptTake(spool, 24_000, 1))
+        recorder.record(PLAN, lambda: KeptChunkAudio(spool, 24_000, 1))
     assert engine.speeches[0].cancelled

@@ -86,7 +86,9 @@ def test_the_http_example_and_the_socket_example_make_files(tmp_path: Path) -> N
 
 
 def test_the_streaming_page_names_every_message_and_field() -> None:
-    server = "".join((ROOT / "web" / f"{name}.py").read_text() for name in ("session", "replies"))
+    server = "".join(
+        (ROOT / "api" / "socket" / f"{name}.py").read_text() for name in ("session", "replies")
+    )
     for kind in set(re.findall(r'"type": "([a-z.]+)"', server)) | set(TYPES):
         assert f"`{kind}`" in STREAMING, kind
     for field in re.findall(r'^ +"([a-z_]+)": ', server, re.M):

@@ -22,7 +22,7 @@ from synthesis.inference import VibeVoiceInference
 from tests.bad_network import Handler, answering, dripping, dripping_head, mute, serving
 from tests.fake_engine import FakeEngine
 from tests.test_stream import filed
-from voices.request_voices import GuestVoices
+from voices.request_voices import RequestVoices
 
 
 def recording(seconds: float = 4, file_format: str = "WAV") -> bytes:
@@ -233,7 +233,7 @@ def test_requests_that_cannot_hold_a_voice_are_refused(
 def test_a_recording_is_decoded_once_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guests = GuestVoices()
+    guests = RequestVoices()
     first, _ = guests.resolve(recording(), tmp_path, "voice_base64")
     monkeypatch.setattr("voices.request_voices.decode", None)
     again, _ = guests.resolve(recording(), tmp_path, "voice_base64")
@@ -244,7 +244,7 @@ def test_a_recording_is_decoded_once_and_leaves_no_file(
 def test_a_long_recording_is_trimmed_with_a_warning_and_a_short_one_refused(
     tmp_path: Path,
 ) -> None:
-    guests = GuestVoices()
+    guests = RequestVoices()
     voice, warnings = guests.resolve(recording(40), tmp_path, "voice_base64")
     assert voice.samples is not None
     assert len(voice.samples) == 30 * 24_000
@@ -254,7 +254,7 @@ def test_a_long_recording_is_trimmed_with_a_warning_and_a_short_one_refused(
 
 
 def test_only_the_last_recordings_are_remembered(tmp_path: Path) -> None:
-    guests = GuestVoices()
+    guests = RequestVoices()
     for index in range(40):
         guests.resolve(recording(3 + index / 100), tmp_path, "voice_base64")
     assert len(guests._known) == 32

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, Bucket, context_for, power_of_two
+from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, GraphShape, context_for, power_of_two
 from engines.vibevoice.fast.scheduler import SMALLEST_CONTEXT, Job, Occupant, Scheduler, Work
 
 
@@ -114,39 +114,39 @@ def test_a_dropped_job_gives_its_slots_back() -> None:
     assert [who for who, _ in fill(scheduler)] == [two, two]
 
 
-def test_a_repeatable_chunk_runs_in_the_bucket_of_its_size() -> None:
+def test_a_repeatable_chunk_runs_in_the_shape_of_its_size() -> None:
     scheduler = scheduler_of(4, Job([work(repeatable=True)]))
     fill(scheduler)
-    assert scheduler.buckets() == [Bucket(4, FIXED_CONTEXT, 10)]
+    assert scheduler.shapes() == [GraphShape(4, FIXED_CONTEXT, 10)]
     longer = scheduler_of(4, Job([work(tokens=FIXED_CONTEXT, repeatable=True)]))
     fill(longer)
-    assert longer.buckets() == [Bucket(4, 2 * FIXED_CONTEXT, 10)]
+    assert longer.shapes() == [GraphShape(4, 2 * FIXED_CONTEXT, 10)]
 
 
 def test_where_shapes_cost_nothing_a_frame_reaches_hardly_farther_than_its_chunks() -> None:
     scheduler: Scheduler[Work] = Scheduler(4, context_step=128)
     scheduler.add(Job([work(tokens=500, limit=1000)]))
     fill(scheduler)
-    assert scheduler.buckets() == [Bucket(1, 512, 10)]
+    assert scheduler.shapes() == [GraphShape(1, 512, 10)]
     scheduler.occupants[0].launched = 12
-    assert scheduler.buckets() == [Bucket(1, 512, 10)]
+    assert scheduler.shapes() == [GraphShape(1, 512, 10)]
     scheduler.occupants[0].launched = 13
-    assert scheduler.buckets() == [Bucket(1, 640, 10)]
+    assert scheduler.shapes() == [GraphShape(1, 640, 10)]
 
 
-def test_other_chunks_run_in_the_smallest_bucket() -> None:
+def test_other_chunks_run_in_the_smallest_shape() -> None:
     scheduler = scheduler_of(8, job(3))
     fill(scheduler)
-    assert scheduler.buckets() == [Bucket(4, SMALLEST_CONTEXT, 10)]
+    assert scheduler.shapes() == [GraphShape(4, SMALLEST_CONTEXT, 10)]
     scheduler.occupants[1].launched = 60
-    assert scheduler.buckets() == [Bucket(4, SMALLEST_CONTEXT, 10)]
+    assert scheduler.shapes() == [GraphShape(4, SMALLEST_CONTEXT, 10)]
     other = scheduler_of(8, Job([work(tokens=500, limit=1000)]))
     fill(other)
     other.occupants[0].launched = 12
     assert other.occupants[0].reach == 512
-    assert other.buckets() == [Bucket(1, 512, 10)]
+    assert other.shapes() == [GraphShape(1, 512, 10)]
     other.occupants[0].launched = 13
-    assert other.buckets() == [Bucket(1, 1024, 10)]
+    assert other.shapes() == [GraphShape(1, 1024, 10)]
 
 
 def test_a_chunk_never_reaches_beyond_its_context() -> None:
@@ -157,7 +157,7 @@ def test_a_chunk_never_reaches_beyond_its_context() -> None:
 def test_each_number_of_steps_has_a_frame_of_its_own() -> None:
     scheduler = scheduler_of(4, Job([work(steps=20), work(steps=5), work(steps=20)]))
     fill(scheduler)
-    assert [bucket.steps for bucket in scheduler.buckets()] == [5, 20]
+    assert [shape.steps for shape in scheduler.shapes()] == [5, 20]
 
 
 def test_a_chunk_that_needs_another_bucket_waits_and_holds_up_those_behind_it() -> None:
@@ -171,7 +171,7 @@ def test_a_chunk_that_needs_another_bucket_waits_and_holds_up_those_behind_it() 
     for slot in (1, 2, 3):
         scheduler.finish(scheduler.occupants[slot])
     assert fill(scheduler) == [(big, 0)]
-    assert scheduler.buckets() == [Bucket(4, 4096, 10)]
+    assert scheduler.shapes() == [GraphShape(4, 4096, 10)]
 
 
 def test_what_is_not_repeatable_runs_beside_a_larger_fixed_bucket() -> None:
@@ -179,7 +179,7 @@ def test_what_is_not_repeatable_runs_beside_a_larger_fixed_bucket() -> None:
         4, Job([work(tokens=3000, repeatable=True)]), Job([work()]), Job([work(tokens=9000)])
     )
     assert len(fill(scheduler)) == 2
-    assert scheduler.buckets() == [Bucket(4, 4096, 10)]
+    assert scheduler.shapes() == [GraphShape(4, 4096, 10)]
 
 
 @pytest.mark.parametrize(("value", "power"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (2048, 2048)])
@@ -265,7 +265,7 @@ class Schedules(RuleBasedStateMachine):
 
     @invariant()
     def every_slot_is_in_exactly_one_frame_that_reaches_it(self) -> None:
-        buckets = {bucket.steps: bucket for bucket in self.scheduler.buckets()}
+        buckets = {bucket.steps: bucket for bucket in self.scheduler.shapes()}
         for slot, occupant in self.scheduler.occupants.items():
             bucket = buckets[occupant.work.steps]
             assert slot < bucket.slots <= self.scheduler.slots

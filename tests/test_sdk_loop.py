@@ -18,7 +18,7 @@ from tests.answers import audio_of
 from tests.fake_worker import SECRET_PATH
 from tests.runpod_api import RunPodApi
 from tests.runpod_wire import RUN_LIMIT, Job
-from tests.worker import FAKE, Worker, worker
+from tests.worker_process import FAKE, Worker, worker
 
 pytestmark = pytest.mark.process
 SECRET = "the callers secret words"

@@ -14,7 +14,7 @@ from bench.prose import prose
 from tests.runpod_api import RunPodApi
 from tests.swift import swift_bucket
 from tests.test_request import JSON, NAMES
-from tests.worker import Worker, worker
+from tests.worker_process import Worker, worker
 
 pytestmark = pytest.mark.soak
 

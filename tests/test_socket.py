@@ -687,8 +687,8 @@ def test_waiting_for_the_engine_is_no_silence(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    for module in ("session", "speaker"):
-        monkeypatch.setattr(f"web.{module}.time", SimpleNamespace(monotonic=lambda: now))
+    for module in ("session", "playback"):
+        monkeypatch.setattr(f"api.socket.{module}.time", SimpleNamespace(monotonic=lambda: now))
     engine = HeldEngine(steady)
     server = start(engine, SESSION_IDLE_SEC="0.1")
 
@@ -724,8 +724,8 @@ def test_a_silent_session_is_closed(start: Start) -> None:
 
 def test_silence_begins_with_the_last_sound(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    for module in ("session", "speaker"):
-        monkeypatch.setattr(f"web.{module}.time", SimpleNamespace(monotonic=lambda: now))
+    for module in ("session", "playback"):
+        monkeypatch.setattr(f"api.socket.{module}.time", SimpleNamespace(monotonic=lambda: now))
     engine = HeldEngine(steady)
     server = start(engine, SESSION_IDLE_SEC="0.1")
 

@@ -14,7 +14,7 @@ from provision.in_use import stay_in_use
 from tests.bootstrap_site import until
 from tests.http_server import server_process
 from tests.runpod_api import RunPodApi
-from tests.worker import worker
+from tests.worker_process import worker
 from worker.startup import every
 
 

@@ -19,10 +19,10 @@ from audio.codecs import FORMATS
 from audio.pcm import Samples
 from config import Settings
 from engines.base import End, Frame
-from engines.priority_lock import Line
+from engines.priority_lock import PriorityLock
 from request.errors import Cancelled, EngineError
 from request.model import Defaults, SpeechRequest, parse_request
-from synthesis.inference import Began, Piece, Result, VibeVoiceInference
+from synthesis.inference import AudioPart, Result, StreamStart, VibeVoiceInference
 from synthesis.stream import MOST_PIECE_BYTES, StreamJob, in_order
 from tests.fake_engine import FakeEngine
 from tests.http_server import wait_for
@@ -58,7 +58,7 @@ def streamed(inference: VibeVoiceInference, asked: SpeechRequest) -> tuple[list[
             async for piece in inference.stream(asked, Path(folder)):
                 if isinstance(piece, Result):
                     return pieces, piece
-                if isinstance(piece, Piece):
+                if isinstance(piece, AudioPart):
                     pieces.append(piece.data)
         raise AssertionError("no result")
 
@@ -118,9 +118,9 @@ def test_the_first_piece_leaves_before_the_last_frame_is_made(
         with inference.workspace() as folder:
             async with aclosing(inference.stream(request("One."), Path(folder))) as pieces:
                 async for piece in pieces:
-                    if isinstance(piece, Began):
+                    if isinstance(piece, StreamStart):
                         continue
-                    assert isinstance(piece, Piece)
+                    assert isinstance(piece, AudioPart)
                     assert 0 < len(piece.data) < 3200 * 10 * 2
                     return len(piece.data)
         return 0
@@ -136,12 +136,12 @@ def test_what_is_planned_is_told_before_the_first_sound(inference: VibeVoiceInfe
             return [item async for item in inference.stream(asked, Path(folder))]
 
     first, *pieces, last = asyncio.run(main())
-    assert isinstance(first, Began) and isinstance(last, Result)
+    assert isinstance(first, StreamStart) and isinstance(last, Result)
     assert (first.voices, first.seed, first.sample_rate) == (("Alice",), 7, 24_000)
     assert [warning.split(";")[0] for warning in first.warnings] == [
         "speaker_name: no voice 'nobody'"
     ]
-    assert all(isinstance(piece, Piece) for piece in pieces)
+    assert all(isinstance(piece, AudioPart) for piece in pieces)
 
 
 def test_without_grouping_every_frame_is_a_piece_and_another_rate_is_only_that(
@@ -149,13 +149,13 @@ def test_without_grouping_every_frame_is_a_piece_and_another_rate_is_only_that(
 ) -> None:
     engine.audio = lambda _: np.full(3200 * 20, 0.5, np.float32)
 
-    async def main() -> list[Piece]:
+    async def main() -> list[AudioPart]:
         with inference.workspace() as folder:
             asked = request("One.")
             items = inference.stream(
                 asked, Path(folder), sample_rate=48_000, longest_piece_sec=0, longest_block_sec=0
             )
-            return [item async for item in items if isinstance(item, Piece)]
+            return [item async for item in items if isinstance(item, AudioPart)]
 
     pieces = asyncio.run(main())
     assert len(pieces) >= 20
@@ -172,7 +172,7 @@ def test_who_is_ahead_gets_larger_blocks_and_the_first_frame_alone(
     async def main() -> list[int]:
         with inference.workspace() as folder:
             items = inference.stream(request("One."), Path(folder), longest_piece_sec=0)
-            return [len(item.data) // 2 async for item in items if isinstance(item, Piece)]
+            return [len(item.data) // 2 async for item in items if isinstance(item, AudioPart)]
 
     counts = asyncio.run(main())
     assert sum(counts) == 3200 * 400
@@ -204,7 +204,7 @@ def test_who_has_less_sound_ahead_comes_first(
     inference: VibeVoiceInference, engine: FakeEngine, tmp_path: Path
 ) -> None:
     engine.audio = lambda _: np.full(24_000 * 120, 0.5, np.float32)
-    inference.cpu = Line(1)
+    inference.cpu = PriorityLock(1)
     ahead, new = StreamJob(inference, request("One.")), StreamJob(inference, request("One."))
     for job in (ahead, new):
         job.plan(tmp_path)
@@ -231,7 +231,7 @@ def test_who_has_less_sound_ahead_comes_first(
 
 
 def test_who_is_cancelled_waits_for_no_turn(inference: VibeVoiceInference, tmp_path: Path) -> None:
-    inference.cpu = Line(1)
+    inference.cpu = PriorityLock(1)
     job = StreamJob(inference, request("One."))
     job.plan(tmp_path)
     outcome: list[str] = []
@@ -313,7 +313,7 @@ def test_a_listener_who_leaves_stops_the_engine(
     async def listen(folder: Path) -> None:
         async with aclosing(inference.stream(request("One."), folder)) as pieces:
             async for piece in pieces:
-                if how == "close" and isinstance(piece, Piece):
+                if how == "close" and isinstance(piece, AudioPart):
                     return
 
     async def main() -> None:
@@ -351,7 +351,7 @@ def test_a_slow_listener_holds_the_engine_back(
         with inference.workspace() as folder:
             async with aclosing(inference.stream(asked, Path(folder))) as pieces:
                 async for piece in pieces:
-                    if isinstance(piece, Began):
+                    if isinstance(piece, StreamStart):
                         continue
                     await asyncio.sleep(0.5)
                     return len(begun)

@@ -13,7 +13,7 @@ import pytest
 from tests import vibevoice_fixtures as vibevoice  # skips where torch is missing
 
 from engines.vibevoice.engine import VibeVoiceEngine  # isort: skip
-from engines.vibevoice.fast.step import Frame  # isort: skip
+from engines.vibevoice.fast.step import Step  # isort: skip
 from engines.vibevoice.fast.trial import make_trial  # isort: skip
 from engines.vibevoice.reference import Reference  # isort: skip
 from request.errors import EngineError, EngineLost  # isort: skip
@@ -38,14 +38,14 @@ def own() -> Iterator[VibeVoiceEngine]:
 
 def failing(patch: pytest.MonkeyPatch, error: Exception, calls: int = 0) -> None:
     """Frames raise from a call on, counted from 0."""
-    make, seen = Frame.__call__, iter(range(10**6))
+    make, seen = Step.__call__, iter(range(10**6))
 
-    def called(frame: Frame, slots: Any, bucket: Any) -> None:
+    def called(frame: Step, slots: Any, shape: Any) -> None:
         if next(seen) >= calls:
             raise error
-        make(frame, slots, bucket)
+        make(frame, slots, shape)
 
-    patch.setattr(Frame, "__call__", called)
+    patch.setattr(Step, "__call__", called)
 
 
 def test_a_trial_leaves_nothing_behind(own: VibeVoiceEngine) -> None:
@@ -173,7 +173,7 @@ def test_a_load_on_a_gpu_finds_out_what_nobody_asked_for(
     details = own.capabilities.details
     assert details["device"] == "NVIDIA H100 80GB HBM3"
     assert (details["attention"], details["convolutions"]) == ("sdpa", "products 19")
-    assert details["bucket"] == "32x2048"
+    assert details["graph_shape"] == "32x2048"
     assert (batch_of(own).slots, batch_of(own).state.capacity) == (32, 4096)
     assert "attention of 64 rows: sdpa (sdpa 3000000 us)" in caplog.text
     assert "attention: flash-attn has no kernel for KV caches" in caplog.text

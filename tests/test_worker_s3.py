@@ -15,7 +15,7 @@ from tests.bad_network import resetting, serving, slowed
 from tests.runpod_api import RunPodApi
 from tests.swift import SECRET_KEY, settings
 from tests.test_s3 import contents
-from tests.worker import FAKE, Worker, worker
+from tests.worker_process import FAKE, Worker, worker
 
 pytestmark = pytest.mark.process
 LARGE = "frames1400"  # 187 s: 9.0 MB as wav, more than an answer carries

@@ -9,7 +9,7 @@ import pytest
 from tests.answers import audio_of
 from tests.runpod_api import RunPodApi
 from tests.runpod_wire import Job
-from tests.worker import FAKE, Worker, worker
+from tests.worker_process import FAKE, Worker, worker
 
 pytestmark = pytest.mark.process
 SECRET = "the callers secret words"

@@ -14,7 +14,7 @@ Pieces = Sequence[Piece]
 """What takes a match's place: new text, or what stays as it is: a group's number or a slice."""
 
 
-class Traced:
+class AlignedText:
     """A string and, for each of its characters, the offset of its origin in the source."""
 
     __slots__ = ("at", "text")

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 
 from request.values import MAX_SPEAKERS
-from text.aligned import Pieces, Traced
+from text.aligned import AlignedText, Pieces
 from text.pauses import PAUSE
 
 SPEAKER = "\ue002"
@@ -61,14 +61,16 @@ _TAG = re.compile(
 _BRACKET = re.compile(rf"{_PLACE} ?(?P<word>)\[(?P<count>\d{{1,2}})\] ?{_COLON} ?", re.M)
 
 
-def take_tags(text: Traced) -> tuple[Traced, dict[int, _Key]]:
+def take_tags(text: AlignedText) -> tuple[AlignedText, dict[int, _Key]]:
     """Puts `SPEAKER` in the place of `<Person1>` and the like, before other tags are stripped;
     also gives who speaks, by origin."""
     keys: dict[int, _Key] = {}
     return _taken(text, _TAG, _tags(text.text), keys), keys
 
 
-def take_labels(text: Traced, keys: dict[int, _Key]) -> tuple[Traced, dict[int, int], list[str]]:
+def take_labels(
+    text: AlignedText, keys: dict[int, _Key]
+) -> tuple[AlignedText, dict[int, int], list[str]]:
     """Puts `SPEAKER` in the place of each label; also gives the speakers' numbers, by origin.
     `keys` are those of the tags."""
     text = _taken(text, _LABEL, _named(text.text), keys)
@@ -79,11 +81,11 @@ def take_labels(text: Traced, keys: dict[int, _Key]) -> tuple[Traced, dict[int, 
 
 
 def _taken(
-    text: Traced,
+    text: AlignedText,
     pattern: re.Pattern[str],
     found: Mapping[int, _Key | None],
     keys: dict[int, _Key],
-) -> Traced:
+) -> AlignedText:
     if not found:
         return text
     keys.update((text.at[start], key) for start, key in found.items() if key)

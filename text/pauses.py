@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
-from text.aligned import Pieces, Traced
+from text.aligned import AlignedText, Pieces
 
 PAUSE = "\ue000"
 PARAGRAPH = "\ue001"
@@ -45,7 +45,7 @@ _TIME = re.compile(
 _STRENGTH = re.compile(r"""\bstrength ?= ?["']? ?([a-z-]{1,10})""", re.I)
 
 
-def take_pauses(text: Traced) -> tuple[Traced, dict[int, int]]:
+def take_pauses(text: AlignedText) -> tuple[AlignedText, dict[int, int]]:
     """Puts `PAUSE` in the place of each pause tag; also gives the lengths in ms, by origin."""
     lengths: dict[int, int] = {}
     for pattern, length_of in ((_APPLE, _apple_ms), (_WRITTEN, _written_ms), (_TAG, _tag_ms)):
@@ -54,7 +54,7 @@ def take_pauses(text: Traced) -> tuple[Traced, dict[int, int]]:
 
 
 def _mark(
-    text: Traced,
+    text: AlignedText,
     length_of: Callable[[re.Match[str]], int | None],
     lengths: dict[int, int],
     match: re.Match[str],

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from request.errors import RequestError
 from request.values import MAX_SPEAKERS
-from text.aligned import Pieces, Traced
+from text.aligned import AlignedText, Pieces
 from text.cleaning.layout import join_lines
 from text.cleaning.links import speak_links
 from text.cleaning.markup import strip_markdown
@@ -47,7 +47,7 @@ class Passage:
     in the source where it begins, its speaker's label included.
     """
 
-    text: Traced
+    text: AlignedText
     speaker: int
     start: int
     pause_ms: int | None = None
@@ -78,9 +78,9 @@ def read(source: str, pronunciations: Mapping[str, str] | None = None) -> Readin
     return _cut(text, pauses, labels, warnings)
 
 
-def _clean(source: str) -> tuple[Traced, dict[int, int], dict[int, int], list[str]]:
+def _clean(source: str) -> tuple[AlignedText, dict[int, int], dict[int, int], list[str]]:
     """The text with its marks; the lengths of pauses and the numbers of speakers, by origin."""
-    text = decode_escapes(strip_colours(Traced(source)))
+    text = decode_escapes(strip_colours(AlignedText(source)))
     text = unescape_document(normalise(text))
     text, left_out = leave_out(text)
     for step in (strip_subtitle_times, strip_page_numbers, strip_drawings):
@@ -96,7 +96,7 @@ def _clean(source: str) -> tuple[Traced, dict[int, int], dict[int, int], list[st
     return neutralise(text), pauses, labels, [*left_out, *warnings, *misread]
 
 
-def _pronounce(text: Traced, pronunciations: Mapping[str, str]) -> Traced:
+def _pronounce(text: AlignedText, pronunciations: Mapping[str, str]) -> AlignedText:
     """Whole words, longest first. A word in lower case is found in any case, others as written."""
     spoken = {word: respelling for word, respelling in pronunciations.items() if word.strip()}
     if not spoken:
@@ -122,11 +122,11 @@ def _pronounce(text: Traced, pronunciations: Mapping[str, str]) -> Traced:
 
 
 def _as_written(word: str) -> str:
-    return plain_symbols(normalise(Traced(word))).text.strip()
+    return plain_symbols(normalise(AlignedText(word))).text.strip()
 
 
 def _as_spoken(respelling: str) -> str:
-    return neutralise(normalise(Traced(respelling))).text.replace("\n", " ").strip()
+    return neutralise(normalise(AlignedText(respelling))).text.replace("\n", " ").strip()
 
 
 _SILENCE_MS = 300
@@ -140,7 +140,7 @@ def speakable(text: str) -> bool:
 
 
 def _cut(
-    text: Traced, pauses: dict[int, int], labels: dict[int, int], warnings: list[str]
+    text: AlignedText, pauses: dict[int, int], labels: dict[int, int], warnings: list[str]
 ) -> Reading:
     cutter = _Cutter(text, next(iter(labels.values()), 0))
     begin = 0
@@ -168,7 +168,7 @@ def _cut(
 class _Cutter:
     """Collects passages while the marks go by."""
 
-    def __init__(self, text: Traced, number: int) -> None:
+    def __init__(self, text: AlignedText, number: int) -> None:
         self.text = text
         self.number = number
         self.numbers: list[int] = []

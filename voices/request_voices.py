@@ -16,7 +16,7 @@ from voices.catalogue import Voice
 _KEPT = 32
 
 
-class GuestVoices:
+class RequestVoices:
     """Decoded guests, the last few of them. Safe to share between threads."""
 
     def __init__(self) -> None:

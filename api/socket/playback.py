@@ -12,21 +12,21 @@ from starlette.websockets import WebSocketDisconnect
 from api.errors import event_of
 from api.socket.pacing import Pacer
 from api.socket.replies import cancelled, done, finished, place, started, with_name
-from api.socket.sender import Outlet
+from api.socket.sender import SocketSender
 from api.socket.utterance import Line, Utterance
-from synthesis.inference import Piece
+from synthesis.inference import AudioPart
 from text.feed import Sentence
 
 
-class Speaker:
+class Playback:
     """`open` are the utterances that are not at their end, the spoken one first; `last` is the one
     before them. `active_at` is when a sound was last sent, in monotonic seconds."""
 
-    def __init__(self, outlet: Outlet) -> None:
+    def __init__(self, sender: SocketSender) -> None:
         self.open: deque[Utterance] = deque()
         self.last: Utterance | None = None
         self.active_at = 0.0
-        self._outlet = outlet
+        self._sender = sender
         self._task: asyncio.Task[None] | None = None
         self._paused_at: float | None = None
         self._all_played_at = 0.0
@@ -46,10 +46,10 @@ class Speaker:
 
     async def pause(self) -> None:
         self._paused_at = self._paused_at or time.monotonic()
-        await self._outlet.pause(lambda: place("paused", self._current))
+        await self._sender.pause(lambda: place("paused", self._current))
 
     async def resume(self) -> None:
-        await self._outlet.send(place("resumed", self._current))
+        await self._sender.send(place("resumed", self._current))
         self._end_pause()
 
     async def cancel(self, utterance: Utterance, played_ms: float | None) -> None:
@@ -66,7 +66,7 @@ class Speaker:
         if is_spoken or not self.open:  # else the pause is another's
             self._all_played_at = 0.0
             self._end_pause()
-        await self._outlet.send(cancelled(utterance, min(heard_ms, utterance.sent_ms)))
+        await self._sender.send(cancelled(utterance, min(heard_ms, utterance.sent_ms)))
         self._go()
 
     async def stop(self) -> None:
@@ -92,7 +92,7 @@ class Speaker:
             for utterance in (*self.open, self.last):
                 if utterance is not None and utterance.plays_at is not None:
                     utterance.plays_at += took
-        self._outlet.release()
+        self._sender.release()
 
     def _heard_ms(self, utterance: Utterance) -> float:
         """What a caller who says nothing of it can have heard."""
@@ -115,7 +115,7 @@ class Speaker:
         except Exception as error:  # noqa: BLE001 - told to the caller, see `event_of`
             ending = with_name(event_of(error), utterance)
         utterance.closed = True
-        async with self._outlet.turn() as send:
+        async with self._sender.turn() as send:
             self.open.popleft()
             self.last = utterance
             if utterance.plays_at is not None:
@@ -130,23 +130,23 @@ class Speaker:
         async with aclosing(utterance.audio()) as items:
             async for item in items:
                 if isinstance(item, Sentence):
-                    async with self._outlet.turn() as send:
+                    async with self._sender.turn() as send:
                         line = utterance.begin(item)
                         await send(started(utterance, line))
                     count = 0
                 elif line is None:
                     continue
-                elif isinstance(item, Piece):
+                elif isinstance(item, AudioPart):
                     count += len(item.data)
                     await self._send_piece(utterance, line, item, pacer)
                 else:
-                    async with self._outlet.turn() as send:
+                    async with self._sender.turn() as send:
                         line.end_ms = line.start_ms + item.duration_sec * 1000
                         line.whole = True
                         await send(finished(utterance, line, count, item))
 
     async def _send_piece(
-        self, utterance: Utterance, line: Line, piece: Piece, pacer: Pacer | None
+        self, utterance: Utterance, line: Line, piece: AudioPart, pacer: Pacer | None
     ) -> None:
         if pacer is None:
             end_ms = line.start_ms + piece.count / piece.sample_rate * 1000
@@ -161,7 +161,7 @@ class Speaker:
     async def _send_audio(
         self, utterance: Utterance, line: Line, data: bytes, end_ms: float
     ) -> None:
-        async with self._outlet.turn() as send:
+        async with self._sender.turn() as send:
             if data:
                 await send(data)
                 self.active_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""A socket's way out: one message at a time, and nothing of the speaker's while it is paused."""
+"""A socket's way out: one message at a time, and nothing of the playback's while it is paused."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 Message = Mapping[str, Any] | bytes
 
 
-class Outlet:
+class SocketSender:
     """Raises `WebSocketDisconnect` where the caller has left, in whatever state that was. For one
     who does not read it waits until the server drops him: see `api.protocol`."""
 

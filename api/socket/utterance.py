@@ -14,14 +14,14 @@ from typing import TypeVar
 from api.admission import Seat
 from api.errors import invalid
 from api.socket.events import SessionConfig, refused
-from api.speaking import Door, Speaking
-from synthesis.inference import Began, Piece, Result
+from api.speaking import AppState, Speaking
+from synthesis.inference import AudioPart, Result, StreamStart
 from text.feed import Sentence, SentenceFeed
 
 _PIECES_AHEAD = 32
 """Frames that are made before they are sent: 4 s, so that the next sentence begins in time."""
 
-_Item = Sentence | Piece | Result | BaseException | None
+_Item = Sentence | AudioPart | Result | BaseException | None
 T = TypeVar("T")
 
 
@@ -43,7 +43,7 @@ class Utterance:
     engine is at work on a sentence of it."""
 
     def __init__(
-        self, door: Door, config: SessionConfig, number: int, context_id: str | None
+        self, state: AppState, config: SessionConfig, number: int, context_id: str | None
     ) -> None:
         self.config, self.number, self.context_id = config, number, context_id
         self.lines: list[Line] = []
@@ -51,15 +51,15 @@ class Utterance:
         self.in_making = False
         self.plays_at: float | None = None
         self.feed = SentenceFeed(config.granularity)
-        self._door = door
+        self._state = state
         self._has_words = False
         self._sentences: asyncio.Queue[Sentence | None] = asyncio.Queue()
-        self._began: Began | None = None
+        self._began: StreamStart | None = None
         self._flushing: asyncio.TimerHandle | None = None
 
     def write(self, text: str) -> None:
         """More of its text. Raises a 400 where it becomes too long."""
-        most = self._door.settings.openai_input_limit
+        most = self._state.settings.openai_input_limit
         if len(self.feed.text) + len(text) > most:
             problem = f"An utterance has at most {most} characters."
             raise invalid("text", "string_above_max_length", problem)
@@ -109,7 +109,7 @@ class Utterance:
         self.lines.append(line)
         return line
 
-    async def audio(self) -> AsyncGenerator[Sentence | Piece | Result, None]:
+    async def audio(self) -> AsyncGenerator[Sentence | AudioPart | Result, None]:
         """Each sentence, its pieces and its result, made ahead by up to `_PIECES_AHEAD`. Raises
         what the making raises. Closing it stops the engine at once, without waiting for it."""
         made: asyncio.Queue[_Item] = asyncio.Queue(_PIECES_AHEAD)
@@ -126,7 +126,7 @@ class Utterance:
 
     async def _make(self, made: "asyncio.Queue[_Item]") -> None:
         """Speaks the sentences in one seat, from the first to the end."""
-        speaking = Speaking(self._door, "ws", "stopped")
+        speaking = Speaking(self._state, "ws", "stopped")
         try:
             with speaking.seat as seat:
                 while (sentence := await self._idle(seat, self._sentences.get)) is not None:
@@ -148,9 +148,9 @@ class Utterance:
         parts = speaking.part(request, self.config.sample_rate, after)
         async with aclosing(parts) as items:
             async for item in items:
-                if isinstance(item, Began):
+                if isinstance(item, StreamStart):
                     self._began = self._began or item
-                elif isinstance(item, Piece):
+                elif isinstance(item, AudioPart):
                     await self._taken(made.put(item))
                 else:
                     await self._idle(speaking.seat, partial(made.put, item))
@@ -159,7 +159,7 @@ class Utterance:
         """What `wait` gives. The engine has nothing to do for it meanwhile, so after a while the
         seat goes to others."""
         try:
-            async with asyncio.timeout(self._door.settings.utterance_idle_sec):
+            async with asyncio.timeout(self._state.settings.utterance_idle_sec):
                 return await wait()
         except TimeoutError:
             seat.leave()
@@ -168,17 +168,17 @@ class Utterance:
     async def _taken(self, put: Awaitable[None]) -> None:
         """Waits for room. Raises where a pause, or a caller who reads too slowly, would hold the
         seat for ever in the middle of a sentence."""
-        longest = self._door.settings.session_idle_sec
+        longest = self._state.settings.session_idle_sec
         try:
             async with asyncio.timeout(longest):
                 await put
         except TimeoutError:
-            self._door.metrics.errors.labels("ws", "stalled").inc()
+            self._state.metrics.errors.labels("ws", "stalled").inc()
             raise refused("stalled", f"Nothing of it was taken for {longest:g} s.") from None
 
     def _silence_ms(self, sentence: Sentence) -> int:
         """What lies before a sentence, as between two chunks of one text."""
-        settings = self._door.settings
+        settings = self._state.settings
         paragraph = sentence.starts_paragraph
         return settings.paragraph_silence_ms if paragraph else settings.chunk_silence_ms
 
@@ -207,8 +207,8 @@ class Utterance:
         if line.whole:
             return made
         request = self.config.request
-        voice = request.speaker_name or self._door.settings.default_speaker
-        usual = self._door.inference.pace.expected(voice, line.sentence.text) * 1000
+        voice = request.speaker_name or self._state.settings.default_speaker
+        usual = self._state.inference.pace.expected(voice, line.sentence.text) * 1000
         return max(made, usual / request.speed)
 
 

@@ -29,7 +29,7 @@ from engines.base import SAMPLE_RATE, Capabilities, End, Frame, Plan, PlannedChu
 from engines.espeak import library as espeak_library
 from engines.espeak.library import Library
 from request.errors import Cancelled
-from text.aligned import Traced
+from text.aligned import AlignedText
 from text.cleaning.symbols import plain_letters
 from text.sentences import sentences
 
@@ -226,7 +226,7 @@ def _plain(text: str) -> str:
     the rarer fractions, which espeak leaves out or misreads, and without control characters (it
     takes commands after a 0x01), lone surrogates and what Unicode does not know; newlines and the
     joiners that Indic scripts need stay."""
-    plain = plain_letters(Traced(text)).text
+    plain = plain_letters(AlignedText(text)).text
     return "".join(
         c if c in "\n\u200c\u200d" or unicodedata.category(c)[0] != "C" else " "
         for c in _UNKNOWN.sub(_in_words, plain)

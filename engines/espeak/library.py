@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.priority_lock import Line
+from engines.priority_lock import PriorityLock
 from request.errors import EngineError
 
 _VOLUME = 60  # of the usual 100, where Mandarin reaches 1.4 times full scale and meets the limiter
@@ -42,7 +42,7 @@ class Library:
     def __init__(self) -> None:
         import espeakng_loader
 
-        self.line = Line()
+        self.line = PriorityLock()
         self._lib = ctypes.CDLL(espeakng_loader.get_library_path())
         self._data = Path(espeakng_loader.get_data_path())
         self.rate: int = self._lib.espeak_Initialize(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from engines.base import End, Frame, Options, Plan, PlannedChunk, Samples, Turn
-from engines.priority_lock import Line
+from engines.priority_lock import PriorityLock
 from engines.vibevoice.frames import Frames
 from engines.vibevoice.model import Model
 from request.errors import EngineLost
@@ -21,7 +21,7 @@ class Reference:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.line = Line()
+        self.line = PriorityLock()
         self.lost: EngineLost | None = None
 
     @property

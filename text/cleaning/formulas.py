@@ -1,6 +1,6 @@
 """TeX formulas and raised numbers. Simple ones are said in words, no formula is said by half.
 
-`say_formulas` and `say_powers` take and give a `Traced` text. The words are English.
+`say_formulas` and `say_powers` take and give a `AlignedText` text. The words are English.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from html.entities import html5
 from unicodedata import normalize
 
-from text.aligned import Pieces, Traced
+from text.aligned import AlignedText, Pieces
 
 LEFT_OUT = "text: formulas are not read aloud and were left out"
 _DISPLAYED = re.compile(
@@ -40,7 +40,7 @@ _TEXT = re.compile(
 )
 
 
-def say_formulas(text: Traced) -> tuple[Traced, bool]:
+def say_formulas(text: AlignedText) -> tuple[AlignedText, bool]:
     """Also gives whether a formula was left out, as one is that has more than simple signs."""
     left_out = False
 
@@ -195,7 +195,7 @@ _ION = re.compile(r"[A-Z][A-Za-z]?\d{0,2}\Z")
 _ISOTOPE = re.compile(r"[A-Z][a-z]?(?![a-z])")
 
 
-def say_powers(text: Traced) -> Traced:
+def say_powers(text: AlignedText) -> AlignedText:
     """A raised number behind a number, a unit or a variable is a power, and behind a word or a
     mark it is a note, which is not read: 10 to the power of 6, 5 m², `proven.²³`."""
     text = text.sub(_CARET, lambda m: (m[m.lastindex or 1].translate(_TO_RAISED),), "^")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from text.aligned import Pieces, Traced
+from text.aligned import AlignedText, Pieces
 from text.pauses import PARAGRAPH
 
 _BREAK = re.compile(r" *\n[ \n]*")
@@ -46,7 +46,7 @@ _WORDS = re.compile(
 _SUSPENDED = re.compile("and|or|to|nor|und|oder|bis|et|ou|y|e|o|en|of|og|och|и|или")
 
 
-def join_words(text: Traced) -> Traced:
+def join_words(text: AlignedText) -> AlignedText:
     """Undoes hyphenation: `re-` at a line's end, and `citi- zens` as OCR leaves it. One hyphen may
     be a compound's, so there must be several in a text, or the whole word elsewhere in it."""
     hyphens = list(_HYPHEN.finditer(text.text))
@@ -82,7 +82,7 @@ def join_words(text: Traced) -> Traced:
     return text.sub(_HYPHEN, hyphen)
 
 
-def join_lines(text: Traced) -> Traced:
+def join_lines(text: AlignedText) -> AlignedText:
     """An empty line becomes `PARAGRAPH`. Another line end becomes a space, or a full stop after a
     line that is short and unpunctuated: a heading, a verse, an item of a list."""
     text = join_words(text)

@@ -2,7 +2,7 @@
 
 import re
 
-from text.aligned import Pieces, Traced
+from text.aligned import AlignedText, Pieces
 
 _EMAIL = re.compile(
     r"(?:<|\bmailto:)?(?<![\w.@])([\w.+-]{1,64})@((?:[\w-]{1,63}\.){1,8}[a-z]{2,24})(?![A-Za-z0-9_@-])>?",
@@ -37,7 +37,7 @@ def _dotted(text: str, start: int, end: int) -> list[str | slice]:
     return pieces
 
 
-def speak_links(text: Traced) -> Traced:
+def speak_links(text: AlignedText) -> AlignedText:
     """`https://www.example.com/a?b` is read as `example dot com`; hashes are not read at all."""
 
     def domain(match: re.Match[str]) -> Pieces:

@@ -7,7 +7,7 @@ every indented paragraph.
 
 import re
 
-from text.aligned import Pieces, Traced
+from text.aligned import AlignedText, Pieces
 from text.cleaning.formulas import LEFT_OUT, say_formulas, say_powers
 from text.cleaning.notes import strip_notes, strip_source_links
 
@@ -111,7 +111,7 @@ def _as_sentence(match: re.Match[str]) -> Pieces:
     return [*pieces, "" if last.endswith(_ENDS) else "."]
 
 
-def strip_markdown(text: Traced) -> tuple[Traced, list[str]]:
+def strip_markdown(text: AlignedText) -> tuple[AlignedText, list[str]]:
     """Removes Markdown's marks and those of note-taking programs, and keeps the words; formulas
     and footnotes are left out, each with a warning."""
     text, warnings = _strip_inline_sources(text)
@@ -137,7 +137,7 @@ def strip_markdown(text: Traced) -> tuple[Traced, list[str]]:
     return text, warnings
 
 
-def _strip_inline_sources(text: Traced) -> tuple[Traced, list[str]]:
+def _strip_inline_sources(text: AlignedText) -> tuple[AlignedText, list[str]]:
     """Formulas, comments, links and notes."""
     text, left_out = say_formulas(text)
     text = text.sub(_COMMENT, ())

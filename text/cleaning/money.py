@@ -7,7 +7,7 @@ left to the voice.
 
 import re
 
-from text.aligned import Piece, Pieces, Traced
+from text.aligned import AlignedText, Piece, Pieces
 
 _CENTS = ("cent", "cents")
 _CURRENCIES: dict[str, tuple[str, str, tuple[str, str] | None]] = {
@@ -78,7 +78,7 @@ _NO_NOUN = re.compile(
 _HAN = re.compile("[\u3400-\u9fff]")
 
 
-def say_money(text: Traced) -> Traced:
+def say_money(text: AlignedText) -> AlignedText:
     # A Chinese or Japanese voice knows best whether it is yuan or yen.
     keep = "\u00a5" if _HAN.search(text.text) else ""
     is_ascii = text.text.isascii()

@@ -2,7 +2,7 @@
 
 import re
 
-from text.aligned import Pieces, Traced
+from text.aligned import AlignedText, Pieces
 
 _FOOTNOTE = re.compile(r"^ {0,3}\[\^[^\[\]\n]{1,50}\]: ?[^\n]{0,5000}$", re.M)
 _BEHIND = r".,;:!?)\]\"'\u201d\u2019\u00bb\u203a\u300d\u300f\u3002\uff01\uff1f"
@@ -73,11 +73,11 @@ _OF_CHATS = re.compile(
 _DAGGERS = re.compile(r"(?<=[\w.,;:!?)\"'\u201d\u2019])[\u2020\u2021]{1,3}(?!\w)")
 
 
-def strip_source_links(text: Traced) -> Traced:
+def strip_source_links(text: AlignedText) -> AlignedText:
     return text.sub(_NUMBERED_LINK, (), "[")
 
 
-def strip_notes(text: Traced) -> tuple[Traced, list[str]]:
+def strip_notes(text: AlignedText) -> tuple[AlignedText, list[str]]:
     """Removes footnotes, with a warning, and all that points to notes and sources."""
     shorter = text.sub(_FOOTNOTE, (), "[")
     warnings = []

@@ -1,6 +1,6 @@
 """Characters: one kind of space, composed letters, plain punctuation, no control tokens.
 
-Every function takes and gives a `Traced` text.
+Every function takes and gives a `AlignedText` text.
 """
 
 import re
@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-from text.aligned import Pieces, Traced
+from text.aligned import AlignedText, Pieces
 from text.cleaning.money import SIGNS, say_money
 
 _LINE_ENDS = re.compile("\r\n?|[\u0085\u2028\v\f]")
@@ -41,7 +41,7 @@ _PATH = re.compile(r"(?:(?<![A-Za-z])[A-Za-z]:|\\)[\w.\\-]{0,60}\Z")
 _ESCAPED_CHAR = re.compile(r"(?<!\\)(?:\\u[0-9a-fA-F]{4}){1,2}")
 
 
-def decode_escapes(text: Traced) -> Traced:
+def decode_escapes(text: AlignedText) -> AlignedText:
     r"""Undoes what was encoded twice: `\n` and `\t` before a new beginning, and `\u2019`. A path
     such as `C:\new` and a command such as `\theta` stay."""
     if "\\" not in text.text:
@@ -62,7 +62,7 @@ def _decoded(match: re.Match[str]) -> Pieces:
     return (units.decode("utf-16-be", "replace"),)
 
 
-def normalise(text: Traced) -> Traced:
+def normalise(text: AlignedText) -> AlignedText:
     """One kind of space and of line end, composed letters, nothing invisible."""
     text = text.sub(_LINE_ENDS, ("\n",))
     text = text.sub(_PARAGRAPH_SEPARATOR, ("\n\n",))
@@ -121,7 +121,7 @@ def _circled(char: str) -> int | None:
     return int(number) if is_circled and number is not None else None
 
 
-def plain_letters(text: Traced) -> Traced:
+def plain_letters(text: AlignedText) -> AlignedText:
     """Composed letters, for styled and joined ones too: `fi`, `A` and `5 kg`, not `\ufb01`,
     `\U0001d400` and `5 \u338f`."""
     if text.text.isascii():
@@ -142,7 +142,7 @@ def _as_number(match: re.Match[str]) -> Pieces:
     return (1 if match[1] else "", " " if match[1] else "", numbers, " " if match[3] else "")
 
 
-def _compose(text: Traced) -> Traced:
+def _compose(text: AlignedText) -> AlignedText:
     """NFC, cluster by cluster so that origins stay exact. Not NFKC: it makes 1/2 of a half."""
     if unicodedata.is_normalized("NFC", text.text):
         return text
@@ -211,7 +211,7 @@ _ELLIPSIS = re.compile(r"\.{0,20}\u2026[.\u2026]{0,20}|\.{4,}|(?:\. ){2,}\.")
 _SHOUT = re.compile(r"[!?]{2,}")
 
 
-def plain_symbols(text: Traced) -> Traced:
+def plain_symbols(text: AlignedText) -> AlignedText:
     """The punctuation that the model was trained on: ASCII, no emoji, no dashes, no shouting."""
     text = text.sub(_FRENCH, (), "\u00ab\u2039\u00bb\u203a")
     text = text.sub(_SHARP, (" sharp",), "\u266f")
@@ -262,7 +262,7 @@ _MODEL_TOKEN = re.compile(r"<\|[\w ]{0,40}\|>")
 _MODEL_TOKEN_EDGE = re.compile(r"<\|+|(?<!\|)\|+>")
 
 
-def neutralise(text: Traced) -> Traced:
+def neutralise(text: AlignedText) -> AlignedText:
     """Leaves nothing that could pass for a token of the model, such as `<|vision_pad|>`."""
     for pattern in (_MODEL_TOKEN, _MODEL_TOKEN_EDGE):
         text = text.sub(pattern, (" ",), "|")

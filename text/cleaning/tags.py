@@ -1,7 +1,7 @@
 """HTML and SSML: tags go, their words stay; then entities are resolved, once.
 
 In this order, so that text which was escaped to be shown (`&lt;b&gt;`) is spoken. Every function
-takes and gives a `Traced` text. Quantifiers are bounded, so no text makes a pattern slow.
+takes and gives a `AlignedText` text. Quantifiers are bounded, so no text makes a pattern slow.
 """
 
 import html
@@ -9,7 +9,7 @@ import re
 import unicodedata
 from html.entities import html5
 
-from text.aligned import Pieces, Traced
+from text.aligned import AlignedText, Pieces
 
 _BLOCKS = (
     "p|div|li|ul|ol|h[1-6]|blockquote|pre|table|tr|hr|section|article|header|footer|main|nav|"
@@ -57,7 +57,7 @@ _NEEDS_NO_END = re.compile("br|hr|img|li|td|th|tr|dd|dt|wbr", re.I)
 _SPEAKER = re.compile(r"(?:person|speaker|voice|host|guest)[ _-]?\d{1,3}", re.I)
 
 
-def strip_tags(text: Traced) -> Traced:
+def strip_tags(text: AlignedText) -> AlignedText:
     """Removes comments, scripts and tags; block tags end a paragraph. `a < b` stays, and a
     capitalised name in brackets (`<Mark>`) is a word unless something ends it."""
     ended = {tag[1].lower() for tag in _END_TAG.finditer(text.text)}
@@ -115,7 +115,7 @@ _MARKED_BASE = re.compile(r"\uff5c([^\s\uff5c\u300a]{1,30})\u300a[^\u300a\u300b\
 _BRACED = re.compile(rf"\{{([{_KANJI}]{{1,20}})(?:\|[{_KANA}]{{1,20}}){{1,10}}\}}")
 
 
-def _strip_readings(text: Traced) -> Traced:
+def _strip_readings(text: AlignedText) -> AlignedText:
     """Of ruby the base stays: `<rt>`, `<rp>`, and kana in brackets behind kanji go."""
     text = text.sub(_RUBY_TEXT, ())
     text = text.sub(_MARKED_BASE, (1,))
@@ -173,7 +173,7 @@ _SHOWN_TAG = re.compile(
 _ESCAPED_DOCUMENT = re.compile(r"\A\s{0,20}&lt;(p|div|speak|html|h[1-6]|ul|ol|article)\b", re.I)
 
 
-def unescape_document(text: Traced) -> Traced:
+def unescape_document(text: AlignedText) -> AlignedText:
     """A whole document that was escaped once too often, as feeds have it, is a document."""
     begin = _ESCAPED_DOCUMENT.match(text.text)
     if not begin or not re.search(r"/[a-z]\w{0,20} ?&gt;\s{0,20}\Z", text.text[-50:], re.I):
@@ -181,7 +181,7 @@ def unescape_document(text: Traced) -> Traced:
     return text.sub(re.compile("&(?:lt|gt|quot|amp);"), lambda m: (html.unescape(m[0]),))
 
 
-def unescape(text: Traced) -> Traced:
+def unescape(text: AlignedText) -> AlignedText:
     """Resolves entities, also those that were escaped twice, and says what was shown as a tag."""
     text = text.sub(_SHOWN_TAG, _shown, "&")
     return text.sub(_ENTITY, _character)

@@ -1,6 +1,6 @@
 """What is left out whole: reasoning, code, front matter, subtitle times, page numbers, colours.
 
-Every function takes and gives a `Traced` text. Words that are left out come with a warning.
+Every function takes and gives a `AlignedText` text. Words that are left out come with a warning.
 Quantifiers are bounded, so no text makes a pattern slow.
 """
 
@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
 
-from text.aligned import Pieces, Traced
+from text.aligned import AlignedText, Pieces
 
 _ANSI = re.compile(
     r"(?:\x1b|\u241b|\^\[|\\x1b|\\033|\\e|\\u001b)"
@@ -19,7 +19,7 @@ _ANSI = re.compile(
 )
 
 
-def strip_colours(text: Traced) -> Traced:
+def strip_colours(text: AlignedText) -> AlignedText:
     """Removes the control sequences of terminals. Comes before `normalise`, which would take
     the escape character and leave the rest."""
     return text.sub(_ANSI, (), "[]")
@@ -63,7 +63,7 @@ _LINE_START = re.compile(r"(?:\A|\n|[.!?\u2026\u3002\uff01\uff1f][\"'\u201d\u201
 _LINE_END = re.compile(r" ?(?:\n|\Z)")
 
 
-def leave_out(text: Traced) -> tuple[Traced, list[str]]:
+def leave_out(text: AlignedText) -> tuple[AlignedText, list[str]]:
     """Removes front matter, fenced code, and what a model wrote for itself or for its tools."""
     left: list[str] = []
     found: set[str] = set()
@@ -81,7 +81,9 @@ def leave_out(text: Traced) -> tuple[Traced, list[str]]:
     return text, [f"text: {what}" for what in left]
 
 
-def _left_out(text: Traced, pattern: re.Pattern[str], what: str, left: list[str]) -> Traced:
+def _left_out(
+    text: AlignedText, pattern: re.Pattern[str], what: str, left: list[str]
+) -> AlignedText:
     shorter = text.sub(pattern, ("\n\n",))
     if shorter is not text:
         verb = "were" if what.endswith("are") else "was"
@@ -218,7 +220,7 @@ _NEW_SPEAKER = re.compile(r"[-\u2013]|[\[(]?speaker[ _]?\d|\Z", re.I)
 _ENDS = ".!?:;\u2026\u3002\uff01\uff1f\"')]\u201d\u2019\u266a"
 
 
-def strip_subtitle_times(text: Traced) -> Traced:
+def strip_subtitle_times(text: AlignedText) -> AlignedText:
     """Of SRT, WebVTT, lyrics and transcripts the words remain; a sentence that runs over two cues
     is whole again."""
     text = text.sub(_LYRIC_TIME, (), "[")
@@ -253,7 +255,7 @@ _FOLIO = re.compile(
 _LONG_LINE = 20
 
 
-def strip_page_numbers(text: Traced) -> Traced:
+def strip_page_numbers(text: AlignedText) -> AlignedText:
     """Removes lines that are a page's number for certain (`- 13 -`, `Page 14 of 320`), and bare
     numbers where the sentence goes on behind them."""
     return text.sub(_FOLIO, _folio)
@@ -283,7 +285,7 @@ _UPRIGHT = dict.fromkeys(map(ord, "\u2502\u2503\u2506\u2507\u250a\u250b\u2551\u2
 _DRAWN = re.compile("[\u2500-\u259f]+")
 
 
-def strip_drawings(text: Traced) -> Traced:
+def strip_drawings(text: AlignedText) -> AlignedText:
     """Tables and trees drawn with lines: cells are set apart as in Markdown, the rest goes."""
     text = text.sub(_BRANCH, ("- ",))
     text = text.sub(_BORDER, _border)

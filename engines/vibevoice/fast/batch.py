@@ -13,7 +13,7 @@ from torch import Tensor
 from engines.base import Samples
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.fast.capacity import GRAPHS
-from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, Bucket
+from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, GraphShape
 from engines.vibevoice.fast.graphs import Graphs
 from engines.vibevoice.fast.layers.codec import Codec
 from engines.vibevoice.fast.layers.kv_cache import KVCache
@@ -22,7 +22,7 @@ from engines.vibevoice.fast.layers.weights import Weights
 from engines.vibevoice.fast.scheduler import Occupant
 from engines.vibevoice.fast.scripts import Normaliser, Script, Scripts
 from engines.vibevoice.fast.slots import IDLE, Slots
-from engines.vibevoice.fast.step import Frame, Tokens, connect
+from engines.vibevoice.fast.step import Step, Tokens, connect
 from engines.vibevoice.fast.trial import make_trial
 from engines.vibevoice.fast.voice_cache import Lease, Recording, VoiceCache
 from engines.vibevoice.memory import keep_freed_memory
@@ -78,7 +78,7 @@ class Batch:
         self.tokens = Tokens.of(tokenizer)
         sizes = weights.architecture
         with torch.inference_mode():
-            self.frame = Frame(weights, self.tokens, capacity, flash=flash)
+            self.frame = Step(weights, self.tokens, capacity, flash=flash)
             self.state = Slots(
                 sizes,
                 slots,
@@ -131,7 +131,7 @@ class Batch:
         make_trial(self)
         sizes = {min(1 << power, self.slots) for power in range(self.slots.bit_length() + 1)}
         for slots in sorted(sizes):
-            self.graphs.want(*(Bucket(slots, each, _USUAL_STEPS) for each in _USUAL_CONTEXTS))
+            self.graphs.want(*(GraphShape(slots, each, _USUAL_STEPS) for each in _USUAL_CONTEXTS))
         for _ in range(2):
             self.graphs.prepare()
 
@@ -230,12 +230,12 @@ class Batch:
 
     # Out of the slots
 
-    def launch(self, bucket: Bucket, occupants: Sequence[Occupant[Script]]) -> Ticket:
+    def launch(self, shape: GraphShape, occupants: Sequence[Occupant[Script]]) -> Ticket:
         """Starts a frame. On a GPU it returns before that is made."""
         exact = any(each.work.repeatable for each in occupants)
-        self.graphs.run(bucket, exact=exact)
+        self.graphs.run(shape, exact=exact)
         if not self._on_cuda:
-            # The next frame may be another bucket's, made before this one is read.
+            # The next frame may be another shape's, made before this one is read.
             state = self.state
             return Ticket(tuple(occupants), state.chosen.clone(), state.audio.clone(), None)
         chosen, audio = self._host_buffers()

@@ -11,7 +11,7 @@ FIXED_CONTEXT = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class GraphShape:
     """A frame of the first `slots`, each attending to at most `context` tokens, with so many solver
     `steps`. Slots with another number of steps keep still."""
 
@@ -19,7 +19,7 @@ class Bucket:
     context: int
     steps: int
 
-    def serves(self, other: "Bucket") -> bool:
+    def serves(self, other: "GraphShape") -> bool:
         """Whether a frame of this shape makes what one of the other would, but for rounding."""
         return (
             self.steps == other.steps

@@ -1,9 +1,9 @@
-"""Frames as CUDA graphs, one for each bucket.
+"""Frames as CUDA graphs, one for each shape.
 
 A frame is some thousand small kernels; replayed as one graph they cost the host a single launch. A
-capture stops all slots for some 0.2 s. So a bucket without a graph is replayed in a larger one's,
+capture stops all slots for some 0.2 s. So a shape without a graph is replayed in a larger one's,
 unless a seed needs its own shape, and is captured once nobody waits. What cannot be captured runs
-eagerly, with the reason in the log. So does every bucket off CUDA.
+eagerly, with the reason in the log. So does every shape off CUDA.
 """
 
 import logging
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from engines.vibevoice.failures import empty_cache, first_line, meaning
-from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, Bucket
+from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, GraphShape
 from engines.vibevoice.fast.slots import Slots
-from engines.vibevoice.fast.step import Frame
+from engines.vibevoice.fast.step import Step
 from request.errors import EngineLost
 
 _MOST_FAILURES = 2  # in a row; each costs all speakers some 0.2 s
@@ -30,12 +30,12 @@ class Graphs:
     the device for another capture; `used` is what the graphs hold. `replayed` and `eager` count
     frames. `off` is why nothing is captured, if so."""
 
-    def __init__(self, frame: Frame, slots: Slots, reserve: int, off: str | None = None) -> None:
+    def __init__(self, frame: Step, slots: Slots, reserve: int, off: str | None = None) -> None:
         self._frame, self._slots = frame, slots
         self._reserve = reserve
-        self._graphs: dict[Bucket, torch.cuda.CUDAGraph] = {}
-        self._eager: set[Bucket] = set()
-        self._wanted: dict[Bucket, None] = {}
+        self._graphs: dict[GraphShape, torch.cuda.CUDAGraph] = {}
+        self._eager: set[GraphShape] = set()
+        self._wanted: dict[GraphShape, None] = {}
         self._device = frame.weights.device
         self._on_cuda = self._device.type == "cuda"
         self._pool: Any = torch.cuda.graph_pool_handle() if self._on_cuda else None
@@ -56,39 +56,39 @@ class Graphs:
             return held
         return f"{held}; not all: {self._problem}" if self._graphs else f"none: {self._problem}"
 
-    def run(self, bucket: Bucket, *, exact: bool = True) -> None:
-        """A frame, on the current stream. Where it need not be `exact`, a larger bucket will do."""
-        graph = self._graph(bucket, exact) if self._on_cuda else None
+    def run(self, shape: GraphShape, *, exact: bool = True) -> None:
+        """A frame, on the current stream. Where it need not be `exact`, a larger shape will do."""
+        graph = self._graph(shape, exact) if self._on_cuda else None
         if graph is None:
             self.eager += 1
-            self._frame(self._slots, bucket)
+            self._frame(self._slots, shape)
         else:
             self.replayed += 1
             graph.replay()
 
-    def _graph(self, bucket: Bucket, exact: bool) -> torch.cuda.CUDAGraph | None:
-        """The graph that serves a bucket. Captured here only where no other would do, and then the
+    def _graph(self, shape: GraphShape, exact: bool) -> torch.cuda.CUDAGraph | None:
+        """The graph that serves a shape. Captured here only where no other would do, and then the
         one that serves all slots."""
-        if bucket in self._graphs:
-            return self._graphs[bucket]
+        if shape in self._graphs:
+            return self._graphs[shape]
         if exact:
-            return self._made(bucket)
-        self.want(bucket)
-        larger = [each for each in self._graphs if each.serves(bucket)]
+            return self._made(shape)
+        self.want(shape)
+        larger = [each for each in self._graphs if each.serves(shape)]
         if larger:
             return self._graphs[min(larger, key=lambda each: (each.slots, each.context))]
-        context = max(bucket.context, FIXED_CONTEXT)
-        return self._made(Bucket(self._slots.count, context, bucket.steps))
+        context = max(shape.context, FIXED_CONTEXT)
+        return self._made(GraphShape(self._slots.count, context, shape.steps))
 
-    def _made(self, bucket: Bucket) -> torch.cuda.CUDAGraph | None:
-        if bucket not in self._eager:
-            self.capture(bucket)
-        return self._graphs.get(bucket)
+    def _made(self, shape: GraphShape) -> torch.cuda.CUDAGraph | None:
+        if shape not in self._eager:
+            self.capture(shape)
+        return self._graphs.get(shape)
 
-    def want(self, *buckets: Bucket) -> None:
+    def want(self, *shapes: GraphShape) -> None:
         """To be captured when nobody waits, in this order."""
         self._wanted |= dict.fromkeys(
-            each for each in buckets if each not in self._graphs and each not in self._eager
+            each for each in shapes if each not in self._graphs and each not in self._eager
         )
 
     @property
@@ -97,20 +97,20 @@ class Graphs:
         return self._on_cuda and self._off is None and bool(self._wanted)
 
     def prepare(self) -> bool:
-        """Captures the next bucket that is wanted. False where there is none. Raises `EngineLost`
+        """Captures the next shape that is wanted. False where there is none. Raises `EngineLost`
         where that has broken the device."""
         if not self.pending:
             return False
-        bucket = next(iter(self._wanted))
+        shape = next(iter(self._wanted))
         try:
-            self.capture(bucket)
+            self.capture(shape)
         except RuntimeError as error:
             failure, reason = meaning(error), first_line(error)
         else:
             return True
         if isinstance(failure, EngineLost):
             raise failure
-        self._run_eagerly(bucket, reason)
+        self._run_eagerly(shape, reason)
         return True
 
     def clear(self) -> None:
@@ -126,38 +126,38 @@ class Graphs:
         self.used = 0
 
     @torch.inference_mode()
-    def capture(self, bucket: Bucket) -> None:
-        """Captures a bucket, or notes why that cannot be. Raises what an eager frame raises, and
+    def capture(self, shape: GraphShape) -> None:
+        """Captures a shape, or notes why that cannot be. Raises what an eager frame raises, and
         `EngineLost` where the attempt has broken the device."""
-        self._wanted.pop(bucket, None)
+        self._wanted.pop(shape, None)
         if self._off is not None:
             return
         free = self._free()
         if free < self._reserve:
-            self._run_eagerly(bucket, f"{free // _MIB} MiB are free")
+            self._run_eagerly(shape, f"{free // _MIB} MiB are free")
             return
         with self._nobody_active():
-            self._make_once(bucket)
-            graph = self._captured(bucket)
+            self._make_once(shape)
+            graph = self._captured(shape)
         if graph is None:
             return
-        self._graphs[bucket] = graph
+        self._graphs[shape] = graph
         self._failures = 0
         held = max(0, free - self._free())
         self.used += held
-        log.info("frame %s captured: %d MiB", bucket, held // _MIB)
+        log.info("frame %s captured: %d MiB", shape, held // _MIB)
 
-    def _make_once(self, bucket: Bucket) -> None:
+    def _make_once(self, shape: GraphShape) -> None:
         """An eager frame, which loads kernels and gives the libraries their working memory: on the
         stream of the capture, where that could not be had."""
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            self._frame(self._slots, bucket)
+            self._frame(self._slots, shape)
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
-    def _captured(self, bucket: Bucket) -> torch.cuda.CUDAGraph | None:
+    def _captured(self, shape: GraphShape) -> torch.cuda.CUDAGraph | None:
         graph = torch.cuda.CUDAGraph()
         try:
             with (
@@ -168,7 +168,7 @@ class Graphs:
                     graph, self._pool, self._stream, capture_error_mode="thread_local"
                 ),
             ):
-                self._frame(self._slots, bucket)
+                self._frame(self._slots, shape)
         except RuntimeError as error:
             failure, reason = meaning(error), first_line(error)
         else:
@@ -179,12 +179,12 @@ class Graphs:
         self._failures += 1
         if self._failures == _MOST_FAILURES:
             self._off = reason
-        self._run_eagerly(bucket, reason)
+        self._run_eagerly(shape, reason)
         return None
 
-    def _run_eagerly(self, bucket: Bucket, reason: str) -> None:
-        log.warning("frame %s runs eagerly: %s", bucket, reason)
-        self._eager.add(bucket)
+    def _run_eagerly(self, shape: GraphShape, reason: str) -> None:
+        log.warning("frame %s runs eagerly: %s", shape, reason)
+        self._eager.add(shape)
         self._problem = reason
 
     def _abandon_pool(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from engines.base import End, Frame, Samples
 from engines.vibevoice.failures import free_memory, meaning
-from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.graph_shape import GraphShape
 from engines.vibevoice.fast.meter import Meter
 from engines.vibevoice.fast.scheduler import Job, Occupant, Scheduler, Work
 from engines.vibevoice.frames import Frames
@@ -65,7 +65,7 @@ class Runner(Protocol):
 
     def release(self, occupant: Occupant[Any], *, wipe: bool = False) -> None: ...
 
-    def launch(self, bucket: Bucket, occupants: Sequence[Occupant[Any]]) -> Any: ...
+    def launch(self, shape: GraphShape, occupants: Sequence[Occupant[Any]]) -> Any: ...
 
     def read(self, ticket: Any) -> Iterable[tuple[Occupant[Any], Came]]: ...
 
@@ -226,9 +226,9 @@ class Loop:
         many it started."""
         running = list(self._scheduler.occupants.values())
         tickets = []
-        for bucket in self._scheduler.buckets():
-            moved = [each for each in running if each.work.steps == bucket.steps]
-            tickets.append(self._runner.launch(bucket, moved))
+        for shape in self._scheduler.shapes():
+            moved = [each for each in running if each.work.steps == shape.steps]
+            tickets.append(self._runner.launch(shape, moved))
             for occupant in moved:
                 occupant.launched += 1
         if tickets:

@@ -17,7 +17,7 @@ from engines.vibevoice.code import Upstream
 from engines.vibevoice.failures import free_memory, loaded
 from engines.vibevoice.fast.batch import Batch
 from engines.vibevoice.fast.capacity import capacity_for, longest_for, slots_for
-from engines.vibevoice.fast.graph_shape import CPU_SLOTS, FIXED_CONTEXT, Bucket
+from engines.vibevoice.fast.graph_shape import CPU_SLOTS, FIXED_CONTEXT, GraphShape
 from engines.vibevoice.fast.layers.kernels import FLASH, SDPA, choose_attention, choose_convolutions
 from engines.vibevoice.fast.layers.packer import Shards
 from engines.vibevoice.fast.layers.weights import Weights, load_weights
@@ -185,7 +185,7 @@ def _runtime(
         "dtype": str(weights.dtype).removeprefix("torch."),
         "attention": attention,
         "runtime": "fast",
-        "bucket": str(Bucket(slots, FIXED_CONTEXT, 0)),
+        "graph_shape": str(GraphShape(slots, FIXED_CONTEXT, 0)),
     }
     if on_cuda:
         details["convolutions"] = choose_convolutions(batch.codecs, weights, slots)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Self, TypeVar, cast
 
-from engines.vibevoice.fast.graph_shape import Bucket, context_for, power_of_two
+from engines.vibevoice.fast.graph_shape import GraphShape, context_for, power_of_two
 
 SMALLEST_CONTEXT = 512
 
@@ -19,7 +19,7 @@ SMALLEST_CONTEXT = 512
 class Work:
     """A chunk that is ready for a slot: its place in the plan, the `tokens` of its prompt, the most
     tokens that may come, and the solver's steps. One that is `repeatable` always runs in the one
-    bucket that its size calls for. `rest` comes after it in the same chunk."""
+    shape that its size calls for. `rest` comes after it in the same chunk."""
 
     index: int
     seed: int
@@ -97,7 +97,7 @@ class Scheduler(Generic[AnyWork]):
         return occupant
 
     def _fits(self, work: Work) -> bool:
-        """Whether there is a bucket for it and all that run: a repeatable chunk needs its own."""
+        """Whether there is a shape for it and all that run: a repeatable chunk needs its own."""
         beside: list[Work] = [work, *(occupant.work for occupant in self.occupants.values())]
         fixed = [each.context for each in beside if each.repeatable]
         return not fixed or min(fixed) == max(fixed) >= max(each.context for each in beside)
@@ -129,7 +129,7 @@ class Scheduler(Generic[AnyWork]):
         del self.occupants[occupant.slot]
         occupant.job.running.discard(occupant.slot)
 
-    def buckets(self) -> list[Bucket]:
+    def shapes(self) -> list[GraphShape]:
         """A frame's shape for every number of solver steps that is in use. Together they move all
         slots on by one token."""
         inside = list(self.occupants.values())
@@ -143,7 +143,8 @@ class Scheduler(Generic[AnyWork]):
             slots = min(self.slots, power_of_two(highest + 1))
             context = self._context(max(each.reach for each in inside))
         return [
-            Bucket(slots, context, steps) for steps in sorted({each.work.steps for each in inside})
+            GraphShape(slots, context, steps)
+            for steps in sorted({each.work.steps for each in inside})
         ]
 
     def _context(self, reach: int) -> int:

@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.graph_shape import GraphShape
 from engines.vibevoice.fast.layers.codec import Codec
 from engines.vibevoice.fast.layers.head import Head
 from engines.vibevoice.fast.layers.language import LanguageModel
@@ -48,7 +48,7 @@ class Tokens:
         return tuple(sorted((self.start, self.end, self.diffusion, self.eos)))
 
 
-class Frame:
+class Step:
     """The networks of a model, and the frame that they make together."""
 
     def __init__(
@@ -79,20 +79,20 @@ class Frame:
         return self._heads[steps]
 
     @torch.inference_mode()
-    def __call__(self, slots: Slots, bucket: Bucket) -> None:
-        count, weights = bucket.slots, self.weights
+    def __call__(self, slots: Slots, shape: GraphShape) -> None:
+        count, weights = shape.slots, self.weights
         x, lengths, past = slots.x[:count], slots.lengths[:count], slots.past[:count]
 
         # 1. Both branches of the language model, and which token comes
         hidden = self.language.step(
-            x.repeat_interleave(2, 0), lengths.flatten(), slots.cache, bucket.context
+            x.repeat_interleave(2, 0), lengths.flatten(), slots.cache, shape.context
         )
         logits = torch.addmm(slots.preference[:count], hidden[::2], weights.choices)
         choice = logits.argmax(1)
 
         # 2. What it means for the slots
         active = slots.active[:count]
-        runs = active & (slots.steps[:count] == bucket.steps)
+        runs = active & (slots.steps[:count] == shape.steps)
         speaks = runs & (choice == self._diffusion)
         starts = runs & (choice == self._start)
         ends = runs & (choice == self._end)
@@ -106,7 +106,7 @@ class Frame:
         slots.chosen[:count] = torch.where(runs, choice, IDLE)
 
         # 3. The latent, its sound, and how that is heard
-        latent = self.head(bucket.steps)(hidden, noise, slots.guidance[:count])
+        latent = self.head(shape.steps)(hidden, noise, slots.guidance[:count])
         decoding, encoding = slots.contexts(count)
         sound = self.decoder((latent / weights.scale - weights.bias)[:, None], decoding)
         heard = self.encoder(sound, encoding)[:, 0]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from engines.base import SAMPLE_RATE, Options, Plan, PlannedChunk, Turn, Voice
-from engines.vibevoice.fast.graph_shape import Bucket
+from engines.vibevoice.fast.graph_shape import GraphShape
 from engines.vibevoice.fast.scheduler import Job, Occupant
 from engines.vibevoice.fast.scripts import Script
 from request.errors import EngineError
@@ -45,7 +45,7 @@ def make_trial(batch: "Batch") -> None:
 
 
 def _make_frame(batch: "Batch", occupant: Occupant[Script]) -> None:
-    ticket = batch.launch(Bucket(1, 512, occupant.work.steps), [occupant])
+    ticket = batch.launch(GraphShape(1, 512, occupant.work.steps), [occupant])
     for _, token in batch.read(ticket):
         if token.samples is not None and not np.isfinite(token.samples).all():
             raise EngineError(
