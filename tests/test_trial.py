@@ -60,11 +60,14 @@ def test_a_trial_leaves_nothing_behind(own: VibeVoiceEngine) -> None:
     assert np.array_equal(samples(own.start(plan(TEXT))), samples(engine().start(plan(TEXT))))
 
 
-def test_a_trial_hears_samples_that_are_no_numbers(own: VibeVoiceEngine) -> None:
+@pytest.mark.parametrize("part", ["decoder", "language model"])
+def test_a_trial_notices_what_is_no_number(own: VibeVoiceEngine, part: str) -> None:
     own.load()
     batch = batch_of(own)
+    weights = batch.frame.weights
+    damaged = {"decoder": weights.decoder.head[1], "language model": weights.norm}[part]
     with torch.inference_mode():
-        batch.frame.weights.decoder.head[1].fill_(float("nan"))
+        damaged.fill_(float("nan"))
     with pytest.raises(EngineError, match="samples that are no numbers"):
         make_trial(batch)
 
