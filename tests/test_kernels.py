@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ from engines.vibevoice import kernels  # isort: skip
 from engines.vibevoice.architecture import Unsupported  # isort: skip
 from engines.vibevoice.codec import Codec  # isort: skip
 from engines.vibevoice.depthwise import WAYS, Filter  # isort: skip
-from engines.vibevoice.kernels import FLASH, SDPA, choose_attention, fastest  # isort: skip
+from engines.vibevoice.kernels import (  # isort: skip
+    FLASH,
+    SDPA,
+    choose_attention,
+    device_seconds,
+    fastest,
+)
 from engines.vibevoice.weights import Weights  # isort: skip
 from tests.narrow_model import narrow_network, weights_of  # isort: skip
 
@@ -57,6 +64,7 @@ def chosen(outs: Mapping[str, Any], times: Mapping[str, float]) -> str:
         ((RIGHT, WRONG), (10, 1), "usual"),
         ((RIGHT, REFUSED), (10, 1), "usual"),
         ((REFUSED, RIGHT), (1, 10), "other"),
+        ((RIGHT, RuntimeError("FlashAttention only supports Ampere")), (10, 1), "usual"),
         ((WRONG, RIGHT), (1, 10), "other"),
         ((RIGHT, RuntimeError("CUDA error: no kernel image is available")), (10, 1), "usual"),
     ],
@@ -88,6 +96,51 @@ def test_a_device_that_broke_is_no_matter_of_choice(
 ) -> None:
     with pytest.raises(kind, match=str(error)):
         chosen({"usual": RIGHT, "other": error}, {"usual": 1, "other": 1})
+
+
+class Device:
+    """Does what is queued one after the other, each in its time; the host takes its own to queue."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.host = self.free = 0.0
+        stand_ins = {
+            "_sleep": lambda cycles: self.queue(cycles / 2e9),
+            "Event": lambda **_: SimpleNamespace(**self.event()),
+        }
+        for name, stand_in in stand_ins.items():
+            patch.setattr(torch.cuda, name, stand_in, raising=False)
+
+    def queue(self, seconds: float) -> None:
+        self.free = max(self.host, self.free) + seconds
+
+    def event(self) -> dict[str, Any]:
+        def record() -> None:
+            nonlocal at
+            at = max(self.host, self.free)
+
+        def synchronize() -> None:
+            self.host = max(self.host, at)
+
+        at = 0.0
+        return {
+            "record": record,
+            "synchronize": synchronize,
+            "done": lambda: at,
+            "elapsed_time": lambda end: 1000 * (end.done() - at),
+        }
+
+
+def test_the_time_of_a_way_is_the_devices_and_not_what_the_host_takes_to_launch_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = Device(monkeypatch)
+
+    def eight_kernels() -> Any:
+        for _ in range(8):
+            device.host += 10e-6
+            device.queue(2e-6)
+
+    assert device_seconds(eight_kernels) == pytest.approx(16e-6)
 
 
 @pytest.fixture(scope="module")
