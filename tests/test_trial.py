@@ -190,9 +190,7 @@ def test_without_graphs_every_frame_is_eager_and_it_is_said(
 ) -> None:
     graphs = EmulatedGraphs()
     graphs.install(monkeypatch)
-    made = VibeVoiceEngine(
-        str(vibevoice.checkpoint()), volume=vibevoice.volume(), device="cpu", graphs=False
-    )
+    made = new_engine(graphs=False)
     heard = samples(made.start(plan(TEXT)))
     assert made.capabilities.details["graphs"] == "none: VIBEVOICE_GRAPHS=off"
     figures = made.inspect().figures

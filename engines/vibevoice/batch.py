@@ -16,6 +16,7 @@ from engines.vibevoice.cache import KVCache
 from engines.vibevoice.capacity import GRAPHS
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.codec import Codec
+from engines.vibevoice.failures import free_device_memory
 from engines.vibevoice.frame import Frame, Tokens, connect
 from engines.vibevoice.graphs import Graphs
 from engines.vibevoice.memory import keep_freed_memory
@@ -214,7 +215,7 @@ class Batch:
         needed = KVCache.size(self._weights.architecture, 2 * self.slots, context) * (
             self._weights.dtype.itemsize
         )
-        if self._on_cuda and needed > torch.cuda.mem_get_info(self._weights.device)[0]:
+        if self._on_cuda and needed > free_device_memory(self._weights.device):
             raise EngineError(
                 f"the text and the voices need a context of {context} tokens and this worker has"
                 f" memory for {capacity}: use shorter chunks (MAX_CHUNK_CHARS), shorter voice"

@@ -72,6 +72,12 @@ def empty_cache() -> None:
         log.warning("GPU memory that is not in use stays taken: %s", first_line(error))
 
 
+def free_device_memory(device: torch.device) -> int:
+    """Bytes, with what torch keeps of tensors that are gone."""
+    empty_cache()
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
 def first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from engines.vibevoice.bucket import FIXED_CONTEXT, Bucket
-from engines.vibevoice.failures import empty_cache, first_line, meaning
+from engines.vibevoice.failures import first_line, free_device_memory, meaning
 from engines.vibevoice.frame import Frame
 from engines.vibevoice.slots import Slots
 from speech.errors import EngineLost
@@ -132,7 +132,7 @@ class Graphs:
         self._wanted.pop(bucket, None)
         if self._off is not None:
             return
-        free = self._free()
+        free = free_device_memory(self._device)
         if free < self._reserve:
             self._run_eagerly(bucket, f"{free // _MIB} MiB are free")
             return
@@ -143,7 +143,7 @@ class Graphs:
             return
         self._graphs[bucket] = graph
         self._failures = 0
-        held = max(0, free - self._free())
+        held = max(0, free - free_device_memory(self._device))
         self.used += held
         log.info("frame %s captured: %d MiB", bucket, held // _MIB)
 
@@ -206,10 +206,6 @@ class Graphs:
             yield
         finally:
             self._slots.active.copy_(active)
-
-    def _free(self) -> int:
-        empty_cache()
-        return int(torch.cuda.mem_get_info(self._device)[0])
 
     def _works(self) -> bool:
         """Whether the device still answers: a capture may fail without breaking it."""
