@@ -21,6 +21,7 @@ from tests.emulated_graphs import EmulatedGraphs  # isort: skip
 from tests.test_fast_engine import assert_close, batch_of, engine, new_engine  # isort: skip
 from engines.base import Options  # isort: skip
 from engines.vibevoice import kernels  # isort: skip
+from engines.vibevoice.bucket import Bucket  # isort: skip
 from tests.vibevoice_fixtures import TEXT, plan, samples  # isort: skip
 
 torch = vibevoice.torch
@@ -149,14 +150,16 @@ def test_frames_are_captured_before_there_is_a_job(
 ) -> None:
     graphs = EmulatedGraphs()
     graphs.install(monkeypatch)
+    monkeypatch.setattr("engines.vibevoice.fast.FIXED_CONTEXT", 4096)  # what slots hold
     own.load()
-    shapes = 3 * 3  # 1, 2 and 4 slots by 512, 1,024 and 2,048 tokens
+    shapes = 3 * 3 + 1  # 1, 2 and 4 slots by 512, 1,024 and 2,048 tokens; all of them by 4,096
     for _ in range(3000):
         if own.capabilities.details["graphs"].startswith(f"{shapes} captured"):
             break
         threading.Event().wait(0.01)
     assert own.capabilities.details["graphs"] == f"{shapes} captured, 0 MiB"
     assert graphs.captures == shapes
+    assert Bucket(4, 4096, 10) in batch_of(own).graphs._graphs
 
 
 def test_a_load_on_a_gpu_finds_out_what_nobody_asked_for(
@@ -176,6 +179,7 @@ def test_a_load_on_a_gpu_finds_out_what_nobody_asked_for(
     details = own.capabilities.details
     assert details["device"] == "NVIDIA H100 80GB HBM3"
     assert (details["attention"], details["convolutions"]) == ("sdpa", "products 19")
+    assert details["norm"] == "vector_norm, 4 kernels"
     assert details["bucket"] == "32x2048"
     assert (batch_of(own).slots, batch_of(own).state.capacity) == (32, 4096)
     assert "attention of 64 rows: sdpa (sdpa 3000000 us)" in caplog.text

@@ -133,6 +133,7 @@ class Batch:
         sizes = {min(1 << power, self.slots) for power in range(self.slots.bit_length() + 1)}
         for slots in sorted(sizes):
             self.graphs.want(*(Bucket(slots, each, _USUAL_STEPS) for each in _USUAL_CONTEXTS))
+        self.graphs.want(Bucket(self.slots, self.state.capacity, _USUAL_STEPS))  # serves all others
         for _ in range(2):
             self.graphs.prepare()
 

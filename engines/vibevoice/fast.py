@@ -24,6 +24,7 @@ from engines.vibevoice.kernels import FLASH, SDPA, choose_attention, choose_conv
 from engines.vibevoice.loader import check_room, check_tokens, dtype_for
 from engines.vibevoice.loop import Loop, SpeechJob
 from engines.vibevoice.memory import free_host_memory
+from engines.vibevoice.norm import WAY as NORM
 from engines.vibevoice.packer import Shards
 from engines.vibevoice.scripts import Normaliser
 from engines.vibevoice.weights import Weights, load_weights
@@ -188,6 +189,7 @@ def _runtime(
         "bucket": str(Bucket(slots, FIXED_CONTEXT, 0)),
     }
     if on_cuda:
+        details["norm"] = NORM
         details["convolutions"] = choose_convolutions(batch.codecs, weights, slots)
         free_memory()
     batch.warm_up()
