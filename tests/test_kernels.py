@@ -99,41 +99,35 @@ def test_a_device_that_broke_is_no_matter_of_choice(
 
 
 class Device:
-    """Does what is queued one after the other, each in its time; the host takes its own to queue."""
+    """Does what is queued one after the other. What the host takes to queue it is `host`'s time."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.host = self.free = 0.0
-        stand_ins = {
-            "_sleep": lambda cycles: self.queue(cycles / 2e9),
-            "Event": lambda **_: SimpleNamespace(**self.event()),
-        }
-        for name, stand_in in stand_ins.items():
-            patch.setattr(torch.cuda, name, stand_in, raising=False)
 
     def queue(self, seconds: float) -> None:
         self.free = max(self.host, self.free) + seconds
 
-    def event(self) -> dict[str, Any]:
-        def record() -> None:
-            nonlocal at
-            at = max(self.host, self.free)
 
-        def synchronize() -> None:
-            self.host = max(self.host, at)
+class Event:
+    def __init__(self, device: Device) -> None:
+        self._device, self.at = device, 0.0
 
-        at = 0.0
-        return {
-            "record": record,
-            "synchronize": synchronize,
-            "done": lambda: at,
-            "elapsed_time": lambda end: 1000 * (end.done() - at),
-        }
+    def record(self) -> None:
+        self.at = max(self._device.host, self._device.free)
+
+    def synchronize(self) -> None:
+        self._device.host = max(self._device.host, self.at)
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 1000 * (end.at - self.at)
 
 
 def test_the_time_of_a_way_is_the_devices_and_not_what_the_host_takes_to_launch_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    device = Device(monkeypatch)
+    device = Device()
+    monkeypatch.setattr(torch.cuda, "Event", lambda **_: Event(device))
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: device.queue(cycles / 2e9))
 
     def eight_kernels() -> Any:
         for _ in range(8):

@@ -52,6 +52,22 @@ def meaning(error: RuntimeError) -> EngineError | None:
     return None
 
 
+def failure_of(error: Exception) -> Exception:
+    """What the reader of a speech is told."""
+    return (meaning(error) if isinstance(error, RuntimeError) else None) or error
+
+
+def loss_of(error: BaseException) -> EngineLost:
+    """What ends the frame loop, be it a broken device or an error on the way out of another."""
+    meant = meaning(error) if isinstance(error, RuntimeError) else error
+    if isinstance(meant, EngineLost):
+        return meant
+    log.error("the frame loop has broken off", exc_info=error)
+    return EngineLost(
+        "the frame loop broke off and this worker has to be replaced: send the job again"
+    )
+
+
 def _is_memory(error: RuntimeError) -> bool:
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or any(mark in text for mark in _OUT_OF_MEMORY)

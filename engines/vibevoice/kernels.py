@@ -93,7 +93,7 @@ def _error(ours: Tensor, exact: Tensor) -> float:
 
 def device_seconds(call: Call) -> float:
     """The shortest of a few runs, on the current stream. The device is kept busy until all of a run
-    is queued: frames are replayed as graphs, so what the host takes to launch kernels is no cost."""
+    is queued, since frames are replayed as graphs: what the host takes to launch is no cost."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     times: list[float] = []
     for _ in range(_RUNS):
