@@ -97,6 +97,21 @@ def test_a_frame_that_a_card_has_no_way_for_is_left_to_the_reference(
     assert len(samples(own.start(plan(TEXT))))
 
 
+def test_what_is_said_of_a_model_is_of_this_load_and_of_none_before_it(
+    own: VibeVoiceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        EmulatedGraphs().install(patch)
+        failing(patch, RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"))
+        own.load()
+        assert "fallback" in own.capabilities.details
+        own.close()
+    own.load()
+    details = own.capabilities.details
+    assert details["runtime"] == "fast"
+    assert "fallback" not in details
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "wanted"),
     [
