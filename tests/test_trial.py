@@ -165,7 +165,7 @@ def test_frames_are_captured_before_there_is_a_job(
 ) -> None:
     graphs = EmulatedGraphs()
     graphs.install(monkeypatch)
-    monkeypatch.setattr("engines.vibevoice.fast.FIXED_CONTEXT", 4096)  # what slots hold
+    monkeypatch.setattr("engines.vibevoice.fast.runtime.FIXED_CONTEXT", 4096)  # what slots hold
     own.load()
     shapes = 3 * 3 + 1  # 1, 2 and 4 slots by 512, 1,024 and 2,048 tokens; all of them by 4,096
     for _ in range(3000):
@@ -195,7 +195,7 @@ def test_a_load_on_a_gpu_finds_out_what_nobody_asked_for(
     assert details["device"] == "NVIDIA H100 80GB HBM3"
     assert (details["attention"], details["convolutions"]) == ("sdpa", "products 19")
     assert details["norm"] == "vector_norm, 4 kernels"
-    assert details["shape"] == "32x2048"
+    assert details["graph_shape"] == "32x2048"
     assert (batch_of(own).slots, batch_of(own).state.capacity) == (32, 4096)
     assert "attention of 64 rows: sdpa (sdpa 3000000 us)" in caplog.text
     assert "attention: flash-attn has no kernel for KV caches" in caplog.text
