@@ -5,7 +5,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -146,6 +146,10 @@ def test_the_reference_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference.model.network, "generate", refuse)
     with pytest.raises(EngineError, match="cannot take a step of the model"):
         reference.make_trial()
+    monkeypatch.setattr("engines.vibevoice.loader.load_model", lambda *_: reference.model)
+    made, unused = VibeVoiceEngine("model", runtime="reference"), cast("Any", None)
+    with pytest.raises(EngineError, match="cannot take a step of the model"):
+        made._load_runtime(unused, unused, "", torch.device("cuda"))
 
 
 def test_a_step_that_is_not_supported_fails_its_job_and_not_the_worker(
