@@ -219,11 +219,8 @@ refuse_without_driver() { # DEVICE VERSION_FILE: for a CUDA build there has to b
 
 provision() { # COMMAND ARGUMENT ...: becomes what builds what is missing, and then the worker
   [[ -x $python ]] || refuse "there is no $python here: install Python 3.12 or set PYTHON"
-  local name
-  for name in volume disk unattached cached warm prefetch worker door python requirements_file flash_wheel \
-    repository address ref venv_head code_wanted model_wanted hub_home hub_cache; do
-    export "PROVISION_${name^^}=${!name}"
-  done
+  export volume disk unattached cached warm prefetch worker door python requirements_file flash_wheel \
+    repository address ref venv_head code_wanted model_wanted hub_home hub_cache
   exec "$python" -m provision "$@"
 }
 

@@ -63,11 +63,12 @@ class Builder:
         """By what the system says, which is more than a quota's. Raises `NoRoom`."""
         usage = shutil.disk_usage(self.base)
         # RunPod replaces workers whose container disk is fuller than nine tenths.
-        kept = usage.total // 10 if self.base == self.wanted.disk and not self.wanted.prefetch else 0
-        if usage.free - kept < needed_mb << 20:
+        is_kept = self.base == self.wanted.disk and not self.wanted.prefetch
+        free, kept = usage.free >> 20, (usage.total >> 20) // 10 if is_kept else 0
+        if free - kept < needed_mb:
             raise NoRoom(
-                f"no space in {self.base}: {what} needs {needed_mb} MB; {usage.free >> 20} MB are"
-                f" free, of which {kept >> 20} MB have to stay so"
+                f"no space in {self.base}: {what} needs {needed_mb} MB; {free} MB are free, of"
+                f" which {kept} MB have to stay so"
             )
 
     @contextmanager

@@ -5,8 +5,9 @@ import shutil
 import time
 from pathlib import Path
 
-from provision import flags, manifest
+from provision import flags
 from provision.lock import Lock
+from provision.parts import read_manifest
 from provision.wanted import Wanted
 
 
@@ -21,8 +22,7 @@ def check(wanted: Wanted) -> bool:
     state = "writable" if os.access(volume, os.W_OK) else "read-only"
     if wanted.unattached or not volume.is_dir():
         state = "absent"
-    free = f", {_gb(shutil.disk_usage(volume).free)} free by what the system says"
-    _row("volume", state, detail=f"{volume}{free if volume.is_dir() else ''}")
+    _row("volume", state, detail=f"{volume}{_free(volume)}")
     held = Lock(volume / ".lock", wanted.worker).describe()
     _row("lock", "held" if held else "free", detail=held)
     fresh = [mark for mark in _files(volume / ".in-use") if time.time() - _changed(mark) < 120]
@@ -43,7 +43,7 @@ def _part(title: str, folder: Path | None, name: str, *keys: str) -> None:
     if not folder:
         _row(title, "missing", detail=name)
         return
-    facts = manifest.read(folder / ".manifest.json")
+    facts = read_manifest(folder / ".manifest.json")
     size = f"{int(facts['bytes']) // 1_000_000}M" if "bytes" in facts else ""
     details = [str(folder), *(f"{key} {facts[key]}" for key in keys if key in facts)]
     _row(title, "whole", size, ", ".join(details))
@@ -56,8 +56,8 @@ def _model(wanted: Wanted) -> tuple[str, str, str]:
         return "skipped", "", "not asked for"
     if model := flags.model_of(wanted.volume, wanted.flag):
         size = sum(file.stat().st_size for file in _files(model))
-        name = os.path.relpath(model, wanted.volume) if model.is_relative_to(wanted.volume) else model
-        return "whole", f"{size // 1_000_000}M", f"{os.environ['MODEL_PATH']}, {name}"
+        place = flags.below(model, wanted.volume)
+        return "whole", f"{size // 1_000_000}M", f"{os.environ['MODEL_PATH']}, {place}"
     return "missing", "", wanted.model_wanted
 
 
@@ -69,5 +69,7 @@ def _changed(file: Path) -> float:
     return file.stat().st_mtime
 
 
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+def _free(folder: Path) -> str:
+    if not folder.is_dir():
+        return ""
+    return f", {shutil.disk_usage(folder).free / 1e9:.1f} GB free by what the system says"

@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from provision import manifest
 from provision.builder import Builder
 from provision.outcome import Refused
+from provision.parts import size_of, write_manifest
 
 
 def provide(builder: Builder) -> Path:
@@ -39,6 +39,4 @@ def _fetch(builder: Builder, folder: Path) -> None:
         )
     wanted.code.keep_definition(folder)
     commit = (folder / ".git" / "HEAD").read_text().strip()  # it is detached
-    manifest.write(
-        folder / ".manifest.json", {"commit": commit, "bytes": str(manifest.size_of(folder))}
-    )
+    write_manifest(folder / ".manifest.json", {"commit": commit, "bytes": str(size_of(folder))})

@@ -45,7 +45,7 @@ def _build(builder: Builder, venv: Path) -> None:
         except CommandFailed:
             outcome = "none, its wheel could not be had"
             say(
-                f"flash-attn could not be installed from {wanted.flash_address}:"
+                f"flash-attn could not be installed from {wanted.flash_address()}:"
                 " the model will use torch's own attention (sdpa)"
             )
     builder.doing("checking the Python environment")

@@ -1,12 +1,10 @@
 """Flags: what a warm start compares. One for each set of settings, as the parts are."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from provision import manifest
 from provision.outcome import say
+from provision.parts import read_manifest, write_manifest
 from provision.wanted import Wanted
 
 
@@ -28,7 +26,7 @@ class Ready:
 
 
 def raise_flag(wanted: Wanted, ready: Ready) -> None:
-    """Last of all comes the link that says that there is any; it is the newest one's."""
+    """The links are for people; but without the last, to the newest flag, no flag counts."""
     base = ready.base
     _link(base, "venv", ready.venv)
     _link(base, "vibevoice", ready.code)
@@ -36,40 +34,41 @@ def raise_flag(wanted: Wanted, ready: Ready) -> None:
         "venv": wanted.venv.name,
         "code": wanted.code.name,
         "wanted": wanted.model_wanted,
-        "model": str(_below(ready.model, base)) if ready.model else "",
+        "model": str(below(ready.model, base)) if ready.model else "",
         "files": ready.files,
     }
-    manifest.write(base / wanted.flag, facts)
+    write_manifest(base / wanted.flag, facts)
     _link(base, ".first_run_complete", base / wanted.flag)
 
 
 def _link(base: Path, name: str, target: Path) -> None:
-    """For people."""
     place, fresh = base / name, base / f".{name}.link"
     if place.is_dir() and not place.is_symlink():
         say(f"{place} is no link of ours and stays as it is; {target} is used")
         return
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(_below(target, base))
+    fresh.symlink_to(below(target, base))
     fresh.replace(place)
 
 
-def _below(path: Path, base: Path) -> Path:
+def below(path: Path, base: Path) -> Path:
     """Relative where it can be: a volume may be mounted elsewhere tomorrow."""
     return path.relative_to(base) if path.is_relative_to(base) else path
 
 
 def model_of(base: Path, flag: str) -> Path | None:
-    """The model that a flag names, if none of its files is missing, empty or newer than the flag."""
-    facts: dict[str, Any] = manifest.read(base / flag)
+    """The model that a flag names, if no file of it is missing, empty or newer than the flag."""
+    facts = read_manifest(base / flag)
     if not facts.get("model"):
         return None
-    raised, model = (base / flag).stat().st_mtime, base / facts["model"]
-    for name in facts["files"]:
-        file = model / name
-        if not file.is_file() or not file.stat().st_size or file.stat().st_mtime > raised:
-            return None
-    return model
+    model = base / str(facts["model"])
+    files = [model / name for name in facts["files"]]
+    return model if all(_is_untouched(file, base / flag) for file in files) else None
+
+
+def _is_untouched(file: Path, flag: Path) -> bool:
+    state = file.stat() if file.is_file() else None
+    return state is not None and state.st_size > 0 and state.st_mtime <= flag.stat().st_mtime
 
 
 def all_flags(base: Path) -> list[Path]:

@@ -13,7 +13,7 @@ import sysconfig
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-from provision import manifest
+from provision.parts import size_of, write_manifest
 
 IMPORTED = ("torch", "transformers", "diffusers", "accelerate", "runpod", "soundfile", "av")
 
@@ -53,14 +53,14 @@ def main() -> None:
     problems = [problem for name in large if (problem := cannot_be_imported(name))]
     if problems:
         sys.exit("; ".join(problems))
-    manifest.write(
+    write_manifest(
         venv / ".manifest.json",
         {
             "python": platform.python_version(),
             "packages": str(len(packages)),
             "torch": versions.get("torch", "none"),
             "flash_attention": " ".join(sys.argv[2:]) or versions.get("flash_attn", "none"),
-            "bytes": str(manifest.size_of(venv)),
+            "bytes": str(size_of(venv)),
         },
     )
 

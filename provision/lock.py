@@ -60,7 +60,7 @@ class Lock:
         while True:
             latest = self.latest()
             state = (latest, self._read(latest, "beat"))
-            # Looks are counted, not the clock: who was frozen, alone or with the owner, saw nothing.
+            # Looks are counted, not the clock: who was frozen, with its owner or not, saw nothing.
             seen, idle = state, idle + self.pace.look if state == seen else 0.0
             owner = self._read(latest, "owner") or "a worker unknown"
             is_over = self.is_over(latest)
@@ -84,7 +84,7 @@ class Lock:
     def latest(self) -> int:
         """The highest number there is; 0 for none."""
         try:
-            names = os.listdir(self.folder)
+            names = [entry.name for entry in self.folder.iterdir()]
         except FileNotFoundError:
             return 0
         return max((int(name) for name in names if re.fullmatch("[0-9]+", name)), default=0)

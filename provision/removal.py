@@ -11,18 +11,18 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from provision.flags import all_flags, lower_flags
+from provision.flags import Ready, all_flags, lower_flags
 from provision.outcome import say
 
 _DAY = 24 * 3600
 _MONTH = 30 * _DAY
 
 
-def remove_old(base: Path, model: Path | None, used: Sequence[str]) -> None:
-    """`used` are the names of what this worker uses itself. What cannot be removed is said and left
-    to the next: no start fails for it."""
+def remove_old(base: Path, ready: Ready) -> None:
+    """Not what this start is `ready` with. What cannot be removed is said and left to the next:
+    no start fails for it."""
     try:
-        _remove(base, model, used)
+        _remove(base, ready.model, ready.names)
     except OSError as problem:
         say(f"old parts could not be removed: {problem}")
 

@@ -1,20 +1,23 @@
-"""Where a start builds: on the volume, or else on the container's own disk."""
+"""A start that builds: on the volume, or else on the container's own disk."""
 
 import math
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
+from provision import code, environment
 from provision.builder import Builder, unfit
-from provision.flags import Ready
+from provision.flags import Ready, raise_flag
 from provision.lock import Lock, Pace
-from provision.outcome import NoRoom, Refused, say
-from provision.volume import fill, make_folders
+from provision.outcome import NO_ROOM, NoRoom, Refused, say
+from provision.removal import remove_old
 from provision.wanted import Wanted
-from provision.work import Guardian
+from provision.work import CommandFailed, Guardian
 
+_FOLDERS = ("hf_home", "hf_cache", "models", "output", "demo", ".in-use")
 _INIT_TIMEOUT_SEC = 420  # RunPod's own
 
 
@@ -71,7 +74,7 @@ def _prepare(wanted: Wanted, base: Path) -> Ready:
         _take_turn(wanted, lock)
         guardian = Guardian(lock)
         try:
-            return fill(Builder(wanted, base, lock, guardian))
+            return _fill(Builder(wanted, base, lock, guardian))
         finally:
             guardian.close()
     except NoRoom as problem:
@@ -88,16 +91,75 @@ def _take_turn(wanted: Wanted, lock: Lock) -> None:
     if not re.fullmatch("[1-9][0-9]{0,8}", given):
         raise Refused(f"RUNPOD_INIT_TIMEOUT is {given!r}; allowed: a number of seconds")
     try:
-        make_folders(lock.folder.parent)
+        for name in _FOLDERS:
+            (lock.folder.parent / name).mkdir(parents=True, exist_ok=True)
         lock.take(math.inf if wanted.prefetch else int(given))
     except OSError as problem:
         raise NoRoom(f"no folder can be made there: {problem}") from problem
 
 
+def _fill(builder: Builder) -> Ready:
+    """Each step looks first whether its part is whole already, so all of it can be repeated from
+    any state that a kill leaves behind."""
+    base, wanted = builder.base, builder.wanted
+    with builder.step("the Python environment"):
+        venv = environment.provide(builder)
+    with builder.step(f"VibeVoice's code from {wanted.address}"):
+        source = code.provide(builder)
+    with builder.step("the voices"):
+        if base != wanted.volume or not (base / "demo" / ".voices-filled").exists():
+            _copy_voices(base, wanted.volume, source)
+    with builder.step("the model"):
+        model, files = _find_model(builder, venv)
+    ready = Ready(base, venv, source, model, files, base / ".in-use" / wanted.worker)
+    builder.assert_ours()
+    with builder.step("the flag"):
+        builder.doing("finishing")
+        raise_flag(wanted, ready)
+        ready.mark.write_text("".join(f"{name}\n" for name in ready.names))
+    if base != wanted.disk:
+        remove_old(base, ready)
+    return ready
+
+
+def _copy_voices(base: Path, volume: Path, source: Path) -> None:
+    """Upstream's recordings, once; what lies there already is the user's."""
+    home = base / "demo" / "voices"
+    home.mkdir(parents=True, exist_ok=True)
+    own = volume / "demo" / "voices"
+    if base != volume and own.is_dir():
+        shutil.copytree(own, home, symlinks=True, dirs_exist_ok=True)
+    fresh = home / ".copying"
+    for voice in sorted(source.glob("demo/voices/*.wav")):
+        if not os.path.lexists(home / voice.name):
+            shutil.copyfile(voice, fresh)
+            fresh.rename(home / voice.name)
+    (base / "demo" / ".voices-filled").touch()
+
+
+def _find_model(builder: Builder, venv: Path) -> tuple[Path | None, list[str]]:
+    """By the engine's own rules, in its environment. Downloads what is missing."""
+    wanted, base = builder.wanted, builder.base
+    if wanted.model_wanted == "none":
+        return None, []
+    name = os.environ["MODEL_PATH"]
+    builder.doing(f"looking for the model {name} and downloading what is missing")
+    with tempfile.NamedTemporaryFile() as out:
+        settings = {"VIBEVOICE_VOLUME": str(base), **wanted.hub_folders(base)}
+        try:
+            builder.run(venv / "bin" / "python", "-m", "provision.model", out.name, **settings)
+        except CommandFailed as problem:
+            if problem.status == NO_ROOM:
+                raise NoRoom from problem
+            if problem.status == 1:
+                raise Refused from problem
+            raise
+        folder, *files = os.fsdecode(out.read()).splitlines()
+    return Path(folder), files
+
+
 def _clear(base: Path, venv: Path) -> None:
     """What is half built: room for others."""
-    halves = [*base.glob(".building-*")]
-    if not (venv / ".manifest.json").exists():
-        halves.append(venv)
+    halves = [*base.glob(".building-*"), *([] if (venv / ".manifest.json").exists() else [venv])]
     for half in halves:
         shutil.rmtree(half, ignore_errors=True)
