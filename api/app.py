@@ -1,34 +1,56 @@
 """The second door as one ASGI application: every route, and what each answers."""
 
+import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, WebSocket
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import Depends, FastAPI, File, Form, Request, UploadFile, WebSocket
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.routing import Match
 
 from api.access import SUBPROTOCOL, Access
+from api.contract import most_bytes
 from api.errors import ApiError, as_api_error, busy, invalid
-from api.middleware import RequestMiddleware
+from api.middleware import BodyLimit, RequestMiddleware
 from api.models import model, models
-from api.reference import add_reference
-from api.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES, VOICE_BODY
+from api.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES
 from api.socket.session import Session
 from api.speaking import AppState
 from api.speech import SpeechResponse, params_of, planned
-from api.static import PATHS, add_page
-from api.voices import Voices
+from api.static import add_docs, add_page
+from api.voices import UPLOAD, Voices, is_form
 from audio.codecs import FORMATS
-from request.errors import SpeechError
+from request.errors import Problem, SpeechError
+from request.values import MOST_RECORDING_CHARS
 from synthesis.dry_run import DryRunAnswer
+from voices.uploads import NAME
 
-OPEN_PATHS = frozenset({"/ping", "/health", "/docs", "/openapi.json"}) | PATHS
+EXPOSED = (
+    "X-Request-ID",
+    "Retry-After",
+    "x-should-retry",
+    "openai-processing-ms",
+    "X-Speech-Engine",
+    "X-Speech-Voice",
+    "X-Speech-Seed",
+    "X-Speech-Queue-Ms",
+    "X-Speech-Warnings",
+    "X-Speech-Ignored",
+)
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
-def create_app(state: AppState) -> ASGIApp:
+def create_app(state: AppState) -> FastAPI:
+    settings = state.settings
+    access = Access(settings)
     api = FastAPI(
         title="VibeVoice worker",
         description=DESCRIPTION,
@@ -36,30 +58,87 @@ def create_app(state: AppState) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         responses=ERRORS,
+        redirect_slashes=False,
+        form_limits={"max_files": 1, "max_fields": 8, "max_part_size": 16 * 1024},
         exception_handlers=dict.fromkeys(
-            (ApiError, SpeechError, HTTPException, RequestValidationError, Exception), _enveloped
+            (SpeechError, HTTPException, RequestValidationError), _enveloped
         ),
+        middleware=[
+            Middleware(
+                CorrelationIdMiddleware,
+                validator=lambda given: bool(_REQUEST_ID.fullmatch(given)),
+                generator=lambda: f"req_{uuid.uuid4().hex}",
+            ),
+            *_cross_origin(settings.cors_origin),
+            Middleware(
+                RequestMiddleware,
+                access,
+                state.metrics,
+                limits={"/v1/audio/voices": UPLOAD},
+                limit=BodyLimit(most_bytes(settings.openai_input_limit) + MOST_RECORDING_CHARS, 30),
+            ),
+        ],
     )
     _speech(api, state)
-    settings = state.settings
-    access = Access(settings)
     _socket(api, state, access)
     _voices(api, Voices(state))
     _lists(api, state)
     _figures(api, state)
-    add_reference(api)
+    add_docs(api)
     add_page(api)
-    return RequestMiddleware(
-        api, api.routes, access, state.metrics, settings.cors_origin, OPEN_PATHS
-    )
+    return api
 
 
-async def _enveloped(_: Request, error: Exception) -> Response:
+def _cross_origin(origin: str | None) -> Iterator[Middleware]:
+    """Leave for the pages of another site. A browser's answer to its own question, not to the
+    request, so any method and header is fine: the request itself gets the envelope."""
+    if origin:
+        yield Middleware(
+            CORSMiddleware,
+            allow_origins=[origin],
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+            max_age=86_400,
+        )
+
+
+async def _enveloped(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
-        error = invalid(None, "invalid_value", "The request does not fit the description.")
-    elif isinstance(error, HTTPException):
-        error = invalid(None, "invalid_value", str(error.detail), error.status_code)
+        error = SpeechError(tuple(map(_problem, error.errors())))
+    elif isinstance(error, HTTPException) and not isinstance(error, ApiError):
+        error = _of_routing(request, error)
+        if request.method == "OPTIONS" and error.code == "method_not_supported":
+            return Response(headers=error.headers)
     return as_api_error(error).response()
+
+
+def _problem(item: Any) -> Problem:
+    """A field of a form that is not there, or is a file where it should be a text."""
+    code = "missing_required_parameter" if item["type"] == "missing" else "invalid_type"
+    return Problem(str(item["loc"][-1]), code, item["msg"])
+
+
+def _of_routing(request: Request, error: HTTPException) -> ApiError:
+    asked = f"{request.method} {request.url.path}"[:200]
+    if error.status_code == 404:
+        return invalid(None, "unknown_url", f"Invalid URL ({ascii(asked)[1:-1]})", 404)
+    if error.status_code == 405:
+        allow = _methods(request)
+        problem = f"Not allowed to {request.method} here. Use one of {allow}."
+        return ApiError(405, problem, code="method_not_supported", headers={"Allow": allow})
+    return invalid(None, "invalid_value", error.detail, error.status_code)
+
+
+def _methods(request: Request) -> str:
+    """Those of a path: FastAPI's 405 names those of one of its routes, and never HEAD."""
+    found = {"OPTIONS"}
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] != Match.NONE:
+            found |= route.methods or set()
+    if "GET" in found:
+        found.add("HEAD")
+    return ", ".join(each for each in _METHODS if each in found)
 
 
 def _speech(api: FastAPI, state: AppState) -> None:
@@ -129,10 +208,16 @@ def _voices(api: FastAPI, voices: Voices) -> None:
         """OpenAI's names, the worker's own, and those that were uploaded."""
         return voices.listed()
 
-    @api.post("/v1/audio/voices", openapi_extra={"requestBody": VOICE_BODY})
-    async def create_voice(request: Request) -> dict[str, Any]:
+    @api.post("/v1/audio/voices", dependencies=[Depends(is_form)])
+    async def create_voice(
+        name: Annotated[str, Form(json_schema_extra={"pattern": f"^{NAME.pattern}$"})],
+        consent: Annotated[str, Form(description="Who agreed, and where that is written")],
+        audio_sample: Annotated[
+            UploadFile, File(description="3 to 30 seconds in any common format, up to 10 MiB")
+        ],
+    ) -> dict[str, Any]:
         """Stores a voice: 3 to 30 seconds of one who agreed to be spoken like."""
-        return await voices.add(request)
+        return await voices.add(name, consent, audio_sample)
 
     @api.delete("/v1/audio/voices/{name}")
     def delete_voice(name: str) -> dict[str, Any]:

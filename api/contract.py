@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from api.errors import ApiError, invalid
+from api.errors import ApiError, invalid, too_large
 from api.models import model
 from api.schema import EXTRAS, SPEECH
 from request.model import NULL_COUNTS, Defaults, SpeechRequest, parse_request
@@ -68,10 +68,6 @@ def check_size(body: object, count: int, input_limit: int) -> None:
     spoken = len(recording) if isinstance(recording, str) else 0
     if count - spoken > (most := most_bytes(input_limit)):
         raise too_large(most)
-
-
-def too_large(most: int) -> ApiError:
-    return invalid(None, "request_too_large", f"The body has more than {most} bytes.", 413)
 
 
 def parse(body: object, defaults: Defaults) -> SpeechParams:

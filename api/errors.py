@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from request.errors import CODES, SpeechError
@@ -18,7 +19,7 @@ from request.model import OPENAI_WORDS
 log = logging.getLogger("vibevoice.http")
 
 
-class ApiError(Exception):
+class ApiError(HTTPException):
     """An answer that is an error. `message` is written for the caller and holds no secret."""
 
     def __init__(
@@ -32,25 +33,28 @@ class ApiError(Exception):
         retry: int | bool = True,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status = status
+        told = dict(headers or {})
+        if retry is False:
+            told["x-should-retry"] = "false"
+        elif retry is not True:
+            told["Retry-After"] = str(max(1, retry))
+        super().__init__(status, message, told)
         self.code = code
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-        self.headers = dict(headers or {})
-        if retry is False:
-            self.headers["x-should-retry"] = "false"
-        elif retry is not True:
-            self.headers["Retry-After"] = str(max(1, retry))
 
     def response(self) -> Response:
         # In ASCII: what it quotes may hold half of a surrogate pair, which has no UTF-8.
         body = json.dumps(self.body, separators=(",", ":"))
-        return Response(body, self.status, self.headers, "application/json")
+        return Response(body, self.status_code, self.headers, "application/json")
 
 
 def invalid(param: str | None, code: str, message: str, status: int = 400) -> ApiError:
     """The request cannot be served as it stands."""
     return ApiError(status, message, param=param, code=code)
+
+
+def too_large(most: int) -> ApiError:
+    return invalid(None, "request_too_large", f"The body has more than {most} bytes.", 413)
 
 
 def failed(status: int, code: str | None, message: str, retry: int | bool) -> ApiError:

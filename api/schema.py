@@ -11,7 +11,6 @@ from audio.codecs import FORMATS
 from request.model import EXCLUSIVE, NULL_COUNTS, SpeechRequest, notes_of
 from request.values import VISIBLE, VOICE_SCHEMA
 from synthesis.dry_run import DryRunAnswer
-from voices.uploads import MOST_CONSENT, NAME
 
 DESCRIPTION = (
     "Text to speech by OpenAI's contract. Every error has the envelope of `ErrorAnswer`. "
@@ -126,32 +125,6 @@ SPEECH_BODY: dict[str, Any] = {
         "application/json": {
             "schema": SPEECH,
             "example": {"model": "tts-1", "input": "Good morning.", "voice": "alloy"},
-        }
-    },
-}
-
-VOICE_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["name", "consent", "audio_sample"],
-                "properties": {
-                    "name": {"type": "string", "pattern": f"^{NAME.pattern}$"},
-                    "consent": {
-                        "type": "string",
-                        "minLength": 1,
-                        "maxLength": MOST_CONSENT,
-                        "description": "Who agreed, and where that is written",
-                    },
-                    "audio_sample": {
-                        "type": "string",
-                        "format": "binary",
-                        "description": "3 to 30 seconds in any common format, up to 10 MiB",
-                    },
-                },
-            }
         }
     },
 }
