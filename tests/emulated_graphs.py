@@ -171,6 +171,7 @@ class EmulatedGraphs:
             "CUDAGraph": lambda: CUDAGraph(self),
             "Event": self.event,
             "Stream": self.new_stream,
+            "_sleep": lambda _: None,
             "current_stream": lambda *_: self.current,
             "current_device": lambda: 0,
             "empty_cache": self.empty_cache,
