@@ -13,21 +13,20 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 
 from api.access import SUBPROTOCOL, Access
 from api.contract import most_bytes
-from api.errors import ApiError, as_api_error, busy, invalid
+from api.errors import ApiError, busy, enveloped
 from api.middleware import BodyLimit, RequestMiddleware
 from api.models import model, models
 from api.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES
 from api.socket.session import Session
 from api.speaking import AppState
 from api.speech import SpeechResponse, params_of, planned
-from api.static import add_docs, add_page
+from api.static import add_pages
 from api.voices import UPLOAD, Voices, is_form
 from audio.codecs import FORMATS
-from request.errors import Problem, SpeechError
+from request.errors import SpeechError
 from request.values import MOST_RECORDING_CHARS
 from synthesis.dry_run import DryRunAnswer
 from voices.uploads import NAME
@@ -44,7 +43,6 @@ EXPOSED = (
     "X-Speech-Warnings",
     "X-Speech-Ignored",
 )
-_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
@@ -61,7 +59,7 @@ def create_app(state: AppState) -> FastAPI:
         redirect_slashes=False,
         form_limits={"max_files": 1, "max_fields": 8, "max_part_size": 16 * 1024},
         exception_handlers=dict.fromkeys(
-            (SpeechError, HTTPException, RequestValidationError), _enveloped
+            (SpeechError, HTTPException, RequestValidationError), enveloped
         ),
         middleware=[
             Middleware(
@@ -84,8 +82,7 @@ def create_app(state: AppState) -> FastAPI:
     _voices(api, Voices(state))
     _lists(api, state)
     _figures(api, state)
-    add_docs(api)
-    add_page(api)
+    add_pages(api)
     return api
 
 
@@ -101,44 +98,6 @@ def _cross_origin(origin: str | None) -> Iterator[Middleware]:
             expose_headers=EXPOSED,
             max_age=86_400,
         )
-
-
-async def _enveloped(request: Request, error: Exception) -> Response:
-    if isinstance(error, RequestValidationError):
-        error = SpeechError(tuple(map(_problem, error.errors())))
-    elif isinstance(error, HTTPException) and not isinstance(error, ApiError):
-        error = _of_routing(request, error)
-        if request.method == "OPTIONS" and error.code == "method_not_supported":
-            return Response(headers=error.headers)
-    return as_api_error(error).response()
-
-
-def _problem(item: Any) -> Problem:
-    """A field of a form that is not there, or is a file where it should be a text."""
-    code = "missing_required_parameter" if item["type"] == "missing" else "invalid_type"
-    return Problem(str(item["loc"][-1]), code, item["msg"])
-
-
-def _of_routing(request: Request, error: HTTPException) -> ApiError:
-    asked = f"{request.method} {request.url.path}"[:200]
-    if error.status_code == 404:
-        return invalid(None, "unknown_url", f"Invalid URL ({ascii(asked)[1:-1]})", 404)
-    if error.status_code == 405:
-        allow = _methods(request)
-        problem = f"Not allowed to {request.method} here. Use one of {allow}."
-        return ApiError(405, problem, code="method_not_supported", headers={"Allow": allow})
-    return invalid(None, "invalid_value", error.detail, error.status_code)
-
-
-def _methods(request: Request) -> str:
-    """Those of a path: FastAPI's 405 names those of one of its routes, and never HEAD."""
-    found = {"OPTIONS"}
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] != Match.NONE:
-            found |= route.methods or set()
-    if "GET" in found:
-        found.add("HEAD")
-    return ", ".join(each for each in _METHODS if each in found)
 
 
 def _speech(api: FastAPI, state: AppState) -> None:

@@ -10,13 +10,18 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
-from request.errors import CODES, SpeechError
+from request.errors import CODES, Problem, SpeechError
 from request.model import OPENAI_WORDS
 
 log = logging.getLogger("vibevoice.http")
+
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 
 
 class ApiError(HTTPException):
@@ -64,6 +69,46 @@ def failed(status: int, code: str | None, message: str, retry: int | bool) -> Ap
 
 def busy(message: str, seconds: int) -> ApiError:
     return failed(503, "queue_full", message, seconds)
+
+
+async def enveloped(request: Request, error: Exception) -> Response:
+    """What a route raised, or what FastAPI and Starlette raise in its place. OPTIONS is no route of
+    anybody's: its answer is what the 405 would have named."""
+    if isinstance(error, RequestValidationError):
+        error = SpeechError(tuple(map(_problem, error.errors())))
+    elif isinstance(error, HTTPException) and not isinstance(error, ApiError):
+        error = _of_routing(request, error)
+        if request.method == "OPTIONS" and error.code == "method_not_supported":
+            return Response(headers=error.headers)
+    return as_api_error(error).response()
+
+
+def _problem(item: Any) -> Problem:
+    """A field of a form that is not there, or is a file where it should be a text."""
+    code = "missing_required_parameter" if item["type"] == "missing" else "invalid_type"
+    return Problem(str(item["loc"][-1]), code, item["msg"])
+
+
+def _of_routing(request: Request, error: HTTPException) -> ApiError:
+    asked = f"{request.method} {request.url.path}"[:200]
+    if error.status_code == 404:
+        return invalid(None, "unknown_url", f"Invalid URL ({ascii(asked)[1:-1]})", 404)
+    if error.status_code == 405:
+        allow = _methods(request)
+        problem = f"Not allowed to {request.method} here. Use one of {allow}."
+        return ApiError(405, problem, code="method_not_supported", headers={"Allow": allow})
+    return invalid(None, "invalid_value", error.detail, error.status_code)
+
+
+def _methods(request: Request) -> str:
+    """Those of a path: FastAPI's 405 names those of one of its routes, and never HEAD."""
+    found = {"OPTIONS"}
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] != Match.NONE:
+            found |= route.methods or set()
+    if "GET" in found:
+        found.add("HEAD")
+    return ", ".join(each for each in _METHODS if each in found)
 
 
 def as_api_error(error: BaseException) -> ApiError:

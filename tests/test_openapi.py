@@ -95,10 +95,10 @@ def test_the_description_is_a_page_at_docs_that_needs_nothing_else(server: Serve
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "http" not in policy
     files = re.findall(r'(?:src|href)="([^"]+)"', answer.body.decode())
-    assert files == ["docs/files/swagger-ui.css", "data:,", "docs/files/swagger-ui-bundle.js"]
+    assert files == ["docs/swagger-ui.css", "data:,", "docs/swagger-ui-bundle.js"]
     for name in (files[0], files[2]):
         assert len(server.call("GET", f"/{name}").body) > 100_000
-    assert server.call("GET", "/docs/files/../core.py").status == 404
+    assert server.call("GET", "/docs/../core.py").status == 404
 
 
 def test_the_form_of_an_upload_is_described(server: Server) -> None:

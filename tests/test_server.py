@@ -480,6 +480,42 @@ def test_pages_of_other_sites_may_not_call(server: Server, start: Start) -> None
     assert bad.status == 403
 
 
+def test_a_page_of_another_site_may_ask_first_and_read_why_it_was_refused(start: Start) -> None:
+    site = "https://good.example"
+    server = start(CORS_ORIGIN=site, API_KEYS="the-key", HOST="127.0.0.1")
+    asks = {"Origin": site, "Access-Control-Request-Method": "DELETE"}
+    asks["Access-Control-Request-Headers"] = "authorization,x-stainless-os"
+    told = server.call("OPTIONS", "/v1/audio/voices/Ada", headers=asks)
+    assert told.status == 200
+    assert told.headers["access-control-allow-origin"] == site
+    assert told.headers["access-control-allow-headers"] == "authorization,x-stainless-os"
+    assert "DELETE" in told.headers["access-control-allow-methods"]
+    foreign = server.call(
+        "OPTIONS", "/v1/models", headers=asks | {"Origin": "https://evil.example"}
+    )
+    assert "access-control-allow-origin" not in foreign.headers
+    refused = server.call("GET", "/v1/models", headers={"Origin": site})
+    assert (refused.status, refused.headers["access-control-allow-origin"]) == (401, site)
+    assert "x-should-retry" in refused.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/v1/audio/voices", "GET, HEAD, POST, OPTIONS"),
+        ("GET", "/v1/audio/voices/Ada", "DELETE, OPTIONS"),
+        ("POST", "/docs", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_a_405_names_all_methods_of_a_path(
+    server: Server, method: str, path: str, allow: str
+) -> None:
+    answer = server.call(method, path)
+    assert (answer.status, answer.error["code"]) == (405, "method_not_supported")
+    assert answer.headers["allow"] == allow
+    assert server.call("OPTIONS", path).headers["allow"] == allow
+
+
 @pytest.mark.parametrize(
     "request_",
     [
