@@ -3,7 +3,6 @@
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
@@ -15,8 +14,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from api.access import SUBPROTOCOL, Access
+from api.admission import AdmissionControl
 from api.contract import most_bytes
-from api.errors import ApiError, busy, enveloped
+from api.errors import ApiError, enveloped
 from api.middleware import BodyLimit, RequestMiddleware
 from api.models import model, models
 from api.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES
@@ -125,40 +125,21 @@ def _speech(api: FastAPI, state: AppState) -> None:
 
 
 def _socket(api: FastAPI, state: AppState, access: Access) -> None:
-    sessions = Sessions(state.settings.max_sessions)
+    sessions = AdmissionControl(state.settings.max_sessions, most_waiting=0)
 
     @api.websocket("/v1/audio/speech/stream")
     async def stream_speech(socket: WebSocket) -> None:
         names: list[str] = socket.scope.get("subprotocols", [])
-        try:
-            access.check_origin(socket.headers)
-            access.check_key(socket.headers, names)
-            sessions.check()
-        except ApiError as error:
-            await socket.send_denial_response(error.response())
-            return
-        with sessions.one():
+        with sessions.seat() as seat:
+            try:
+                access.check_origin(socket.headers)
+                access.check_key(socket.headers, names)
+                await seat.take()
+            except ApiError as error:
+                await socket.send_denial_response(error.response())
+                return
             await socket.accept(SUBPROTOCOL if SUBPROTOCOL in names else None)
             await Session(state, socket).run()
-
-
-class Sessions:
-    """How many sockets are open."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._count = most, 0
-
-    def check(self) -> None:
-        if self._count >= self._most:
-            raise busy(f"All {self._most} sessions are open.", 10)
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        self._count += 1
-        try:
-            yield
-        finally:
-            self._count -= 1
 
 
 def _voices(api: FastAPI, voices: Voices) -> None:

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from asgi_correlation_id import correlation_id
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -121,7 +122,7 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, TimeoutError):
         return failed(504, "timeout", "The answer took longer than it may.", retry=False)
     place = "".join(traceback.format_tb(error.__traceback__))
-    log.error("internal error: %s\n%s", type(error).__name__, place)
+    log.error("internal error: %s in %s\n%s", type(error).__name__, correlation_id.get(), place)
     problem = "The server failed; its log has the place."
     return failed(500, "internal_error", problem, retry=False)
 

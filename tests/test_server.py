@@ -188,7 +188,7 @@ def test_what_nobody_foresaw_is_an_envelope_that_quotes_nothing(
         500,
         "The server failed; its log has the place.",
     )
-    assert "internal error: RuntimeError" in caplog.text
+    assert f"internal error: RuntimeError in {answer.headers['x-request-id']}\n" in caplog.text
     assert HUSH not in caplog.text
 
 
