@@ -18,7 +18,7 @@ from starlette.types import Scope
 from api.errors import ApiError
 from config import Settings, is_loopback
 
-OPEN_PATHS = frozenset({"/", "/ping", "/health", "/docs", "/openapi.json"})
+_OPEN_PATHS = frozenset({"/", "/ping", "/health", "/docs", "/openapi.json"})
 _OPEN_FOLDERS = ("/page/", "/docs/")
 _BEARER = re.compile(r"Bearer +(\S+) *", re.I)
 SUBPROTOCOL = "speech"
@@ -35,7 +35,7 @@ class Access:
         """Raises a 403 or a 401 for an HTTP request that is not to be answered."""
         headers, path = Headers(scope=scope), scope["path"]
         self.check_origin(headers)
-        is_open = path in OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
+        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
         if not is_open and scope["method"] != "OPTIONS":
             self.check_key(headers)
 

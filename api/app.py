@@ -27,11 +27,12 @@ from api.static import add_pages
 from api.voices import UPLOAD, Voices, is_form
 from audio.codecs import FORMATS
 from request.errors import SpeechError
+from request.model import notes_of
 from request.values import MOST_RECORDING_CHARS
 from synthesis.dry_run import DryRunAnswer
 from voices.uploads import NAME
 
-EXPOSED = (
+_EXPOSED = (
     "X-Request-ID",
     "Retry-After",
     "x-should-retry",
@@ -43,7 +44,7 @@ EXPOSED = (
     "X-Speech-Warnings",
     "X-Speech-Ignored",
 )
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_REQUEST_ID = re.compile(notes_of("request_id")["bounds"]["pattern"])
 
 
 def create_app(state: AppState) -> FastAPI:
@@ -83,19 +84,23 @@ def create_app(state: AppState) -> FastAPI:
     _lists(api, state)
     _figures(api, state)
     add_pages(api)
+    if settings.keys:
+        described = api.openapi()  # which FastAPI keeps
+        described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        described["security"] = [{"key": []}]
     return api
 
 
 def _cross_origin(origin: str | None) -> Iterator[Middleware]:
-    """Leave for the pages of another site. A browser's answer to its own question, not to the
-    request, so any method and header is fine: the request itself gets the envelope."""
+    """CORS for the pages of one site, or of all. A preflight allows every method and header: what
+    is wrong with a request is said in its own answer, in the envelope."""
     if origin:
         yield Middleware(
             CORSMiddleware,
             allow_origins=[origin],
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=EXPOSED,
+            expose_headers=_EXPOSED,
             max_age=86_400,
         )
 

@@ -91,12 +91,12 @@ def _problem(item: Any) -> Problem:
 
 
 def _of_routing(request: Request, error: HTTPException) -> ApiError:
-    asked = f"{request.method} {request.url.path}"[:200]
+    asked = f"{request.method} {request.scope['path']}"[:200]
     if error.status_code == 404:
         return invalid(None, "unknown_url", f"Invalid URL ({ascii(asked)[1:-1]})", 404)
     if error.status_code == 405:
         allow = _methods(request)
-        problem = f"Not allowed to {request.method} here. Use one of {allow}."
+        problem = f"Not allowed to {request.method[:20]} here. Use one of {allow}."
         return ApiError(405, problem, code="method_not_supported", headers={"Allow": allow})
     return invalid(None, "invalid_value", error.detail, error.status_code)
 

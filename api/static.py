@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 _FOLDER = Path(__file__).resolve().parent / "page"
 _FILES = ("style.css", "app.js", "api.js", "player.js", "worklet.js")
-_DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 _POLICY = (
     "default-src 'none'; script-src 'self'{inline}; style-src 'self'{inline}; connect-src 'self'; "
@@ -26,13 +25,13 @@ def add_pages(api: FastAPI) -> None:
     page = get_swagger_ui_html(
         openapi_url="openapi.json",
         title=api.title,
-        swagger_css_url=f"docs/{_DOCS_FILES[0]}",
-        swagger_js_url=f"docs/{_DOCS_FILES[1]}",
+        swagger_css_url="docs/swagger-ui.css",
+        swagger_js_url="docs/swagger-ui-bundle.js",
         swagger_favicon_url="data:,",
     )
     _add(api, "/docs", bytes(page.body), "text/html; charset=utf-8", inline=" 'unsafe-inline'")
     # FastAPI's page would load them from another host.
-    for name in _DOCS_FILES:
+    for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
         data = (files("fastapi_offline") / "static" / name).read_bytes()
         _add(api, f"/docs/{name}", data, _TYPES[Path(name).suffix])
 

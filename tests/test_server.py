@@ -18,7 +18,9 @@ import numpy as np
 import openai
 import pytest
 
+import api.app
 from api.contract import most_bytes, parse
+from api.middleware import BodyLimit
 from config import ConfigError, Settings
 from engines.base import Plan
 from request.errors import EngineLost
@@ -548,6 +550,31 @@ def test_a_body_that_does_not_end_is_not_waited_for_in_memory(server: Server) ->
             peer.sendall(chunk)
         head, _ = head_of(peer)
         assert head.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_that_does_not_come_in_time_is_a_408(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.app, "UPLOAD", BodyLimit(1000, seconds=0.2))
+    with socket.create_connection(("127.0.0.1", start().port), timeout=120) as peer:
+        head = "POST /v1/audio/voices HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n"
+        peer.sendall(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n--x".encode())
+        told, body = head_of(peer)
+        assert told.startswith(b"HTTP/1.1 408 ")
+        assert json.loads(body)["error"]["code"] == "timeout"
+
+
+def test_a_host_that_is_no_host_breaks_nothing(start: Start) -> None:
+    server = start(API_KEYS="the-key", HOST="127.0.0.1")
+    headers = {"Host": "[", "Authorization": "Bearer the-key"}
+    assert server.call("GET", "/nowhere", headers=headers).error["code"] == "unknown_url"
+
+
+def test_a_server_with_keys_says_so_in_its_description(server: Server, start: Start) -> None:
+    keyed = start(API_KEYS="the-key", HOST="127.0.0.1").call("GET", "/openapi.json").json
+    (name,) = keyed["security"][0]
+    assert keyed["components"]["securitySchemes"][name] == {"type": "http", "scheme": "bearer"}
+    assert "security" not in server.call("GET", "/openapi.json").json
 
 
 def test_a_deep_or_strange_body_is_bad_json(server: Server) -> None:
