@@ -110,7 +110,7 @@ class Engines(_Group):
     vibevoice_attention: Literal["sdpa", "flash"] | None = _setting(
         None, "Attention of VibeVoice, if not the faster that is right here"
     )
-    vibevoice_graphs: Literal["on", "off"] = _setting("on", "`off` makes frames without graphs")
+    vibevoice_graphs: Literal["on", "off"] = _setting("on", "`off`: frames without CUDA graphs")
     max_slots: int | None = _setting(None, "Chunks of text that are generated at once", ge=1, le=64)
     gpu_usd_per_second: float | None = _setting(None, "Price of the GPU", gt=0, le=1)
 

@@ -19,7 +19,15 @@ from api.contract import most_bytes
 from api.errors import ApiError, enveloped
 from api.middleware import BodyLimit, RequestMiddleware
 from api.models import model, models
-from api.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES
+from api.schema import (
+    DESCRIPTION,
+    ERRORS,
+    SPEECH_BODY,
+    SPEECH_RESPONSES,
+    VOICE_CONSENT,
+    VOICE_NAME,
+    VOICE_SAMPLE,
+)
 from api.socket.session import Session
 from api.speaking import AppState
 from api.speech import SpeechResponse, params_of, planned
@@ -30,7 +38,6 @@ from request.errors import SpeechError
 from request.model import notes_of
 from request.values import MOST_RECORDING_CHARS
 from synthesis.dry_run import DryRunAnswer
-from voices.uploads import NAME
 
 _EXPOSED = (
     "X-Request-ID",
@@ -155,11 +162,9 @@ def _voices(api: FastAPI, voices: Voices) -> None:
 
     @api.post("/v1/audio/voices", dependencies=[Depends(is_form)])
     async def create_voice(
-        name: Annotated[str, Form(json_schema_extra={"pattern": f"^{NAME.pattern}$"})],
-        consent: Annotated[str, Form(description="Who agreed, and where that is written")],
-        audio_sample: Annotated[
-            UploadFile, File(description="3 to 30 seconds in any common format, up to 10 MiB")
-        ],
+        name: Annotated[str, Form(json_schema_extra=VOICE_NAME)],
+        consent: Annotated[str, Form(json_schema_extra=VOICE_CONSENT)],
+        audio_sample: Annotated[UploadFile, File(description=VOICE_SAMPLE)],
     ) -> dict[str, Any]:
         """Stores a voice: 3 to 30 seconds of one who agreed to be spoken like."""
         return await voices.add(name, consent, audio_sample)

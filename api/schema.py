@@ -11,6 +11,7 @@ from audio.codecs import FORMATS
 from request.model import EXCLUSIVE, NULL_COUNTS, SpeechRequest, notes_of
 from request.values import VISIBLE, VOICE_SCHEMA
 from synthesis.dry_run import DryRunAnswer
+from voices.uploads import MOST_CONSENT, NAME
 
 DESCRIPTION = (
     "Text to speech by OpenAI's contract. Every error has the envelope of `ErrorAnswer`. "
@@ -128,3 +129,12 @@ SPEECH_BODY: dict[str, Any] = {
         }
     },
 }
+
+# What `VoiceStore` checks, in its own words.
+VOICE_NAME: dict[str, Any] = {"pattern": f"^{NAME.pattern}$"}
+VOICE_CONSENT: dict[str, Any] = {
+    "minLength": 1,
+    "maxLength": MOST_CONSENT,
+    "description": "Who agreed, and where that is written",
+}
+VOICE_SAMPLE = "3 to 30 seconds in any common format, up to 10 MiB"

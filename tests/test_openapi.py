@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.http_server import Server, server_process
-from voices.uploads import NAME
+from voices.uploads import MOST_CONSENT, NAME
 
 pytestmark = pytest.mark.process
 
@@ -108,3 +108,4 @@ def test_the_form_of_an_upload_is_described(server: Server) -> None:
     form = description["components"]["schemas"][named.rpartition("/")[2]]
     assert form["required"] == ["name", "consent", "audio_sample"]
     assert form["properties"]["name"]["pattern"] == f"^{NAME.pattern}$"
+    assert form["properties"]["consent"]["maxLength"] == MOST_CONSENT
