@@ -130,7 +130,7 @@ def test_a_replay_reads_and_writes_the_memory_of_the_capture(graphs: EmulatedGra
         lambda: torch.randn(2),
         lambda: torch.zeros(2).normal_(),
         lambda: torch.cuda.synchronize(),
-        lambda: torch.cuda.Event().synchronize(),
+        lambda: torch.cuda.Event(blocking=True).synchronize(),
         lambda: torch.cuda.empty_cache(),
     ],
 )

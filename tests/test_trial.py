@@ -5,7 +5,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -146,6 +146,10 @@ def test_the_reference_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference.model.network, "generate", refuse)
     with pytest.raises(EngineError, match="cannot take a step of the model"):
         reference.make_trial()
+    monkeypatch.setattr("engines.vibevoice.loader.load_model", lambda *_: reference.model)
+    made, unused = VibeVoiceEngine("model", runtime="reference"), cast("Any", None)
+    with pytest.raises(EngineError, match="cannot take a step of the model"):
+        made._load_runtime(unused, unused, "", torch.device("cuda"))
 
 
 def test_a_step_that_is_not_supported_fails_its_job_and_not_the_worker(
@@ -165,7 +169,7 @@ def test_frames_are_captured_before_there_is_a_job(
 ) -> None:
     graphs = EmulatedGraphs()
     graphs.install(monkeypatch)
-    monkeypatch.setattr("engines.vibevoice.fast.FIXED_CONTEXT", 4096)  # what slots hold
+    monkeypatch.setattr("engines.vibevoice.fast.runtime.FIXED_CONTEXT", 4096)  # what slots hold
     own.load()
     shapes = 3 * 3 + 1  # 1, 2 and 4 slots by 512, 1,024 and 2,048 tokens; all of them by 4,096
     for _ in range(3000):
@@ -195,7 +199,7 @@ def test_a_load_on_a_gpu_finds_out_what_nobody_asked_for(
     assert details["device"] == "NVIDIA H100 80GB HBM3"
     assert (details["attention"], details["convolutions"]) == ("sdpa", "products 19")
     assert details["norm"] == "vector_norm, 4 kernels"
-    assert details["shape"] == "32x2048"
+    assert details["graph_shape"] == "32x2048"
     assert (batch_of(own).slots, batch_of(own).state.capacity) == (32, 4096)
     assert "attention of 64 rows: sdpa (sdpa 3000000 us)" in caplog.text
     assert "attention: flash-attn has no kernel for KV caches" in caplog.text
