@@ -11,19 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio.pcm import Samples
-from audio.recording import EXTENSIONS, MAX_SECONDS, MIN_SECONDS, TooShort, Unusable
+from audio.recording import TooShort, Unusable
 from request.errors import VoiceError
-from voices.files import MAX_NAME, Named, VoiceFile, VoiceFolder, folded, refusal
-
-__all__ = [
-    "EXTENSIONS",
-    "MAX_NAME",
-    "MAX_SECONDS",
-    "MIN_SECONDS",
-    "NO_VOICE",
-    "Voice",
-    "VoiceMapper",
-]
+from voices.files import Named, VoiceFile, VoiceFolder, folded, refusal
 
 _LISTED = 10  # names in a message
 
@@ -69,27 +59,6 @@ class VoiceMapper:
         self._others = {folded(name): voice for name, voice in (others or {}).items()}
         self._folder = VoiceFolder(directory)
         self._lock = threading.RLock()
-
-    def setup_voice_presets(self) -> dict[str, Path]:
-        """The usable files by voice name. The folder is read again if it changed since."""
-        with self._lock:
-            self._folder.refresh()
-            presets: dict[str, Path] = {}
-            for file in self._folder.files:
-                if not file.fault:
-                    presets.setdefault(file.name, file.path)
-            return presets
-
-    def get_voice_path(self, name: str) -> Path | None:
-        """The file that `name` means, exactly or in part; None if there is none."""
-        if refusal(name):
-            return None
-        with self._lock:
-            self._folder.refresh()
-            for entry in (entry for tier in self._matches(name) for entry in tier):
-                if isinstance(entry, VoiceFile) and not entry.fault:
-                    return entry.path
-        return None
 
     def names(self) -> tuple[str, ...]:
         """What can be asked for. The first is used where nothing fits."""
