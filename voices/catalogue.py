@@ -60,6 +60,27 @@ class VoiceMapper:
         self._folder = VoiceFolder(directory)
         self._lock = threading.RLock()
 
+    def setup_voice_presets(self) -> dict[str, Path]:
+        """The usable files by voice name; a name of the design card. The folder is read again if it changed since."""
+        with self._lock:
+            self._folder.refresh()
+            presets: dict[str, Path] = {}
+            for file in self._folder.files:
+                if not file.fault:
+                    presets.setdefault(file.name, file.path)
+            return presets
+
+    def get_voice_path(self, name: str) -> Path | None:
+        """The file that `name` means, exactly or in part; None if there is none."""
+        if refusal(name):
+            return None
+        with self._lock:
+            self._folder.refresh()
+            for entry in (entry for tier in self._matches(name) for entry in tier):
+                if isinstance(entry, VoiceFile) and not entry.fault:
+                    return entry.path
+        return None
+
     def names(self) -> tuple[str, ...]:
         """What can be asked for. The first is used where nothing fits."""
         with self._lock:
