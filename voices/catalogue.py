@@ -61,7 +61,7 @@ class VoiceMapper:
         self._lock = threading.RLock()
 
     def setup_voice_presets(self) -> dict[str, Path]:
-        """The usable files by voice name; a name of the design card. The folder is read again if it changed since."""
+        """The usable files by voice name. The folder is read again if it changed since."""
         with self._lock:
             self._folder.refresh()
             presets: dict[str, Path] = {}
