@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    computed_field,
     field_validator,
     model_validator,
 )
@@ -292,6 +293,7 @@ class Settings(BaseModel):
             url_ttl_seconds=self.s3_url_ttl_seconds,
         )
 
+    @computed_field  # type: ignore[prop-decorator]  # an engine's setting, too: see `model_dump`
     @property
     def further_hub_caches(self) -> tuple[Path, ...]:
         return tuple(Path(cache) for cache in self.model_caches.split(":") if cache)
