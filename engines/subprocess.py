@@ -24,6 +24,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
+from engines.backoff import Backoff
 from engines.base import Capabilities, End, EngineSettings, Frame, Plan
 from request.errors import Cancelled, EngineLost, SpeechError
 
@@ -32,32 +33,10 @@ _END_SEC = 20
 _LOOK_SEC = 0.05
 _PATIENCE_SEC = 5
 """A request waits for a start that is so near; else it is told when to come again."""
-_STEADY_SEC = _LONGEST_PAUSE_SEC = 60
 _MANY = 3
+"""Losses in a row after which a worker is better replaced."""
 
 log = logging.getLogger("vibevoice")
-
-
-class Backoff:
-    """Exponential back-off: 1, 2, 4 ... 60 s before the next start. One that worked for a minute
-    begins at 1 again. `now` is a monotonic clock in seconds."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.losses = 0
-        """In a row."""
-        self._now = now
-        self._due = 0.0
-
-    def lost(self, worked_since: float | None) -> None:
-        """`worked_since` is None for an engine that never could speak."""
-        now = self._now()
-        steady = worked_since is not None and now - worked_since >= _STEADY_SEC
-        self.losses = 1 if steady else self.losses + 1
-        self._due = now + min(_LONGEST_PAUSE_SEC, 2 ** min(self.losses - 1, 6))
-
-    def left(self) -> float:
-        """Seconds until the next start."""
-        return max(0.0, self._due - self._now()) if self.losses else 0.0
 
 
 class SubprocessEngine:
@@ -147,8 +126,8 @@ class SubprocessEngine:
             process = self._running(check)
             try:
                 return process, process.connect()
-            except OSError:
-                process.kill()
+            except ConnectionError:
+                process.kill()  # it is ending; now who waits for the next can see that
 
     def _running(self, check: Callable[[], None]) -> "_Process":
         with self._changed:
@@ -177,7 +156,8 @@ class SubprocessEngine:
         """Relays the log until the process ends; then begins the next and loads it."""
         process.relay_log()
         status = process.reap()
-        if not self._replaced(process, status):
+        successor = self._succeed(process, status)
+        if successor is None:
             return
         try:
             self.load()
@@ -185,12 +165,12 @@ class SubprocessEngine:
             return  # who follows that process begins another
         except SpeechError as error:
             log.error("the engine cannot be loaded anew: %s", error)
-            self._drop()
+            successor.kill()
         else:
             log.info("the engine works again")
 
-    def _replaced(self, process: "_Process", status: int) -> bool:
-        """Waits and begins the next. False where the engine was closed."""
+    def _succeed(self, process: "_Process", status: int) -> "_Process | None":
+        """The process after this one, once the pause is over. None where the engine was closed."""
         with self._changed:
             while self._process is process:
                 self._backoff.lost(process.works_since)
@@ -199,20 +179,16 @@ class SubprocessEngine:
                 while self._process is process and (left := self._backoff.left()):
                     self._changed.wait(min(left, _LOOK_SEC))
                 if self._process is process:
-                    with suppress(EngineLost):  # of which it has logged why
+                    with suppress(EngineLost):  # no process could be started: later, then
                         self._process = self._begun()
                         self._restarts += 1
-                        return True
-        return False
-
-    def _drop(self) -> None:
-        if (process := self._process) is not None:
-            process.kill()
+                        return self._process
+        return None
 
 
 class _Process:
-    """One life of an engine. Raises `OSError` where it cannot begin or is over. `works_since` is
-    when it was first known to work, on the clock `now`."""
+    """One life of an engine. `works_since` is when it was first known to work, on the clock `now`;
+    `ended` is set as soon as it is known to end. Raises `OSError` where it cannot begin."""
 
     def __init__(self, made_by: tuple[str, EngineSettings], now: Callable[[], float]) -> None:
         self.ended = False
@@ -240,14 +216,15 @@ class _Process:
             self.works_since = self._now()
 
     def connect(self) -> Connection:
-        """A connection of its own: a slow reader holds up one thread there and nobody else."""
+        """A connection of its own: a slow reader holds up one thread there and nobody else. Raises
+        `ConnectionError` where the process has ended."""
         ours, theirs = Pipe()
         try:
             with theirs, self._sending:
                 socket.send_fds(self._socket, [b"\0"], [theirs.fileno()])
-        except OSError:
+        except OSError as error:
             ours.close()
-            raise
+            raise ConnectionError from error
         return ours
 
     def relay_log(self) -> None:

@@ -14,10 +14,11 @@ import psutil
 import pytest
 
 from config import Settings
+from engines.backoff import Backoff
 from engines.base import Engine, Frame, Plan, PlannedChunk, Turn, Voice
 from engines.espeak.engine import EspeakEngine
 from engines.registry import create_engine
-from engines.subprocess import Backoff, SubprocessEngine
+from engines.subprocess import SubprocessEngine
 from request.errors import Cancelled, EngineError, EngineLost
 from tests.engine_contract import EngineContract, assert_same
 from tests.http_server import ROOT, wait_for
