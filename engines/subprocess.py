@@ -24,6 +24,8 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
+import numpy as np
+
 from engines.backoff import Backoff
 from engines.base import Capabilities, End, EngineSettings, Frame, Plan
 from request.errors import Cancelled, EngineLost, SpeechError
@@ -290,4 +292,7 @@ class SubprocessSpeech:
 def _opened(reply: Any) -> Any:
     if isinstance(reply, BaseException):
         raise reply
+    if isinstance(reply, tuple):
+        chunk, samples = reply
+        return Frame(chunk, np.frombuffer(samples, np.float32))
     return reply

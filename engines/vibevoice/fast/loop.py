@@ -296,7 +296,7 @@ def _loss(error: BaseException) -> EngineLost:
         return meant
     log.error("the frame loop has broken off", exc_info=error)
     return EngineLost(
-        "the frame loop broke off and this worker has to be replaced: send the job again"
+        "the frame loop broke off and the engine has to be replaced: send the job again"
     )
 
 
