@@ -14,10 +14,11 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from engines.base import Engine, Frame, Plan
+from engines.base import Engine, EngineSettings, Frame, Plan
 from engines.registry import create_engine
 from request import errors
 from request.errors import Cancelled, EngineError, SpeechError
@@ -27,13 +28,13 @@ _END_SEC = 10
 log = logging.getLogger("vibevoice")
 
 
-def main() -> None:
+def main(create: Callable[[str, EngineSettings], Engine] = create_engine) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group; the parent decides
-        signal.signal(signum, signal.SIG_IGN)
+        signal.signal(signum, lambda *_: None)  # SIG_IGN would be inherited by compilers
     control = Connection(int(sys.argv[1]))
     name, settings = control.recv()
     logging.basicConfig(handlers=[_ToParent(control)], level=logging.INFO, format="%(message)s")
-    engine = create_engine(name, settings)
+    engine = create(name, settings)
     with suppress(ConnectionError):
         _serve(control, engine)
     faulthandler.dump_traceback_later(_END_SEC, exit=True)  # a GPU that hangs holds nobody up

@@ -52,5 +52,4 @@ def create(name: str, settings: EngineSettings) -> Engine:
 
 
 if __name__ == "__main__":
-    vars(child)["create_engine"] = create
-    child.main()
+    child.main(create)

@@ -23,7 +23,7 @@ from request.errors import Cancelled, EngineError, EngineLost
 from tests.engine_contract import EngineContract, assert_same
 from tests.http_server import ROOT, wait_for
 
-SETTINGS = Settings.from_env({}).model_dump()
+SETTINGS = Settings.from_env({"HF_TOKEN": "hush"}).model_dump()
 
 
 def plan_of(text: str) -> Plan:
