@@ -157,8 +157,7 @@ class SubprocessEngine:
     def _follow(self, process: "_Process") -> None:
         """Relays the log until the process ends; then begins the next and loads it."""
         process.relay_log()
-        status = process.reap()
-        successor = self._succeed(process, status)
+        successor = self._succeed(process, process.reap())
         if successor is None:
             return
         try:
@@ -231,7 +230,7 @@ class _Process:
 
     def relay_log(self) -> None:
         """Logs in this process what it logs, until it ends."""
-        with suppress(EOFError, OSError):
+        with self._control, suppress(EOFError, OSError):
             while True:
                 name, level, words = self._control.recv()
                 logging.getLogger(name).log(level, "%s", words)
@@ -241,24 +240,21 @@ class _Process:
         self._child.kill()
 
     def reap(self) -> int:
-        """After `relay_log`: its exit status."""
-        self.kill()
-        status = self._child.wait()
-        with self._sending:
-            self._socket.close()
-            self._control.close()
-        return status
-
-    def close(self) -> None:
-        """Lets it end by itself."""
+        """Waits until it has ended, but not for ever. Gives its exit status."""
         self.ended = True
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
         try:
             self._child.wait(_END_SEC)
         except subprocess.TimeoutExpired:
             self._child.kill()
-            self._child.wait()
+        with self._sending:
+            self._socket.close()
+        return self._child.wait()
+
+    def close(self) -> None:
+        """Lets it end by itself."""
+        with self._sending, suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+        self.reap()
 
 
 class SubprocessSpeech:
