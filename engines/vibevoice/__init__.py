@@ -12,18 +12,19 @@ Importing the package, `engine` and what it imports at its top needs neither tor
 code; loading the engine does.
 """
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engines.base import Engine, EngineSettings
+if TYPE_CHECKING:
+    from engines.base import Engine, EngineSettings
 
 IN_PROCESS = False
 """Its frame loop is Python, and only a new process gets a CUDA context that failed anew."""
 
 
-def create(settings: EngineSettings) -> Engine:
+def create(settings: "EngineSettings") -> "Engine":
     from engines.vibevoice.engine import VibeVoiceEngine
 
-    home: Path | None = settings["hf_home"]
+    home = settings["hf_home"]
     token = settings["hf_token"]
     return VibeVoiceEngine(
         settings["model_path"],
