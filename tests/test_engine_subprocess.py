@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from engines.espeak.engine import EspeakEngine
 from engines.registry import create_engine
 from engines.subprocess import SubprocessEngine
 from request.errors import Cancelled, EngineError, EngineLost
-from tests.engine_contract import EngineContract, assert_same
+from tests.engine_contract import EngineContract, assert_same, in_threads
 from tests.http_server import ROOT, wait_for
 
 SETTINGS = Settings.from_env({"HF_TOKEN": "hush"}).model_dump()
@@ -317,6 +318,31 @@ def test_one_that_is_closed_in_the_pause_stays_closed(
     clock.seconds += 60
     wait_for(lambda: not [t for t in threading.enumerate() if t.name == "engine"])
     assert engine._process is None
+
+
+def test_whoever_listens_at_a_death_is_told_and_all_others_hear_the_whole() -> None:
+    engine = SubprocessEngine("espeak", SETTINGS, lambda: 1000 * time.monotonic())
+    whole = list(engine.start(PLAN))
+    outcomes: list[str] = []
+    over = threading.Event()
+
+    def work(number: int) -> None:
+        while not over.is_set():
+            if number:
+                try:
+                    assert_same(list(engine.start(PLAN)), whole)
+                    outcomes.append("whole")
+                except EngineLost:
+                    outcomes.append("lost")
+            elif engine.capabilities.figures["restarts"] == 4:
+                over.set()
+            elif engine.ready and not over.wait(0.3):
+                os.kill(pid_of(engine), signal.SIGKILL)
+
+    in_threads(5, work)
+    assert set(outcomes) == {"whole", "lost"}
+    assert_same(list(engine.start(PLAN)), whole)
+    engine.close()
 
 
 def of_losses(*lives: float | None) -> list[float]:

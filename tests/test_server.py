@@ -21,10 +21,11 @@ import openai
 import pytest
 
 from api.contract import most_bytes, parse
+from api.health import Health
 from config import ConfigError, Settings
 from engines.base import Engine, Plan
 from engines.subprocess import SubprocessEngine
-from request.errors import EngineLost
+from request.errors import EngineError, EngineLost
 from request.model import Defaults, parse_request
 from request.values import MOST_RECORDING_CHARS
 from synthesis.inference import VibeVoiceInference
@@ -221,8 +222,41 @@ def test_an_engine_that_is_lost_for_good_takes_the_server_out_of_the_pool(
     assert server.call("GET", "/health").json == {"status": "unhealthy"}
 
 
+@pytest.mark.parametrize(
+    ("failure", "lost", "status"),
+    [
+        (EngineError("MODEL_PATH: there is no model"), False, 503),
+        (EngineLost("the GPU failed"), True, 503),
+        (EngineLost("the process has ended"), False, 204),
+    ],
+)
+def test_a_load_that_failed_is_unhealthy_unless_the_engine_starts_anew(
+    tmp_path: Path,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: EngineError,
+    lost: bool,
+    status: int,
+) -> None:
+    def load() -> None:
+        engine.lost = lost
+        raise failure
+
+    inference = VibeVoiceInference(Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path)}), engine)
+    health = Health(inference)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "load", load)
+        health.load()
+    assert health.status == status
+    engine.lost = False
+    health.load()
+    assert health.status == 200
+    inference.close()
+
+
 def test_an_engine_that_is_killed_fails_the_answer_and_speaks_the_next(start: Start) -> None:
-    engine = SubprocessEngine("espeak", Settings.from_env({}).model_dump())
+    settings = Settings.from_env({}).model_dump()
+    engine = SubprocessEngine("espeak", settings, lambda: 10 * time.monotonic())
     server = start(engine=engine)
     ask: dict[str, Any] = {"response_format": "pcm", "seed": 7, "loudness": None}
     whole = server.speak(**ask).body
