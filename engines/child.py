@@ -3,8 +3,8 @@
     python -m engines.child FD
 
 FD is an end of a socket pair. Over it come what the engine is made with and then connections, each
-with one question; what is logged goes back. The process ends when the other end is closed, by
-whatever.
+with one question; what is logged goes back. The process ends when the other end is closed, whatever
+closes it.
 """
 
 import faulthandler
@@ -61,15 +61,15 @@ def _serve(control: Connection, engine: Engine) -> None:
 
 
 def _answer(connection: Connection, engine: Engine) -> None:
-    with connection, suppress(EOFError, ConnectionError):  # who asked has left
+    with connection, suppress(EOFError, ConnectionError):  # of one who has left
         asked = connection.recv()
         try:
             answer = _speak if isinstance(asked, Plan) else _call
             answer(connection, engine, asked)
-        except (ConnectionError, Cancelled):
-            return
         except Exception as error:  # noqa: BLE001 - told to the other side
-            connection.send(_told(error))
+            has_left = connection.poll()
+            if not (has_left or isinstance(error, Cancelled)):
+                connection.send(_told(error))
 
 
 def _call(connection: Connection, engine: Engine, what: str) -> None:

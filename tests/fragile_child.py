@@ -2,8 +2,10 @@
 
 lost    the device fails after a frame, and for good: each speech from then on is `EngineLost`
 crash   an error that nobody foresaw and that quotes the text
+refused a connection of the engine's own to somewhere else fails
 log     a line goes to the log, and one to stdout
-kept    the model cannot be loaded: there is a file BROKEN in the folder that MODEL_PATH names
+
+While there is a file BROKEN in the folder that MODEL_PATH names, it cannot be loaded.
 """
 
 import logging
@@ -41,6 +43,8 @@ class FragileSpeech(FakeSpeech):
             self._engine.lost = "lost" in text
             if "crash" in text:
                 raise RuntimeError(text)
+            if "refused" in text:
+                raise ConnectionRefusedError(text)
             if "log" in text:
                 logging.getLogger("vibevoice").warning("a line of the engine's")
                 print("printed by a library", flush=True)  # noqa: T201

@@ -122,18 +122,21 @@ def test_what_it_refuses_comes_over_in_words() -> None:
     engine.close()
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"), [("a secret crash", "RuntimeError"), ("refused", "ConnectionRefusedError")]
+)
 def test_what_nobody_foresaw_fails_the_speech_alone_and_quotes_nothing(
-    fragile: SubprocessEngine, caplog: pytest.LogCaptureFixture
+    fragile: SubprocessEngine, caplog: pytest.LogCaptureFixture, text: str, kind: str
 ) -> None:
-    reader = iter(fragile.start(plan_of("a secret crash")))
+    reader = iter(fragile.start(plan_of(text)))
     assert isinstance(next(reader), Frame)
-    with pytest.raises(EngineError, match=r"^the engine failed \(RuntimeError\)$") as caught:
+    with pytest.raises(EngineError, match=rf"^the engine failed \({kind}\)$") as caught:
         list(reader)
     assert not isinstance(caught.value, EngineLost)
     pid = pid_of(fragile)
     assert list(fragile.start(plan_of("and on")))
     assert pid_of(fragile) == pid
-    wait_for(lambda: "internal error: RuntimeError" in caplog.text)
+    wait_for(lambda: f"internal error: {kind}" in caplog.text)
     assert "secret" not in caplog.text
 
 
