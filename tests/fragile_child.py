@@ -5,10 +5,12 @@ crash   an error that nobody foresaw and that quotes the text
 refused a connection of the engine's own to somewhere else fails
 log     a line goes to the log, and one to stdout
 
-While there is a file BROKEN in the folder that MODEL_PATH names, it cannot be loaded.
+While there is a file BROKEN in the folder that MODEL_PATH names, it cannot be loaded; with HANGS it
+cannot be closed.
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,10 @@ class FragileEngine(FakeEngine):
         if (self.folder / "BROKEN").exists():
             raise EngineError("MODEL_PATH: the model is broken")
         super().load()
+
+    def close(self) -> None:
+        while (self.folder / "HANGS").exists():
+            time.sleep(0.01)
 
     def start(self, plan: Plan) -> FakeSpeech:
         self.load()
@@ -56,4 +62,5 @@ def create(name: str, settings: EngineSettings) -> Engine:
 
 
 if __name__ == "__main__":
+    child._END_SEC = 1
     child.main(create)

@@ -215,6 +215,18 @@ def test_closed_in_the_middle_of_a_speech_it_is_lost_for_that_alone(
     assert restarts(engine) == 0, "nobody asked for it meanwhile"
 
 
+def test_an_engine_that_hangs_at_its_end_leaves_no_process(
+    fragile: SubprocessEngine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fragile.load()
+    (tmp_path / "HANGS").touch()
+    process = fragile._process
+    fragile.close()
+    assert process is not None
+    assert process._child.returncode == 1  # by itself: a parent that was killed could not help
+    assert "in close" in capfd.readouterr().err
+
+
 # How it comes back
 
 
