@@ -208,10 +208,6 @@ class _Process:
             )
         self._control.send(made_by)
 
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
     def works(self) -> None:
         if self.works_since is None:
             self.works_since = self._now()

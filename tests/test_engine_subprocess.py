@@ -73,7 +73,7 @@ def fragile(
 
 def pid_of(engine: SubprocessEngine) -> int:
     assert engine._process is not None
-    return engine._process.pid
+    return engine._process._child.pid
 
 
 def kill(engine: SubprocessEngine) -> None:
@@ -173,7 +173,7 @@ def test_it_ends_with_its_parent_whatever_ends_that(signum: int) -> None:
     code = (
         "import os; from config import Settings; from engines.subprocess import SubprocessEngine\n"
         "engine = SubprocessEngine('espeak', Settings.from_env({}).model_dump()); engine.load()\n"
-        f"print(engine._process.pid, flush=True); os.kill(os.getpid(), {int(signum)})"
+        f"print(engine._process._child.pid, flush=True); os.kill(os.getpid(), {int(signum)})"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False

@@ -282,11 +282,12 @@ def test_a_server_whose_engine_starts_anew_loads_and_says_when_to_come_again(sta
     for pause, status in ((1, 204), (2, 204), (4, 503)):
         assert ping() == 200
         kill(engine)
-        wait_for(lambda status=status: ping() == status)
+        wait_for(lambda pause=pause: engine._backoff.left() == pause)
+        assert ping() == status
         now += pause
         wait_for(lambda: engine.ready)
     kill(engine)
-    wait_for(lambda: not engine.ready)
+    wait_for(lambda: engine._backoff.left() == 8)
     answer = server.speak()
     assert (answer.status, answer.error["code"]) == (503, "worker_unavailable")
     assert answer.headers["retry-after"] == "8"
@@ -298,7 +299,7 @@ def test_a_server_whose_engine_starts_anew_loads_and_says_when_to_come_again(sta
 
 def kill(engine: SubprocessEngine) -> None:
     assert engine._process is not None
-    os.kill(engine._process.pid, signal.SIGKILL)
+    os.kill(engine._process._child.pid, signal.SIGKILL)
 
 
 def test_who_comes_to_a_full_queue_is_told_when_to_come_again(start: Start) -> None:
