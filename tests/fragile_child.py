@@ -3,6 +3,7 @@
 lost    the device fails after a frame, and for good: each speech from then on is `EngineLost`
 crash   an error that nobody foresaw and that quotes the text
 refused a connection of the engine's own to somewhere else fails
+held    nothing comes until it is cancelled, which is logged
 log     a line goes to the log, and one to stdout
 
 While there is a file BROKEN in the folder that MODEL_PATH names, it cannot be loaded; with HANGS it
@@ -42,6 +43,9 @@ class FragileEngine(FakeEngine):
 class FragileSpeech(FakeSpeech):
     def __iter__(self) -> Iterator[Frame | End]:
         text = self.plan.chunks[0].turns[0].text
+        if "held" in text:
+            self._cancelled.wait()
+            logging.getLogger("vibevoice").warning("it was cancelled")
         for event in super().__iter__():
             if self._engine.lost:
                 raise EngineLost("the GPU failed")

@@ -43,6 +43,9 @@ class Clock:
     def __call__(self) -> float:
         return self.seconds
 
+    def move(self, seconds: float) -> None:
+        self.seconds += seconds
+
 
 class TestSubprocessEngine(EngineContract):
     def make_engine(self) -> Engine:
@@ -152,6 +155,17 @@ def test_its_log_is_the_parents_and_its_output_is_no_answer(
     assert "printed by a library" in captured.err
 
 
+def test_a_cancel_reaches_a_speech_that_makes_nothing(
+    fragile: SubprocessEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    fragile.load()
+    speech = fragile.start(plan_of("held"))
+    threading.Timer(0.3, speech.cancel).start()
+    with pytest.raises(Cancelled):
+        list(speech)
+    wait_for(lambda: "it was cancelled" in caplog.text)
+
+
 def test_a_cancel_frees_the_other_side_at_once(
     engine: SubprocessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +254,7 @@ def test_one_that_is_killed_in_a_speech_fails_it_and_speaks_the_next(
     with pytest.raises(EngineLost):
         list(reader)
     assert wait_until_due(engine) == 1
-    clock.seconds += 1
+    clock.move(1)
     assert_same(list(engine.start(PLAN)), whole)
     assert restarts(engine) == 1
 
@@ -249,7 +263,7 @@ def test_it_is_ready_again_without_being_asked(engine: SubprocessEngine, clock: 
     engine.load()
     kill(engine)
     wait_until_due(engine)
-    clock.seconds += 1
+    clock.move(1)
     wait_for(lambda: engine.ready)
     assert restarts(engine) == 1
 
@@ -263,7 +277,7 @@ def test_a_device_that_fails_costs_the_process_and_no_further_speech(
         list(reader)
     assert not fragile.ready
     wait_until_due(fragile)
-    clock.seconds += 1
+    clock.move(1)
     assert list(fragile.start(plan_of("and on")))
     assert restarts(fragile) == 1
 
@@ -276,7 +290,7 @@ def test_each_loss_doubles_the_pause_and_a_far_start_is_told(
         kill(engine)
         assert wait_until_due(engine) == pause
         assert engine.lost == (number == 2)
-        clock.seconds += pause
+        clock.move(pause)
         wait_for(lambda: engine.ready)
         assert not engine.lost
     kill(engine)
@@ -295,15 +309,20 @@ def test_who_asks_in_a_short_pause_waits_and_may_leave(
     engine.load()
     kill(engine)
     wait_until_due(engine)
+    before = clock.seconds
     kept, dropped = engine.start(PLAN), engine.start(PLAN)
     heard: list[Any] = []
     waiting = threading.Thread(target=lambda: heard.extend(kept))
     waiting.start()
     threading.Timer(0.1, dropped.cancel).start()
+    late = threading.Timer(20, clock.move, [1])
+    late.start()
     with pytest.raises(Cancelled):
         list(dropped)
+    assert clock.seconds == before, "it left only when the pause was over"
     assert not heard
-    clock.seconds += 1
+    late.cancel()
+    clock.move(1)
     waiting.join(60)
     assert len(heard) > 100
 
@@ -315,11 +334,11 @@ def test_one_that_cannot_be_loaded_anew_is_tried_until_it_can(
     (tmp_path / "BROKEN").touch()
     kill(fragile)
     assert wait_until_due(fragile) == 1
-    clock.seconds += 1
+    clock.move(1)
     wait_for(lambda: fragile._backoff.left() == 2)
     assert "cannot be loaded anew: MODEL_PATH: the model is broken" in caplog.text
     (tmp_path / "BROKEN").unlink()
-    clock.seconds += 2
+    clock.move(2)
     wait_for(lambda: fragile.ready)
 
 
@@ -330,7 +349,7 @@ def test_one_that_is_closed_in_the_pause_stays_closed(
     kill(engine)
     wait_until_due(engine)
     engine.close()
-    clock.seconds += 60
+    clock.move(60)
     wait_for(lambda: not [t for t in threading.enumerate() if t.name == "engine"])
     assert engine._process is None
 
