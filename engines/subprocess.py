@@ -6,8 +6,8 @@ processes on the same loaded 2-core machine. And a CUDA context that failed is b
 its process lives.
 
 The other side is `engines.child`. Both hold one end of a socket pair, which nobody else can open.
-`multiprocessing`'s spawn would import the door's modules into the child as well: 0.85 instead of
-0.3 CPU seconds a start, and 91 instead of 41 MB.
+`multiprocessing`'s spawn would import the door's modules into the child as well: 0.74 instead of
+0.27 CPU seconds a start, 91 instead of 41 MB, and a third process that tracks resources.
 """
 
 import logging
