@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 EngineSettings = Mapping[str, Any]
-"""The worker's settings by the names of their fields; an engine reads those that it knows. Secrets
-are `pydantic.SecretStr`, so that none is ever printed."""
+"""The worker's settings of its engines, by the names of their fields; an engine reads those that it
+knows. Secrets are `pydantic.SecretStr`, so that none is ever printed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
     engines/<name>/__init__.py    create(settings)    the engine, not yet loaded
                                   IN_PROCESS          whether it may share a server's process
 
-`settings` are the worker's, by the names of the fields in `config.Settings`: data, so that an
-engine knows nothing of the environment and can be made in another process.
+`settings` are `config.Settings.engine_settings`: data, so that an engine knows nothing of the
+environment and can be made in another process.
 """
 
 import importlib

@@ -68,7 +68,7 @@ class VibeVoiceInference:
         self.settings = settings
         self.engine = engine or create_engine(
             choose_engine(settings.engine, on_runpod()),
-            settings.model_dump(),
+            settings.engine_settings,
             subprocess=subprocess,
         )
         self.limits = Limits(

@@ -32,8 +32,16 @@ class TestInterleavingFakeEngine(EngineContract):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_engine_is_made_from_the_workers_settings_by_its_name(name: str) -> None:
-    engine = create_engine(name, Settings.from_env({}).model_dump())
+    engine = create_engine(name, Settings.from_env({}).engine_settings)
     assert (engine.capabilities.name, engine.ready, engine.lost) == (name, False, False)
+
+
+def test_an_engine_is_told_no_secret_but_its_own() -> None:
+    env = {"HF_TOKEN": "hush", "API_KEYS": "key"}
+    told = Settings.from_env(env).engine_settings
+    assert "hf_token" in told
+    assert not {"api_keys", "s3_secret_access_key"} & told.keys()
+    assert "hush" not in str(told)
 
 
 def test_the_setting_takes_the_names_of_all_engines() -> None:
@@ -54,7 +62,7 @@ def test_vibevoice_is_made_from_the_settings_that_name_it(tmp_path: Path) -> Non
         "VIBEVOICE_ATTENTION": "flash",
         "VIBEVOICE_GRAPHS": "off",
     }
-    made = vars(create_engine("vibevoice", Settings.from_env(env).model_dump()))
+    made = vars(create_engine("vibevoice", Settings.from_env(env).engine_settings))
     wanted = VibeVoiceEngine(
         "some/model",
         revision="v2",

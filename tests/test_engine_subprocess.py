@@ -24,7 +24,7 @@ from request.errors import Cancelled, EngineError, EngineLost
 from tests.engine_contract import EngineContract, assert_same, in_threads
 from tests.http_server import ROOT, wait_for
 
-SETTINGS = Settings.from_env({"HF_TOKEN": "hush"}).model_dump()
+SETTINGS = Settings.from_env({"HF_TOKEN": "hush"}).engine_settings
 
 
 def plan_of(text: str) -> Plan:
@@ -186,7 +186,8 @@ def test_a_cancel_frees_the_other_side_at_once(
 def test_it_ends_with_its_parent_whatever_ends_that(signum: int) -> None:
     code = (
         "import os; from config import Settings; from engines.subprocess import SubprocessEngine\n"
-        "engine = SubprocessEngine('espeak', Settings.from_env({}).model_dump()); engine.load()\n"
+        "engine = SubprocessEngine('espeak', Settings.from_env({}).engine_settings)\n"
+        "engine.load()\n"
         f"print(engine._process._child.pid, flush=True); os.kill(os.getpid(), {int(signum)})"
     )
     run = subprocess.run(

@@ -20,8 +20,10 @@ import numpy as np
 import openai
 import pytest
 
+import api.app
 from api.contract import most_bytes, parse
 from api.health import Health
+from api.middleware import BodyLimit
 from config import ConfigError, Settings
 from engines.base import Engine, Plan
 from engines.subprocess import SubprocessEngine
@@ -192,7 +194,7 @@ def test_what_nobody_foresaw_is_an_envelope_that_quotes_nothing(
         500,
         "The server failed; its log has the place.",
     )
-    assert "internal error: RuntimeError" in caplog.text
+    assert f"internal error: RuntimeError in {answer.headers['x-request-id']}\n" in caplog.text
     assert HUSH not in caplog.text
 
 
@@ -255,7 +257,7 @@ def test_a_load_that_failed_is_unhealthy_unless_the_engine_starts_anew(
 
 
 def test_an_engine_that_is_killed_fails_the_answer_and_speaks_the_next(start: Start) -> None:
-    settings = Settings.from_env({}).model_dump()
+    settings = Settings.from_env({}).engine_settings
     engine = SubprocessEngine("espeak", settings, lambda: 10 * time.monotonic())
     server = start(engine=engine)
     ask: dict[str, Any] = {"response_format": "pcm", "seed": 7, "loudness": None}
@@ -273,7 +275,7 @@ def test_an_engine_that_is_killed_fails_the_answer_and_speaks_the_next(start: St
 
 def test_a_server_whose_engine_starts_anew_loads_and_says_when_to_come_again(start: Start) -> None:
     now = 0.0
-    engine = SubprocessEngine("espeak", Settings.from_env({}).model_dump(), lambda: now)
+    engine = SubprocessEngine("espeak", Settings.from_env({}).engine_settings, lambda: now)
     server = start(engine=engine)
 
     def ping() -> int:
@@ -566,6 +568,42 @@ def test_pages_of_other_sites_may_not_call(server: Server, start: Start) -> None
     assert bad.status == 403
 
 
+def test_a_page_of_another_site_may_ask_first_and_read_why_it_was_refused(start: Start) -> None:
+    site = "https://good.example"
+    server = start(CORS_ORIGIN=site, API_KEYS="the-key", HOST="127.0.0.1")
+    asks = {"Origin": site, "Access-Control-Request-Method": "DELETE"}
+    asks["Access-Control-Request-Headers"] = "authorization,x-stainless-os"
+    told = server.call("OPTIONS", "/v1/audio/voices/Ada", headers=asks)
+    assert told.status == 200
+    assert told.headers["access-control-allow-origin"] == site
+    assert told.headers["access-control-allow-headers"] == "authorization,x-stainless-os"
+    assert "DELETE" in told.headers["access-control-allow-methods"]
+    foreign = server.call(
+        "OPTIONS", "/v1/models", headers=asks | {"Origin": "https://evil.example"}
+    )
+    assert "access-control-allow-origin" not in foreign.headers
+    refused = server.call("GET", "/v1/models", headers={"Origin": site})
+    assert (refused.status, refused.headers["access-control-allow-origin"]) == (401, site)
+    assert "x-should-retry" in refused.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/v1/audio/voices", "GET, HEAD, POST, OPTIONS"),
+        ("GET", "/v1/audio/voices/Ada", "DELETE, OPTIONS"),
+        ("POST", "/docs", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_a_405_names_all_methods_of_a_path(
+    server: Server, method: str, path: str, allow: str
+) -> None:
+    answer = server.call(method, path)
+    assert (answer.status, answer.error["code"]) == (405, "method_not_supported")
+    assert answer.headers["allow"] == allow
+    assert server.call("OPTIONS", path).headers["allow"] == allow
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -598,6 +636,31 @@ def test_a_body_that_does_not_end_is_not_waited_for_in_memory(server: Server) ->
             peer.sendall(chunk)
         head, _ = head_of(peer)
         assert head.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_that_does_not_come_in_time_is_a_408(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.app, "UPLOAD", BodyLimit(1000, seconds=0.2))
+    with socket.create_connection(("127.0.0.1", start().port), timeout=120) as peer:
+        head = "POST /v1/audio/voices HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n"
+        peer.sendall(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n--x".encode())
+        told, body = head_of(peer)
+        assert told.startswith(b"HTTP/1.1 408 ")
+        assert json.loads(body)["error"]["code"] == "timeout"
+
+
+def test_a_host_that_is_no_host_breaks_nothing(start: Start) -> None:
+    server = start(API_KEYS="the-key", HOST="127.0.0.1")
+    headers = {"Host": "[", "Authorization": "Bearer the-key"}
+    assert server.call("GET", "/nowhere", headers=headers).error["code"] == "unknown_url"
+
+
+def test_a_server_with_keys_says_so_in_its_description(server: Server, start: Start) -> None:
+    keyed = start(API_KEYS="the-key", HOST="127.0.0.1").call("GET", "/openapi.json").json
+    (name,) = keyed["security"][0]
+    assert keyed["components"]["securitySchemes"][name] == {"type": "http", "scheme": "bearer"}
+    assert "security" not in server.call("GET", "/openapi.json").json
 
 
 def test_a_deep_or_strange_body_is_bad_json(server: Server) -> None:
