@@ -11,19 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio.pcm import Samples
-from audio.recording import EXTENSIONS, MAX_SECONDS, MIN_SECONDS, TooShort, Unusable
+from audio.recording import TooShort, Unusable
 from request.errors import VoiceError
-from voices.files import MAX_NAME, Named, VoiceFile, VoiceFolder, folded, refusal
-
-__all__ = [
-    "EXTENSIONS",
-    "MAX_NAME",
-    "MAX_SECONDS",
-    "MIN_SECONDS",
-    "NO_VOICE",
-    "Voice",
-    "VoiceMapper",
-]
+from voices.files import Named, VoiceFile, VoiceFolder, folded, refusal
 
 _LISTED = 10  # names in a message
 
@@ -71,7 +61,7 @@ class VoiceMapper:
         self._lock = threading.RLock()
 
     def setup_voice_presets(self) -> dict[str, Path]:
-        """The usable files by voice name. The folder is read again if it changed since."""
+        """The usable files by voice name; a name of the design card. The folder is read again if it changed since."""
         with self._lock:
             self._folder.refresh()
             presets: dict[str, Path] = {}

@@ -14,8 +14,7 @@ from cachetools import LRUCache
 
 from audio.pcm import Samples
 from audio.recording import EXTENSIONS, TooShort, Unreachable, Unusable, decode, probe
-
-MAX_NAME = 200
+from request.values import MAX_NAME
 
 _DECODED = 32  # recordings kept in memory, 2.9 MB each at most
 _SETTLED_NS = 2_000_000_000  # a folder changed more recently may change again within its timestamp
