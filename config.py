@@ -127,6 +127,12 @@ class Engines(_Group):
         return tuple(Path(cache) for cache in self.model_caches.split(":") if cache)
 
     @property
+    def engine_settings(self) -> dict[str, Any]:
+        """This group by its fields' names: what an engine is made with."""
+        names = (*Engines.model_fields, "further_hub_caches")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def audio_prompts_dir(self) -> Path:
         """Where the voices' recordings lie."""
         return self.vibevoice_volume / "demo" / "voices"

@@ -217,7 +217,7 @@ def capabilities(state: AppState) -> dict[str, Any]:
 def _figures(api: FastAPI, state: AppState) -> None:
     @api.get("/ping", response_class=Response, responses={204: {}, 503: {}})
     async def ping() -> Response:
-        """204 while the model loads, 200 once it can speak, 503 when it never will."""
+        """204 while the engine loads or starts anew, 200 while it can speak, 503 if it failed."""
         return Response(status_code=state.health.status)
 
     @api.get("/health")

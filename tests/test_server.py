@@ -4,6 +4,8 @@ import asyncio
 import http.client
 import io
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -20,10 +22,12 @@ import pytest
 
 import api.app
 from api.contract import most_bytes, parse
+from api.health import Health
 from api.middleware import BodyLimit
 from config import ConfigError, Settings
-from engines.base import Plan
-from request.errors import EngineLost
+from engines.base import Engine, Plan
+from engines.subprocess import SubprocessEngine
+from request.errors import EngineError, EngineLost
 from request.model import Defaults, parse_request
 from request.values import MOST_RECORDING_CHARS
 from synthesis.inference import VibeVoiceInference
@@ -48,7 +52,7 @@ def start(tmp_path: Path, engine: FakeEngine) -> Iterator[Start]:
     """Starts a server with settings of the test's own."""
     with ExitStack() as stack:
 
-        def one(ready: bool = True, engine: FakeEngine = engine, **env: str) -> Server:
+        def one(ready: bool = True, engine: Engine = engine, **env: str) -> Server:
             settings = Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path), **env})
             inference = VibeVoiceInference(settings, engine, settings.max_streams)
             return stack.enter_context(serving(inference, ready))
@@ -204,10 +208,11 @@ def test_an_idle_connection_is_kept_for_longer_than_uvicorn_would(server: Server
     connection.close()
 
 
-def test_a_lost_engine_takes_the_server_out_of_the_pool(
+def test_an_engine_that_is_lost_for_good_takes_the_server_out_of_the_pool(
     server: Server, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(_: Plan) -> Any:
+        engine.ready, engine.lost = False, True
         raise EngineLost("the GPU is gone")
 
     monkeypatch.setattr(engine, "start", start)
@@ -216,6 +221,87 @@ def test_a_lost_engine_takes_the_server_out_of_the_pool(
     assert (answer.status, answer.error["code"]) == (503, "worker_unavailable")
     assert int(answer.headers["retry-after"]) >= 1
     assert server.call("GET", "/ping").status == 503
+    assert server.call("GET", "/health").json == {"status": "unhealthy"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "lost", "status"),
+    [
+        (EngineError("MODEL_PATH: there is no model"), False, 503),
+        (EngineLost("the GPU failed"), True, 503),
+        (EngineLost("the process has ended"), False, 204),
+    ],
+)
+def test_a_load_that_failed_is_unhealthy_unless_the_engine_starts_anew(
+    tmp_path: Path,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: EngineError,
+    lost: bool,
+    status: int,
+) -> None:
+    def load() -> None:
+        engine.lost = lost
+        raise failure
+
+    inference = VibeVoiceInference(Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path)}), engine)
+    health = Health(inference)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "load", load)
+        health.load()
+    assert health.status == status
+    engine.lost = False
+    health.load()
+    assert health.status == 200
+    inference.close()
+
+
+def test_an_engine_that_is_killed_fails_the_answer_and_speaks_the_next(start: Start) -> None:
+    settings = Settings.from_env({}).engine_settings
+    engine = SubprocessEngine("espeak", settings, lambda: 10 * time.monotonic())
+    server = start(engine=engine)
+    ask: dict[str, Any] = {"response_format": "pcm", "seed": 7, "loudness": None}
+    whole = server.speak(**ask).body
+    with server.raw(**ask | {"input": "The first train leaves at six. " * 130}) as peer:
+        assert head_of(peer)[0].startswith(b"HTTP/1.1 200 OK")
+        kill(engine)
+        with pytest.raises(ConnectionResetError):
+            while peer.recv(65536):
+                pass
+    answer = server.speak(**ask)  # which waits for the next process
+    assert (answer.status, answer.body) == (200, whole)
+    assert b"vibevoice_restarts_total 1.0" in server.call("GET", "/metrics").body
+
+
+def test_a_server_whose_engine_starts_anew_loads_and_says_when_to_come_again(start: Start) -> None:
+    now = 0.0
+    engine = SubprocessEngine("espeak", Settings.from_env({}).engine_settings, lambda: now)
+    server = start(engine=engine)
+
+    def ping() -> int:
+        return server.call("GET", "/ping").status
+
+    for pause, status in ((1, 204), (2, 204), (4, 503)):
+        assert ping() == 200
+        kill(engine)
+        wait_for(lambda pause=pause: engine._backoff.left() == pause)
+        assert ping() == status
+        now += pause
+        wait_for(lambda: engine.ready)
+    kill(engine)
+    wait_for(lambda: engine._backoff.left() == 8)
+    answer = server.speak()
+    assert (answer.status, answer.error["code"]) == (503, "worker_unavailable")
+    assert answer.headers["retry-after"] == "8"
+    assert server.call("GET", "/v1/capabilities").json["engine"] == "espeak"
+    now += 8
+    assert server.speak().status == 200
+    assert ping() == 200
+
+
+def kill(engine: SubprocessEngine) -> None:
+    assert engine._process is not None
+    os.kill(engine._process._child.pid, signal.SIGKILL)
 
 
 def test_who_comes_to_a_full_queue_is_told_when_to_come_again(start: Start) -> None:
