@@ -75,7 +75,8 @@ _WRAP = r"\n(?! *(?:\n|[-*+>#|]|\d{1,3}[.)]))"
 # Bold may begin or end inside a word (**un**likely), single marks may not (2*3*4).
 _EMPHASIS = re.compile(
     rf"\*\*(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*\*"
-    rf"|(?<![\w*])\*{{1,3}}(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*{{1,3}}(?![\w*])"
+    rf"|(?:(?<![\w*])|(?<={_UNCASED.pattern}))\*{{1,3}}(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)"
+    rf"(?<=[^\s*])\*{{1,3}}(?:(?![\w*])|(?={_UNCASED.pattern}))"
     r"|(?<![\w_])_{1,3}(?=[^\s_])"
     rf"((?:[^_\n]|(?<=\w)_(?=\w)|{_WRAP}){{1,2000}}?)(?<=[^\s_])_{{1,3}}(?![\w_])"
 )
@@ -183,7 +184,9 @@ _STRESSED = re.compile(
 def _emphasised(match: re.Match[str]) -> Pieces:
     """What is emphasised between two sentences, such as `*sighs*`, is a sentence of its own."""
     group = match.lastindex or 1
-    return (group, ".") if _stands_alone(match, match[group]) else (group,)
+    if not _stands_alone(match, match[group]):
+        return (group,)
+    return (group, ". " if match.string[match.end() : match.end() + 1].isalnum() else ".")
 
 
 def _stands_alone(match: re.Match[str], body: str) -> bool:
@@ -192,7 +195,7 @@ def _stands_alone(match: re.Match[str], body: str) -> bool:
     before, after = whole[max(0, start - 4) : start], whole[end : end + 3]
     if body.endswith(_ENDS) or _STRESSED.fullmatch(body) or not _SENTENCE_END.search(before):
         return False
-    begins = after.lstrip(" *_\"'(\u201c\u2018\u00ab\u201e")[:1]
+    begins = after.lstrip(" *_\"'(\u00bf\u00a1\u201c\u2018\u00ab\u201e")[:1]
     words = body.split()
     is_name = len(words) > 1 and all(word[:1].isupper() for word in words)
     if after[:1] == " " and after[1:2] in ("*", "_"):

@@ -28,7 +28,7 @@ def strip_colours(text: AlignedText) -> AlignedText:
 _REASONING = r"think(?:ing)?|thoughts?|reasoning(?:_content)?|reflection|scratchpad|inner_monologue"
 _CALLS = r"(?:tool|function)_(?:calls?|uses?|code|responses?|results?|outputs?)"
 _TAG = re.compile(
-    rf"(?<!`)(?:[<\u25c1](?P<end>/?)(?:[a-z]{{1,12}}:)?(?P<name>{_REASONING}|{_CALLS})"
+    rf"(?<!`)(?:[<\u25c1] ?(?P<end>/?) ?(?:[a-z]{{1,12}}:)?(?P<name>{_REASONING}|{_CALLS})"
     r"(?:\s[^<>]{0,500}(?<!/))?[>\u25b7]|(?-i:\[(?P<closed>/?)(?P<upper>THINK)\]))(?!`)",
     re.I,
 )
@@ -136,7 +136,7 @@ def _is_name(tag: str | None) -> bool:
 
 
 _TAG_BEGINS = re.compile(
-    rf"[<\u25c1]/?(?:[a-z_:]{{0,40}}|(?:[a-z]{{1,12}}:)?(?:{_REASONING}|{_CALLS})\s[^<>]{{0,500}})\Z"
+    rf"[<\u25c1] ?/? ?(?:[a-z_:]{{0,40}}|(?:[a-z]{{1,12}}:)?(?:{_REASONING}|{_CALLS})\s[^<>]{{0,500}})\Z"
     r"|(?-i:\[/?T?H?I?N?K?)\Z",
     re.I,
 )
