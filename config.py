@@ -110,7 +110,7 @@ class Settings(BaseModel):
         1, ge=0, le=5, description="How often a chunk that came out badly is generated again"
     )
     pace_tolerance: float = Field(
-        3, gt=1, le=100, description="Factor by which a chunk may be longer or shorter than usual"
+        2.5, gt=1, le=100, description="Factor by which a chunk may be longer or shorter than usual"
     )
 
     vibevoice_runtime: Literal["fast", "reference"] = Field(

@@ -24,7 +24,7 @@ _CLOSED = r"[.!?\u2026][\"'\u201d\u2019\u00bb)\]]{1,2}"
 _MISSED_END = re.compile(rf"(?:\betc\.|{_CLOSED})(?= +[\"'\u201c\u2018(\[]?[A-Z])")
 # A space that was forgotten: `left.She`.
 _GLUED = re.compile(
-    r"[.!?\u2026](?=([^\W\d_]{1,40})(?:['\u2019-][^\W\d_]{1,20}){0,2}"
+    r"[.!?\u2026][\u201d)]?(?=([^\W\d_]{1,40})(?:['\u2019-][^\W\d_]{1,20}){0,2}"
     r"[.,;:!?\u2026\"'\u201d\u2019)]{0,3}(?:\s|\Z))"
 )
 _LAST_WORD = re.compile(r"(?:^|(?<=[\s\"'\u201c\u2018(\[]))([^\W_]{2,40})[\"'\u201d\u2019)]?\Z")
@@ -67,7 +67,7 @@ def glued_ends(text: str) -> Iterator[int]:
         before = _LAST_WORD.search(text[max(0, start - 42) : start]) if after[0].isupper() else None
         if not before or _NAMES.fullmatch(after):
             continue
-        if before[1].islower() or _STARTERS.fullmatch(after) or mark[0] in "!?":
+        if before[1].islower() or _STARTERS.fullmatch(after) or mark[0][0] in "!?":
             yield mark.end()
 
 

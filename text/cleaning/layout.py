@@ -28,7 +28,7 @@ _PREFIXES = re.compile(
     "brother|sister|anti|vice|celui|celle|ceux|celles"
 )
 _SUFFIXES = re.compile(
-    "er|ers|ern|erly|est|ly|ness|ish|ages?|ther|dle|der|ty|less|ing|ed|en|ment|wards?|able|y|al|"
+    "er|ers|ern|erly|est|ly|ness|ish|ages?|ther|dle|der|ty|less|wares?|ing|ed|en|ment|wards?|able|y|al|"
     r"it(?:y|ies)|i[sz](?:e[ds]?|ing|ms?|ts?|tic|ation)"
 )
 # A compound's last part far more often than a syllable: evidence-based, decision-making.

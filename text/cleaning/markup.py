@@ -26,7 +26,7 @@ _REFERENCE = re.compile(
     r"(?: \"[^\"\n]{0,300}\"| '[^'\n]{0,300}'| \([^()\n]{0,300}\))? *$",
     re.M | re.I,
 )
-_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
+_ESCAPED = re.compile(r"\\(?:([!-/:-@\[-`{-~])|$)", re.M)  # the last: a hard line break
 _RULE = re.compile(
     r"^ {0,3}(?:(?:- ?){3,80}|(?:\* ?){3,80}|(?:_ ?){3,80}|(?:~ ?){3,80}|={3,80}) *$", re.M
 )
@@ -116,7 +116,7 @@ def strip_markdown(text: AlignedText) -> tuple[AlignedText, list[str]]:
     """Removes Markdown's marks and those of note-taking programs, and keeps the words; formulas
     and footnotes are left out, each with a warning."""
     text, warnings = _strip_inline_sources(text)
-    text = text.sub(_ESCAPED, lambda match: () if match[1] in "*`~" else (1,))
+    text = text.sub(_ESCAPED, lambda match: (1,) if match[1] and match[1] not in "*`~" else ())
     text = text.sub(_TABLE_RULE, ())
     text = text.sub(_TABLE_ROW, _as_sentence)
     text = text.sub(_RULE, ("\n",))
@@ -148,7 +148,9 @@ def _strip_inline_sources(text: AlignedText) -> tuple[AlignedText, list[str]]:
     text = strip_source_links(text)
     for pattern in (_IMAGE, _LINK):
         text = text.sub(pattern, (1,), "[")
-    text = text.sub(_REFERENCE, (), "[")
+    undefined, text = text, text.sub(_REFERENCE, (), "[")
+    if text is not undefined:
+        text = text.sub(_REFERENCE_LINK, (1,), "[")  # before `[1]` is taken for a note
     text, warnings = strip_notes(text)
     text = text.sub(_REFERENCE_LINK, (1,), "[")
     return say_powers(text), [*([LEFT_OUT] if left_out else []), *warnings]

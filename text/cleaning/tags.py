@@ -106,9 +106,13 @@ _REMARK = (
     "ほか|のみ|まで|から|より|また|すべて|"
     "なし|あり|うち|いわゆる|おそらく"
 )
+_SPOKEN_AS = rf"[{_KANA} /\uff0f]{{1,20}}"
+_TONES = "\u0101\u00e1\u01ce\u00e0\u0113\u00e9\u011b\u00e8\u012b\u00ed\u01d0\u00ec\u014d\u00f3\u01d2\u00f2\u016b\u00fa\u01d4\u00f9\u01d6\u01d8\u01da\u01dc"
+_PINYIN = rf"(?=[a-z\u00fc' ]{{0,20}}[{_TONES}])[a-z\u00fc' {_TONES}]{{1,60}}"
+# A word that ends in kana has them again in its reading.
 _READING = re.compile(
-    rf"(?<=[{_KANJI}])(?:\u300a[{_KANA}]{{1,20}}\u300b|[(\uff08\[{{](?!(?:{_REMARK})[)\uff09\]}}])"
-    rf"[{_KANA}]{{1,20}}[)\uff09\]}}])"
+    rf"(?<=[{_KANJI}])([{_KANA}]{{0,4}})(?:\u300a{_SPOKEN_AS}\1\u300b"
+    rf"|[(\uff08\[{{](?!(?:{_REMARK})[)\uff09\]}}])(?:{_SPOKEN_AS}\1|{_PINYIN})[)\uff09\]}}])"
 )
 # A bar says where the base begins, so what follows in brackets is its reading.
 _MARKED_BASE = re.compile(r"\uff5c([^\s\uff5c\u300a]{1,30})\u300a[^\u300a\u300b\n]{1,30}\u300b")
@@ -120,7 +124,7 @@ def _strip_readings(text: AlignedText) -> AlignedText:
     text = text.sub(_RUBY_TEXT, ())
     text = text.sub(_MARKED_BASE, (1,))
     text = text.sub(_BRACED, (1,))
-    return text.sub(_READING, ())
+    return text.sub(_READING, (1,))
 
 
 _SCRIPT = re.compile(
