@@ -206,7 +206,9 @@ _LIKE_A_LABEL = re.compile(
     re.I | re.M,
 )
 _WITH_COMMA = re.compile(rf"^ ?(?:{_SPEAKERS}){_COUNT},(?= )", re.I | re.M)  # a table's cell
-_NAME = re.compile(rf"^ ?([^\W\d_][\w.' -]{{0,30}}?|\d{{1,2}}(?={_COLON} )) ?{_COLON} ?(?=\S)", re.M)
+_NAME = re.compile(
+    rf"^ ?([^\W\d_][\w.' -]{{0,30}}?|\d{{1,2}}(?={_COLON} )) ?{_COLON} ?(?=\S)", re.M
+)
 _LINE = re.compile(r"^ *\S", re.M)
 _MOST_NAMED = 3
 # Words and marks of speech; `Time: two hours.` and `Lisbon: The capital.` have none.

@@ -178,7 +178,9 @@ def _joins(text: str, before: Span, after: Span) -> bool:
     if before[1] - before[0] < 8 and _NUMBER.fullmatch(tail):
         return True
     if first.islower() and tail[-1] in "!?" and not _BEGINS_SMALL.match(text, before[0]):
-        return True  # `Yahoo! is a firm`, `¿Y tú? dijo él`; who writes no capitals ends sentences so
+        return (
+            True  # `Yahoo! is a firm`, `¿Y tú? dijo él`; who writes no capitals ends sentences so
+        )
     head = text[after[0] : min(after[1], after[0] + 160)]
     return leads_on(tail, head) or bool(_QUOTED.search(tail[-3:]) and _SAID.match(head))
 

@@ -6,11 +6,12 @@ from itertools import pairwise
 
 from text.aligned import AlignedText, Pieces
 from text.pauses import PARAGRAPH
+from text.writing_systems import HAN, KANA
 
 _BREAK = re.compile(r" *\n[ \n]*")
 _EMPTY_LINES = re.compile(r"\n[ \n]*\n")
 _SHORT_LINE = 60
-_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_WIDE = re.compile(f"[{HAN}{KANA}]")
 _WIDE_HEADING = 20
 # Margins that people wrap text at, in characters; two lines alone show less than many.
 _NARROWEST, _NARROWEST_PAIR, _WIDEST = 40, 45, 100

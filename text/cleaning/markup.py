@@ -10,6 +10,7 @@ import re
 from text.aligned import AlignedText, Pieces
 from text.cleaning.formulas import LEFT_OUT, say_formulas, say_powers
 from text.cleaning.notes import strip_notes, strip_source_links
+from text.writing_systems import HAN, HANGUL, KANA, SPACELESS_ALPHABETS
 
 # A target has no spaces, so `[laughs](quietly, turning away)` is no link.
 _TARGET = (
@@ -46,7 +47,7 @@ _NUMBERED = re.compile(rf"^( {{0,12}}(?:\d{{1,3}}[.)]|[a-zA-Z]\)) +{_ITEM}) *$",
 _QUOTE = re.compile(r"^ {0,3}(?:> ?){1,10}", re.M)
 _SEPARATOR = re.compile(r"(?<=\S) [|•·‧▪●] (?=\S)")
 # No code begins inside a word, as in don`t, nor ends in one unless it is one word (`int`s).
-_UNCASED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
+_UNCASED = re.compile(f"[{HAN}{KANA}{HANGUL}{SPACELESS_ALPHABETS}]")
 _CODE = re.compile(
     rf"(?:(?<!\w)|(?<={_UNCASED.pattern}))(?:(`{{1,3}})([^`\n]{{1,500}})\1"
     rf"(?:(?!\w)|(?={_UNCASED.pattern}))|(`{{1,3}})([^`\s]{{1,100}})\3)"

@@ -8,6 +8,7 @@ left to the voice.
 import re
 
 from text.aligned import AlignedText, Piece, Pieces
+from text.writing_systems import HAN
 
 _CENTS = ("cent", "cents")
 _CURRENCIES: dict[str, tuple[str, str, tuple[str, str] | None]] = {
@@ -75,7 +76,7 @@ _NO_NOUN = re.compile(
 )
 
 
-_HAN = re.compile("[\u3400-\u9fff]")
+_HAN = re.compile(f"[{HAN}]")
 
 
 def say_money(text: AlignedText) -> AlignedText:

@@ -10,6 +10,7 @@ import unicodedata
 from html.entities import html5
 
 from text.aligned import AlignedText, Pieces
+from text.writing_systems import HAN, KANA
 
 _BLOCKS = (
     "p|div|li|ul|ol|h[1-6]|blockquote|pre|table|tr|hr|section|article|header|footer|main|nav|"
@@ -93,8 +94,8 @@ def strip_tags(text: AlignedText) -> AlignedText:
     return text.sub(_END_TAG, lambda match: None if _SPEAKER.fullmatch(match[1]) else ())
 
 
-_KANJI = "\u3400-\u9fff\uf900-\ufaff\u3005\u3006\u30f6"
-_KANA = "\u3041-\u3096\u30a1-\u30fa\u30fc\u30fb\u3105-\u312f\u02ca\u02c7\u02cb\u02d9"
+_KANJI = f"{HAN}\u3006\u30f6"
+_KANA = f"{KANA}\u3105-\u312f\u02ca\u02c7\u02cb\u02d9"
 _RUBY_TEXT = re.compile(
     r"<r(?:tc|t|p)(?:\s[^<>]{0,200})?>(?:[^<>]|</?(?!r|/)[a-z][^<>]{0,200}>){0,200}"
     r"(?:</r(?:tc|t|p) ?>|(?=<))",
@@ -107,8 +108,7 @@ _REMARK = (
     "なし|あり|うち|いわゆる|おそらく"
 )
 _SPOKEN_AS = rf"[{_KANA} /\uff0f]{{1,20}}"
-_TONES = "\u0101\u00e1\u01ce\u00e0\u0113\u00e9\u011b\u00e8\u012b\u00ed\u01d0\u00ec\u014d\u00f3\u01d2\u00f2\u016b\u00fa\u01d4\u00f9\u01d6\u01d8\u01da\u01dc"
-_PINYIN = rf"(?=[a-z\u00fc' ]{{0,20}}[{_TONES}])[a-z\u00fc' {_TONES}]{{1,60}}"
+_TONES = "āáǎàēéěèīíǐìōóǒòūúǔùǖǘǚǜ"_PINYIN = rf"(?=[a-z\u00fc' ]{{0,20}}[{_TONES}])[a-z\u00fc' {_TONES}]{{1,60}}"
 # A word that ends in kana has them again in its reading.
 _READING = re.compile(
     rf"(?<=[{_KANJI}])([{_KANA}]{{0,4}})(?:\u300a{_SPOKEN_AS}\1\u300b"
