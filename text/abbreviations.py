@@ -13,9 +13,9 @@ def _words(written: str) -> frozenset[str]:
 
 # Titles, and words that need what follows them: never an end.
 _TITLES = _words(
-    "M MM Mme Mlle Mgr St Ste Sr Sra Srta Sres Dña Dra Drs Dres Profa Sig sig Sigra dott Dott "
-    "Avv avv Ing ing Hr Hrn Fr Frl Dhr dhr Mevr mevr mw drs ir Exmo Exma mgr inż ks św г ул пр им "
-    "тов проф акад ген ul vgl Vgl cf Cf viz bspw bzw EE Apt Ms Mx Messrs Amb Atty Brig Ft Ud Uds Vd "
+    "M MM Mme Mlle Mgr St Ste Sr Sra Srta Sres Dña Dra Drs Dres Profa Sig sig Sigra dott Dott Avv "
+    "avv Ing ing Hr Hrn Fr Frl Dhr dhr Mevr mevr mw drs ir Exmo Exma mgr inż ks św г ул пр им тов "
+    "проф акад ген ul vgl Vgl cf Cf viz bspw bzw EE Apt Ms Mx Messrs Amb Atty Brig Ft Ud Uds Vd "
     "Lic Arq Fam Hl sra srta"
 )
 # Before a number they name or measure it; before a small letter the sentence goes on.
@@ -23,14 +23,14 @@ _NUMBERED = _words(
     "approx aprox max min incl inkl excl exkl est avg Ex Exs Tab Tabs Abb Abs Kap Art Aufl Eq Eqs "
     "Op op Fig Figs fig figs Ext ext eds Suppl Vol Vols vol vols No Nos no nos Nr nr Sec Secs sec "
     "Ch Chap Chaps ch Tel tel Ref Refs Def Prop Inst pag pagg num núm Núm pág págs Pág art eq Ave "
-    "Mio Mrd evtl ggf zzgl geb gest gegr ca circa cca env av apr ibid bijv tzv např příp kap "
-    "стр рис табл илл тел руб коп млн млрд тыс обл д см напр ок Ziff Anm Lit zł misc para qty temp "
-    "Rte Lem Cor ver vers UU appr exs dept Dept esp resp vs al feat orig "
-    "Para Paras Alg App Apps Ser Fax chap éd máx mín Máx Mín Av Ap Apdo tlf tfno cap Cap "
-    "Pat fasc Anl Anh Ausg wyd rozdz rys godz poz hoofdst afb Afb bil Stat Supp trans ep Ep ste Div "
-    "Sess Const amend Proc Bull Rept rept Lat lat elev Elev Int Obs obs encl Encl Att att Sched "
-    "sched subs Lect lect Ques Prob prob Cert Acct acct Inv inv Ter Terr Sek sek Deut Exod Isa Ezek Matt Eph "
-    "Thess Heb Prov Eccl febr szept márc"
+    "Mio Mrd evtl ggf zzgl geb gest gegr ca circa cca env av apr ibid bijv tzv např příp kap стр "
+    "рис табл илл тел руб коп млн млрд тыс обл д см напр ок Ziff Anm Lit zł misc para qty temp "
+    "Rte Lem Cor ver vers UU appr exs dept Dept esp resp vs al feat orig Para Paras Alg App Apps "
+    "Ser Fax chap éd máx mín Máx Mín Av Ap Apdo tlf tfno cap Cap Pat fasc Anl Anh Ausg wyd rozdz "
+    "rys godz poz hoofdst afb Afb bil Stat Supp trans ep Ep ste Div Sess Const amend Proc Bull "
+    "Rept rept Lat lat elev Elev Int Obs obs encl Encl Att att Sched sched subs Lect lect Ques "
+    "Prob prob Cert Acct acct Inv inv Ter Terr Sek sek Deut Exod Isa Ezek Matt Eph Thess Heb Prov "
+    "Eccl febr szept márc"
 )
 # The same where a sentence begins with it: `Max. 5 people`, but `I met Max.`
 _NUMBERED_AT_START = _words(

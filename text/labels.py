@@ -62,7 +62,8 @@ _TAG = re.compile(
     re.I,
 )
 _BRACKET = re.compile(
-    rf"{_PLACE} ?(?P<word>)\[(?P<count>\d{{1,2}})\](?P<colon> ?{_COLON})? ?(?=(?P<said>[^\n]{{0,200}}))",
+    rf"{_PLACE} ?(?P<word>)\[(?P<count>\d{{1,2}})\](?P<colon> ?{_COLON})?"
+    r" ?(?=(?P<said>[^\n]{0,200}))",
     re.M,
 )
 # `Smith, J.`, a year, `et al.`: what a list of sources has.

@@ -108,7 +108,8 @@ _REMARK = (
     "なし|あり|うち|いわゆる|おそらく"
 )
 _SPOKEN_AS = rf"[{_KANA} /\uff0f]{{1,20}}"
-_TONES = "āáǎàēéěèīíǐìōóǒòūúǔùǖǘǚǜ"_PINYIN = rf"(?=[a-z\u00fc' ]{{0,20}}[{_TONES}])[a-z\u00fc' {_TONES}]{{1,60}}"
+_TONES = "āáǎàēéěèīíǐìōóǒòūúǔùǖǘǚǜ"
+_PINYIN = rf"(?=[a-z\u00fc' ]{{0,20}}[{_TONES}])[a-z\u00fc' {_TONES}]{{1,60}}"
 # A word that ends in kana has them again in its reading.
 _READING = re.compile(
     rf"(?<=[{_KANJI}])([{_KANA}]{{0,4}})(?:\u300a{_SPOKEN_AS}\1\u300b"
