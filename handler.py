@@ -29,13 +29,15 @@ from delivery import answer as delivery
 from delivery import s3
 from delivery.answer import Delivered, Delivery, Outputs
 from delivery.bucket import Bucket
-from request.errors import DeliveryError, EngineLost, SpeechError
+from request.errors import DeliveryError, EngineLost, RequestError, SpeechError
 from request.model import SpeechRequest, parse_request, words_of
 from synthesis.inference import Progress, Result, StreamStart, VibeVoiceInference
 from worker import sdk_loop, startup
 from worker.progress import reporting
 
 _CLEANUP_SEC = 600
+_MOST_POSTED = 1_000_000
+"""Bytes of a stream's item: RunPod takes no longer ones, and tells nobody."""
 
 Job = dict[str, Any]
 Answer = dict[str, Any]
@@ -106,6 +108,9 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
         else:
             dry = request.dry_run
             answer = await (_dry_run(request, warnings) if dry else _speak(job, request, warnings))
+            if dry and len(json.dumps(answer)) > _MOST_POSTED:
+                problem = f"is read in {len(answer['chunks'])} chunks, too many for one stream item"
+                raise RequestError(problem, "text", allowed="a plan below 1 MB: send it in parts")
             audio = answer.pop("audio_base64", None)
             yield answer
             answer.pop(sdk_loop.LOST, None)

@@ -50,14 +50,18 @@ _SEPARATOR = re.compile(r"(?<=\S) [|•·‧▪●] (?=\S)")
 _UNCASED = re.compile(f"[{HAN}{KANA}{HANGUL}{SPACELESS_ALPHABETS}]")
 _CODE = re.compile(
     rf"(?:(?<!\w)|(?<={_UNCASED.pattern}))(?:(`{{1,3}})([^`\n]{{1,500}})\1"
-    rf"(?:(?!\w)|(?={_UNCASED.pattern}))|(`{{1,3}})([^`\s]{{1,100}})\3)"
+    rf"(?:(?!\w)|(?={_UNCASED.pattern}))|(`{{1,3}})([^`\s]{{1,100}})\3(?=(?:e?s|ed|e[nr]|ing)\b))"
 )
 _TEX_QUOTE = re.compile(r"(?<![`\w])``(?=[^`\s])([^`'\n]{1,500})''")
 _GAP = re.compile(
     r"(?<![\w_])_{3,200}(?: _{3,200}){0,20}(?![\w_])|(?<=\w\w)_{4,200}(?![\w_])"
     r"|(?<![\w_])_(?: _){2,100}(?![\w_])"
 )
-_CALLOUT = re.compile(r"^ {0,3}\[![a-z][\w-]{0,30}(?:\|[^\[\]\n]{0,50})?\][+-]? ?", re.M | re.I)
+_CALLOUT = re.compile(
+    r"^ {0,3}(?:\[![a-z][\w-]{0,30}(?:\|[^\[\]\n]{0,50})?\][+-]? ?"
+    r"|:{3,10} ?(?:[a-z][\w-]{0,30})? ?)",
+    re.M | re.I,
+)
 _COMMENT = re.compile(r"(?<![\d%])%%(?!%).{0,5000}?%%", re.S)
 _EMBED = re.compile(
     r"!\[\[[^\[\]\n]{1,500}\]\]|\[\[(?:File|Image|Category|Datei|Kategorie|Fichier):[^\[\]\n]{1,500}\]\]",

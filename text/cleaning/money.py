@@ -35,7 +35,10 @@ _SCALES = {"k": "thousand", "m": "million", "mn": "million", "mil": "million"} |
 SIGNS = "".join(_CURRENCIES)
 _BEFORE = rf"(?<![\w{SIGNS}])(?<!\d-)"
 _AMOUNT = r"(?:\d{1,12}(?:,\d{3}){0,5}(?:\.\d{1,2})?|\.\d\d)"
-_SCALE = r"[ -]?(?:hundred|thousand|million|billion|trillion)\b|(?: ?(?:bn|tn|mn|mil)|[kmb])\b"
+_SCALE = (
+    r"[ -]?(?:hundred|thousand|million|billion|trillion|lakh|crore)\b"
+    r"|(?: ?(?:bn|tn|mn|mil)|[kmb])\b"
+)
 _CODES = "USD|CAD|AUD|NZD|HKD|SGD|MXN|EUR|GBP|JPY|CNY|INR"
 _NAMES = "|".join({one for one, _, _ in _CURRENCIES.values()})
 _AFTER = (
