@@ -24,7 +24,7 @@ from typing import Any
 import runpod
 
 from audio.codecs import FORMATS
-from config import ConfigError, Settings
+from config import ConfigError, Settings, on_runpod
 from delivery import answer as delivery
 from delivery import s3
 from delivery.answer import Delivered, Delivery, Outputs
@@ -48,7 +48,8 @@ def settings() -> Settings:
 
 @functools.cache
 def inference() -> VibeVoiceInference:
-    return VibeVoiceInference(settings())
+    # RunPod replaces a worker whose engine is lost; elsewhere only another process brings it back.
+    return VibeVoiceInference(settings(), subprocess=not on_runpod())
 
 
 @functools.cache
@@ -114,7 +115,7 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
         log().info("cancelled", job_id)
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defence: see `_failure`
-        if isinstance(error, EngineLost):
+        if isinstance(error, EngineLost) and on_runpod():
             # The SDK does not read `refresh_worker` in an item, and asks for nothing after an
             # error; after SIGTERM it posts what is left and ends the worker.
             os.kill(os.getpid(), signal.SIGTERM)
