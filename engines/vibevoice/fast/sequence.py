@@ -49,7 +49,7 @@ class Part:
         return context_for(self.tokens + self.limit)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Sequence:
     """A chunk from waiting to finished.
 
