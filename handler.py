@@ -24,18 +24,20 @@ from typing import Any
 import runpod
 
 from audio.codecs import FORMATS
-from config import ConfigError, Settings
+from config import ConfigError, Settings, on_runpod
 from delivery import answer as delivery
 from delivery import s3
 from delivery.answer import Delivered, Delivery, Outputs
 from delivery.bucket import Bucket
-from request.errors import DeliveryError, EngineLost, SpeechError
+from request.errors import DeliveryError, EngineLost, RequestError, SpeechError
 from request.model import SpeechRequest, parse_request, words_of
 from synthesis.inference import Progress, Result, StreamStart, VibeVoiceInference
 from worker import sdk_loop, startup
 from worker.progress import reporting
 
 _CLEANUP_SEC = 600
+_MOST_POSTED = 1_000_000
+"""Bytes of a stream's item: RunPod takes no longer ones, and tells nobody."""
 
 Job = dict[str, Any]
 Answer = dict[str, Any]
@@ -48,7 +50,8 @@ def settings() -> Settings:
 
 @functools.cache
 def inference() -> VibeVoiceInference:
-    return VibeVoiceInference(settings())
+    # RunPod replaces a worker whose engine is lost; elsewhere only another process brings it back.
+    return VibeVoiceInference(settings(), subprocess=not on_runpod())
 
 
 @functools.cache
@@ -105,6 +108,9 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
         else:
             dry = request.dry_run
             answer = await (_dry_run(request, warnings) if dry else _speak(job, request, warnings))
+            if dry and len(json.dumps(answer)) > _MOST_POSTED:
+                problem = f"is read in {len(answer['chunks'])} chunks, too many for one stream item"
+                raise RequestError(problem, "text", allowed="a plan below 1 MB: send it in parts")
             audio = answer.pop("audio_base64", None)
             yield answer
             answer.pop(sdk_loop.LOST, None)
@@ -114,7 +120,7 @@ async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
         log().info("cancelled", job_id)
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defence: see `_failure`
-        if isinstance(error, EngineLost):
+        if isinstance(error, EngineLost) and on_runpod():
             # The SDK does not read `refresh_worker` in an item, and asks for nothing after an
             # error; after SIGTERM it posts what is left and ends the worker.
             os.kill(os.getpid(), signal.SIGTERM)

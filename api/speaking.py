@@ -12,7 +12,7 @@ from api.errors import ApiError, as_api_error
 from api.health import Health
 from api.metrics import Metrics
 from config import Settings
-from request.errors import EngineLost, SpeechError
+from request.errors import SpeechError
 from request.model import Defaults, SpeechRequest
 from synthesis.inference import AudioPart, Result, StreamStart, VibeVoiceInference
 from synthesis.stream import LONGEST_BLOCK_SEC
@@ -72,7 +72,7 @@ class Speaking:
         """Every block as it is made. Takes the seat where it is not held, and keeps it. Closing it
         stops the engine within one frame. `after` is an earlier part of the same answer and the
         silence between the two, in milliseconds."""
-        metrics, health = self._state.metrics, self._state.health
+        metrics = self._state.metrics
         try:
             self.waited_sec = await self.seat.take()
             with self._state.inference.workspace() as folder:
@@ -87,14 +87,11 @@ class Speaking:
                 async with aclosing(stream) as items:
                     async for item in items:
                         if isinstance(item, Result):
-                            health.works()
                             metrics.spoken(self._label, item, self.waited_sec)
                         yield item
         except (asyncio.CancelledError, GeneratorExit):
             metrics.cancels.labels(self._label, self._why).inc()
             raise
         except (SpeechError, ApiError) as error:
-            if isinstance(error, EngineLost):
-                health.lost()
             metrics.errors.labels(self._label, as_api_error(error).code or "engine").inc()
             raise

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -262,6 +263,22 @@ def test_a_lost_engine_asks_runpod_for_another_worker(
     }
 
 
+@pytest.mark.parametrize(("pod", "ends"), [("pod-1", [signal.SIGTERM]), ("", [])])
+def test_a_lost_engine_ends_a_stream_worker_only_where_runpod_begins_another(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, pod: str, ends: list[signal.Signals]
+) -> None:
+    def lost(_: Any) -> Any:
+        raise EngineLost("the GPU failed")
+
+    sent: list[int] = []
+    monkeypatch.setenv("RUNPOD_POD_ID", pod)
+    monkeypatch.setattr(engine, "start", lost)
+    monkeypatch.setattr(os, "kill", lambda _, signum: sent.append(signum))
+    (seen,), _ = run_stream(stream=True)
+    assert seen == {"error": "[worker_unavailable] the GPU failed", "refresh_worker": True}
+    assert sent == ends
+
+
 def test_preloading_loads_the_model_and_tells_what_went_wrong(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -501,6 +518,16 @@ def test_a_dry_run_dials_no_address_and_refuses_what_a_job_refuses() -> None:
 def test_a_stream_worker_gives_a_dry_run_in_one_piece() -> None:
     seen, _ = run_stream(text=SCRIPT, dry_run=True, stream=True)
     assert seen == [run(text=SCRIPT, dry_run=True)]
+
+
+def test_a_stream_worker_refuses_a_dry_run_that_runpod_would_not_take() -> None:
+    text = "a[pause]" * 12_000
+    (answer,), _ = run_stream(text=text, dry_run=True)
+    assert answer == {
+        "error": "[invalid_value] text: is read in 12000 chunks, too many for one stream item "
+        "(allowed: a plan below 1 MB: send it in parts)"
+    }
+    assert len(run(text=text, dry_run=True)["chunks"]) == 12_000
 
 
 def test_a_dry_run_whose_post_was_lost_is_in_the_final_list_all_the_same() -> None:

@@ -7,7 +7,10 @@ weighs what is said of it, in Latin letters' worth: of `7%` that is "seven perce
 import re
 import threading
 import unicodedata
-from collections import OrderedDict
+
+from cachetools import LRUCache
+
+from text.writing_systems import HAN, HANGUL, KANA
 
 SECONDS_PER_CHARACTER = 0.065
 """150 words a minute."""
@@ -22,13 +25,10 @@ _CONSONANT = "[B-DF-HJ-NP-TV-XZb-df-hj-np-tv-xz]"
 # What a character adds to its own weight. The figures are espeak's durations over its pace of
 # prose (`python -m bench.pace`): 4.8 for a digit by itself, 5.5 in a year, 9 in a long number.
 _ADDS = (
-    # A character of Chinese, Japanese or Korean is a syllable or more.
-    (
-        3,
-        re.compile(
-            r"[\u3005\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
-        ),
-    ),
+    # A sign of kana is a short syllable, one of Korean a whole one, and of Chinese often more.
+    (1, re.compile(f"[{KANA}]")),
+    (2, re.compile(f"[{HANGUL}]")),
+    (3, re.compile(f"[{HAN}]")),
     (5, re.compile(r"[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215e]")),
     # Zeros that end a number: 5,000 is "five thousand".
     (-4, re.compile(r"(?<=[1-9])0*+(?:[,.]000)*+(?!\d)")),
@@ -77,7 +77,7 @@ class Pace:
 
     def __init__(self, tolerance: float) -> None:
         self._tolerance = tolerance
-        self._heard: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._heard: LRUCache[str, tuple[float, float]] = LRUCache(_VOICES)
         self._lock = threading.Lock()
 
     def expected(self, voice: str, text: str) -> float:
@@ -103,7 +103,5 @@ class Pace:
         if is_short(text):
             return
         with self._lock:
-            total, characters = self._heard.pop(voice, (0.0, 0.0))
+            total, characters = self._heard.get(voice, (0.0, 0.0))
             self._heard[voice] = (total + seconds, characters + weight(text))
-            if len(self._heard) > _VOICES:
-                self._heard.popitem(last=False)

@@ -121,6 +121,10 @@ class VibeVoiceEngine:
     def ready(self) -> bool:
         return self._runtime is not None and self._fatal() is None
 
+    @property
+    def lost(self) -> bool:
+        return self._fatal() is not None
+
     def _fatal(self) -> EngineLost | None:
         return self._lost or (self._runtime.lost if self._runtime is not None else None)
 
@@ -172,10 +176,9 @@ class VibeVoiceEngine:
         device = self._card()
         checkpoint, tokenizer = checkpoints.find(self._hub, self._name, self._revision)
         runtime = self._load_runtime(upstream, checkpoint, str(tokenizer), device)
-        size = f"{checkpoint.parameters / 1e6:,.1f} million parameters"
         self._details |= {
             "code": code.version,
-            "weights": f"test model, {size}" if checkpoint.is_test_model else size,
+            "weights": f"{checkpoint.parameters / 1e6:,.1f} million parameters",
             **runtime.details,
         }
         if commit := commit_of(checkpoint.folder):
