@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from provision.builder import Builder
 from provision.outcome import Refused
 from provision.parts import size_of, write_manifest
+from provision.work import Builder
 
 
 def provide(builder: Builder) -> Path:

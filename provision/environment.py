@@ -5,9 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-from provision.builder import Builder
 from provision.outcome import say
-from provision.work import CommandFailed
+from provision.work import Builder, CommandFailed
 
 _PRODUCTION_MB = 7600  # measured: 7,264 MB of packages; flash-attn comes on top
 

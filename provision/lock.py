@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol, Self
@@ -127,8 +128,10 @@ class Lock:
         return f"by {self._read(latest, 'owner')}, {self._read(latest, 'doing')}"
 
     def release(self) -> None:
-        if self.is_ours():
-            self._write("released", "")
+        # Where this cannot be written, the turn passes on once it is stale.
+        with suppress(OSError):
+            if self.is_ours():
+                self._write("released", "")
         self.turn = 0
 
     def _file(self, number: int, name: str) -> Path:
@@ -140,5 +143,5 @@ class Lock:
     def _read(self, number: int, name: str) -> str:
         try:
             return self._file(number, name).read_text(encoding="utf-8", errors="replace").strip()
-        except (FileNotFoundError, NotADirectoryError):  # not yet, or cleared away
+        except OSError:  # not yet there, or cleared away, which a network volume calls stale
             return ""

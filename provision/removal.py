@@ -5,6 +5,7 @@ its mark and then looks whether its flag still stands (bootstrap.sh). So one of 
 other, and a part in use is not even renamed.
 """
 
+import os
 import re
 import shutil
 import time
@@ -62,7 +63,8 @@ def _remove_part(base: Path, part: Path, used: Sequence[str]) -> None:
 
 
 def _is_in_use(base: Path, name: str) -> bool:
-    return any(name in mark.read_text().split("\n") for mark in (base / ".in-use").iterdir())
+    marks = (base / ".in-use").iterdir()
+    return any(os.fsencode(name) in mark.read_bytes().split(b"\n") for mark in marks)
 
 
 def _remove_abandoned_downloads(repository: Path) -> None:

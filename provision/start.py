@@ -9,13 +9,12 @@ import tempfile
 from pathlib import Path
 
 from provision import code, environment
-from provision.builder import Builder, unfit
 from provision.flags import Ready, raise_flag
 from provision.lock import Lock, Pace
 from provision.outcome import NO_ROOM, NoRoom, Refused, say
 from provision.removal import remove_old
 from provision.wanted import Wanted
-from provision.work import CommandFailed, Guardian
+from provision.work import Builder, CommandFailed, Guardian, unfit
 
 _FOLDERS = ("hf_home", "hf_cache", "models", "output", "demo", ".in-use")
 _INIT_TIMEOUT_SEC = 420  # RunPod's own
@@ -75,12 +74,15 @@ def _prepare(wanted: Wanted, base: Path) -> Ready:
         guardian = Guardian(lock)
         try:
             return _fill(Builder(wanted, base, lock, guardian))
+        except NoRoom:
+            if lock.is_ours():
+                _clear(base, base / wanted.venv.name)
+            raise
         finally:
             guardian.close()
     except NoRoom as problem:
         if str(problem):
             say(str(problem))
-        _clear(base, base / wanted.venv.name)
         raise
     finally:
         lock.release()
@@ -116,7 +118,7 @@ def _fill(builder: Builder) -> Ready:
     with builder.step("the flag"):
         builder.doing("finishing")
         raise_flag(wanted, ready)
-        ready.mark.write_text("".join(f"{name}\n" for name in ready.names))
+        ready.mark.write_bytes(os.fsencode("\n".join(ready.names) + "\n"))
     if base != wanted.disk:
         remove_old(base, ready)
     return ready

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from provision.builder import unfit
 from provision.outcome import Refused
 from provision.start import make_ready, refuse_old_cards
 from provision.wanted import Wanted
+from provision.work import unfit
 from tests.bootstrap_site import REPOSITORY, ROOT, Site
 
 pytestmark = pytest.mark.process
