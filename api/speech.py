@@ -98,7 +98,8 @@ class SpeechResponse(Response):
     async def _serve(self, send: Send) -> None:
         async with (
             asyncio.timeout(self._state.settings.max_request_sec),
-            aclosing(self._speaking.items(self._params.speech)) as items,
+            aclosing(self._speaking.whole(self._params.speech)) as spoken,
+            aclosing(self._speaking.noted(spoken)) as items,
         ):
             deltas = sse.Deltas() if self._params.sse else None
             try:
@@ -109,7 +110,7 @@ class SpeechResponse(Response):
                         if not self._started:
                             await self._start(send, began)
                         await _send(send, deltas.feed(item.data) if deltas else item.data)
-                    else:
+                    elif isinstance(item, Result):
                         end = self._end(deltas, item)
                 # The place is free by now: who has heard the end may ask for the next.
                 await _send(send, end, more=False)

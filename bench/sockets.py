@@ -36,7 +36,7 @@ if __name__ == "__main__":
 """
 
 IN_PROCESS = """
-import runpy, inference
+import runpy, synthesis.inference as inference
 inference.SubprocessEngine = inference.create_engine
 runpy.run_path("server.py", run_name="__main__")
 """

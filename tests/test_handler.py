@@ -24,7 +24,7 @@ from config import Settings
 from delivery import answer as delivery
 from engines.base import End, Frame, Plan, PlannedChunk, Turn, Voice
 from request.errors import EngineError, EngineLost
-from synthesis import file_job
+from synthesis import file
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine, FakeSpeech
 from worker import sdk_loop, startup
@@ -419,7 +419,8 @@ def test_a_job_that_is_stopped_after_its_synthesis_ends_early_and_leaves_nothing
 ) -> None:
     steps = 0
     kind, step = phase.split(".")
-    real = getattr(getattr(file_job, kind), step)
+    held_by = getattr(file, kind)
+    real = getattr(held_by, step)
 
     def slow(*args: Any) -> Any:
         nonlocal steps
@@ -427,7 +428,7 @@ def test_a_job_that_is_stopped_after_its_synthesis_ends_early_and_leaves_nothing
         time.sleep(0.1)
         return real(*args)
 
-    monkeypatch.setattr(getattr(file_job, kind), step, slow)
+    monkeypatch.setattr(held_by, step, slow)
     text = "One. [pause] " * 100
 
     async def main() -> None:

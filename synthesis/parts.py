@@ -1,0 +1,245 @@
+"""From a plan to the parts of a stream, in the thread that works.
+
+Each frame goes as it comes. What has left cannot be taken back: a bad chunk is not repeated, only
+reported, and the level is not measured but remembered from what the voice said before.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from audio.chunk_audio import ChunkAudio, Join
+from audio.codecs import Encoder
+from audio.loudness import Level, LoudnessMeter
+from audio.pcm import Samples
+from audio.spool import Extent, Spool
+from engines.base import SAMPLE_RATE, End, Frame
+from synthesis.cancel import CancelToken
+from synthesis.plan import PlannedRequest, Services
+from synthesis.quality import QualityRetry, Recorded, flaws
+from synthesis.result import AudioPart, Result, Spoken, result_of
+
+MOST_PART_BYTES = 512 * 1024
+"""RunPod takes stream pieces below 1 MB, and base64 adds a third."""
+_BLOCK_SHARE = 0.25
+"""Of the sound that a listener has ahead: so much of it may wait for its block to be full."""
+_LIVE_BLOCK = 1 << 14
+Parts = Generator[AudioPart, None, Result]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How a stream is cut. Frames are trimmed, levelled and encoded one by one until the listener
+    is ahead, then in blocks of up to `longest_block_sec`, which cost less; parts grow up to
+    `longest_part_sec`. With 0 every frame is a block, and every block is a part. `parts_ahead`
+    parts are made before one is taken; a stream of which none is taken for `stalled_sec` fails.
+    `sample_rate` in Hz is the settings' where it is None."""
+
+    longest_part_sec: float = 4.0
+    longest_block_sec: float = 1.0
+    parts_ahead: int = 4
+    stalled_sec: float | None = None
+    sample_rate: int | None = None
+
+
+class PartEncoder:
+    """Levels and encodes samples and groups the bytes: the first leave at once, later ones in ever
+    larger parts, since each costs its receiver a request. `heard` measures what was levelled."""
+
+    def __init__(
+        self,
+        level: Level,
+        encoder: Encoder,
+        rate: int,
+        longest_sec: float,
+        heard: LoudnessMeter | None = None,
+    ) -> None:
+        self.count = 0
+        self.encode_sec = 0.0
+        self._longest = longest_sec
+        self._level, self._encoder, self._rate, self._heard = level, encoder, rate, heard
+        self._bytes = bytearray()
+        self._left = 0
+        self._wanted = 0.0
+        self._since = time.monotonic()
+
+    @property
+    def due(self) -> float:
+        """When who listens from the begin has heard all that was added (monotonic seconds)."""
+        return self._since + self.count / self._rate
+
+    def add(self, block: Samples) -> Iterator[AudioPart]:
+        """The part that the block completes, if it does."""
+        self.count += len(block)
+        began = time.monotonic()
+        levelled = self._level.feed(block)
+        if self._heard is not None:
+            self._heard.add(levelled)
+        self._bytes += self._encoder.encode(levelled)
+        self.encode_sec += time.monotonic() - began
+        seconds = (self.count - self._left) / self._rate
+        if self._bytes and (seconds >= self._wanted or len(self._bytes) >= MOST_PART_BYTES):
+            self._left = self.count
+            self._wanted = min(self._longest, max(0.25, 2 * self._wanted))
+            yield self._taken(is_last=False)
+
+    def close(self) -> AudioPart:
+        self._bytes += self._encoder.encode(self._level.flush())
+        self._bytes += self._encoder.close()
+        return self._taken(is_last=True)
+
+    def _taken(self, is_last: bool) -> AudioPart:
+        part = AudioPart(bytes(self._bytes), self._rate, is_last, self.count)
+        self._bytes.clear()
+        return part
+
+
+def live_parts(
+    services: Services,
+    planned: PlannedRequest,
+    gain_db: float | None,
+    options: StreamOptions,
+    token: CancelToken,
+    folder: Path,
+) -> Parts:
+    """Yields the file while it is spoken; returns what there is to say. Of many streams the one
+    comes first whose listener runs out of sound first."""
+    rate, speed = planned.rate, planned.request.speed
+    started_at, loaded_at = load(services, planned, token)
+    quality = QualityRetry(services.engine, services.pace, 0, token)
+    encoder = Encoder(planned.request.output_format, rate)
+    out = PartEncoder(Level(rate, gain_db), encoder, rate, options.longest_part_sec)
+    pauses = planned.pauses()
+    join, meter = Join(pauses), LoudnessMeter(rate)
+
+    def turn() -> AbstractContextManager[None]:
+        return services.cpu.enter(token.event, out.due)
+
+    def added(blocks: Iterable[Samples]) -> list[AudioPart]:
+        return [
+            part
+            for block in blocks
+            for at in range(0, len(block), _LIVE_BLOCK)
+            for part in out.add(block[at : at + _LIVE_BLOCK])
+        ]
+
+    def block_sec() -> float:
+        return min(options.longest_block_sec, _BLOCK_SHARE * (out.due - time.monotonic()))
+
+    takes: list[Recorded[ChunkAudio]] = []
+    take, heard = ChunkAudio(rate, speed), list[Samples]()
+    events = in_blocks(in_order(quality.events(planned.plan), folder), block_sec)
+    in_caller = services.engine.capabilities.in_caller
+    for event in _in_turns(events, turn if in_caller else nullcontext):
+        with turn():
+            samples = take.finish() if isinstance(event, End) else take.feed(event.samples)
+            heard.append(samples)
+            parts = added(join.feed(samples))
+            if isinstance(event, End):
+                meter.add(np.concatenate(heard))
+        yield from parts
+        if isinstance(event, End):
+            flaw = quality.judge(planned.plan, event.chunk, take, event.reason)
+            takes.append(Recorded(take, flaw, 1))
+            join.end_chunk()
+            take, heard = ChunkAudio(rate, speed), []
+    spoken = spoken_of(quality, takes, started_at, loaded_at)
+    remember(services, planned, meter.integrated())
+    with turn():
+        parts = [*added(join.finish()), out.close()]
+    yield from parts
+    return result_of(
+        services,
+        planned,
+        spoken,
+        join,
+        format_name=planned.request.output_format,
+        gain_db=gain_db,
+        encode_sec=out.encode_sec,
+        total_sec=time.monotonic() - planned.asked_at,
+    )
+
+
+def remember(services: Services, planned: PlannedRequest, measured: float | None) -> None:
+    if measured is not None:
+        services.loudness.remember(planned.cast_name, measured)
+
+
+def load(services: Services, planned: PlannedRequest, token: CancelToken) -> tuple[float, float]:
+    """Loads the engine. Gives when that began and when it was done."""
+    started_at = time.monotonic()
+    token.check()
+    if planned.plan.chunks:  # silence needs no engine
+        services.load_model()
+    return started_at, time.monotonic()
+
+
+def spoken_of(
+    quality: QualityRetry,
+    takes: Iterable[Recorded[ChunkAudio]],
+    started_at: float,
+    loaded_at: float,
+) -> Spoken:
+    kept, now = tuple(takes), time.monotonic()
+    first_at = quality.first_audio_at or now
+    return Spoken(kept, flaws(kept), started_at, loaded_at, first_at, now, quality.device_sec)
+
+
+def _in_turns(
+    events: Iterator[Frame | End], turn: Callable[[], AbstractContextManager[None]]
+) -> Iterator[Frame | End]:
+    """The same, each in its turn: where the engine's work is this thread's."""
+    while True:
+        with turn():
+            event = next(events, None)
+        if event is None:
+            return
+        yield event
+
+
+def in_blocks(
+    events: Iterable[Frame | End], least_sec: Callable[[], float]
+) -> Iterator[Frame | End]:
+    """Joins a chunk's frames, which are in order, until they last `least_sec` or it ends."""
+    waiting: list[Samples] = []
+    for event in events:
+        if isinstance(event, Frame):
+            waiting.append(event.samples)
+            if sum(map(len, waiting)) / SAMPLE_RATE < least_sec():
+                continue
+        if waiting:
+            yield Frame(event.chunk, np.concatenate(waiting))
+            waiting = []
+        if isinstance(event, End):
+            yield event
+
+
+def in_order(events: Iterable[Frame | End], folder: Path) -> Iterator[Frame | End]:
+    """Puts interleaved chunks in order: the chunk whose turn it is passes at once, the others wait
+    on disk."""
+    turn, spool = 0, Spool(folder)
+    waiting: defaultdict[int, list[Extent | End]] = defaultdict(list)
+    for arrived in events:
+        if arrived.chunk != turn:
+            waiting[arrived.chunk].append(
+                spool.append(arrived.samples) if isinstance(arrived, Frame) else arrived
+            )
+            continue
+        yield arrived
+        ended = isinstance(arrived, End)
+        while ended:
+            turn += 1
+            ended = False
+            for entry in waiting.pop(turn, ()):
+                if isinstance(entry, End):
+                    yield entry
+                    ended = True
+                else:
+                    yield from (Frame(turn, samples) for samples in spool.read(entry))
+            if not waiting:
+                spool.clear()
