@@ -115,21 +115,21 @@ class Jobs:
                 tell(way.foresee(size))
                 file = await inference.generate(planned, Path(folder), progress)
                 if file.may_shrink:
-                    file = await self._fitting(way, file, warnings)
+                    file = await self._fitting(way, file, _id(job))
                 result = file.result
                 delivered = await _in_thread(way.deliver, file.path, result.content_type)
         self._log_end(job, result)
         timings = {"delivery_sec": round(way.seconds, 4)}
         return self._facts(result, delivered, warnings, timings)
 
-    async def _fitting(self, way: Delivery, file: SpeechFile, warnings: list[str]) -> SpeechFile:
+    async def _fitting(self, way: Delivery, file: SpeechFile, job_id: str) -> SpeechFile:
         """The file, or a smaller one where it would not reach its caller."""
         if await _in_thread(way.reaches, file.path, file.result.content_type):
             return file
         try:
             return await self._inference.shrink(file)
         except OSError as error:  # what is finished is delivered as it is
-            warnings.append(f"allow_recompress: the file could not be made: {error.strerror}")
+            self._log.error(f"no smaller file could be made: {error.strerror}", job_id)
             return file
 
     async def _bucket(self, job: Job) -> Bucket | None:
