@@ -13,7 +13,10 @@ from api.metrics import Metrics
 from config import Settings
 from request.errors import EngineLost, SpeechError
 from request.model import Defaults, SpeechRequest
-from synthesis.inference import Result, StreamItem, StreamOptions, VibeVoiceInference
+from synthesis.inference import VibeVoiceInference
+from synthesis.parts import StreamOptions
+from synthesis.result import Result
+from synthesis.stream import StreamItem
 
 
 @dataclass(frozen=True, slots=True)

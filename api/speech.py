@@ -20,7 +20,7 @@ from api.errors import as_api_error, event_of, failed, invalid
 from api.speaking import AppState, Speaking
 from audio.codecs import FORMATS
 from request.values import MOST_RECORDING_CHARS
-from synthesis.inference import AudioPart, Result, StreamStart
+from synthesis.result import AudioPart, Result, StreamStart
 
 _BODY_SEC = 30.0
 _STALLED_SEC = 60.0

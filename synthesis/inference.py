@@ -30,11 +30,10 @@ from request.model import Defaults, SpeechRequest
 from synthesis.cancel import CancelToken
 from synthesis.dry_run import DryRunAnswer, dry_run
 from synthesis.file import SpeechFile, shrunk, speak_file
-from synthesis.parts import StreamOptions
+from synthesis.parts import Context, StreamOptions
 from synthesis.plan import PlannedRequest, Section, plan_request
 from synthesis.quality import Progress
-from synthesis.result import AudioPart, Result, SpokenChunk, StreamStart
-from synthesis.stream import SpeechStream, Stalled, StreamItem
+from synthesis.stream import SpeechStream
 from text.chunks import Limits
 from text.pace import Pace
 from voices.catalogue import Voice, VoiceMapper
@@ -43,23 +42,6 @@ from voices.request_voices import RequestVoices
 _OPENAI_VOICES = ROOT / "bridge" / "voices.json"
 _JOB_OPTIONS = StreamOptions()
 T = TypeVar("T")
-
-__all__ = [
-    "AudioPart",
-    "PlannedRequest",
-    "Progress",
-    "Result",
-    "Section",
-    "SpeechFile",
-    "SpeechStream",
-    "SpokenChunk",
-    "Stalled",
-    "StreamItem",
-    "StreamOptions",
-    "StreamStart",
-    "VibeVoiceInference",
-    "VoiceMapper",
-]
 
 
 class VibeVoiceInference:
@@ -186,14 +168,17 @@ class VibeVoiceInference:
     ) -> SpeechFile:
         """Speaks a plan into a file in `folder`. Raises `SpeechError`s. A cancelled task ends the
         engine's work before it is re-raised."""
-        token = CancelToken(self.cpu.wake)
-        speak = partial(speak_file, self, planned, token, progress or Progress(), folder)
-        return await self.work(speak, token)
+        context = self._context(folder)
+        speak = partial(speak_file, context, planned, progress or Progress())
+        return await self.work(speak, context.token)
 
     async def shrink(self, file: SpeechFile) -> SpeechFile:
         """The same takes in the smallest format that the request allows, as another file."""
-        token = CancelToken(self.cpu.wake)
-        return await self.work(partial(shrunk, self, file, token), token)
+        context = self._context(file.path.parent)
+        return await self.work(partial(shrunk, context, file), context.token)
+
+    def _context(self, folder: Path) -> Context:
+        return Context(self, CancelToken(self.cpu.wake), folder)
 
     def stream(
         self,

@@ -21,7 +21,7 @@ from audio.spool import Extent, Spool
 from engines.base import SAMPLE_RATE, End, Frame
 from synthesis.cancel import CancelToken
 from synthesis.plan import PlannedRequest, Services
-from synthesis.quality import QualityRetry, Recorded, flaws
+from synthesis.quality import AnyAudio, QualityRetry, Recorded, flaws
 from synthesis.result import AudioPart, Result, Spoken, result_of
 
 MOST_PART_BYTES = 512 * 1024
@@ -47,22 +47,33 @@ class StreamOptions:
     sample_rate: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where a request is worked on: what it shares with others, what ends it, its own folder."""
+
+    services: Services
+    token: CancelToken
+    folder: Path
+
+
 class PartEncoder:
     """Levels and encodes samples and groups the bytes: the first leave at once, later ones in ever
-    larger parts, since each costs its receiver a request. `heard` measures what was levelled."""
+    larger parts, since each costs its receiver a request. `heard` measures what was levelled;
+    `total` is how many samples will come, where that is known."""
 
     def __init__(
         self,
-        level: Level,
-        encoder: Encoder,
         rate: int,
+        format_name: str,
+        gain_db: float | None,
         longest_sec: float,
         heard: LoudnessMeter | None = None,
+        total: int | None = None,
     ) -> None:
         self.count = 0
         self.encode_sec = 0.0
-        self._longest = longest_sec
-        self._level, self._encoder, self._rate, self._heard = level, encoder, rate, heard
+        self._rate, self._longest, self._heard = rate, longest_sec, heard
+        self._level, self._encoder = Level(rate, gain_db), Encoder(format_name, rate, total)
         self._bytes = bytearray()
         self._left = 0
         self._wanted = 0.0
@@ -100,22 +111,16 @@ class PartEncoder:
 
 
 def live_parts(
-    services: Services,
-    planned: PlannedRequest,
-    gain_db: float | None,
-    options: StreamOptions,
-    token: CancelToken,
-    folder: Path,
+    context: Context, planned: PlannedRequest, gain_db: float | None, options: StreamOptions
 ) -> Parts:
     """Yields the file while it is spoken; returns what there is to say. Of many streams the one
     comes first whose listener runs out of sound first."""
-    rate, speed = planned.rate, planned.request.speed
-    started_at, loaded_at = load(services, planned, token)
+    rate, speed, form = planned.rate, planned.request.speed, planned.request.output_format
+    services, token = context.services, context.token
+    loading = load(context, planned)
     quality = QualityRetry(services.engine, services.pace, 0, token)
-    encoder = Encoder(planned.request.output_format, rate)
-    out = PartEncoder(Level(rate, gain_db), encoder, rate, options.longest_part_sec)
-    pauses = planned.pauses()
-    join, meter = Join(pauses), LoudnessMeter(rate)
+    out = PartEncoder(rate, form, gain_db, options.longest_part_sec)
+    join, meter = Join(planned.pauses()), LoudnessMeter(rate)
 
     def turn() -> AbstractContextManager[None]:
         return services.cpu.enter(token.event, out.due)
@@ -133,7 +138,7 @@ def live_parts(
 
     takes: list[Recorded[ChunkAudio]] = []
     take, heard = ChunkAudio(rate, speed), list[Samples]()
-    events = in_blocks(in_order(quality.events(planned.plan), folder), block_sec)
+    events = in_blocks(in_order(quality.events(planned.plan), context.folder), block_sec)
     in_caller = services.engine.capabilities.in_caller
     for event in _in_turns(events, turn if in_caller else nullcontext):
         with turn():
@@ -148,46 +153,48 @@ def live_parts(
             takes.append(Recorded(take, flaw, 1))
             join.end_chunk()
             take, heard = ChunkAudio(rate, speed), []
-    spoken = spoken_of(quality, takes, started_at, loaded_at)
+    spoken = spoken_of(planned, quality, takes, loading, gain_db)
     remember(services, planned, meter.integrated())
     with turn():
         parts = [*added(join.finish()), out.close()]
     yield from parts
-    return result_of(
-        services,
-        planned,
-        spoken,
-        join,
-        format_name=planned.request.output_format,
-        gain_db=gain_db,
-        encode_sec=out.encode_sec,
-        total_sec=time.monotonic() - planned.asked_at,
-    )
+    total_sec = time.monotonic() - planned.asked_at
+    return result_of(services, spoken, join, form, out.encode_sec, total_sec)
 
 
 def remember(services: Services, planned: PlannedRequest, measured: float | None) -> None:
     if measured is not None:
-        services.loudness.remember(planned.cast_name, measured)
+        services.loudness.remember(planned.cast, measured)
 
 
-def load(services: Services, planned: PlannedRequest, token: CancelToken) -> tuple[float, float]:
+def load(context: Context, planned: PlannedRequest) -> tuple[float, float]:
     """Loads the engine. Gives when that began and when it was done."""
     started_at = time.monotonic()
-    token.check()
+    context.token.check()
     if planned.plan.chunks:  # silence needs no engine
-        services.load_model()
+        context.services.load_model()
     return started_at, time.monotonic()
 
 
 def spoken_of(
+    planned: PlannedRequest,
     quality: QualityRetry,
-    takes: Iterable[Recorded[ChunkAudio]],
-    started_at: float,
-    loaded_at: float,
-) -> Spoken:
-    kept, now = tuple(takes), time.monotonic()
-    first_at = quality.first_audio_at or now
-    return Spoken(kept, flaws(kept), started_at, loaded_at, first_at, now, quality.device_sec)
+    takes: Iterable[Recorded[AnyAudio]],
+    loading: tuple[float, float],
+    gain_db: float | None = None,
+) -> Spoken[AnyAudio]:
+    """What has just come to its end; `loading` is what `load` gave. Raises `EngineError` where
+    nothing is to be heard."""
+    kept, now, (started_at, loaded_at) = tuple(takes), time.monotonic(), loading
+    phases = {
+        "plan_sec": planned.planned_at - planned.asked_at,
+        "queue_sec": started_at - planned.planned_at,
+        "load_sec": loaded_at - started_at,
+        "first_audio_sec": (quality.first_audio_at or now) - planned.asked_at,
+        "synthesis_sec": now - loaded_at,
+        **quality.cost,
+    }
+    return Spoken(planned, kept, gain_db, flaws(kept), phases, now)
 
 
 def _in_turns(

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from audio.codecs import FORMATS, bytes_a_second, codec_rate
@@ -71,9 +71,13 @@ class PlannedRequest:
     planned_at: float
 
     @property
-    def cast_name(self) -> str:
+    def voices(self) -> tuple[str, ...]:
+        return tuple(voice.name for voice in self.plan.voices)
+
+    @property
+    def cast(self) -> str:
         """Who speaks, as the memory of levels knows them."""
-        return "/".join(voice.name for voice in self.plan.voices)
+        return "/".join(self.voices)
 
     @property
     def smallest_format(self) -> str:
@@ -103,7 +107,7 @@ class PlannedRequest:
         """The gain for a stream, in dB: by what these voices measured before."""
         if self.request.loudness is None:
             return None
-        return gain_to(self.request.loudness, loudness.recall(self.cast_name))
+        return gain_to(self.request.loudness, loudness.recall(self.cast))
 
 
 def said(plan: Plan, index: int) -> tuple[str, str]:
@@ -116,7 +120,7 @@ def said(plan: Plan, index: int) -> tuple[str, str]:
 class GrowingPlan:
     """The plan of a request whose text comes section by section. Speakers keep their voices; a
     section without `Speaker N:` lines goes on with the speaker before. `recording` gives the voice
-    that came with the request."""
+    that came with the request; with `grows` False the first section is all there is."""
 
     def __init__(
         self,
@@ -124,7 +128,9 @@ class GrowingPlan:
         request: SpeechRequest,
         sample_rate: int | None = None,
         recording: Recording | None = None,
+        grows: bool = True,
     ) -> None:
+        self.grows = grows
         self.seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         self._services, self._request = services, request
         wanted = sample_rate or services.settings.default_sample_rate
@@ -146,6 +152,8 @@ class GrowingPlan:
         self._voices, warnings = cast(
             request, everyone, names, self._services.voices, self._recording, self._voices
         )
+        if not self.grows:
+            warnings += unmatched(request, text.speakers)
         if text.chunks:
             self._last = numbers[text.chunks[-1].turns[-1].speaker]
         return PlannedRequest(
@@ -172,12 +180,8 @@ class GrowingPlan:
 
 
 def plan_request(
-    services: Services,
-    request: SpeechRequest,
-    sample_rate: int | None = None,
-    recording: Recording | None = None,
+    services: Services, request: SpeechRequest, recording: Recording | None = None
 ) -> PlannedRequest:
     """Plans a text that is whole. Raises `RequestError`s, before any other work."""
-    planned = GrowingPlan(services, request, sample_rate, recording).add(Section(request.text))
-    unknown = unmatched(request, planned.text.speakers)
-    return replace(planned, warnings=tuple(dict.fromkeys([*planned.warnings, *unknown])))
+    plan = GrowingPlan(services, request, recording=recording, grows=False)
+    return plan.add(Section(request.text))

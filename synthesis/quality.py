@@ -59,7 +59,7 @@ class Recorded(Generic[AnyAudio]):
 
 class QualityRetry:
     """Speaks plans of one request. `first_audio_at` is when the first sound came (monotonic
-    seconds, 0 before that), `device_sec` the model's time for all attempts."""
+    seconds, 0 before that)."""
 
     def __init__(
         self,
@@ -73,7 +73,12 @@ class QualityRetry:
         self._attempts = 1 + (max_retries if engine.capabilities.varies else 0)
         self._progress = progress or Progress()
         self.first_audio_at = 0.0
-        self.device_sec = 0.0
+        self._device_sec = 0.0
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """`gpu_sec`: what all attempts took of the GPU, where there is one."""
+        return {"gpu_sec": self._device_sec} if self._engine.capabilities.gpu else {}
 
     def record(
         self, plan: Plan, new_take: Callable[[], KeptChunkAudio]
@@ -126,7 +131,7 @@ class QualityRetry:
                     progress.audio_sec += len(event.samples) / SAMPLE_RATE
                 else:
                     missing -= 1
-                    self.device_sec += event.device_sec
+                    self._device_sec += event.device_sec
                     progress.chunks_done = progress.chunks_total - missing
                 yield event
         if missing:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
 from audio.chunk_audio import ChunkAudio, Join
 from audio.codecs import FORMATS
 from synthesis.plan import PlannedRequest, Services
-from synthesis.quality import Flaw, Recorded
+from synthesis.quality import AnyAudio, Flaw, Recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,64 +74,54 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    """What a plan was spoken into: the takes that are kept, and when it came to what, in monotonic
-    seconds. `device_sec` is the model's time for all attempts."""
+class Spoken(Generic[AnyAudio]):
+    """What a plan was spoken into: the takes that are kept, and one constant gain for them.
+    `phases` are seconds until `ended_at`, in monotonic seconds; `level_sec` more went into
+    measuring the level."""
 
-    takes: Sequence[Recorded[ChunkAudio]]
+    planned: PlannedRequest
+    takes: tuple[Recorded[AnyAudio], ...]
+    gain_db: float | None
     warnings: tuple[str, ...]
-    started_at: float
-    loaded_at: float
-    first_audio_at: float
-    spoken_at: float
-    device_sec: float
+    phases: Mapping[str, float]
+    ended_at: float
+    level_sec: float = 0.0
 
 
 def result_of(
     services: Services,
-    planned: PlannedRequest,
-    spoken: Spoken,
+    spoken: Spoken[ChunkAudio],
     join: Join,
-    *,
     format_name: str,
-    gain_db: float | None,
     encode_sec: float,
     total_sec: float,
-    warnings: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Result:
-    """The facts for an answer in that format, of which `join` has the places."""
-    capabilities, rate = services.engine.capabilities, planned.rate
-    timings = {
-        "plan_sec": planned.planned_at - planned.asked_at,
-        "queue_sec": spoken.started_at - planned.planned_at,
-        "load_sec": spoken.loaded_at - spoken.started_at,
-        "first_audio_sec": spoken.first_audio_at - planned.asked_at,
-        "synthesis_sec": spoken.spoken_at - spoken.loaded_at,
-        "encode_sec": encode_sec,
-        "total_sec": total_sec,
-        "real_time_factor": total_sec / (join.count / rate),
-    }
-    if capabilities.gpu:
-        timings["gpu_sec"] = spoken.device_sec
-    price = services.settings.gpu_usd_per_second if capabilities.gpu else None
+    """The facts for an answer in that format, of which `join` has the places; `notes` are further
+    warnings."""
+    planned, duration_sec = spoken.planned, join.count / spoken.planned.rate
+    ends = {"encode_sec": encode_sec, "total_sec": total_sec}
+    timings = {**spoken.phases, **ends, "real_time_factor": total_sec / duration_sec}
+    timings = {name: round(seconds, 4) for name, seconds in timings.items()}
+    gpu_sec, price = timings.get("gpu_sec"), services.settings.gpu_usd_per_second
     return Result(
         format=format_name,
         content_type=FORMATS[format_name].content_type,
-        sample_rate=rate,
-        duration_sec=round(join.count / rate, 6),
-        engine=capabilities.name,
-        model=capabilities.details,
-        voices=tuple(voice.name for voice in planned.plan.voices),
+        sample_rate=planned.rate,
+        duration_sec=round(duration_sec, 6),
+        engine=services.engine.capabilities.name,
+        model=services.engine.capabilities.details,
+        voices=planned.voices,
         speakers=planned.text.speakers,
         seed=planned.seed,
-        gain_db=None if gain_db is None else round(gain_db, 2),
+        gain_db=None if spoken.gain_db is None else round(spoken.gain_db, 2),
         chunks=tuple(
             SpokenChunk(
                 index=index,
                 text_start=chunk.text_start,
                 text_end=chunk.text_end,
-                start_sec=round(start / rate, 6),
-                end_sec=round((start + each.take.count) / rate, 6),
+                start_sec=round(start / planned.rate, 6),
+                end_sec=round((start + each.take.count) / planned.rate, 6),
                 attempts=each.attempts,
                 truncated=each.flaw == Flaw.CUT,
             )
@@ -138,7 +129,7 @@ def result_of(
                 zip(planned.text.chunks, join.starts, spoken.takes, strict=True)
             )
         ),
-        timings={name: round(seconds, 4) for name, seconds in timings.items()},
-        warnings=(*planned.warnings, *spoken.warnings, *warnings),
-        cost_usd=None if price is None else round(round(spoken.device_sec, 4) * price, 6),
+        timings=timings,
+        warnings=(*planned.warnings, *spoken.warnings, *notes),
+        cost_usd=None if gpu_sec is None or price is None else round(gpu_sec * price, 6),
     )

@@ -15,8 +15,8 @@ from typing import Self
 from request.errors import Cancelled
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
-from synthesis.parts import Parts, StreamOptions, live_parts
-from synthesis.plan import GrowingPlan, PlannedRequest, Section, Services, plan_request
+from synthesis.parts import Context, Parts, StreamOptions, live_parts
+from synthesis.plan import GrowingPlan, Section, Services
 from synthesis.result import AudioPart, Result, StreamStart
 
 StreamItem = StreamStart | Section | AudioPart | Result
@@ -42,8 +42,9 @@ class SpeechStream:
         options: StreamOptions,
         sections: AsyncGenerator[Section, None] | None = None,
     ) -> None:
-        self._services, self._request, self._options = services, request, options
-        self._sections = sections
+        self._services, self._options = services, options
+        self._sections = sections or _whole(request)
+        self._plan = GrowingPlan(services, request, options.sample_rate, grows=sections is not None)
         self._token = CancelToken(services.cpu.wake)
         self._room = threading.Semaphore(options.parts_ahead)
         self._items: asyncio.Queue[StreamItem | BaseException | None] = asyncio.Queue()
@@ -79,44 +80,30 @@ class SpeechStream:
         end: BaseException | None = Cancelled()
         try:
             with self._services.workspace() as folder:
-                if self._sections is None:
-                    await self._speak_whole(Path(folder))
-                else:
-                    async with aclosing(self._sections) as sections:
-                        await self._speak_sections(sections, Path(folder))
+                async with aclosing(self._sections) as sections:
+                    await self._speak(sections, Path(folder))
             end = None
         except Exception as error:  # noqa: BLE001 - raised again where the stream is read
             end = error
         finally:
             self._items.put_nowait(end)
 
-    async def _speak_whole(self, folder: Path) -> None:
-        services, rate = self._services, self._options.sample_rate
-        planned = await asyncio.to_thread(plan_request, services, self._request, rate)
-        await self._speak(planned, self._start(planned), folder)
-
-    async def _speak_sections(self, sections: AsyncGenerator[Section, None], folder: Path) -> None:
-        plan = GrowingPlan(self._services, self._request, self._options.sample_rate)
-        start: StreamStart | None = None
+    async def _speak(self, sections: AsyncGenerator[Section, None], folder: Path) -> None:
+        services, start = self._services, None
         async for section in sections:
-            planned = await asyncio.to_thread(plan.add, section)
-            start = start or self._start(planned)
-            self._items.put_nowait(section)
-            await self._speak(planned, start, folder)
-
-    def _start(self, planned: PlannedRequest) -> StreamStart:
-        voices = tuple(voice.name for voice in planned.plan.voices)
-        gain_db = planned.remembered_gain(self._services.loudness)
-        start = StreamStart(voices, planned.seed, gain_db, planned.rate, planned.warnings)
-        self._items.put_nowait(start)
-        return start
-
-    async def _speak(self, planned: PlannedRequest, start: StreamStart, folder: Path) -> None:
-        parts = live_parts(
-            self._services, planned, start.gain_db, self._options, self._token, folder
-        )
-        result = await self._services.work(partial(self._pump, parts), self._token)
-        self._items.put_nowait(result)
+            planned = await asyncio.to_thread(self._plan.add, section)
+            if start is None:
+                gain_db = planned.remembered_gain(services.loudness)
+                start = StreamStart(
+                    planned.voices, planned.seed, gain_db, planned.rate, planned.warnings
+                )
+                self._items.put_nowait(start)
+            if self._plan.grows:
+                self._items.put_nowait(section)
+            context = Context(services, self._token, folder)
+            parts = live_parts(context, planned, start.gain_db, self._options)
+            result = await services.work(partial(self._pump, parts), self._token)
+            self._items.put_nowait(result)
 
     def _pump(self, parts: Parts) -> Result:
         """In the thread that works."""
@@ -132,6 +119,10 @@ class SpeechStream:
             return result
         finally:
             parts.close()
+
+
+async def _whole(request: SpeechRequest) -> AsyncGenerator[Section, None]:
+    yield Section(request.text)
 
 
 _ENDING: set[asyncio.Task[None]] = set()

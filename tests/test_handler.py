@@ -21,11 +21,12 @@ import pytest
 from runpod.serverless.modules import rp_job
 
 import handler
+from audio.codecs import Encoder
+from audio.loudness import LoudnessMeter
 from config import Settings
 from delivery import answer as delivery
 from engines.base import End, Frame, Plan, PlannedChunk, Turn, Voice
 from request.errors import Cancelled, EngineError, EngineLost
-from synthesis import file
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine, FakeSpeech
 from worker import sdk_loop, startup
@@ -478,7 +479,7 @@ def test_a_job_that_is_stopped_after_its_synthesis_ends_early_and_leaves_nothing
 ) -> None:
     steps = 0
     kind, step = phase.split(".")
-    held_by = getattr(file, kind)
+    held_by = {"LoudnessMeter": LoudnessMeter, "Encoder": Encoder}[kind]
     real = getattr(held_by, step)
 
     def slow(*args: Any) -> Any:

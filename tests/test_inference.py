@@ -16,7 +16,9 @@ from audio.pcm import Samples
 from config import Settings
 from request.errors import EngineError
 from request.model import SpeechRequest, parse_request
-from synthesis.inference import Result, SpeechFile, VibeVoiceInference
+from synthesis.file import SpeechFile
+from synthesis.inference import VibeVoiceInference
+from synthesis.result import Result
 from tests.fake_engine import FakeEngine, FakeSpeech
 
 

@@ -13,7 +13,8 @@ from config import Settings
 from engines.base import Options
 from engines.vibevoice.engine import VibeVoiceEngine
 from request.model import parse_request
-from synthesis.inference import SpeechFile, VibeVoiceInference
+from synthesis.file import SpeechFile
+from synthesis.inference import VibeVoiceInference
 from tests import vibevoice_fixtures as vibevoice
 from text.chunks import plan_text
 

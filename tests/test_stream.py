@@ -23,15 +23,17 @@ from engines.priority_lock import PriorityLock
 from request.errors import Cancelled, EngineError
 from request.model import Defaults, SpeechRequest, parse_request
 from synthesis.cancel import CancelToken
-from synthesis.inference import (
-    AudioPart,
-    Result,
+from synthesis.inference import VibeVoiceInference
+from synthesis.parts import (
+    MOST_PART_BYTES,
+    Context,
+    Parts,
     StreamOptions,
-    StreamStart,
-    VibeVoiceInference,
+    in_order,
+    live_parts,
 )
-from synthesis.parts import MOST_PART_BYTES, Parts, in_order, live_parts
 from synthesis.plan import plan_request
+from synthesis.result import AudioPart, Result, StreamStart
 from tests.fake_engine import FakeEngine
 from tests.http_server import wait_for
 
@@ -201,7 +203,7 @@ def test_no_byte_depends_on_the_blocks(
 
 def parts(inference: VibeVoiceInference, folder: Path, token: CancelToken) -> Parts:
     planned = plan_request(inference, request("One."))
-    return live_parts(inference, planned, None, StreamOptions(), token, folder)
+    return live_parts(Context(inference, token, folder), planned, None, StreamOptions())
 
 
 def test_who_has_less_sound_ahead_comes_first(

@@ -12,10 +12,9 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from delivery import answer as delivery
@@ -23,13 +22,10 @@ from delivery.answer import Delivered, Delivery, Outputs
 from delivery.bucket import Bucket
 from request.errors import DeliveryError, EngineLost, SpeechError
 from request.model import SpeechRequest, parse_request, words_of
-from synthesis.inference import (
-    AudioPart,
-    Progress,
-    Result,
-    SpeechFile,
-    VibeVoiceInference,
-)
+from synthesis.file import SpeechFile
+from synthesis.inference import VibeVoiceInference
+from synthesis.quality import Progress
+from synthesis.result import AudioPart, Result
 from worker import sdk_loop
 from worker.progress import reporting
 
@@ -119,8 +115,7 @@ class Jobs:
                 result = file.result
                 delivered = await _in_thread(way.deliver, file.path, result.content_type)
         self._log_end(job, result)
-        timings = {"delivery_sec": round(way.seconds, 4)}
-        return self._facts(result, delivered, warnings, timings)
+        return self._facts(result, delivered, warnings, delivery_sec=round(way.seconds, 4))
 
     async def _fitting(self, way: Delivery, file: SpeechFile, job_id: str) -> SpeechFile:
         """The file, or a smaller one where it would not reach its caller."""
@@ -185,11 +180,7 @@ class Jobs:
         return {"error": f"[internal_error] {sentence}"}
 
     def _facts(
-        self,
-        result: Result,
-        delivered: Delivered,
-        warnings: list[str],
-        timings: Mapping[str, float] = MappingProxyType({}),
+        self, result: Result, delivered: Delivered, warnings: list[str], **timings: float
     ) -> Answer:
         cold_start = self._inference.tell_cold_start()
         answer: Answer = {

@@ -14,7 +14,8 @@ from api.socket.pacing import Pacer
 from api.socket.replies import cancelled, done, finished, place, started, with_name
 from api.socket.sender import SocketSender
 from api.socket.utterance import Line, Utterance
-from synthesis.inference import AudioPart, Result, Section
+from synthesis.plan import Section
+from synthesis.result import AudioPart, Result
 
 
 class Playback:

@@ -13,7 +13,9 @@ from api.admission import Seat
 from api.errors import invalid
 from api.socket.events import SessionConfig, refused
 from api.speaking import AppState, Speaking
-from synthesis.inference import Section, Stalled, StreamItem, StreamOptions
+from synthesis.parts import StreamOptions
+from synthesis.plan import Section
+from synthesis.stream import Stalled, StreamItem
 from text.feed import Sentence, SentenceFeed
 
 _PARTS_AHEAD = 32
