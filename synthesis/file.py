@@ -5,22 +5,22 @@ The takes are kept, so the same speech can be encoded again.
 """
 
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from audio.chunk_audio import Join, KeptChunkAudio, joined_count
+from audio.chunk_audio import KeptChunkAudio, joined_count
 from audio.codecs import FORMATS
 from audio.loudness import LoudnessMeter, gain_to
-from audio.pcm import Samples, silence
+from audio.pcm import silence
 from audio.spool import Spool
 from synthesis.parts import Context, PartEncoder, Parts, StreamOptions, load, remember, spoken_of
 from synthesis.plan import PlannedRequest
 from synthesis.quality import Progress, QualityRetry
 from synthesis.result import Result, Spoken, result_of
 
+_BLOCK = 1 << 16
 _LOUDNESS_MISS_DB = 1.0
 """A larger miss is said: high peaks keep quiet speech from being raised any further."""
 
@@ -110,34 +110,25 @@ def _kept_parts(
     notes: tuple[str, ...],
 ) -> Parts:
     """The stream of takes that are all there."""
-    began, rate, pauses = time.monotonic(), spoken.planned.rate, spoken.planned.pauses()
-    takes, join, heard = [each.take for each in spoken.takes], Join(pauses), LoudnessMeter(rate)
-    total, longest_sec = (
-        joined_count([take.count for take in takes], pauses),
-        StreamOptions().longest_part_sec,
-    )
-    out = PartEncoder(rate, name, spoken.gain_db, longest_sec, heard, total)
-    for block in _joined(takes, join):
-        context.token.check()
-        yield from out.add(block)
-    yield out.close()
+    began, planned = time.monotonic(), spoken.planned
+    heard = None if spoken.gain_db is None else LoudnessMeter(planned.rate)
+    total = joined_count([each.take.count for each in spoken.takes], planned.pauses())
+    longest_sec = StreamOptions().longest_part_sec
+    out = PartEncoder(planned, name, spoken.gain_db, longest_sec, _BLOCK, heard, total)
+    for each in spoken.takes:
+        for block in each.take.read():
+            context.token.check()
+            yield from out.add(block)
+        out.join.end_chunk()
+    yield from out.close()
     encode_sec = spent_sec + time.monotonic() - began
-    total_sec = spoken.ended_at - spoken.planned.asked_at + encode_sec
-    notes = (*notes, *_missed(spoken, heard.integrated()))
-    return result_of(context.services, spoken, join, name, encode_sec, total_sec, notes)
+    total_sec = spoken.ended_at - planned.asked_at + encode_sec
+    notes = (*notes, *_missed(planned.request.loudness, heard))
+    return result_of(context.services, spoken, out.join, name, encode_sec, total_sec, notes)
 
 
-def _joined(takes: Iterable[KeptChunkAudio], join: Join) -> Iterator[Samples]:
-    for take in takes:
-        for block in take.read():
-            yield from join.feed(block)
-        join.end_chunk()
-    yield from join.finish()
-
-
-def _missed(spoken: Spoken[KeptChunkAudio], reached: float | None) -> list[str]:
-    wanted = spoken.planned.request.loudness
-    if spoken.gain_db is None or wanted is None or reached is None:
+def _missed(wanted: float | None, heard: LoudnessMeter | None) -> list[str]:
+    reached = heard.integrated() if heard else None
+    if wanted is None or reached is None or abs(reached - wanted) <= _LOUDNESS_MISS_DB:
         return []
-    is_close = abs(reached - wanted) <= _LOUDNESS_MISS_DB
-    return [] if is_close else [f"loudness: {reached:.1f} LUFS were reached"]
+    return [f"loudness: {reached:.1f} LUFS were reached"]

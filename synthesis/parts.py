@@ -57,55 +57,67 @@ class Context:
 
 
 class PartEncoder:
-    """Levels and encodes samples and groups the bytes: the first leave at once, later ones in ever
-    larger parts, since each costs its receiver a request. `heard` measures what was levelled;
-    `total` is how many samples will come, where that is known."""
+    """Joins chunks with their silences, levels and encodes them, and groups the bytes: the first
+    leave at once, later ones in ever larger parts, since each costs its receiver a request. At most
+    `block` samples are encoded at a time. `heard` measures what was levelled; `total` is how many
+    samples will come, where that is known."""
 
     def __init__(
         self,
-        rate: int,
+        planned: PlannedRequest,
         format_name: str,
         gain_db: float | None,
         longest_sec: float,
+        block: int,
         heard: LoudnessMeter | None = None,
         total: int | None = None,
     ) -> None:
-        self.count = 0
+        self.join = Join(planned.pauses())
         self.encode_sec = 0.0
-        self._rate, self._longest, self._heard = rate, longest_sec, heard
-        self._level, self._encoder = Level(rate, gain_db), Encoder(format_name, rate, total)
+        self._rate, self._longest, self._block = planned.rate, longest_sec, block
+        self._heard = heard
+        self._level = Level(planned.rate, gain_db)
+        self._encoder = Encoder(format_name, planned.rate, total)
         self._bytes = bytearray()
-        self._left = 0
+        self._count = self._left = 0
         self._wanted = 0.0
         self._since = time.monotonic()
 
     @property
     def due(self) -> float:
         """When who listens from the begin has heard all that was added (monotonic seconds)."""
-        return self._since + self.count / self._rate
+        return self._since + self._count / self._rate
 
-    def add(self, block: Samples) -> Iterator[AudioPart]:
-        """The part that the block completes, if it does."""
-        self.count += len(block)
-        began = time.monotonic()
-        levelled = self._level.feed(block)
-        if self._heard is not None:
-            self._heard.add(levelled)
-        self._bytes += self._encoder.encode(levelled)
-        self.encode_sec += time.monotonic() - began
-        seconds = (self.count - self._left) / self._rate
-        if self._bytes and (seconds >= self._wanted or len(self._bytes) >= MOST_PART_BYTES):
-            self._left = self.count
-            self._wanted = min(self._longest, max(0.25, 2 * self._wanted))
-            yield self._taken(is_last=False)
+    def add(self, samples: Samples) -> Iterator[AudioPart]:
+        """The parts that a chunk's next samples complete."""
+        return self._encoded(self.join.feed(samples))
 
-    def close(self) -> AudioPart:
+    def close(self) -> Iterator[AudioPart]:
+        """The silence after all chunks, and the last part."""
+        yield from self._encoded(self.join.finish())
         self._bytes += self._encoder.encode(self._level.flush())
         self._bytes += self._encoder.close()
-        return self._taken(is_last=True)
+        yield self._taken(is_last=True)
+
+    def _encoded(self, joined: Iterable[Samples]) -> Iterator[AudioPart]:
+        size = self._block
+        blocks = (each[at : at + size] for each in joined for at in range(0, len(each), size))
+        for block in blocks:
+            self._count += len(block)
+            began = time.monotonic()
+            levelled = self._level.feed(block)
+            if self._heard is not None:
+                self._heard.add(levelled)
+            self._bytes += self._encoder.encode(levelled)
+            self.encode_sec += time.monotonic() - began
+            seconds = (self._count - self._left) / self._rate
+            if self._bytes and (seconds >= self._wanted or len(self._bytes) >= MOST_PART_BYTES):
+                self._left = self._count
+                self._wanted = min(self._longest, max(0.25, 2 * self._wanted))
+                yield self._taken(is_last=False)
 
     def _taken(self, is_last: bool) -> AudioPart:
-        part = AudioPart(bytes(self._bytes), self._rate, is_last, self.count)
+        part = AudioPart(bytes(self._bytes), self._rate, is_last, self._count)
         self._bytes.clear()
         return part
 
@@ -119,19 +131,11 @@ def live_parts(
     services, token = context.services, context.token
     loading = load(context, planned)
     quality = QualityRetry(services.engine, services.pace, 0, token)
-    out = PartEncoder(rate, form, gain_db, options.longest_part_sec)
-    join, meter = Join(planned.pauses()), LoudnessMeter(rate)
+    out = PartEncoder(planned, form, gain_db, options.longest_part_sec, _LIVE_BLOCK)
+    meter = LoudnessMeter(rate)
 
     def turn() -> AbstractContextManager[None]:
         return services.cpu.enter(token.event, out.due)
-
-    def added(blocks: Iterable[Samples]) -> list[AudioPart]:
-        return [
-            part
-            for block in blocks
-            for at in range(0, len(block), _LIVE_BLOCK)
-            for part in out.add(block[at : at + _LIVE_BLOCK])
-        ]
 
     def block_sec() -> float:
         return min(options.longest_block_sec, _BLOCK_SHARE * (out.due - time.monotonic()))
@@ -144,22 +148,22 @@ def live_parts(
         with turn():
             samples = take.finish() if isinstance(event, End) else take.feed(event.samples)
             heard.append(samples)
-            parts = added(join.feed(samples))
+            parts = list(out.add(samples))
             if isinstance(event, End):
                 meter.add(np.concatenate(heard))
         yield from parts
         if isinstance(event, End):
             flaw = quality.judge(planned.plan, event.chunk, take, event.reason)
             takes.append(Recorded(take, flaw, 1))
-            join.end_chunk()
+            out.join.end_chunk()
             take, heard = ChunkAudio(rate, speed), []
     spoken = spoken_of(planned, quality, takes, loading, gain_db)
     remember(services, planned, meter.integrated())
     with turn():
-        parts = [*added(join.finish()), out.close()]
+        parts = list(out.close())
     yield from parts
     total_sec = time.monotonic() - planned.asked_at
-    return result_of(services, spoken, join, form, out.encode_sec, total_sec)
+    return result_of(services, spoken, out.join, form, out.encode_sec, total_sec)
 
 
 def remember(services: Services, planned: PlannedRequest, measured: float | None) -> None:
