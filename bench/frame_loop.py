@@ -26,7 +26,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.gpu_card import fill
-from bench.vibevoice_reference import FRAME, SIZES, TOKEN, random_network, speak_on, voice
+from bench.vibevoice_reference import FRAME, SIZES, TOKEN, random_network, speaking_on, voice
 from engines.base import SAMPLE_RATE, Frame, Options, Plan, PlannedChunk, Turn, Voice
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.code import find_code, import_code
@@ -110,19 +110,19 @@ class Upstream:
             subject.checkpoint,
             subject.upstream.AudioNormalizer(),
         )
-        speak_on(subject.tokenizer.speech_diffusion_id)
         self.recordings = self.model.record([voice(subject.seconds)])
 
     def speak(self, frames: int) -> tuple[float, float]:
         """Seconds to the first frame, and seconds for each frame after it."""
         marks = [time.perf_counter()]
-        self.model.speak(
-            self.subject.chunks(1)[0],
-            self.recordings,
-            self.subject.options(frames),
-            lambda _: marks.append(time.perf_counter()),
-            lambda: False,
-        )
+        with speaking_on(self.subject.tokenizer.speech_diffusion_id):
+            self.model.speak(
+                self.subject.chunks(1)[0],
+                self.recordings,
+                self.subject.options(frames),
+                lambda _: marks.append(time.perf_counter()),
+                lambda: False,
+            )
         return marks[1] - marks[0], (marks[-1] - marks[1]) / (frames - 1)
 
 

@@ -33,6 +33,8 @@ class Card:
         """Of slots and context: the best way's."""
         self.captures: dict[GraphShape, tuple[float, int]] = {}
         """Seconds and bytes, of the first."""
+        self.flash = False
+        """Whether flash-attn's kernel runs here, right or wrong."""
         self.upstream_ms: float | None = None
         self._batch: tuple[bool, Batch] | None = None
 

@@ -16,6 +16,8 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +140,6 @@ def full(size: str, device: str, frames: int, steps: int, code: Path | None) -> 
     checkpoint = Checkpoint(Path(), parameters, False, 32_768, FRAME, True, "")
     model = Model(network, tokenizer, checkpoint, upstream.AudioNormalizer())
     print(model.details, f"torch {torch.__version__}, {steps} steps")
-    speak_on(tokenizer.speech_diffusion_id)
 
     marks: list[float] = []
     recordings = model.record([voice(30)])
@@ -155,8 +156,9 @@ def full(size: str, device: str, frames: int, steps: int, code: Path | None) -> 
         )
         assert (reason, len(marks)) == ("cap", count + 1)  # noqa: S101
 
-    run(max(2, frames // 10))
-    run(frames)
+    with speaking_on(tokenizer.speech_diffusion_id):
+        run(max(2, frames // 10))
+        run(frames)
     times = np.diff(marks[1:]) * 1000
     mean = float(times.mean())
     print(f"first frame after {1000 * (marks[1] - marks[0]):.0f} ms (prompt and voice in it)")
@@ -168,13 +170,18 @@ def full(size: str, device: str, frames: int, steps: int, code: Path | None) -> 
         print(f"peak GPU memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
 
 
-def speak_on(frame_token: int) -> None:
-    """Leaves the model no token but a frame's."""
-    module = importlib.import_module("vibevoice.modular.modeling_vibevoice_inference")
+@contextmanager
+def speaking_on(frame_token: int) -> Iterator[None]:
+    """Leaves upstream's models no token but a frame's meanwhile."""
+    module: Any = importlib.import_module("vibevoice.modular.modeling_vibevoice_inference")
     original = module.VibeVoiceTokenConstraintProcessor
-    module.VibeVoiceTokenConstraintProcessor = lambda _, device=None: original(  # type: ignore[attr-defined]
+    module.VibeVoiceTokenConstraintProcessor = lambda _, device=None: original(
         [frame_token], device=device
     )
+    try:
+        yield
+    finally:
+        module.VibeVoiceTokenConstraintProcessor = original
 
 
 def main() -> None:

@@ -28,12 +28,12 @@ const BEGINNINGS = {
   aac: /^\xff[\xf0-\xff]/,
   flac: /^fLaC/,
   wav: /^RIFF/,
-  pcm: /^/,
+  pcm: /^(?!\s*(<[!?a-z]|\{\s*"))/i, // it has no head of its own: no page, no JSON
   sse: /^(data|:)/,
 };
 
-/** The bytes that `looksLike` needs to see. */
-export const ENOUGH = 4;
+/** The bytes that `looksLike` needs to see. @param {Kind} kind */
+export const enough = (kind) => (kind === "pcm" ? 16 : 4);
 
 /**
  * Whether an answer of that kind can begin like this: an error page, say, cannot.
@@ -42,5 +42,7 @@ export const ENOUGH = 4;
  * @param {Uint8Array} bytes
  */
 export function looksLike(kind, bytes) {
-  return bytes.length > 0 && BEGINNINGS[kind].test(String.fromCharCode(...bytes.slice(0, ENOUGH)));
+  return (
+    bytes.length > 0 && BEGINNINGS[kind].test(String.fromCharCode(...bytes.slice(0, enough(kind))))
+  );
 }

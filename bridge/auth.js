@@ -6,6 +6,16 @@
 import { sha256 } from "./digest.js";
 import { ApiError } from "./errors.js";
 
+/** Where clients of other speech services, and of Azure's OpenAI, send their key. */
+const KEY_HEADERS = ["api-key", "xi-api-key"];
+
+/** @param {Headers} headers */
+function keyOf(headers) {
+  const bearer = /^(?:Bearer|Token) +(\S+) *$/i.exec(headers.get("Authorization") ?? "")?.[1];
+  const others = KEY_HEADERS.map((name) => headers.get(name)?.trim());
+  return bearer ?? others.find((key) => key && !/\s/.test(key)) ?? "";
+}
+
 /**
  * Gives the token that came along, "" where none is asked for. Raises a 401 for any other.
  *
@@ -15,7 +25,7 @@ import { ApiError } from "./errors.js";
  */
 export async function authorize(request, tokens) {
   if (!tokens.length) return "";
-  const given = /^Bearer +(\S+) *$/i.exec(request.headers.get("Authorization") ?? "")?.[1] ?? "";
+  const given = keyOf(request.headers);
   const digest = await sha256(given);
   let known = false;
   for (const token of tokens) {

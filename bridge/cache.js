@@ -15,7 +15,7 @@ import { bytesOf } from "./streams.js";
 /** @import { Settings } from "./settings.js" */
 /** @import { Speech } from "./speech.js" */
 
-const VERSION = 1;
+const VERSION = 2;
 /** R2 takes 8 KiB of facts with an object, and workerd's own 2 KiB, with 2 bytes a character. */
 const MOST_WARNINGS = 500;
 
@@ -36,9 +36,9 @@ export class Cache {
   async nameOf(ask, names) {
     const { cache, cacheUnseeded, runpodUrl, speechUrl } = this.settings;
     if (!cache || (ask.extras.seed === undefined && !cacheUnseeded)) return null;
-    const { text, voice, format, speed, extras } = ask;
+    const { model, text, voice, format, speed, extras } = ask;
     const sorted = Object.entries(extras).sort(([one], [other]) => (one < other ? -1 : 1));
-    const all = [VERSION, runpodUrl || speechUrl, text, voice, format, speed, sorted, names];
+    const all = [VERSION, runpodUrl || speechUrl, model, text, voice, format, speed, sorted, names];
     return `cache/${(await sha256(JSON.stringify(all))).toHex()}`;
   }
 
@@ -66,7 +66,7 @@ export class Cache {
    */
   keep(name, speech, waitUntil) {
     const copy = (/** @type {Uint8Array[]} */ kept) => waitUntil(this.put(name, speech, kept));
-    const chunks = this.copied(speech.chunks, copy);
+    const chunks = speech.unsure ? speech.chunks : this.copied(speech.chunks, copy);
     return { ...speech, chunks, facts: () => ({ ...speech.facts(), cache: "miss" }) };
   }
 

@@ -16,6 +16,7 @@ import { isObject, taken, wrong } from "./values.js";
 
 /**
  * @typedef {object} Ask
+ * @property {string} model
  * @property {string} text
  * @property {string} voice as the caller names it
  * @property {Format} format
@@ -45,8 +46,13 @@ export function recordingLength(body) {
   return typeof recording === "string" ? recording.length : 0;
 }
 
-/** @param {unknown} body @param {number} inputLimit @returns {Ask} */
-export function parseAsk(body, inputLimit) {
+/**
+ * @param {unknown} body
+ * @param {number} inputLimit
+ * @param {boolean} [anyModel] whether the backend says itself which models there are
+ * @returns {Ask}
+ */
+export function parseAsk(body, inputLimit, anyModel = false) {
   if (!isObject(body)) {
     throw invalid(null, "invalid_value", "The body must be a JSON object.");
   }
@@ -59,7 +65,8 @@ export function parseAsk(body, inputLimit) {
     }
   }
   const read = (/** @type {string} */ name) => taken(name, FIELDS[name], given[name]);
-  getModel(String(read("model")));
+  const named = String(read("model"));
+  const model = anyModel ? named : getModel(named).owned_by; // the names are one voice
   const text = inputOf(given.input, inputLimit);
   if (given.instructions !== undefined) read("instructions");
   const voice = nameIn(read("voice"));
@@ -74,7 +81,16 @@ export function parseAsk(body, inputLimit) {
     throw wrong(FIRST, `it comes with ${SECOND}, and only one can speak`);
   }
   const ignored = Object.keys(given).filter((name) => !counts(name));
-  return { text, voice, format: /** @type {Format} */ (format), speed, sse, extras, ignored };
+  return {
+    model,
+    text,
+    voice,
+    format: /** @type {Format} */ (format),
+    speed,
+    sse,
+    extras,
+    ignored,
+  };
 }
 
 /** @param {string} name */

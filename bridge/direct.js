@@ -6,7 +6,8 @@
 import { CONTENT_TYPES, EVENTS } from "./audio.js";
 import { ApiError, failed } from "./errors.js";
 import { factsFrom } from "./facts.js";
-import { lengthOf } from "./link.js";
+import { lengthOf, refuseText } from "./link.js";
+import { NAMES } from "./models.js";
 import { fetchWithin, NetworkError } from "./net.js";
 import { checked } from "./speech.js";
 import { bytesOf } from "./streams.js";
@@ -18,7 +19,7 @@ import { bytesOf } from "./streams.js";
 
 const MOST_ERROR_BYTES = 64 * 1024;
 const MOST_PLAN_BYTES = 4 * 2 ** 20;
-const VOICES_TIMEOUT_MS = 3_000;
+const LIST_TIMEOUT_MS = 3_000;
 const SOON_SEC = 2;
 const COLD_START_SEC = 30;
 /** Failures on the way to a server, which may have passed in a moment. */
@@ -26,6 +27,7 @@ const PASSING = [502, 503];
 
 export class DirectBackend {
   speaksSse = true;
+  anyModel = true;
 
   /** @param {Settings} settings */
   constructor(settings) {
@@ -36,7 +38,7 @@ export class DirectBackend {
   async speak(ask, call) {
     const response = await this.post(ask, call);
     if (!response.ok || !response.body) throw await refusal(response);
-    if (!ask.sse) await refuseText(response); // which could pass for pcm
+    if (!ask.sse) await refuseText(response);
     const source = bytesOf(response.body, this.settings.idleTimeoutMs);
     const chunks = await checked(source, ask.sse ? "sse" : ask.format);
     const facts = factsFrom(response.headers);
@@ -60,7 +62,7 @@ export class DirectBackend {
   async post(ask, call) {
     const body = {
       ...ask.extras,
-      model: "tts-1",
+      model: ask.model,
       input: ask.text,
       voice: ask.voice,
       response_format: ask.format,
@@ -94,32 +96,35 @@ export class DirectBackend {
     return this.settings.runpodKey ? { Authorization: `Bearer ${this.settings.runpodKey}` } : {};
   }
 
-  /**
-   * The server's own voices; none where it does not tell.
-   *
-   * @returns {Promise<string[]>}
-   */
+  /** The server's own voices; none where it does not tell. */
   async voices() {
-    const url = `${this.settings.speechUrl}/v1/audio/voices`;
-    const signal = AbortSignal.timeout(VOICES_TIMEOUT_MS);
+    return (await this.listed("/v1/audio/voices", "voices")) ?? [];
+  }
+
+  /** The server's models; ours where it does not tell. */
+  async models() {
+    return (await this.listed("/v1/models", "data")) ?? NAMES;
+  }
+
+  /**
+   * The ids of a list that the server has; null where it does not tell.
+   *
+   * @param {string} path
+   * @param {string} name of the list
+   * @returns {Promise<string[] | null>}
+   */
+  async listed(path, name) {
+    const signal = AbortSignal.timeout(LIST_TIMEOUT_MS);
     try {
       const init = { headers: this.authorization(), signal };
-      const response = await fetchWithin(url, init, VOICES_TIMEOUT_MS);
+      const response = await fetchWithin(this.settings.speechUrl + path, init, LIST_TIMEOUT_MS);
       const listed = JSON.parse(await start(response));
-      return listed.voices.map((/** @type {{ id: unknown }} */ voice) => String(voice.id));
+      return listed[name].map((/** @type {{ id: unknown }} */ each) => String(each.id));
     } catch (error) {
-      console.warn(`the server's voices are not known: ${error instanceof Error && error.name}`);
-      return [];
+      console.warn(`the server's ${name} are not known: ${error instanceof Error && error.name}`);
+      return null;
     }
   }
-}
-
-/** @param {Response} response */
-async function refuseText(response) {
-  const type = response.headers.get("Content-Type") ?? "";
-  if (!/^(text\/|application\/(json|xml))/i.test(type)) return;
-  await response.body?.cancel();
-  throw failed(502, "upstream_error", "The server answers with text, not with audio.", false);
 }
 
 /**

@@ -27,7 +27,10 @@ export async function follow(url, { idleTimeoutMs, runpodUrl }) {
     }
     try {
       const response = await fetchWithin(url, { redirect: "manual" }, idleTimeoutMs);
-      if (response.ok && response.body) return { body: response.body, length: lengthOf(response) };
+      if (response.ok && response.body) {
+        await refuseText(response);
+        return { body: response.body, length: lengthOf(response) };
+      }
       await response.body?.cancel();
       problem = `answers with ${response.status}`;
       const elsewhere = response.status < 400 && response.headers.get("Location");
@@ -39,6 +42,14 @@ export async function follow(url, { idleTimeoutMs, runpodUrl }) {
     }
   }
   throw failed(502, "upstream_error", `The link to the audio ${problem}.`, false);
+}
+
+/** Raises a 502 for an answer that is text by its type: it could pass for pcm. @param {Response} response */
+export async function refuseText(response) {
+  const type = response.headers.get("Content-Type") ?? "";
+  if (!/^(text\/|application\/(xhtml\+xml|json|xml)\b)/i.test(type)) return;
+  await response.body?.cancel();
+  throw failed(502, "upstream_error", "What came is text, not audio.", false);
 }
 
 /** The length of a body, unless the runtime unpacks it on the way. @param {Response} response */

@@ -6,7 +6,7 @@
 import { invalid } from "./errors.js";
 import schema from "./request.schema.json";
 
-const NAMES = schema.properties.model.enum;
+export const NAMES = schema.properties.model.enum;
 const [OURS] = NAMES;
 
 const CREATED = 1_756_166_400; // seconds: 2025-08-26, when VibeVoice came out
@@ -15,14 +15,14 @@ const CREATED = 1_756_166_400; // seconds: 2025-08-26, when VibeVoice came out
 const model = (id) => ({ id, object: "model", created: CREATED, owned_by: OURS });
 
 /** The list of /v1/models; `models` is where GUIs look for it in /v1/audio/models. */
-export function listModels() {
-  const data = NAMES.map(model);
+export function listModels(names = NAMES) {
+  const data = names.map(model);
   return { object: "list", data, models: data };
 }
 
 /** @param {string} id */
-export function getModel(id) {
-  if (NAMES.includes(id)) return model(id);
+export function getModel(id, names = NAMES) {
+  if (names.includes(id)) return model(id);
   const shown = id.slice(0, 100);
   throw invalid("model", "model_not_found", `The model '${shown}' does not exist`, 404);
 }

@@ -8,6 +8,7 @@ import { NO_CLAIM } from "./claims.js";
 import { failed } from "./errors.js";
 import { Job } from "./job.js";
 import { follow } from "./link.js";
+import { NAMES } from "./models.js";
 import { factsOf, outputOf } from "./outcome.js";
 import { piecesOf } from "./pieces.js";
 import { RunPod } from "./runpod.js";
@@ -25,6 +26,8 @@ import { bytesOf } from "./streams.js";
 export class QueueBackend {
   /** Whether it makes server-sent events by itself. */
   speaksSse = false;
+  /** Whether it knows by itself which models there are. */
+  anyModel = false;
 
   /** @param {Settings} settings */
   constructor(settings) {
@@ -58,6 +61,10 @@ export class QueueBackend {
     return outputOf((await job.answer(inputOf(ask, call.id))).state);
   }
 
+  async models() {
+    return NAMES;
+  }
+
   /** The voices that the worker has beside the map's are known to the worker alone. */
   async voices() {
     return [];
@@ -76,7 +83,8 @@ export class QueueBackend {
     const length = file ? file.length : audio.reduce((sum, bytes) => sum + bytes.length, 0);
     const source = file ? bytesOf(file.body, idleTimeoutMs) : each(audio);
     const chunks = await checked(source, kind);
-    return { chunks, length, contentType: CONTENT_TYPES[kind], facts: () => facts };
+    const unsure = length === null; // a link's body then ends where the connection does
+    return { chunks, length, unsure, contentType: CONTENT_TYPES[kind], facts: () => facts };
   }
 
   /** @param {Job} job @param {object} input @param {Format} format @returns {Promise<Speech>} */

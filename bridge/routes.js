@@ -44,25 +44,23 @@ export class Bridge {
   /** @param {Visit} visit @returns {Promise<Response>} */
   async answer(visit) {
     const { request } = visit;
-    const path = new URL(request.url).pathname.replace(/(?<=.)\/+$/, "");
+    const path = pathOf(request);
     const model = /^\/v1\/models\/(.+)$/.exec(path)?.[1];
     const route = model ? "/v1/models/{id}" : path;
     const methods = METHODS.get(route);
     if (request.method === "OPTIONS") return preflight(methods ?? [...READ, "POST"]);
     if (route === "/health" && READ.includes(request.method)) return this.health();
     if (this.settings.problems.length) {
-      const problem = `The bridge is not set up: ${this.settings.problems.join("; ")}.`;
-      throw failed(500, "not_configured", problem, false);
+      throw failed(500, "not_configured", "The bridge is not set up; its /health says why.", false);
     }
     const token = await authorize(request, this.settings.tokens);
-    if (!methods) {
-      const shown = `${request.method} ${path}`.slice(0, 200);
-      throw invalid(null, "unknown_url", `Invalid URL (${shown})`, 404);
-    }
+    if (!methods) throw unknown(request.method, path);
     if (!methods.includes(request.method)) throw wrongMethod(request.method, methods);
     if (route === "/v1/audio/speech") return await this.speech(visit, token);
+    if (request.method === "POST") throw noUploads();
     if (route === "/v1/audio/voices") return Response.json(await this.listed(visit));
-    return Response.json(model ? getModel(unescaped(model)) : listModels());
+    const names = await this.backend.models();
+    return Response.json(model ? getModel(unescaped(model), names) : listModels(names));
   }
 
   health() {
@@ -87,7 +85,7 @@ export class Bridge {
   async speech({ request, id, waitUntil }, token) {
     const { inputLimit } = this.settings;
     const { text, body } = await bodyIn(request, mostBytes(inputLimit));
-    const asked = parseAsk(body, inputLimit);
+    const asked = parseAsk(body, inputLimit, this.backend.anyModel);
     await this.voices.ready(waitUntil);
     const ask = this.withVoices(asked);
     const signal = request.signal;
@@ -127,7 +125,8 @@ const METHODS = new Map([
   ["/v1/models", READ],
   ["/v1/models/{id}", READ],
   ["/v1/audio/models", READ],
-  ["/v1/audio/voices", READ],
+  ["/v1/audio/voices", [...READ, "POST"]],
+  ["/v1/audio/voice_consents", ["POST"]],
   ["/v1/audio/speech", ["POST"]],
 ]);
 
@@ -146,6 +145,26 @@ function unescaped(part) {
   } catch {
     return part;
   }
+}
+
+/** The path of an address, without the slashes too many that joined addresses have. */
+function pathOf(/** @type {Request} */ request) {
+  return new URL(request.url).pathname.replace(/\/{2,}/g, "/").replace(/(?<=.)\/$/, "");
+}
+
+/** @param {string} method @param {string} path */
+function unknown(method, path) {
+  const shown = `${method} ${path}`.slice(0, 200);
+  const known = METHODS.has(`/v1${path}`) || path.startsWith("/models/");
+  const hint = known ? ". The base address has to end in /v1" : "";
+  return invalid(null, "unknown_url", `Invalid URL (${shown})${hint}`, 404);
+}
+
+function noUploads() {
+  const problem =
+    "The bridge takes no voices. Put recordings into the worker's folder of voices, or send one " +
+    "with a request, as voice_url or voice_base64.";
+  return invalid(null, "not_supported", problem, 501);
 }
 
 /** @param {string[]} methods */
@@ -193,17 +212,25 @@ async function textOf(request, most) {
     const problem = "The Content-Type must be application/json.";
     throw invalid(null, "unsupported_content_type", problem, 415);
   }
-  const text = new TextDecoder();
+  const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
   let read = "";
   let count = Number(request.headers.get("Content-Length")) > most ? Number.POSITIVE_INFINITY : 0;
-  if (count <= most) {
-    for await (const bytes of bytesOf(request.body)) {
-      count += bytes.length;
-      if (count > most) break;
-      read += text.decode(bytes, { stream: true });
-    }
+  if (count > most) return { text: "", count };
+  for await (const bytes of bytesOf(request.body)) {
+    count += bytes.length;
+    if (count > most) return { text: "", count };
+    read += decoded(text, bytes);
   }
-  return { text: read + text.decode(), count };
+  return { text: read + decoded(text), count };
+}
+
+/** @param {TextDecoder} text @param {Uint8Array} [bytes] none where the body has ended */
+function decoded(text, bytes) {
+  try {
+    return text.decode(bytes, { stream: bytes !== undefined });
+  } catch {
+    throw noJson();
+  }
 }
 
 /** @param {string} text */
@@ -211,6 +238,10 @@ function parsed(text) {
   try {
     return JSON.parse(text);
   } catch {
-    throw invalid(null, "invalid_json", "We could not parse the JSON body of your request.");
+    throw noJson();
   }
+}
+
+function noJson() {
+  return invalid(null, "invalid_json", "We could not parse the JSON body of your request.");
 }

@@ -15,6 +15,8 @@ const SOON_SEC = 2;
 /** Beyond the wait that was asked for: what a slow network may take. */
 const SLACK_MS = 10_000;
 const MOST_FAILURES = 12;
+/** An id becomes part of addresses. */
+const JOB_ID = /^[\w-]{1,128}$/;
 
 export class RunPod {
   /** @param {string} url @param {string} key */
@@ -43,7 +45,7 @@ export class RunPod {
   async started(response) {
     const answer = await this.answer(response);
     const { id, status } = answer.state;
-    if (typeof id !== "string" || typeof status !== "string") throw unreadable();
+    if (typeof status !== "string" || !JOB_ID.test(String(id))) throw unreadable();
     return answer;
   }
 
@@ -143,7 +145,7 @@ function refusal(response) {
   const { status } = response;
   const later = Number(response.headers.get("Retry-After"));
   if (status === 401 || status === 403) {
-    return failed(502, LASTING, "RunPod refuses the bridge's RUNPOD_API_KEY.", false);
+    return failed(502, LASTING, "RunPod refuses the bridge's key.", false);
   }
   if (status === 404) {
     return failed(502, LASTING, "RunPod knows no such endpoint or job.", false);

@@ -5,7 +5,7 @@
  * One that fails breaks its connection off: no caller takes it for whole.
  */
 
-import { ENOUGH, looksLike } from "./audio.js";
+import { enough, looksLike } from "./audio.js";
 import { asApiError, failed } from "./errors.js";
 import { pipe } from "./streams.js";
 
@@ -16,6 +16,7 @@ import { pipe } from "./streams.js";
  * @typedef {object} Speech
  * @property {AsyncGenerator<Uint8Array>} chunks of the body; closed by whoever reads them
  * @property {number | null} length of the body in bytes, if known
+ * @property {boolean} [unsure] whether the body may end before its end without a sign of it
  * @property {string} contentType
  * @property {() => Facts} facts what is known by now; all of it once the chunks have ended
  */
@@ -30,13 +31,14 @@ import { pipe } from "./streams.js";
 export async function checked(chunks, kind) {
   /** @type {Uint8Array[]} */
   const first = [];
-  for (let count = 0; count < ENOUGH; ) {
+  const needed = enough(kind);
+  for (let count = 0; count < needed; ) {
     const { done, value } = await chunks.next();
     if (done) break;
     first.push(value);
     count += value.length;
   }
-  const head = first.flatMap((bytes) => [...bytes.subarray(0, ENOUGH)]);
+  const head = first.flatMap((bytes) => [...bytes.subarray(0, needed)]);
   if (looksLike(kind, new Uint8Array(head))) return joined(first, chunks);
   await chunks.return(undefined);
   throw failed(502, "upstream_error", `What came is no ${kind}.`, false);

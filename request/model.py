@@ -137,7 +137,7 @@ class SpeechRequest(BaseModel):
     seed: Whole | None = _numeric(
         None,
         "The same seed, text and voice give the same samples, on the same kind of GPU and with the "
-        "same `model.bucket` ([frame-loop.md](frame-loop.md#buckets))",
+        "same `model.graph_shape` ([frame-loop.md](frame-loop.md#graph-shapes))",
         "a whole number",
         0,
         2**32 - 1,

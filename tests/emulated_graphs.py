@@ -163,7 +163,8 @@ class EmulatedGraphs:
         if self.recording:
             raise RuntimeError(_RECORDING)
 
-    def event(self, **_: Any) -> Any:
+    def event(self, **options: Any) -> Any:
+        assert options in ({"blocking": True}, {"enable_timing": True}), "it would keep a core busy"
         return _Event(self)
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
@@ -171,6 +172,7 @@ class EmulatedGraphs:
             "CUDAGraph": lambda: CUDAGraph(self),
             "Event": self.event,
             "Stream": self.new_stream,
+            "_sleep": lambda _: None,
             "current_stream": lambda *_: self.current,
             "current_device": lambda: 0,
             "empty_cache": self.empty_cache,

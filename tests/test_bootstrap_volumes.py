@@ -316,7 +316,9 @@ def test_a_cuda_build_wants_a_driver(tmp_path: Path) -> None:
     assert refuse_without_driver("/nowhere", "", requirements="torch==2.13.0\n").returncode == 0
 
 
-def refuse_old_cards(tmp_path: Path, says: str, **env: str) -> "subprocess.CompletedProcess[str]":
+def refuse_old_cards(
+    tmp_path: Path, says: str, step: str = "refuse_old_cards", **env: str
+) -> "subprocess.CompletedProcess[str]":
     """With an `nvidia-smi` that says so, or that fails where it says nothing."""
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
@@ -327,10 +329,10 @@ def refuse_old_cards(tmp_path: Path, says: str, **env: str) -> "subprocess.Compl
     tool.chmod(0o755)
     code = (
         "source ./bootstrap.sh; source provision/lock.sh; source provision/parts.sh;"
-        " source provision/steps.sh; requirements=$1; refuse_old_cards"
+        " source provision/steps.sh; requirements=$1; python=/bin/sh; $2"
     )
     return subprocess.run(
-        ["bash", "-c", code, "-", CUDA], cwd=ROOT,
+        ["bash", "-c", code, "-", CUDA, step], cwd=ROOT,
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **env},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -339,7 +341,7 @@ def refuse_old_cards(tmp_path: Path, says: str, **env: str) -> "subprocess.Compl
 def test_a_card_that_is_too_old_is_refused_by_name_before_anything_is_downloaded(
     tmp_path: Path,
 ) -> None:
-    old = refuse_old_cards(tmp_path, "Tesla T4, 7.5\nTesla V100-SXM2-16GB, 7.0\n")
+    old = refuse_old_cards(tmp_path, "Tesla T4, 7.5\nTesla V100-SXM2-16GB, 7.0\n", "make_ready")
     assert old.returncode == 1
     assert (
         "the GPU Tesla V100-SXM2-16GB has compute capability 7.0, and VibeVoice needs 8.0"

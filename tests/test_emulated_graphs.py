@@ -88,6 +88,20 @@ def test_a_capture_that_fails_costs_a_graph_and_not_the_worker(
     assert graphs.current is graphs.default
 
 
+def test_memory_that_torch_only_keeps_is_room_to_grow(
+    graphs: EmulatedGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = fast.new_engine(slots=2, graphs=False)
+    batch = fast.batch_of(own)
+    kept = [8 << 30]
+    monkeypatch.setattr(torch.cuda, "empty_cache", kept.clear)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: ((8 << 30) - sum(kept), 80 << 30))
+    batch._make_room(4096)
+    own.close()
+    assert batch.state.capacity == 4096
+    assert not graphs.captures
+
+
 # The emulation itself
 
 
@@ -116,7 +130,7 @@ def test_a_replay_reads_and_writes_the_memory_of_the_capture(graphs: EmulatedGra
         lambda: torch.randn(2),
         lambda: torch.zeros(2).normal_(),
         lambda: torch.cuda.synchronize(),
-        lambda: torch.cuda.Event().synchronize(),
+        lambda: torch.cuda.Event(blocking=True).synchronize(),
         lambda: torch.cuda.empty_cache(),
     ],
 )

@@ -31,9 +31,13 @@ pytestmark = pytest.mark.filterwarnings(  # upstream's solver under a newer nump
 TWO = (voice(), voice(200))
 
 
-def new_engine(slots: int | None = None) -> VibeVoiceEngine:
+def new_engine(slots: int | None = None, *, graphs: bool = True) -> VibeVoiceEngine:
     return VibeVoiceEngine(
-        str(vibevoice.checkpoint()), volume=vibevoice.volume(), device="cpu", slots=slots
+        str(vibevoice.checkpoint()),
+        volume=vibevoice.volume(),
+        device="cpu",
+        slots=slots,
+        graphs=graphs,
     )
 
 

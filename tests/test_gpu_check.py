@@ -189,6 +189,19 @@ def test_flash_attention_is_timed_beside_sdpa_and_held_against_what_is_exact(
 
 
 @pytest.mark.usefixtures("graphs")
+def test_flash_attention_that_refuses_costs_no_other_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("This flash attention build does not support this head width.")
+
+    monkeypatch.setattr("engines.vibevoice.fast.layers.language.flash_kernel", lambda: refuse)
+    _, rows = on_card()
+    assert not [row for row in rows if row.status == "failed"]
+    assert "This flash attention build" in named(rows, "attention of 16 rows")[0].text
+    (frame,) = named(rows, "frame 8x1024")
+    assert set(frame.figures) == {"eager_sdpa_ms", "captured_sdpa_ms"}
+
+
+@pytest.mark.usefixtures("graphs")
 def test_a_graph_that_does_other_than_the_frame_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CUDAGraph, "replay", lambda _: None)
     _, rows = on_card()

@@ -14,6 +14,9 @@ from engines.vibevoice.fast.layers.codec import Codec  # isort: skip
 from engines.vibevoice.fast.layers.depthwise import WAYS, Filter  # isort: skip
 from engines.vibevoice.fast.layers.kernels import FLASH, SDPA, choose_attention, fastest  # isort: skip
 from engines.vibevoice.fast.layers.weights import Weights  # isort: skip
+from engines.vibevoice.fast.layers.kernels import (  # isort: skip
+    device_seconds,
+)
 from tests.narrow_model import narrow_network, weights_of  # isort: skip
 
 torch = vibevoice.torch
@@ -57,6 +60,7 @@ def chosen(outs: Mapping[str, Any], times: Mapping[str, float]) -> str:
         ((RIGHT, WRONG), (10, 1), "usual"),
         ((RIGHT, REFUSED), (10, 1), "usual"),
         ((REFUSED, RIGHT), (1, 10), "other"),
+        ((RIGHT, RuntimeError("FlashAttention only supports Ampere")), (10, 1), "usual"),
         ((WRONG, RIGHT), (1, 10), "other"),
         ((RIGHT, RuntimeError("CUDA error: no kernel image is available")), (10, 1), "usual"),
     ],
@@ -88,6 +92,45 @@ def test_a_device_that_broke_is_no_matter_of_choice(
 ) -> None:
     with pytest.raises(kind, match=str(error)):
         chosen({"usual": RIGHT, "other": error}, {"usual": 1, "other": 1})
+
+
+class Device:
+    """Does what is queued one after the other. What the host takes to queue it is `host`'s time."""
+
+    def __init__(self) -> None:
+        self.host = self.free = 0.0
+
+    def queue(self, seconds: float) -> None:
+        self.free = max(self.host, self.free) + seconds
+
+
+class Event:
+    def __init__(self, device: Device) -> None:
+        self._device, self.at = device, 0.0
+
+    def record(self) -> None:
+        self.at = max(self._device.host, self._device.free)
+
+    def synchronize(self) -> None:
+        self._device.host = max(self._device.host, self.at)
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 1000 * (end.at - self.at)
+
+
+def test_the_time_of_a_way_is_the_devices_and_not_what_the_host_takes_to_launch_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = Device()
+    monkeypatch.setattr(torch.cuda, "Event", lambda **_: Event(device))
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: device.queue(cycles / 2e9))
+
+    def eight_kernels() -> Any:
+        for _ in range(8):
+            device.host += 10e-6
+            device.queue(2e-6)
+
+    assert device_seconds(eight_kernels) == pytest.approx(16e-6)
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ def test_each_number_of_steps_has_a_frame_of_its_own() -> None:
     assert [shape.steps for shape in scheduler.shapes()] == [5, 20]
 
 
-def test_a_chunk_that_needs_another_bucket_waits_and_holds_up_those_behind_it() -> None:
+def test_a_chunk_that_needs_another_shape_waits_and_holds_up_those_behind_it() -> None:
     big = Job([work(tokens=3000, repeatable=True)])
     small = Job([work(repeatable=True) for _ in range(9)])
     scheduler = scheduler_of(4, small)
@@ -174,7 +174,7 @@ def test_a_chunk_that_needs_another_bucket_waits_and_holds_up_those_behind_it() 
     assert scheduler.shapes() == [GraphShape(4, 4096, 10)]
 
 
-def test_what_is_not_repeatable_runs_beside_a_larger_fixed_bucket() -> None:
+def test_what_is_not_repeatable_runs_beside_a_larger_fixed_shape() -> None:
     scheduler = scheduler_of(
         4, Job([work(tokens=3000, repeatable=True)]), Job([work()]), Job([work(tokens=9000)])
     )
@@ -265,13 +265,13 @@ class Schedules(RuleBasedStateMachine):
 
     @invariant()
     def every_slot_is_in_exactly_one_frame_that_reaches_it(self) -> None:
-        buckets = {bucket.steps: bucket for bucket in self.scheduler.shapes()}
+        shapes = {shape.steps: shape for shape in self.scheduler.shapes()}
         for slot, occupant in self.scheduler.occupants.items():
-            bucket = buckets[occupant.work.steps]
-            assert slot < bucket.slots <= self.scheduler.slots
-            assert occupant.reach <= bucket.context
+            shape = shapes[occupant.work.steps]
+            assert slot < shape.slots <= self.scheduler.slots
+            assert occupant.reach <= shape.context
             if occupant.work.repeatable:
-                assert (bucket.slots, bucket.context) == (
+                assert (shape.slots, shape.context) == (
                     self.scheduler.slots,
                     occupant.work.context,
                 )

@@ -5,7 +5,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from request.errors import EngineError, EngineLost  # isort: skip
 from tests.emulated_graphs import EmulatedGraphs  # isort: skip
 from tests.test_fast_engine import assert_close, batch_of, engine, new_engine  # isort: skip
 from engines.base import Options  # isort: skip
+from engines.vibevoice.fast.graph_shape import GraphShape  # isort: skip
 from engines.vibevoice.fast.layers import kernels  # isort: skip
 from tests.vibevoice_fixtures import TEXT, plan, samples  # isort: skip
 
@@ -60,11 +61,14 @@ def test_a_trial_leaves_nothing_behind(own: VibeVoiceEngine) -> None:
     assert np.array_equal(samples(own.start(plan(TEXT))), samples(engine().start(plan(TEXT))))
 
 
-def test_a_trial_hears_samples_that_are_no_numbers(own: VibeVoiceEngine) -> None:
+@pytest.mark.parametrize("part", ["decoder", "language model"])
+def test_a_trial_notices_what_is_no_number(own: VibeVoiceEngine, part: str) -> None:
     own.load()
     batch = batch_of(own)
+    weights = batch.frame.weights
+    damaged = {"decoder": weights.decoder.head[1], "language model": weights.norm}[part]
     with torch.inference_mode():
-        batch.frame.weights.decoder.head[1].fill_(float("nan"))
+        damaged.fill_(float("nan"))
     with pytest.raises(EngineError, match="samples that are no numbers"):
         make_trial(batch)
 
@@ -91,6 +95,21 @@ def test_a_frame_that_a_card_has_no_way_for_is_left_to_the_reference(
     assert details["fallback"] == f"the GPU cannot take a step of the model ({refusal})"
     assert "the reference runtime is used: the GPU cannot" in caplog.text
     assert len(samples(own.start(plan(TEXT))))
+
+
+def test_what_is_said_of_a_model_is_of_this_load_and_of_none_before_it(
+    own: VibeVoiceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        EmulatedGraphs().install(patch)
+        failing(patch, RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"))
+        own.load()
+        assert "fallback" in own.capabilities.details
+        own.close()
+    own.load()
+    details = own.capabilities.details
+    assert details["runtime"] == "fast"
+    assert "fallback" not in details
 
 
 @pytest.mark.parametrize(
@@ -127,6 +146,10 @@ def test_the_reference_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference.model.network, "generate", refuse)
     with pytest.raises(EngineError, match="cannot take a step of the model"):
         reference.make_trial()
+    monkeypatch.setattr("engines.vibevoice.loader.load_model", lambda *_: reference.model)
+    made, unused = VibeVoiceEngine("model", runtime="reference"), cast("Any", None)
+    with pytest.raises(EngineError, match="cannot take a step of the model"):
+        made._load_runtime(unused, unused, "", torch.device("cuda"))
 
 
 def test_a_step_that_is_not_supported_fails_its_job_and_not_the_worker(
@@ -146,14 +169,16 @@ def test_frames_are_captured_before_there_is_a_job(
 ) -> None:
     graphs = EmulatedGraphs()
     graphs.install(monkeypatch)
+    monkeypatch.setattr("engines.vibevoice.fast.runtime.FIXED_CONTEXT", 4096)  # what slots hold
     own.load()
-    shapes = 3 * 3  # 1, 2 and 4 slots by 512, 1,024 and 2,048 tokens
+    shapes = 3 * 3 + 1  # 1, 2 and 4 slots by 512, 1,024 and 2,048 tokens; all of them by 4,096
     for _ in range(3000):
         if own.capabilities.details["graphs"].startswith(f"{shapes} captured"):
             break
         threading.Event().wait(0.01)
     assert own.capabilities.details["graphs"] == f"{shapes} captured, 0 MiB"
     assert graphs.captures == shapes
+    assert GraphShape(4, 4096, 10) in batch_of(own).graphs._graphs
 
 
 def test_a_load_on_a_gpu_finds_out_what_nobody_asked_for(
@@ -173,6 +198,7 @@ def test_a_load_on_a_gpu_finds_out_what_nobody_asked_for(
     details = own.capabilities.details
     assert details["device"] == "NVIDIA H100 80GB HBM3"
     assert (details["attention"], details["convolutions"]) == ("sdpa", "products 19")
+    assert details["norm"] == "vector_norm, 4 kernels"
     assert details["graph_shape"] == "32x2048"
     assert (batch_of(own).slots, batch_of(own).state.capacity) == (32, 4096)
     assert "attention of 64 rows: sdpa (sdpa 3000000 us)" in caplog.text
@@ -187,9 +213,7 @@ def test_without_graphs_every_frame_is_eager_and_it_is_said(
 ) -> None:
     graphs = EmulatedGraphs()
     graphs.install(monkeypatch)
-    made = VibeVoiceEngine(
-        str(vibevoice.checkpoint()), volume=vibevoice.volume(), device="cpu", graphs=False
-    )
+    made = new_engine(graphs=False)
     heard = samples(made.start(plan(TEXT)))
     assert made.capabilities.details["graphs"] == "none: VIBEVOICE_GRAPHS=off"
     figures = made.inspect().figures

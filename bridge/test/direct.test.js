@@ -30,6 +30,23 @@ test("the server gets the contract's fields with its own voice, and the request'
   });
 });
 
+test("any model's name goes to the server, whose list is shown", async () => {
+  const own = { data: [{ id: "kokoro" }, { id: "vibevoice" }] };
+  const models = `${URL}/v1/models`;
+  const calls = network({ [ROUTE]: served(audio()), [models]: () => Response.json(own) });
+  expect((await speak({ model: "kokoro" }, { settings })).status).toBe(200);
+  expect(calls[0].body.model).toBe("kokoro");
+  const listed = await (await visit("/v1/models", { settings }).answer).json();
+  expect(listed.data.map(({ id }) => id)).toEqual(["kokoro", "vibevoice"]);
+  expect((await visit("/v1/models/kokoro", { settings }).answer).status).toBe(200);
+  expect((await visit("/v1/models/tts-1", { settings }).answer).status).toBe(404);
+});
+
+test("a server that lists no models has OpenAI's", async () => {
+  network({ [`${URL}/v1/models`]: refusal(404, "") });
+  expect((await visit("/v1/models/tts-1", { settings }).answer).status).toBe(200);
+});
+
 test("a dry run's plan passes", async () => {
   const plan = { status: "success", dry_run: true, chunks: [] };
   const calls = network({ [ROUTE]: served(JSON.stringify(plan)) });

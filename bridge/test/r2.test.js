@@ -77,6 +77,13 @@ describe("the same request again", () => {
     expect(starts(calls)).toBe(1);
   });
 
+  test("a hundred times at once starts one job", async () => {
+    const calls = network({ runsync: QUEUED, status: completed() });
+    const all = Array.from({ length: 100 }, () => speak({}, { settings, ...key }));
+    for (const { bytes } of await Promise.all(all)) expect(bytes).toEqual(audio());
+    expect(starts(calls)).toBe(1);
+  });
+
   test.each([
     ["another text", { input: "Something else." }, {}],
     ["another key", {}, { headers: { "Idempotency-Key": "k2" } }],
@@ -343,6 +350,31 @@ describe("the cache", () => {
     expect(answers.map(hit)).toEqual(["miss", "hit"]);
     const said = answers.map(({ headers }) => headers.get("X-Speech-Warnings"));
     expect(said.map(({ length }) => length)).toEqual([1000, 500]);
+  });
+
+  test("keeps no body whose end nobody told", async () => {
+    const link = "https://store.test/a.mp3";
+    const body = () => new Response(new Blob([audio()]).stream());
+    const job = completed(null, { audio_url: link });
+    const calls = network({ runsync: job, [link]: body });
+    const answers = [await speak({ seed: 7 }, on()), await speak({ seed: 7 }, on())];
+    expect(answers.map(hit)).toEqual(["miss", "miss"]);
+    expect(starts(calls)).toBe(2);
+  });
+
+  test.each([
+    ["by its type", "text/html", "<p>No."],
+    ["by its type", "application/xml", "<Error/>"],
+    ["by its first bytes", "application/octet-stream", "\n<!DOCTYPE html>"],
+    ["by its first bytes", "application/octet-stream", '{ "error": 1 }'],
+  ])("keeps and serves no page as pcm: one %s", async (_, type, page) => {
+    const link = "https://store.test/a.pcm";
+    const headers = { "Content-Type": type, "Content-Length": String(page.length) };
+    const job = completed(null, { audio_url: link, format: "pcm" });
+    network({ runsync: job, [link]: () => new Response(page, { headers }) });
+    const answer = await speak({ seed: 7, response_format: "pcm" }, on());
+    expect([answer.status, answer.error.code]).toEqual([502, "upstream_error"]);
+    expect((await bucket.list({ prefix: "cache/" })).objects).toEqual([]);
   });
 
   test("serves events from what was kept as bytes", async () => {

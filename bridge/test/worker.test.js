@@ -33,6 +33,20 @@ describe("the key", () => {
     expect((await get("/v1/models", options))[0]).toBe(401);
   });
 
+  test.each([
+    { Authorization: "Token first" },
+    { "api-key": "first" },
+    { "xi-api-key": " first " },
+  ])("may come as other services take it: %o", async (headers) => {
+    const options = { settings: { AUTH_TOKEN: "first" }, auth: null, headers };
+    expect((await get("/v1/models", options))[0]).toBe(200);
+  });
+
+  test("is the bearer's where two come along", async () => {
+    const options = { settings: { AUTH_TOKEN: "first" }, auth: "Bearer other" };
+    expect((await get("/v1/models", { ...options, headers: { "api-key": "first" } }))[0]).toBe(401);
+  });
+
   test("is compared in full with each of the tokens", async () => {
     const compared = vi.spyOn(crypto.subtle, "timingSafeEqual");
     await get("/v1/models", { settings: { AUTH_TOKEN: "a b c" }, auth: "Bearer a" });
@@ -78,6 +92,7 @@ describe("a bridge", () => {
   ])("%s serves nothing, and its health says why", async (_, settings, problem) => {
     const [status, { error }] = await get("/v1/models", { settings });
     expect([status, error.code]).toEqual([500, "not_configured"]);
+    expect(error.message).not.toMatch(/[A-Z]_[A-Z]/); // the operator's names are the operator's
     const [health, { problems }] = await get("/health", { settings, auth: null });
     expect(health).toBe(503);
     expect(problems.join()).toContain(problem);
@@ -210,8 +225,46 @@ describe("whatever a caller sends", () => {
   });
 
   test("as an address is a 404", async () => {
-    for (const path of ["/v1/models/%", "/v1/models/%zz", "/v1//models", "/v1/models/a/b", "//"]) {
+    for (const path of ["/v1/models/%", "/v1/models/%zz", "/v1/models/a/b", "//"]) {
       expect((await get(path))[0]).toBe(404);
     }
   });
+
+  test.each(["/v1/models/", "//v1//models", "/v1/models//"])(
+    "with slashes too many is the same: %s",
+    async (path) => {
+      expect(await get(path)).toEqual(await get("/v1/models"));
+    },
+  );
+
+  test.each(["/models", "/audio/speech", "/audio/voices/", "/models/tts-1"])(
+    "without /v1 is told so: %s",
+    async (path) => {
+      const [status, { error }] = await get(path);
+      expect([status, error.code]).toEqual([404, "unknown_url"]);
+      expect(error.message).toContain("The base address has to end in /v1");
+    },
+  );
+
+  test("as an address of nothing is told no such thing", async () => {
+    expect((await get("/audio/sing"))[1].error.message).not.toContain("/v1");
+  });
+
+  test("whose body is no UTF-8 is no JSON", async () => {
+    const body = new TextEncoder().encode(JSON.stringify({ ...SPEECH, input: "caf\u00e9" }));
+    const latin1 = body.filter((byte) => byte !== 0xc3);
+    expect((await speak({}, { body: latin1 })).error.code).toBe("invalid_json");
+    expect((await speak({}, { body: body.slice(0, -4) })).error.code).toBe("invalid_json");
+  });
+
+  test.each(["/v1/audio/voices", "/v1/audio/voice_consents"])(
+    "to keep a voice says where voices go: %s",
+    async (path) => {
+      const { answer } = visit(path, { method: "POST", body: "x" });
+      const response = await answer;
+      const { error } = await response.json();
+      expect([response.status, error.code]).toEqual([501, "not_supported"]);
+      expect(error.message).toContain("voice_base64");
+    },
+  );
 });

@@ -165,6 +165,7 @@ class VibeVoiceEngine:
         return loading.result()
 
     def _load(self) -> Runtime:
+        self._details = {"model": self._details["model"]}
         code = find_code(self._code, self._volume)
         log.info("code: %s %s", code.version, code.folder or "")
         upstream = import_code(code)

@@ -52,6 +52,22 @@ def meaning(error: RuntimeError) -> EngineError | None:
     return None
 
 
+def failure_of(error: Exception) -> Exception:
+    """What the reader of a speech is told."""
+    return (meaning(error) if isinstance(error, RuntimeError) else None) or error
+
+
+def loss_of(error: BaseException) -> EngineLost:
+    """What ends the frame loop, be it a broken device or an error on the way out of another."""
+    meant = meaning(error) if isinstance(error, RuntimeError) else error
+    if isinstance(meant, EngineLost):
+        return meant
+    log.error("the frame loop has broken off", exc_info=error)
+    return EngineLost(
+        "the frame loop broke off and this worker has to be replaced: send the job again"
+    )
+
+
 def _is_memory(error: RuntimeError) -> bool:
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or any(mark in text for mark in _OUT_OF_MEMORY)
@@ -70,6 +86,12 @@ def empty_cache() -> None:
         torch.cuda.empty_cache()
     except RuntimeError as error:
         log.warning("GPU memory that is not in use stays taken: %s", first_line(error))
+
+
+def free_device_memory(device: torch.device) -> int:
+    """Bytes, with what torch keeps of tensors that are gone."""
+    empty_cache()
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engines.base import Samples
 from engines.vibevoice.checkpoint import Checkpoint
+from engines.vibevoice.failures import free_device_memory
 from engines.vibevoice.fast.capacity import GRAPHS
 from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, GraphShape
 from engines.vibevoice.fast.graphs import Graphs
@@ -132,6 +133,8 @@ class Batch:
         sizes = {min(1 << power, self.slots) for power in range(self.slots.bit_length() + 1)}
         for slots in sorted(sizes):
             self.graphs.want(*(GraphShape(slots, each, _USUAL_STEPS) for each in _USUAL_CONTEXTS))
+        # It serves all others.
+        self.graphs.want(GraphShape(self.slots, self.state.capacity, _USUAL_STEPS))
         for _ in range(2):
             self.graphs.prepare()
 
@@ -214,7 +217,7 @@ class Batch:
         needed = KVCache.size(self._weights.architecture, 2 * self.slots, context) * (
             self._weights.dtype.itemsize
         )
-        if self._on_cuda and needed > torch.cuda.mem_get_info(self._weights.device)[0]:
+        if self._on_cuda and needed > free_device_memory(self._weights.device):
             raise EngineError(
                 f"the text and the voices need a context of {context} tokens and this worker has"
                 f" memory for {capacity}: use shorter chunks (MAX_CHUNK_CHARS), shorter voice"

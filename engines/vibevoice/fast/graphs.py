@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engines.vibevoice.failures import empty_cache, first_line, meaning
+from engines.vibevoice.failures import first_line, free_device_memory, meaning
 from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, GraphShape
 from engines.vibevoice.fast.slots import Slots
 from engines.vibevoice.fast.step import Step
@@ -132,7 +132,7 @@ class Graphs:
         self._wanted.pop(shape, None)
         if self._off is not None:
             return
-        free = self._free()
+        free = free_device_memory(self._device)
         if free < self._reserve:
             self._run_eagerly(shape, f"{free // _MIB} MiB are free")
             return
@@ -143,7 +143,7 @@ class Graphs:
             return
         self._graphs[shape] = graph
         self._failures = 0
-        held = max(0, free - self._free())
+        held = max(0, free - free_device_memory(self._device))
         self.used += held
         log.info("frame %s captured: %d MiB", shape, held // _MIB)
 
@@ -206,10 +206,6 @@ class Graphs:
             yield
         finally:
             self._slots.active.copy_(active)
-
-    def _free(self) -> int:
-        empty_cache()
-        return int(torch.cuda.mem_get_info(self._device)[0])
 
     def _works(self) -> bool:
         """Whether the device still answers: a capture may fail without breaking it."""

@@ -5,7 +5,6 @@ late; that frame leaves its slot alone. A reader that is slow never holds up the
 leaves goes to disk (`frames.py`).
 """
 
-import logging
 import threading
 import time
 from collections import defaultdict, deque
@@ -15,14 +14,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from engines.base import End, Frame, Samples
-from engines.vibevoice.failures import free_memory, meaning
+from engines.vibevoice.failures import failure_of, free_memory, loss_of
 from engines.vibevoice.fast.graph_shape import GraphShape
 from engines.vibevoice.fast.meter import Meter
 from engines.vibevoice.fast.scheduler import Job, Occupant, Scheduler, Work
 from engines.vibevoice.frames import Frames
 from request.errors import Cancelled, EngineError, EngineLost
-
-log = logging.getLogger("vibevoice")
 
 _PROMPT_TOKENS = 1024
 """Tokens of prompts that are read between two frames, so that those who speak do not wait long."""
@@ -146,7 +143,7 @@ class Loop:
             while self._has_work():
                 self._move()
         except BaseException as error:  # noqa: BLE001 - raised again where the speeches are read
-            self._ending = lost = _loss(error)
+            self._ending = lost = loss_of(error)
             self._lose(lost)
         with self._changed:
             self._closed = True
@@ -166,7 +163,7 @@ class Loop:
             started = self._advance()
             self.meter.add(started, time.monotonic() - began)
         except Exception as error:  # noqa: BLE001 - raised again where the speeches are read
-            failure = _failure(error)
+            failure = failure_of(error)
         else:
             return
         # Only here the failed frame's tensors are let go of.
@@ -213,7 +210,7 @@ class Loop:
             try:
                 self._runner.admit(occupant, job.lease)
             except Exception as error:  # noqa: BLE001 - raised again where the speech is read
-                failure = _failure(error)
+                failure = failure_of(error)
             if isinstance(failure, EngineLost):
                 raise failure
             if failure is not None:
@@ -287,19 +284,3 @@ class Loop:
 def _job(occupant: Occupant[Work]) -> SpeechJob:
     assert isinstance(occupant.job, SpeechJob)  # noqa: S101 - for the type checker
     return occupant.job
-
-
-def _loss(error: BaseException) -> EngineLost:
-    """What ends the loop, be it a broken device or an error on the way out of another."""
-    meant = meaning(error) if isinstance(error, RuntimeError) else error
-    if isinstance(meant, EngineLost):
-        return meant
-    log.error("the frame loop has broken off", exc_info=error)
-    return EngineLost(
-        "the frame loop broke off and this worker has to be replaced: send the job again"
-    )
-
-
-def _failure(error: Exception) -> Exception:
-    """What the speech's reader is told."""
-    return (meaning(error) if isinstance(error, RuntimeError) else None) or error

@@ -19,6 +19,7 @@ from engines.vibevoice.fast.batch import Batch
 from engines.vibevoice.fast.capacity import capacity_for, longest_for, slots_for
 from engines.vibevoice.fast.graph_shape import CPU_SLOTS, FIXED_CONTEXT, GraphShape
 from engines.vibevoice.fast.layers.kernels import FLASH, SDPA, choose_attention, choose_convolutions
+from engines.vibevoice.fast.layers.norm import WAY as NORM
 from engines.vibevoice.fast.layers.packer import Shards
 from engines.vibevoice.fast.layers.weights import Weights, load_weights
 from engines.vibevoice.fast.loop import Loop, SpeechJob
@@ -188,6 +189,7 @@ def _runtime(
         "graph_shape": str(GraphShape(slots, FIXED_CONTEXT, 0)),
     }
     if on_cuda:
+        details["norm"] = NORM
         details["convolutions"] = choose_convolutions(batch.codecs, weights, slots)
         free_memory()
     batch.warm_up()

@@ -24,7 +24,7 @@ _CERTAIN = 1e4  # a logit that no model outdoes
 
 def make_trial(batch: "Batch") -> None:
     """Reads a prompt and makes a few frames in slot 0, which has to be free, and leaves nothing
-    behind. Raises `EngineError` where samples are no numbers, and what the device raises."""
+    behind. Raises `EngineError` where they are no sound, and what the device raises."""
     script = batch.scripts.prepare(_plan())[0]
     if script is None:
         raise EngineError("MODEL_PATH: the tokenizer makes nothing of a word")
@@ -46,12 +46,13 @@ def make_trial(batch: "Batch") -> None:
 
 def _make_frame(batch: "Batch", occupant: Occupant[Script]) -> None:
     ticket = batch.launch(GraphShape(1, 512, occupant.work.steps), [occupant])
-    for _, token in batch.read(ticket):
-        if token.samples is not None and not np.isfinite(token.samples).all():
-            raise EngineError(
-                "the model makes samples that are no numbers: its weights are damaged, or this GPU"
-                " cannot run it"
-            )
+    sounds = [token.samples for _, token in batch.read(ticket)]
+    # Logits that are no numbers choose the first token, which ends the text without a sound.
+    if not sounds or any(each is None or not np.isfinite(each).all() for each in sounds):
+        raise EngineError(
+            "the model makes no sound, or samples that are no numbers: its weights are damaged, or"
+            " this GPU cannot run it"
+        )
 
 
 def _plan() -> Plan:
