@@ -1,6 +1,7 @@
 """One answer for one caller of the server: a place in the queue, and the figures."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -53,11 +54,13 @@ class Speaking:
     def __init__(self, state: AppState, label: str, why: str = "left") -> None:
         self.seat = state.admission.seat()
         self.waited_sec = 0.0
+        self._waits: deque[float] = deque()  # of those whose result was not read yet
         self._state, self._label, self._why = state, label, why
 
     async def take_seat(self) -> None:
         """Raises a 503 where there is none."""
         self.waited_sec = await self.seat.take()
+        self._waits.append(self.waited_sec)
 
     async def whole(self, request: SpeechRequest) -> AsyncGenerator[StreamItem, None]:
         """The answer to a text that is whole. The engine's work has ended, and the seat is free, by
@@ -75,7 +78,7 @@ class Speaking:
             async for item in items:
                 if isinstance(item, Result):
                     health.works()
-                    metrics.spoken(self._label, item, self.waited_sec)
+                    metrics.spoken(self._label, item, self._waits.popleft())
                 yield item
         except (asyncio.CancelledError, GeneratorExit):
             metrics.cancels.labels(self._label, self._why).inc()

@@ -1,5 +1,7 @@
 """A request as it would be read: planned like any other, and not spoken."""
 
+import time
+
 from pydantic import BaseModel, ConfigDict
 
 from request.model import SpeechRequest
@@ -50,7 +52,7 @@ def dry_run(services: Services, request: SpeechRequest) -> DryRunAnswer:
     """Needs no engine and reaches for no address: a `voice_url` is taken to hold a voice. Raises
     `RequestError`s."""
     named = (lambda: (Voice("voice_url"), list[str]())) if request.voice_url else None
-    planned = plan_request(services, request, recording=named)
+    planned = plan_request(services, request, time.monotonic(), named)
     names = [voice.name for voice in planned.plan.voices]
     count = len(planned.text.chunks)
     return DryRunAnswer(

@@ -161,7 +161,7 @@ class VibeVoiceInference:
     async def plan(self, request: SpeechRequest) -> PlannedRequest:
         """Plans the text and finds the voices. Raises `RequestError`s, before any other work."""
         # Not in the pool: a request that cannot be served is told so while others are speaking.
-        return await asyncio.to_thread(plan_request, self, request)
+        return await asyncio.to_thread(plan_request, self, request, time.monotonic())
 
     async def generate(
         self, planned: PlannedRequest, folder: Path, progress: Progress | None = None

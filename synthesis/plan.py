@@ -131,7 +131,7 @@ class GrowingPlan:
         grows: bool = True,
     ) -> None:
         self.grows = grows
-        self.seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        self._seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         self._services, self._request = services, request
         wanted = sample_rate or services.settings.default_sample_rate
         self._rate = codec_rate(request.output_format, wanted)
@@ -140,9 +140,8 @@ class GrowingPlan:
         self._speakers: list[int] = []
         self._last = 0
 
-    def add(self, section: Section) -> PlannedRequest:
+    def add(self, section: Section, asked_at: float) -> PlannedRequest:
         """Plans the next section. Raises `RequestError`s."""
-        asked_at = time.monotonic()
         request = self._request
         text = plan_text(section.text, self._services.limits, request.pronunciations)
         numbers = text.speakers or (self._last,)
@@ -160,7 +159,7 @@ class GrowingPlan:
             request=request,
             text=text,
             plan=Plan(
-                chunks=tuple(PlannedChunk(chunk.turns, self.seed) for chunk in text.chunks),
+                chunks=tuple(PlannedChunk(chunk.turns, self._seed) for chunk in text.chunks),
                 voices=tuple(self._voices[number] for number in numbers),
                 options=Options(
                     request.cfg_scale,
@@ -170,7 +169,7 @@ class GrowingPlan:
                     cfg_is_default="cfg_scale" not in request.model_fields_set,
                 ),
             ),
-            seed=self.seed,
+            seed=self._seed,
             rate=self._rate,
             lead_ms=text.lead_ms or section.silence_ms,
             warnings=(*text.warnings, *warnings),
@@ -180,8 +179,8 @@ class GrowingPlan:
 
 
 def plan_request(
-    services: Services, request: SpeechRequest, recording: Recording | None = None
+    services: Services, request: SpeechRequest, asked_at: float, recording: Recording | None = None
 ) -> PlannedRequest:
     """Plans a text that is whole. Raises `RequestError`s, before any other work."""
     plan = GrowingPlan(services, request, recording=recording, grows=False)
-    return plan.add(Section(request.text))
+    return plan.add(Section(request.text), asked_at)

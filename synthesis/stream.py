@@ -6,6 +6,7 @@ parts and its result. Seed, voices and gain hold for all of them.
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
@@ -47,6 +48,7 @@ class SpeechStream:
         self._plan = GrowingPlan(services, request, options.sample_rate, grows=sections is not None)
         self._token = CancelToken(services.cpu.wake)
         self._room = threading.Semaphore(options.parts_ahead)
+        # Bounded by the room: every section has parts, and each of them takes some.
         self._items: asyncio.Queue[StreamItem | BaseException | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._making = asyncio.create_task(self._make())
@@ -65,6 +67,8 @@ class SpeechStream:
 
     def cancel(self) -> None:
         """Ends the work within one frame, without waiting for that."""
+        if self._token.event.is_set():
+            return  # a second one would cut short the wait for the thread
         self._token.cancel()
         self._room.release()
         self._making.cancel()
@@ -91,7 +95,7 @@ class SpeechStream:
     async def _speak(self, sections: AsyncGenerator[Section, None], folder: Path) -> None:
         services, start = self._services, None
         async for section in sections:
-            planned = await asyncio.to_thread(self._plan.add, section)
+            planned = await asyncio.to_thread(self._plan.add, section, time.monotonic())
             if start is None:
                 gain_db = planned.remembered_gain(services.loudness)
                 start = StreamStart(

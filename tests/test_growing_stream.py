@@ -144,9 +144,9 @@ def test_a_voice_is_warned_about_once(inference: VibeVoiceInference) -> None:
 
 def test_a_plan_that_grows_is_never_changed(inference: VibeVoiceInference) -> None:
     plan = GrowingPlan(inference, request("-", seed=None))
-    first = plan.add(SECTIONS[0])
+    first = plan.add(SECTIONS[0], 0.0)
     before = repr(first)
-    second = plan.add(SECTIONS[1])
+    second = plan.add(SECTIONS[1], 0.0)
     assert repr(first) == before
     assert (first.seed, first.lead_ms, second.lead_ms) == (second.seed, 0, 40)
     assert first.plan.voices[0] is second.plan.voices[0]

@@ -202,7 +202,7 @@ def test_no_byte_depends_on_the_blocks(
 
 
 def parts(inference: VibeVoiceInference, folder: Path, token: CancelToken) -> Parts:
-    planned = plan_request(inference, request("One."))
+    planned = plan_request(inference, request("One."), 0.0)
     return live_parts(Context(inference, token, folder), planned, None, StreamOptions())
 
 
