@@ -114,8 +114,7 @@ class Jobs:
                     file = await self._fitting(way, file, _id(job))
                 result = file.result
                 delivered = await _in_thread(way.deliver, file.path, result.content_type)
-        self._log_end(job, result)
-        return self._facts(result, delivered, warnings, delivery_sec=round(way.seconds, 4))
+        return self._done(job, result, delivered, warnings, delivery_sec=round(way.seconds, 4))
 
     async def _fitting(self, way: Delivery, file: SpeechFile, job_id: str) -> SpeechFile:
         """The file, or a smaller one where it would not reach its caller."""
@@ -160,8 +159,7 @@ class Jobs:
                             index += 1
             owner = request.session_id or _id(job)
             delivered = await asyncio.to_thread(delivery.copied, copy, owner, self._outputs)
-        self._log_end(job, result)
-        yield self._facts(result, delivered, warnings)
+        yield self._done(job, result, delivered, warnings)
 
     def _failure(self, error: Exception, job: Job) -> Answer:
         """What the caller is told: RunPod takes one string, so the code stands before the sentence.
@@ -179,10 +177,21 @@ class Jobs:
         sentence = f"internal error ({type(error).__name__}{detail}); see the worker's log"
         return {"error": f"[internal_error] {sentence}"}
 
-    def _facts(
-        self, result: Result, delivered: Delivered, warnings: list[str], **timings: float
+    def _done(
+        self,
+        job: Job,
+        result: Result,
+        delivered: Delivered,
+        warnings: list[str],
+        **further_timings: float,
     ) -> Answer:
+        """The answer's facts; some of them go to the log."""
+        timings = {**result.timings, **further_timings}
+        facts = {"audio_sec": result.duration_sec, "chunks": len(result.chunks), **timings}
+        self._log.info(f"done: {json.dumps(facts)}", _id(job))
         cold_start = self._inference.tell_cold_start()
+        if cold_start is not None:
+            timings["cold_start_sec"] = cold_start
         answer: Answer = {
             "status": "success",
             "sample_rate": result.sample_rate,
@@ -194,11 +203,9 @@ class Jobs:
             "seed": result.seed,
             "gain_db": result.gain_db,
             "chunks": [dataclasses.asdict(chunk) for chunk in result.chunks],
-            "timings": {**result.timings, **timings},
+            "timings": timings,
             "warnings": [*warnings, *result.warnings, *delivered.warnings],
         }
-        if cold_start is not None:
-            answer["timings"]["cold_start_sec"] = cold_start
         if result.cost_usd is not None:
             answer["cost_usd"] = result.cost_usd
         if result.model:
@@ -216,10 +223,6 @@ class Jobs:
         self._log.info(
             f"job of {len(request.text)} characters, request {request.request_id}", _id(job)
         )
-
-    def _log_end(self, job: Job, result: Result) -> None:
-        facts = {"audio_sec": result.duration_sec, "chunks": len(result.chunks), **result.timings}
-        self._log.info(f"done: {json.dumps(facts)}", _id(job))
 
 
 async def _in_thread(work: Callable[..., T], path: Path, content_type: str) -> T:
