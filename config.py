@@ -2,6 +2,8 @@
 
 `Settings.from_env()` either gives a whole, valid set or raises `ConfigError` with every problem at
 once. An empty variable counts as unset. Secrets are `SecretStr`: they print as asterisks.
+
+A setting is one field: its variable has the field's name in capitals.
 """
 
 import ipaddress
@@ -12,14 +14,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
+    AliasChoices,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     field_validator,
     model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    SettingsConfigDict,
 )
 
 from delivery.bucket import Bucket
@@ -27,14 +34,8 @@ from delivery.bucket import Bucket
 ROOT = Path(__file__).resolve().parent
 
 _RUNPOD_MARKS = ("RUNPOD_POD_ID", "RUNPOD_ENDPOINT_ID", "RUNPOD_WEBHOOK_GET_JOB")
-
-# What RunPod's own utilities call these.
-_RUNPODS_NAMES = {
-    "s3_endpoint_url": "BUCKET_ENDPOINT_URL",
-    "s3_access_key_id": "BUCKET_ACCESS_KEY_ID",
-    "s3_secret_access_key": "BUCKET_SECRET_ACCESS_KEY",
-    "s3_bucket_name": "BUCKET_NAME",
-}
+_ON_RUNPOD = {"vibevoice_volume": "/runpod-volume/vibevoice", "port": "80"}
+_BOUNDS = {"ge": "from", "gt": "above", "le": "up to"}
 
 
 class ConfigError(Exception):
@@ -65,171 +66,53 @@ def _absolute(value: Any) -> Any:
         raise ValueError("names the home of a user that this machine has not") from None
 
 
+def _setting(default: Any, meaning: str, **bounds: Any) -> Any:
+    allowed = (f", {word} {bounds[each]:,}" for each, word in _BOUNDS.items() if each in bounds)
+    return Field(default, description=meaning + "".join(allowed), **bounds)
+
+
+def _s3(name: str, runpods: str, meaning: str) -> Any:
+    """A part of the bucket by our name, or else by that of RunPod's own utilities."""
+    return _setting(None, meaning, validation_alias=AliasChoices(name, runpods))
+
+
 Folder = Annotated[Path, BeforeValidator(_absolute)]
 
 
-class Settings(BaseModel):
-    """One field a setting; the variable has the field's name in capitals."""
+class _Group(BaseSettings):
+    model_config = SettingsConfigDict(frozen=True)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vibevoice_volume: Folder = Field(
-        ROOT / "volume", description="Folder that outlives the worker: voices, outputs, models"
-    )
-    model_path: str = Field("vibevoice/VibeVoice-7B", description="Hub id or folder of the model")
-    model_revision: str = Field(
-        "main",
-        pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$",
-        description="Commit, branch or tag of a model from the hub",
-    )
-    model_caches: str = Field(
-        "", description="Further hub caches in which models are looked for, with colons between"
-    )
-    vibevoice_code: Folder | None = Field(
-        None, description="Folder of VibeVoice's code, if it is not `vibevoice/` on the volume"
-    )
-    preload_model: bool = Field(
-        False, description="Load the model at the start instead of with the first job"
-    )
-    hf_token: SecretStr | None = Field(None, description="Hugging Face token, for private models")
-    hf_home: Folder | None = Field(None, description="Hugging Face home")
-    hf_hub_cache: Folder | None = Field(None, description="Hugging Face download cache")
+class Engines(_Group):
+    """The models and how they run."""
 
-    engine: Literal["auto", "vibevoice", "espeak"] = Field(
-        "auto", description="`auto` takes VibeVoice where it can run; never the preview on RunPod"
+    vibevoice_volume: Folder = _setting(
+        ROOT / "volume", "Folder that outlives the worker: voices, outputs, models"
     )
-    default_speaker: str = Field("Alice", min_length=1, description="Voice of jobs that name none")
-    strict_voices: bool = Field(
-        False, description="An unknown voice is an error, not a warning and the first voice"
+    model_path: str = _setting("vibevoice/VibeVoice-7B", "Hub id or folder of the model")
+    model_revision: str = _setting(
+        "main", "Commit, branch or tag of a model from the hub", pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$"
     )
-    default_cfg_scale: float = Field(
-        1.3, gt=0, le=10, description="Guidance of jobs that name none"
+    model_caches: str = _setting("", "Hub caches to look in besides, with colons between")
+    vibevoice_code: Folder | None = _setting(
+        None, "Folder of VibeVoice's code, if it is not `vibevoice/` on the volume"
     )
-
-    max_retries: int = Field(
-        1, ge=0, le=5, description="How often a chunk that came out badly is generated again"
+    preload_model: bool = _setting(False, "Load the model at the start, not with the first job")
+    hf_token: SecretStr | None = _setting(None, "Hugging Face token, for private models")
+    hf_home: Folder | None = _setting(None, "Hugging Face home")
+    hf_hub_cache: Folder | None = _setting(None, "Hugging Face download cache")
+    engine: Literal["auto", "vibevoice", "espeak"] = _setting(
+        "auto", "`auto` takes VibeVoice where it can run; never the preview on RunPod"
     )
-    pace_tolerance: float = Field(
-        3, gt=1, le=100, description="Factor by which a chunk may be longer or shorter than usual"
+    vibevoice_runtime: Literal["fast", "reference"] = _setting(
+        "fast", "`reference` runs upstream's own loop, one chunk at a time"
     )
-
-    vibevoice_runtime: Literal["fast", "reference"] = Field(
-        "fast", description="`reference` runs upstream's own loop, one chunk at a time"
+    vibevoice_attention: Literal["sdpa", "flash"] | None = _setting(
+        None, "Attention of VibeVoice, if not the faster that is right here"
     )
-    vibevoice_attention: Literal["sdpa", "flash"] | None = Field(
-        None, description="Attention of VibeVoice, if not the faster that is right here"
-    )
-    vibevoice_graphs: Literal["on", "off"] = Field(
-        "on", description="`off` makes every frame without CUDA graphs"
-    )
-    max_slots: int | None = Field(
-        None, ge=1, le=64, description="Chunks of text that are generated at the same time"
-    )
-    max_concurrency: int | None = Field(
-        None, ge=1, le=256, description="Jobs that the worker takes at the same time"
-    )
-    stream_jobs: bool = Field(
-        False, description="Jobs may ask for `stream: true`; every answer then comes as a list"
-    )
-
-    host: str | None = Field(
-        None, description="Address that `server.py` binds; without keys this machine's own alone"
-    )
-    port: int = Field(8000, ge=0, le=65_535, description="Port of `server.py`; 80 on RunPod")
-    port_health: int | None = Field(
-        None, ge=1, le=65_535, description="A port of its own for `/ping`, in a thread of its own"
-    )
-    api_keys: SecretStr | None = Field(None, description="Keys of callers, with commas between")
-    allow_anonymous: bool = Field(
-        False, description="Without `API_KEYS`, serve more than this machine"
-    )
-    cors_origin: str | None = Field(
-        None, description="Web site whose pages may call `server.py`, or `*`"
-    )
-    openai_input_limit: int = Field(
-        4096, ge=1, le=1_000_000, description="Longest `input` over HTTP, in characters"
-    )
-    max_streams: int = Field(
-        32, ge=1, le=1024, description="Answers that `server.py` speaks at the same time"
-    )
-    max_queue: int = Field(
-        64, ge=0, le=10_000, description="Requests that may wait for that; more are refused"
-    )
-    max_sessions: int = Field(
-        128, ge=1, le=10_000, description="WebSockets that may be open at the same time"
-    )
-    max_request_sec: float = Field(
-        600, gt=0, le=86_400, description="Longest time that an answer over HTTP may take"
-    )
-    session_idle_sec: float = Field(
-        60, gt=0, le=86_400, description="Time after which a silent WebSocket is closed"
-    )
-    utterance_idle_sec: float = Field(
-        5, gt=0, le=3600, description="Time without text after which an utterance gives way"
-    )
-    gpu_usd_per_second: float | None = Field(None, gt=0, le=1, description="Price of the GPU")
-
-    max_text_length: int = Field(
-        100_000, ge=1, le=1_000_000, description="Longest accepted text, in characters"
-    )
-    max_chunk_chars: int = Field(
-        1000, ge=100, le=10_000, description="Longest text that is generated in one go"
-    )
-    min_last_chunk_chars: int = Field(
-        # Half of a chunk at most, so that MAX_CHUNK_CHARS can be set alone.
-        default_factory=lambda data: min(150, data.get("max_chunk_chars", 1000) // 2),
-        ge=0,
-        le=5_000,
-        description="Shorter last chunks are balanced with the one before",
-    )
-    chunk_silence_ms: int = Field(40, ge=0, le=10_000, description="Silence between chunks")
-    paragraph_silence_ms: int = Field(
-        600, ge=0, le=10_000, description="Silence between chunks where a paragraph ends"
-    )
-
-    default_sample_rate: int = Field(
-        24_000, ge=8_000, le=48_000, description="Sample rate of the answer, in Hz"
-    )
-    target_lufs: float = Field(
-        -16, ge=-40, le=-6, description="Loudness of jobs that name none, in LUFS"
-    )
-
-    save_output: bool = Field(True, description="Keep a copy of every answer in `output/`")
-    output_retention_days: float = Field(
-        2, gt=0, le=3650, description="Age at which a copy is removed"
-    )
-    s3_endpoint_url: str | None = Field(None, description="S3 endpoint")
-    s3_access_key_id: str | None = Field(None, description="S3 access key")
-    s3_secret_access_key: SecretStr | None = Field(None, description="S3 secret key")
-    s3_bucket_name: str | None = Field(None, description="S3 bucket")
-    s3_region: str | None = Field(None, description="S3 region")
-    s3_prefix: str = Field("", description="Folder in the bucket")
-    s3_url_ttl_seconds: int = Field(
-        3600, ge=1, le=604_800, description="How long a link to an answer works"
-    )
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """Reads the settings from `env` (default: the process's). Raises `ConfigError`."""
-        env = os.environ if env is None else env
-        given = {}
-        for name in cls.model_fields:
-            for variable in (name.upper(), _RUNPODS_NAMES.get(name, "")):
-                if value := env.get(variable, "").strip():
-                    given[name] = value
-                    break
-        if on_runpod(env):
-            given.setdefault("vibevoice_volume", "/runpod-volume/vibevoice")
-            given.setdefault("port", "80")
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            problems = [
-                f"{'.'.join(map(str, item['loc'])).upper() or 'settings'}: {item['msg']}"
-                for item in error.errors(include_url=False, include_input=False)
-                if item["type"] != "default_factory_not_called"  # for want of another field
-            ]
-            raise ConfigError("\n".join(problems)) from None
+    vibevoice_graphs: Literal["on", "off"] = _setting("on", "`off`: frames without CUDA graphs")
+    max_slots: int | None = _setting(None, "Chunks of text that are generated at once", ge=1, le=64)
+    gpu_usd_per_second: float | None = _setting(None, "Price of the GPU", gt=0, le=1)
 
     @field_validator("hf_token")
     @classmethod
@@ -239,24 +122,59 @@ class Settings(BaseModel):
             raise ValueError("a token has no spaces, line ends or letters beyond ASCII")
         return token
 
-    @model_validator(mode="after")
-    def _chunks_can_be_balanced(self) -> Self:
-        if self.min_last_chunk_chars * 2 > self.max_chunk_chars:
-            raise ValueError("MIN_LAST_CHUNK_CHARS must be at most half of MAX_CHUNK_CHARS")
-        return self
+    @property
+    def further_hub_caches(self) -> tuple[Path, ...]:
+        return tuple(Path(cache) for cache in self.model_caches.split(":") if cache)
 
-    @model_validator(mode="after")
-    def _bucket_is_whole(self) -> Self:
-        needed = {
-            "S3_ACCESS_KEY_ID": self.s3_access_key_id,
-            "S3_SECRET_ACCESS_KEY": self.s3_secret_access_key,
-            "S3_BUCKET_NAME": self.s3_bucket_name,
-        }
-        missing = [name for name, value in needed.items() if not value]
-        if missing and (len(missing) < len(needed) or self.s3_endpoint_url):
-            raise ValueError(f"S3 is half set: {', '.join(missing)} must be given too")
-        _ = self.bucket  # raises where one of its parts cannot be
-        return self
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """This group by its fields' names: what an engine is made with."""
+        names = (*Engines.model_fields, "further_hub_caches")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def audio_prompts_dir(self) -> Path:
+        """Where the voices' recordings lie."""
+        return self.vibevoice_volume / "demo" / "voices"
+
+    @property
+    def output_dir(self) -> Path:
+        return self.vibevoice_volume / "output"
+
+
+class Queue(_Group):
+    """RunPod's jobs."""
+
+    max_concurrency: int | None = _setting(None, "Jobs that the worker takes at once", ge=1, le=256)
+    stream_jobs: bool = _setting(False, "Jobs may ask for `stream: true`; answers are lists then")
+    save_output: bool = _setting(True, "Keep a copy of every answer in `output/`")
+    output_retention_days: float = _setting(2, "Age at which a copy is removed", gt=0, le=3650)
+
+
+class Http(_Group):
+    """`server.py`: who may call, and how much at the same time."""
+
+    host: str | None = _setting(None, "Address of `server.py`; without keys this machine's own")
+    port: int = _setting(8000, "Port of `server.py`; 80 on RunPod", ge=0, le=65_535)
+    port_health: int | None = _setting(
+        None, "A port of its own for `/ping`, in a thread of its own", ge=1, le=65_535
+    )
+    api_keys: SecretStr | None = _setting(None, "Keys of callers, with commas between")
+    allow_anonymous: bool = _setting(False, "Without `API_KEYS`, serve more than this machine")
+    cors_origin: str | None = _setting(None, "Web site whose pages may call `server.py`, or `*`")
+    openai_input_limit: int = _setting(
+        4096, "Characters of an `input` over HTTP", ge=1, le=1_000_000
+    )
+    max_streams: int = _setting(32, "Answers that `server.py` speaks at once", ge=1, le=1024)
+    max_queue: int = _setting(64, "Requests that wait for that; more are refused", ge=0, le=10_000)
+    max_sessions: int = _setting(128, "WebSockets that may be open at once", ge=1, le=10_000)
+    max_request_sec: float = _setting(600, "Longest time of an answer over HTTP", gt=0, le=86_400)
+    session_idle_sec: float = _setting(
+        60, "Silence at which a WebSocket is closed", gt=0, le=86_400
+    )
+    utterance_idle_sec: float = _setting(
+        5, "Time without text after which an utterance gives way", gt=0, le=3600
+    )
 
     @model_validator(mode="after")
     def _callers_are_known(self) -> Self:
@@ -277,6 +195,65 @@ class Settings(BaseModel):
         """What `server.py` binds."""
         return self.host or ("0.0.0.0" if self.keys or self.allow_anonymous else "127.0.0.1")  # noqa: S104
 
+
+class Text(_Group):
+    """What may be asked for, and how it is cut."""
+
+    max_text_length: int = _setting(100_000, "Longest text, in characters", ge=1, le=1_000_000)
+    max_chunk_chars: int = _setting(1000, "Longest text of one chunk", ge=100, le=10_000)
+    min_last_chunk_chars: int = Field(
+        # Half of a chunk at most, so that MAX_CHUNK_CHARS can be set alone.
+        default_factory=lambda data: min(150, data.get("max_chunk_chars", 1000) // 2),
+        ge=0,
+        le=5_000,
+        description="Shorter last chunks are balanced with the one before",
+    )
+    chunk_silence_ms: int = _setting(40, "Silence between chunks", ge=0, le=10_000)
+    paragraph_silence_ms: int = _setting(600, "Silence where a paragraph ends", ge=0, le=10_000)
+
+    @model_validator(mode="after")
+    def _chunks_can_be_balanced(self) -> Self:
+        if self.min_last_chunk_chars * 2 > self.max_chunk_chars:
+            raise ValueError("MIN_LAST_CHUNK_CHARS must be at most half of MAX_CHUNK_CHARS")
+        return self
+
+
+class Audio(_Group):
+    """Who speaks where a job does not say, and how it sounds."""
+
+    default_speaker: str = _setting("Alice", "Voice of jobs that name none", min_length=1)
+    strict_voices: bool = _setting(False, "An unknown voice is an error, not the first voice")
+    default_cfg_scale: float = _setting(1.3, "Guidance of jobs that name none", gt=0, le=10)
+    max_retries: int = _setting(1, "How often a bad chunk is generated again", ge=0, le=5)
+    pace_tolerance: float = _setting(
+        3, "Factor by which a chunk may be longer or shorter than usual", gt=1, le=100
+    )
+    default_sample_rate: int = _setting(24_000, "Sample rate of answers, Hz", ge=8_000, le=48_000)
+    target_lufs: float = _setting(-16, "Loudness of jobs that name none, in LUFS", ge=-40, le=-6)
+
+
+class S3(_Group):
+    """The bucket to which answers are uploaded."""
+
+    s3_endpoint_url: str | None = _s3("s3_endpoint_url", "bucket_endpoint_url", "S3 endpoint")
+    s3_access_key_id: str | None = _s3("s3_access_key_id", "bucket_access_key_id", "S3 access key")
+    s3_secret_access_key: SecretStr | None = _s3(
+        "s3_secret_access_key", "bucket_secret_access_key", "S3 secret key"
+    )
+    s3_bucket_name: str | None = _s3("s3_bucket_name", "bucket_name", "S3 bucket")
+    s3_region: str | None = _setting(None, "S3 region")
+    s3_prefix: str = _setting("", "Folder in the bucket")
+    s3_url_ttl_seconds: int = _setting(3600, "How long a link works", ge=1, le=604_800)
+
+    @model_validator(mode="after")
+    def _bucket_is_whole(self) -> Self:
+        needed = ("s3_access_key_id", "s3_secret_access_key", "s3_bucket_name")
+        missing = [name.upper() for name in needed if not getattr(self, name)]
+        if missing and (len(missing) < len(needed) or self.s3_endpoint_url):
+            raise ValueError(f"S3 is half set: {', '.join(missing)} must be given too")
+        _ = self.bucket  # raises where one of its parts cannot be
+        return self
+
     @property
     def bucket(self) -> Bucket | None:
         """Where answers are uploaded to, if anywhere."""
@@ -292,15 +269,34 @@ class Settings(BaseModel):
             url_ttl_seconds=self.s3_url_ttl_seconds,
         )
 
-    @property
-    def further_hub_caches(self) -> tuple[Path, ...]:
-        return tuple(Path(cache) for cache in self.model_caches.split(":") if cache)
 
-    @property
-    def audio_prompts_dir(self) -> Path:
-        """Where the voices' recordings lie."""
-        return self.vibevoice_volume / "demo" / "voices"
+class Settings(S3, Audio, Text, Http, Queue, Engines):
+    """All of them, frozen."""
 
-    @property
-    def output_dir(self) -> Path:
-        return self.vibevoice_volume / "output"
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
+        """Reads the settings from `env` (default: the process's). Raises `ConfigError`."""
+        env = os.environ if env is None else env
+        given = EnvSettingsSource(cls)
+        given.env_vars = {
+            name.lower(): value.strip()
+            for name, value in env.items()
+            if name.isupper() and value.strip()
+        }
+        usual = InitSettingsSource(cls, _ON_RUNPOD if on_runpod(env) else {})
+        try:
+            return cls(_build_sources=((given, usual), {}))
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+            # A default factory is not called for want of another field.
+            told = [_told(item) for item in found if item["type"] != "default_factory_not_called"]
+            raise ConfigError("\n".join(told)) from None
+
+
+def _told(item: Any) -> str:
+    """The variable, what is wrong with it and what it is for. What was given is never repeated: it
+    may be a secret in the wrong place."""
+    name = ".".join(map(str, item["loc"]))
+    problem = item.get("ctx", {}).get("error", item["msg"])
+    field = Settings.model_fields.get(name)
+    return f"{name.upper() or 'settings'}: {problem}" + (f" ({field.description})" if field else "")

@@ -16,7 +16,7 @@ from typing import Any
 
 import runpod
 
-from config import ConfigError, Settings
+from config import ConfigError, Settings, on_runpod
 from delivery import answer as delivery
 from delivery import s3
 from delivery.answer import Outputs
@@ -35,7 +35,8 @@ def settings() -> Settings:
 
 @functools.cache
 def inference() -> VibeVoiceInference:
-    return VibeVoiceInference(settings())
+    # RunPod replaces a worker whose engine is lost; elsewhere only another process brings it back.
+    return VibeVoiceInference(settings(), subprocess=not on_runpod())
 
 
 @functools.cache

@@ -50,7 +50,7 @@ def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server
 
 def serve(inference: VibeVoiceInference, log: logging.Logger) -> None:
     """Serves until a signal ends it; what is being said then may end within 30 s."""
-    settings, health = inference.settings, Health()
+    settings, health = inference.settings, Health(inference)
     server = make_server(inference, health)
     own_port = settings.port_health if settings.port_health != settings.port else None
     with (
@@ -60,7 +60,7 @@ def serve(inference: VibeVoiceInference, log: logging.Logger) -> None:
         listener.listen(2048)
         inference.note_start()
         log.info("serving on %s, port %d", settings.address, listener.getsockname()[1])
-        health.load_in_thread(inference)
+        health.load_in_thread()
         server.run(sockets=[listener])
 
 
@@ -79,7 +79,7 @@ def main() -> None:
     log_to_stderr()
     try:
         settings = Settings.from_env()
-        inference = VibeVoiceInference(settings, concurrency=settings.max_streams, apart=True)
+        inference = VibeVoiceInference(settings, concurrency=settings.max_streams, subprocess=True)
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The server cannot start:\n{error}")
     mark_in_thread()

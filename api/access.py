@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from api.errors import ApiError
 from config import Settings, is_loopback
 
+_OPEN_PATHS = frozenset({"/", "/ping", "/health", "/docs", "/openapi.json"})
+_OPEN_FOLDERS = ("/page/", "/docs/")
 _BEARER = re.compile(r"Bearer +(\S+) *", re.I)
 SUBPROTOCOL = "speech"
 _KEY_SUBPROTOCOL = "key."
@@ -27,6 +30,14 @@ class Access:
         self._digests = [_digest(key) for key in settings.keys]
         self._origin = settings.cors_origin
         self._only_here = is_loopback(settings.address) and not settings.keys
+
+    def check(self, scope: Scope) -> None:
+        """Raises a 403 or a 401 for an HTTP request that is not to be answered."""
+        headers, path = Headers(scope=scope), scope["path"]
+        self.check_origin(headers)
+        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
+        if not is_open and scope["method"] != "OPTIONS":
+            self.check_key(headers)
 
     def check_origin(self, headers: Headers) -> None:
         """Raises a 403 for a page that may not call."""

@@ -1,4 +1,5 @@
-"""Admission control: how many answers are spoken at the same time, and how many may wait for that.
+"""Admission control: how many answers are spoken, or sockets are open, at the same time, and how
+many may wait for that.
 
 First in, first out, with a bounded queue: one request more is refused at once. A seat that becomes
 free goes to the first in the queue directly, so nobody who comes later can take it.
@@ -43,7 +44,8 @@ class AdmissionControl:
             self.taken += 1
             return
         if len(self._queue) >= self._most_waiting and not first:
-            raise busy(f"All {self.count} places are taken and the queue is full.", self.soon())
+            told = f"All {self.count} places are taken, and {len(self._queue)} wait."
+            raise busy(told, self.soon())
         place = asyncio.get_running_loop().create_future()
         (self._queue.appendleft if first else self._queue.append)(place)
         try:

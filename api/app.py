@@ -1,34 +1,62 @@
 """The second door as one ASGI application: every route, and what each answers."""
 
+import re
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, WebSocket
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import Depends, FastAPI, File, Form, Request, UploadFile, WebSocket
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
 
 from api.access import SUBPROTOCOL, Access
-from api.errors import ApiError, as_api_error, busy, invalid
-from api.middleware import RequestMiddleware
+from api.admission import AdmissionControl
+from api.contract import most_bytes
+from api.errors import ApiError, enveloped
+from api.middleware import BodyLimit, RequestMiddleware
 from api.models import model, models
-from api.reference import add_reference
-from api.schema import DESCRIPTION, ERRORS, SPEECH_BODY, SPEECH_RESPONSES, VOICE_BODY
+from api.schema import (
+    DESCRIPTION,
+    ERRORS,
+    SPEECH_BODY,
+    SPEECH_RESPONSES,
+    VOICE_CONSENT,
+    VOICE_NAME,
+    VOICE_SAMPLE,
+)
 from api.socket.session import Session
 from api.speaking import AppState
 from api.speech import SpeechResponse, params_of, planned
-from api.static import PATHS, add_page
-from api.voices import Voices
+from api.static import add_pages
+from api.voices import UPLOAD, Voices, is_form
 from audio.codecs import FORMATS
 from request.errors import SpeechError
+from request.model import notes_of
+from request.values import MOST_RECORDING_CHARS
 from synthesis.dry_run import DryRunAnswer
 
-OPEN_PATHS = frozenset({"/ping", "/health", "/docs", "/openapi.json"}) | PATHS
+_EXPOSED = (
+    "X-Request-ID",
+    "Retry-After",
+    "x-should-retry",
+    "openai-processing-ms",
+    "X-Speech-Engine",
+    "X-Speech-Voice",
+    "X-Speech-Seed",
+    "X-Speech-Queue-Ms",
+    "X-Speech-Warnings",
+    "X-Speech-Ignored",
+)
+_REQUEST_ID = re.compile(notes_of("request_id")["bounds"]["pattern"])
 
 
-def create_app(state: AppState) -> ASGIApp:
+def create_app(state: AppState) -> FastAPI:
+    settings = state.settings
+    access = Access(settings)
     api = FastAPI(
         title="VibeVoice worker",
         description=DESCRIPTION,
@@ -36,30 +64,52 @@ def create_app(state: AppState) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         responses=ERRORS,
+        redirect_slashes=False,
+        form_limits={"max_files": 1, "max_fields": 8, "max_part_size": 16 * 1024},
         exception_handlers=dict.fromkeys(
-            (ApiError, SpeechError, HTTPException, RequestValidationError, Exception), _enveloped
+            (SpeechError, HTTPException, RequestValidationError), enveloped
         ),
+        middleware=[
+            Middleware(
+                CorrelationIdMiddleware,
+                validator=lambda given: bool(_REQUEST_ID.fullmatch(given)),
+                generator=lambda: f"req_{uuid.uuid4().hex}",
+            ),
+            *_cross_origin(settings.cors_origin),
+            Middleware(
+                RequestMiddleware,
+                access,
+                state.metrics,
+                limits={"/v1/audio/voices": UPLOAD},
+                limit=BodyLimit(most_bytes(settings.openai_input_limit) + MOST_RECORDING_CHARS, 30),
+            ),
+        ],
     )
     _speech(api, state)
-    settings = state.settings
-    access = Access(settings)
     _socket(api, state, access)
     _voices(api, Voices(state))
     _lists(api, state)
     _figures(api, state)
-    add_reference(api)
-    add_page(api)
-    return RequestMiddleware(
-        api, api.routes, access, state.metrics, settings.cors_origin, OPEN_PATHS
-    )
+    add_pages(api)
+    if settings.keys:
+        described = api.openapi()  # which FastAPI keeps
+        described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        described["security"] = [{"key": []}]
+    return api
 
 
-async def _enveloped(_: Request, error: Exception) -> Response:
-    if isinstance(error, RequestValidationError):
-        error = invalid(None, "invalid_value", "The request does not fit the description.")
-    elif isinstance(error, HTTPException):
-        error = invalid(None, "invalid_value", str(error.detail), error.status_code)
-    return as_api_error(error).response()
+def _cross_origin(origin: str | None) -> Iterator[Middleware]:
+    """CORS for the pages of one site, or of all. A preflight allows every method and header: what
+    is wrong with a request is said in its own answer, in the envelope."""
+    if origin:
+        yield Middleware(
+            CORSMiddleware,
+            allow_origins=[origin],
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+            max_age=86_400,
+        )
 
 
 def _speech(api: FastAPI, state: AppState) -> None:
@@ -87,40 +137,21 @@ def _speech(api: FastAPI, state: AppState) -> None:
 
 
 def _socket(api: FastAPI, state: AppState, access: Access) -> None:
-    sessions = Sessions(state.settings.max_sessions)
+    sessions = AdmissionControl(state.settings.max_sessions, most_waiting=0)
 
     @api.websocket("/v1/audio/speech/stream")
     async def stream_speech(socket: WebSocket) -> None:
         names: list[str] = socket.scope.get("subprotocols", [])
-        try:
-            access.check_origin(socket.headers)
-            access.check_key(socket.headers, names)
-            sessions.check()
-        except ApiError as error:
-            await socket.send_denial_response(error.response())
-            return
-        with sessions.one():
+        with sessions.seat() as seat:
+            try:
+                access.check_origin(socket.headers)
+                access.check_key(socket.headers, names)
+                await seat.take()
+            except ApiError as error:
+                await socket.send_denial_response(error.response())
+                return
             await socket.accept(SUBPROTOCOL if SUBPROTOCOL in names else None)
             await Session(state, socket).run()
-
-
-class Sessions:
-    """How many sockets are open."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._count = most, 0
-
-    def check(self) -> None:
-        if self._count >= self._most:
-            raise busy(f"All {self._most} sessions are open.", 10)
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        self._count += 1
-        try:
-            yield
-        finally:
-            self._count -= 1
 
 
 def _voices(api: FastAPI, voices: Voices) -> None:
@@ -129,10 +160,14 @@ def _voices(api: FastAPI, voices: Voices) -> None:
         """OpenAI's names, the worker's own, and those that were uploaded."""
         return voices.listed()
 
-    @api.post("/v1/audio/voices", openapi_extra={"requestBody": VOICE_BODY})
-    async def create_voice(request: Request) -> dict[str, Any]:
+    @api.post("/v1/audio/voices", dependencies=[Depends(is_form)])
+    async def create_voice(
+        name: Annotated[str, Form(json_schema_extra=VOICE_NAME)],
+        consent: Annotated[str, Form(json_schema_extra=VOICE_CONSENT)],
+        audio_sample: Annotated[UploadFile, File(description=VOICE_SAMPLE)],
+    ) -> dict[str, Any]:
         """Stores a voice: 3 to 30 seconds of one who agreed to be spoken like."""
-        return await voices.add(request)
+        return await voices.add(name, consent, audio_sample)
 
     @api.delete("/v1/audio/voices/{name}")
     def delete_voice(name: str) -> dict[str, Any]:
@@ -182,7 +217,7 @@ def capabilities(state: AppState) -> dict[str, Any]:
 def _figures(api: FastAPI, state: AppState) -> None:
     @api.get("/ping", response_class=Response, responses={204: {}, 503: {}})
     async def ping() -> Response:
-        """204 while the model loads, 200 once it can speak, 503 when it never will."""
+        """204 while the engine loads or starts anew, 200 while it can speak, 503 if it failed."""
         return Response(status_code=state.health.status)
 
     @api.get("/health")

@@ -11,27 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from api.errors import ApiError, invalid
+from api.errors import ApiError, invalid, too_large
 from api.models import model
 from api.schema import EXTRAS, SPEECH
 from request.model import NULL_COUNTS, Defaults, SpeechRequest, parse_request
-from request.values import Wrong, number
+from request.values import Wrong, kind_of, number
 
 JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json *(;|$)", re.I)
 
 _FIELDS = SPEECH["properties"]
 # It is in no contract, and clients send it: the answer is a stream in any case.
 _OF_NO_EFFECT = {"stream"}
-
-_KINDS: dict[type, str] = {
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    str: "a string",
-    list: "an array",
-    dict: "an object",
-    type(None): "null",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +58,6 @@ def check_size(body: object, count: int, input_limit: int) -> None:
     spoken = len(recording) if isinstance(recording, str) else 0
     if count - spoken > (most := most_bytes(input_limit)):
         raise too_large(most)
-
-
-def too_large(most: int) -> ApiError:
-    return invalid(None, "request_too_large", f"The body has more than {most} bytes.", 413)
 
 
 def parse(body: object, defaults: Defaults) -> SpeechParams:
@@ -164,6 +150,5 @@ def _wrong(name: str, problem: str) -> ApiError:
 
 
 def _wrong_type(name: str, expected: str, value: object) -> ApiError:
-    got = _KINDS.get(type(value), "something else")
-    problem = f"Invalid type for '{name}': expected {expected}, but got {got} instead."
+    problem = f"Invalid type for '{name}': expected {expected}, but got {kind_of(value)} instead."
     return invalid(name, "invalid_type", problem)

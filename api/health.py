@@ -1,5 +1,5 @@
-"""Whether this server can speak: 204 while the engine loads, 200 once it can, 503 when it never
-will again in this process.
+"""Whether this server can speak: 200 while it can, 204 while its engine is loaded or started anew,
+503 once it has failed for good or again and again, so that the worker is better replaced.
 
 With `PORT_HEALTH` the answer comes from a port and a thread of its own, so a busy event loop does
 not look like a dead worker.
@@ -18,38 +18,33 @@ log = logging.getLogger("vibevoice.http")
 
 
 class Health:
-    """Written by the thread that loads and by the doors, read by any."""
+    """May be read by any thread."""
 
-    def __init__(self) -> None:
-        self._status = 204
+    def __init__(self, inference: VibeVoiceInference) -> None:
+        self._inference = inference
+        self._load_failed = False
 
     @property
     def status(self) -> int:
-        return self._status
+        engine = self._inference.engine
+        if engine.ready:
+            return 200
+        return 503 if self._load_failed or engine.lost else 204
 
-    def load(self, inference: VibeVoiceInference) -> None:
+    def load(self) -> None:
         """Loads the engine; a failure is said, and the next request tries again."""
         try:
-            inference.load_model()
-        except EngineLost as error:
+            self._inference.load_model()
+        except EngineLost as error:  # which either starts anew or says that it is lost
             log.error("the engine is lost: %s", error)
-            self._status = 503
         except SpeechError as error:
             log.error("the model is not loaded: %s", error)
-            self._status = 503
-        else:
-            self.works()
+            self._load_failed = True
 
-    def load_in_thread(self, inference: VibeVoiceInference) -> threading.Thread:
-        thread = threading.Thread(target=self.load, args=(inference,), name="load", daemon=True)
+    def load_in_thread(self) -> threading.Thread:
+        thread = threading.Thread(target=self.load, name="load", daemon=True)
         thread.start()
         return thread
-
-    def works(self) -> None:
-        self._status = 200
-
-    def lost(self) -> None:
-        self._status = 503
 
 
 @contextmanager

@@ -17,6 +17,7 @@ _FACTORS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 5)
 _ENGINE: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str]] = {
     "frames_replayed": (CounterMetricFamily, "Frames that were CUDA graphs"),
     "frames_eager": (CounterMetricFamily, "Frames that were made without a graph"),
+    "restarts": (CounterMetricFamily, "Starts of an engine that was lost"),
     "frame_seconds": (GaugeMetricFamily, "Time of a frame of all slots, a moving mean"),
 }
 

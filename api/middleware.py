@@ -1,158 +1,118 @@
-"""What every request and answer has, whatever its route: an id, a caller who may call, the common
-headers, a line in the log, and an envelope around whatever goes wrong.
+"""What every request and answer has, whatever its route: a caller who may call, a bounded body, the
+common headers, a line in the log, and an envelope around whatever goes wrong.
 
 A log line holds a request's id, method, route, status and time, and never a text or a key.
 """
 
+import asyncio
 import json
 import logging
-import re
 import time
-import uuid
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import NamedTuple
 
+from asgi_correlation_id import correlation_id
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access import Access
-from api.errors import ApiError, as_api_error, invalid
+from api.errors import as_api_error, failed, invalid, too_large
 from api.metrics import Metrics
 
 log = logging.getLogger("vibevoice.http")
 
-_ID = re.compile(r"[!-~]{1,128}")
-_EXPOSED = (
-    "X-Request-ID, Retry-After, openai-processing-ms, X-Speech-Engine, X-Speech-Voice, "
-    "X-Speech-Seed, X-Speech-Queue-Ms, X-Speech-Warnings, X-Speech-Ignored"
-)
-_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+
+class BodyLimit(NamedTuple):
+    """Bytes that a body may have, and seconds in which it has to be there."""
+
+    most: int
+    seconds: float
+
+
+class BoundedBody:
+    """`receive` of a request's body. Raises a 413, a 408, or a 400 where the body breaks off."""
+
+    def __init__(self, scope: Scope, receive: Receive, limit: BodyLimit) -> None:
+        self._receive, self._most, self._left = receive, limit.most, limit.most
+        self._until: float | None = asyncio.get_running_loop().time() + limit.seconds
+        if int(Headers(scope=scope).get("content-length", 0)) > limit.most:
+            raise too_large(limit.most)
+
+    async def __call__(self) -> Message:
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
+        except TimeoutError:
+            raise failed(408, "timeout", "The body did not arrive in time.", retry=True) from None
+        if message["type"] == "http.disconnect" and self._until:
+            raise invalid(None, "incomplete", "The body broke off.")
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            raise too_large(self._most)
+        if not message.get("more_body", False):
+            self._until = None
+        return message
 
 
 class RequestMiddleware:
-    """The outermost application. `open_paths` need no key."""
+    """Stands around all routes, within the middleware that gives a request its id."""
 
     def __init__(
         self,
         app: ASGIApp,
-        routes: Iterable[BaseRoute],
         access: Access,
         metrics: Metrics,
-        cors_origin: str | None,
-        open_paths: frozenset[str],
+        limits: Mapping[str, BodyLimit],
+        limit: BodyLimit,
     ) -> None:
-        self._app, self._routes, self._access, self._metrics = app, list(routes), access, metrics
-        self._origin = cors_origin
-        self._open = open_paths
+        """`limits` are those of paths, `limit` is that of all others."""
+        self._app, self._access, self._metrics = app, access, metrics
+        self._limits, self._limit = limits, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await _Visit(self, scope, send).answer(receive)
-        else:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        began, status, ended = time.monotonic(), 0, False
+        # The server leaves out the body where its own scope says HEAD.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
-    def methods(self, scope: Scope) -> list[str]:
-        """The methods that a path has, OPTIONS last; none for a path that is no route."""
-        found: set[str] = set()
-        for route in self._routes:
-            if route.matches(scope)[0] != Match.NONE:
-                found |= getattr(route, "methods", None) or set()
-        if "GET" in found:
-            found.add("HEAD")
-        return [each for each in _METHODS if each in found | {"OPTIONS"}] if found else []
-
-
-class _Visit:
-    """One request on its way."""
-
-    def __init__(self, dressing: RequestMiddleware, scope: Scope, send: Send) -> None:
-        self._dressing, self._scope, self._send = dressing, scope, send
-        self._headers = Headers(scope=scope)
-        self._began = time.monotonic()
-        self._method: str = scope["method"]
-        given = self._headers.get("x-request-id", "")
-        self._id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
-        self._status = 0
-        self._ended = False
-
-    async def answer(self, receive: Receive) -> None:
-        scope = self._scope
-        if self._method == "HEAD":
-            scope["method"] = "GET"
-        try:
-            if self._method == "OPTIONS":
-                await self._preflight()(scope, receive, self.send)
+        async def send_noted(message: Message) -> None:
+            nonlocal status, ended
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["openai-processing-ms"] = str(_ms_since(began))
+                headers["openai-version"] = "2020-10-01"
+                headers["x-content-type-options"] = "nosniff"
             else:
-                self._check()
-                await self._dressing._app(scope, receive, self.send)
+                ended = not message.get("more_body", False)
+            await send(message)
+
+        try:
+            self._access.check(asked)
+            body = BoundedBody(scope, receive, self._limits.get(scope["path"], self._limit))
+            await self._app(asked, body, send_noted)
         except Exception as raised:  # noqa: BLE001 - the last line of defence: see `as_api_error`
             # An answer that has begun cannot become an envelope any more.
-            if not self._status:
-                await as_api_error(raised).response()(scope, receive, self.send)
-            elif not self._ended:
+            if not status:
+                await as_api_error(raised).response()(asked, receive, send_noted)
+            elif not ended:
                 scope["state"]["reset"]()
-        self._note()
+        self._note(asked, scope["method"], status or 499, began)
 
-    def _check(self) -> None:
-        dressing, path = self._dressing, self._scope["path"]
-        dressing._access.check_origin(self._headers)
-        if path not in dressing._open:
-            dressing._access.check_key(self._headers)
-        methods = dressing.methods(self._scope)
-        if not methods:
-            shown = f"{self._method} {path}"[:200]
-            raise invalid(None, "unknown_url", f"Invalid URL ({ascii(shown)[1:-1]})", 404)
-        if self._method not in methods:
-            raise self._wrong_method(methods)
-
-    def _wrong_method(self, methods: list[str]) -> ApiError:
-        allow = ", ".join(methods)
-        problem = f"Not allowed to {self._method} here. Use one of {allow}."
-        return ApiError(405, problem, code="method_not_supported", headers={"Allow": allow})
-
-    def _preflight(self) -> Response:
-        methods = ", ".join(self._dressing.methods(self._scope) or _METHODS)
-        headers = {"Allow": methods}
-        if self._dressing._origin:
-            headers |= {
-                "Access-Control-Allow-Methods": methods,
-                "Access-Control-Allow-Headers": "*, Authorization",
-                "Access-Control-Max-Age": "86400",
-            }
-        return Response(status_code=204, headers=headers)
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-            self._dress(MutableHeaders(scope=message))
-        else:
-            self._ended = not message.get("more_body", False)
-            if self._method == "HEAD":
-                message = {**message, "body": b""}
-        await self._send(message)
-
-    def _dress(self, headers: MutableHeaders) -> None:
-        took = round((time.monotonic() - self._began) * 1000)
-        headers["x-request-id"] = self._id
-        headers["openai-processing-ms"] = str(took)
-        headers["openai-version"] = "2020-10-01"
-        headers["x-content-type-options"] = "nosniff"
-        if origin := self._dressing._origin:
-            headers["access-control-allow-origin"] = origin
-            headers["access-control-expose-headers"] = _EXPOSED
-            if origin != "*":
-                headers["vary"] = "Origin"
-
-    def _note(self) -> None:
-        took = round((time.monotonic() - self._began) * 1000)
-        route = getattr(self._scope.get("route"), "path", "other")
-        self._dressing._metrics.answers.labels(route, str(self._status or 499)).inc()
+    def _note(self, scope: Scope, method: str, status: int, began: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.answers.labels(route, str(status)).inc()
         facts = {
-            "request": self._id,
-            "method": self._method[:20],
+            "request": correlation_id.get(),
+            "method": method[:20],
             "route": route,
-            "status": self._status or 499,
-            "ms": took,
+            "status": status,
+            "ms": _ms_since(began),
         }
         log.info(json.dumps(facts))
+
+
+def _ms_since(began: float) -> int:
+    return round((time.monotonic() - began) * 1000)

@@ -12,7 +12,7 @@ from api.errors import ApiError, as_api_error
 from api.health import Health
 from api.metrics import Metrics
 from config import Settings
-from request.errors import EngineLost, SpeechError
+from request.errors import SpeechError
 from request.model import Defaults, SpeechRequest
 from synthesis.inference import VibeVoiceInference
 from synthesis.parts import StreamOptions
@@ -73,18 +73,15 @@ class Speaking:
 
     async def noted(self, items: AsyncIterator[StreamItem]) -> AsyncGenerator[StreamItem, None]:
         """The same items, and in the figures how they ended."""
-        metrics, health = self._state.metrics, self._state.health
+        metrics = self._state.metrics
         try:
             async for item in items:
                 if isinstance(item, Result):
-                    health.works()
                     metrics.spoken(self._label, item, self._waits.popleft())
                 yield item
         except (asyncio.CancelledError, GeneratorExit):
             metrics.cancels.labels(self._label, self._why).inc()
             raise
         except (SpeechError, ApiError) as error:
-            if isinstance(error, EngineLost):
-                health.lost()
             metrics.errors.labels(self._label, as_api_error(error).code or "engine").inc()
             raise

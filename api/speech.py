@@ -10,34 +10,31 @@ import re
 from collections.abc import Iterable
 from contextlib import aclosing
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from api import sse
-from api.contract import JSON_TYPE, SpeechParams, check_size, loads, most_bytes, parse, too_large
-from api.errors import as_api_error, event_of, failed, invalid
+from api.contract import JSON_TYPE, SpeechParams, check_size, loads, parse
+from api.errors import as_api_error, event_of, invalid
 from api.speaking import AppState, Speaking
 from audio.codecs import FORMATS
-from request.values import MOST_RECORDING_CHARS
 from synthesis.result import AudioPart, Result, StreamStart
 
-_BODY_SEC = 30.0
 _STALLED_SEC = 60.0
 _MOST_HEADER = 1000
 
 
 async def params_of(request: Request, state: AppState) -> SpeechParams:
-    """The request's body, read within bounds and checked."""
+    """The request's body, checked."""
     kind = request.headers.get("content-type")
     if kind is not None and not JSON_TYPE.match(kind):
         problem = "The Content-Type must be application/json."
         raise invalid(None, "unsupported_content_type", problem, 415)
     defaults = state.defaults
-    limit = defaults.max_text_length
-    body = await read_body(request, most_bytes(limit) + MOST_RECORDING_CHARS)
+    body = await request.body()
     asked = loads(body)
-    check_size(asked, len(body), limit)
+    check_size(asked, len(body), defaults.max_text_length)
     return parse(asked, defaults)
 
 
@@ -46,25 +43,6 @@ async def planned(state: AppState, params: SpeechParams) -> Response:
     answer = await state.inference.dry_run(params.speech)
     ignored = [f"{name}: unknown field, ignored" for name in params.ignored]
     return JSONResponse({**answer.model_dump(), "warnings": [*ignored, *answer.warnings]})
-
-
-async def read_body(request: Request, most: int) -> bytes:
-    problem = too_large(most)
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length[:20]) > most:
-        raise problem
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_SEC):
-            async for data in request.stream():
-                body += data
-                if len(body) > most:
-                    raise problem
-    except TimeoutError:
-        raise failed(408, "timeout", "The body did not arrive in time.", retry=True) from None
-    except ClientDisconnect:
-        raise invalid(None, "incomplete", "The body broke off.") from None
-    return bytes(body)
 
 
 class SpeechResponse(Response):

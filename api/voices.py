@@ -4,11 +4,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from starlette.datastructures import FormData, UploadFile
-from starlette.requests import Request
-from starlette.types import Message
+from fastapi import Request, UploadFile
 
-from api.errors import ApiError, failed, invalid
+from api.errors import ApiError, invalid
+from api.middleware import BodyLimit
 from api.speaking import AppState
 from request.errors import VoiceError
 from request.values import MOST_RECORDING_BYTES
@@ -16,9 +15,14 @@ from synthesis.inference import openai_voices
 from voices.files import folded
 from voices.uploads import Note, VoiceStore, check_name
 
-_MOST_BODY = MOST_RECORDING_BYTES + 64 * 1024
-_MOST_FIELD = 16 * 1024
-_UPLOAD_SEC = 120.0
+UPLOAD = BodyLimit(MOST_RECORDING_BYTES + 64 * 1024, seconds=120)
+
+
+async def is_form(request: Request) -> None:
+    """Raises a 415."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        problem = "The Content-Type must be multipart/form-data."
+        raise invalid(None, "unsupported_content_type", problem, 415)
 
 
 class Voices:
@@ -37,29 +41,12 @@ class Voices:
         voices += [_shown(name, notes.get(folded(name))) for name in own]
         return {"object": "list", "data": voices, "voices": voices}
 
-    async def add(self, request: Request) -> dict[str, Any]:
-        """Stores the voice of a multipart form."""
-        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            problem = "The Content-Type must be multipart/form-data."
-            raise invalid(None, "unsupported_content_type", problem, 415)
-        try:
-            async with asyncio.timeout(_UPLOAD_SEC):
-                form = await _bounded(request).form(
-                    max_files=1, max_fields=8, max_part_size=_MOST_FIELD
-                )
-        except TimeoutError:
-            raise failed(408, "timeout", "The upload did not arrive in time.", retry=True) from None
-        try:
-            name, consent = _text(form, "name"), _text(form, "consent")
-            check_name(name)
-            sample = form.get("audio_sample")
-            if not isinstance(sample, UploadFile):
-                raise _missing("audio_sample")
-            data = await sample.read(MOST_RECORDING_BYTES + 1)
-        finally:
-            await form.close()
+    async def add(self, name: str, consent: str, sample: UploadFile) -> dict[str, Any]:
+        check_name(name)
+        data = await sample.read(MOST_RECORDING_BYTES + 1)
         if len(data) > MOST_RECORDING_BYTES:
-            raise _too_large()
+            problem = f"audio_sample: has more than {MOST_RECORDING_BYTES // 2**20} MiB."
+            raise invalid("audio_sample", "request_too_large", problem, 413)
         async with self._decoding:
             return await asyncio.to_thread(self._add, name, consent, data)
 
@@ -90,38 +77,3 @@ def _shown(name: str, note: Note | None) -> dict[str, Any]:
     if note is not None:
         shown |= {"created_at": note.created_at, "type": "audio_sample"}
     return shown
-
-
-def _bounded(request: Request) -> Request:
-    """The same request, which raises a 413 once its body becomes too large."""
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length[:20]) > _MOST_BODY:
-        raise _too_large()
-    count = 0
-
-    async def receive() -> Message:
-        nonlocal count
-        message = await request.receive()
-        count += len(message.get("body", b""))
-        if count > _MOST_BODY:
-            raise _too_large()
-        return message
-
-    return Request(request.scope, receive)
-
-
-def _too_large() -> ApiError:
-    problem = f"audio_sample: has more than {MOST_RECORDING_BYTES // 2**20} MiB."
-    return invalid("audio_sample", "request_too_large", problem, 413)
-
-
-def _text(form: FormData, name: str) -> str:
-    value = form.get(name)
-    if not isinstance(value, str):
-        raise _missing(name)
-    return value
-
-
-def _missing(name: str) -> ApiError:
-    problem = f"Missing required parameter: '{name}'."
-    return invalid(name, "missing_required_parameter", problem)

@@ -6,11 +6,11 @@ applies them to a stream. Samples are finite, mono float32, full scale at 1.0.
 
 import math
 import threading
-from collections import OrderedDict
 
 import av
 import numpy as np
 from av.filter import Graph
+from cachetools import LRUCache
 
 from audio.pcm import Resampler, Samples, silence
 
@@ -78,8 +78,7 @@ class LoudnessMemory:
     """
 
     def __init__(self, most: int = 1000) -> None:
-        self._most = most
-        self._heard: OrderedDict[str, float] = OrderedDict()
+        self._heard: LRUCache[str, float] = LRUCache(most)
         self._lock = threading.Lock()
 
     def recall(self, voice: str) -> float:
@@ -89,9 +88,6 @@ class LoudnessMemory:
     def remember(self, voice: str, measured: float) -> None:
         with self._lock:
             self._heard[voice] = measured
-            self._heard.move_to_end(voice)
-            if len(self._heard) > self._most:
-                self._heard.popitem(last=False)
 
 
 class Limiter:

@@ -29,7 +29,7 @@ _FULL_SCALE = 2**30  # of 32-bit integers: the bit to spare takes up rounding, 2
 class Unusable(Exception):
     """What is wrong with a file, as the rest of a sentence about it.
 
-    It never leaves `speech`: the message becomes a warning or part of a `VoiceError`.
+    It never reaches a caller: the message becomes a warning or part of a `VoiceError`.
     """
 
 

@@ -36,8 +36,9 @@ if __name__ == "__main__":
 """
 
 IN_PROCESS = """
-import runpy, synthesis.inference as inference
-inference.SubprocessEngine = inference.create_engine
+import runpy
+import engines.vibevoice
+engines.vibevoice.IN_PROCESS = True
 runpy.run_path("server.py", run_name="__main__")
 """
 

@@ -175,7 +175,7 @@ function preflight(methods) {
     "Access-Control-Allow-Headers": "*, Authorization",
     "Access-Control-Max-Age": "86400",
   };
-  return new Response(null, { status: 204, headers });
+  return new Response(null, { headers });
 }
 
 /** @param {string} method @param {string[]} methods */

@@ -5,14 +5,14 @@ error says under which name. Messages name files relative to the volume, never b
 """
 
 import base64
-import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,16 +199,11 @@ def cleanup_old_files(outputs: Outputs, now: float | None = None) -> int:
 
 def _remove_older(folder: Path, oldest: float) -> int:
     removed = 0
-    if not folder.is_dir():
-        return removed
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
-                continue
-            try:
-                if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                    Path(entry.path).unlink()
-                    removed += 1
-            except FileNotFoundError:
-                continue  # another worker was first
+    for file in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # another worker was first
+            state = file.lstat()
+            ours = _OURS.fullmatch(file.name) and stat.S_ISREG(state.st_mode)
+            if ours and state.st_mtime < oldest:
+                file.unlink()
+                removed += 1
     return removed

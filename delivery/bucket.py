@@ -44,8 +44,8 @@ class Bucket:
     """Where uploads go and with whose rights. Raises `BucketError`.
 
     Without `endpoint_url` it is AWS. Without `region` it is the one that the endpoint's name tells,
-    "auto" where there are none, else us-east-1. `addressing` says whether the bucket's name stands
-    in the link's path or before its host; "auto" is the host at AWS and the path elsewhere.
+    "auto" where there are none, else us-east-1. The bucket's name stands before the host at AWS and
+    in the link's path elsewhere.
     An endpoint that names the bucket already, as consoles show it, is understood.
     """
 
@@ -56,7 +56,6 @@ class Bucket:
     region: str | None = None
     prefix: str = ""
     url_ttl_seconds: int = 3600
-    addressing: Literal["auto", "path", "virtual"] = "auto"
     public_only: bool = False
     """Connect to no private address and through no proxy."""
 
@@ -83,13 +82,11 @@ class Bucket:
         ttl: object = self.url_ttl_seconds
         if type(ttl) is not int or not 1 <= ttl <= 604_800:
             raise BucketError("url_ttl_seconds", "must be a whole number from 1 to 604800")
-        if self.addressing not in ("auto", "path", "virtual"):
-            raise BucketError("addressing", "must be auto, path or virtual")
 
     def address(self) -> Address:
         """How the bucket is reached."""
         if self.endpoint_url is None:
-            return Address(None, _style(self.addressing, at_aws=True), self.region or "us-east-1")
+            return Address(None, "virtual", self.region or "us-east-1")
         parts = urlsplit(self.endpoint_url)
         authority = parts.netloc.lower()
         own = authority.startswith((f"{self.name}.s3.", f"{self.name}.s3-"))
@@ -100,7 +97,7 @@ class Bucket:
         host = authority.partition(":")[0]
         told = _REGION_IN_HOST.search(host)
         region = told[1] if told else "auto" if host.endswith(_NO_REGIONS) else "us-east-1"
-        style = _style(self.addressing, at_aws=own or host.endswith(_AWS))
+        style: Literal["path", "virtual"] = "virtual" if own or host.endswith(_AWS) else "path"
         return Address(f"{parts.scheme}://{authority}{path}", style, self.region or region)
 
     @classmethod
@@ -137,11 +134,6 @@ _JOB_FIELDS = {
     "region": "region",
     "prefix": "prefix",
 }
-
-
-def _style(addressing: str, *, at_aws: bool) -> Literal["path", "virtual"]:
-    virtual = addressing == "virtual" or (addressing == "auto" and at_aws)
-    return "virtual" if virtual else "path"
 
 
 def _check(field: str, value: object, pattern: str, allowed: str) -> None:

@@ -48,15 +48,13 @@ async def _fetch(url: str) -> bytes:
     try:
         async with session, session.get(_exact(url)) as response:
             return await _read(response)
-    except aiohttp.NonHttpUrlRedirectClientError as problem:
-        raise VoiceError("leads to no public http address", "voice_url") from problem
     except TimeoutError as problem:
         raise VoiceError(f"takes longer than {_TIMEOUT_SEC} s", "voice_url") from problem
     except (aiohttp.ClientError, ValueError, OSError) as problem:
-        if inside:
+        if inside or isinstance(problem, aiohttp.NonHttpUrlRedirectClientError):
             raise VoiceError("leads to no public http address", "voice_url") from problem
-        why = type(problem).__name__
-        raise VoiceError(f"cannot be fetched ({why})", "voice_url") from problem
+        why = f"cannot be fetched ({type(problem).__name__})"
+        raise VoiceError(why, "voice_url") from problem
 
 
 def _exact(url: str) -> URL:

@@ -10,7 +10,7 @@ An engine knows nothing of requests, markup, loudness, formats or delivery.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from audio.pcm import SAMPLE_RATE, Samples
 from text.chunks import Turn
@@ -21,6 +21,7 @@ __all__ = [
     "Capabilities",
     "End",
     "Engine",
+    "EngineSettings",
     "Frame",
     "Options",
     "Plan",
@@ -30,6 +31,10 @@ __all__ = [
     "Turn",
     "Voice",
 ]
+
+EngineSettings = Mapping[str, Any]
+"""The worker's settings of its engines, by the names of their fields; an engine reads those that it
+knows. Secrets are `pydantic.SecretStr`, so that none is ever printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,10 @@ class Engine(Protocol):
 
     @property
     def ready(self) -> bool: ...
+
+    @property
+    def lost(self) -> bool:
+        """Whether it will not work again soon: the worker is better replaced."""
 
     def check(self) -> None: ...
 

@@ -1,12 +1,32 @@
-"""Which engine speaks: the one place that knows them all by name."""
+"""Every engine by its name. One more is a folder here with `create(settings)`, and its name below.
 
+    engines/<name>/__init__.py    create(settings)    the engine, not yet loaded
+                                  IN_PROCESS          whether it may share a server's process
+
+`settings` are `config.Settings.engine_settings`: data, so that an engine knows nothing of the
+environment and can be made in another process.
+"""
+
+import importlib
 import importlib.util
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
-from engines.base import Engine
+from engines.base import Engine, EngineSettings
+from engines.subprocess import SubprocessEngine
 from request.errors import EngineError
+
+NAMES = ("vibevoice", "espeak")
+
+
+def create_engine(name: str, settings: EngineSettings, *, subprocess: bool = False) -> Engine:
+    """The engine of that name, not yet loaded; with `subprocess` in a process of its own, unless it
+    gains nothing from one. Raises `EngineError` where there is none of that name."""
+    if name not in NAMES:
+        raise EngineError(f"ENGINE={name} is unknown: set it to auto, {' or '.join(NAMES)}")
+    package = importlib.import_module(f"engines.{name}")
+    if subprocess and not package.IN_PROCESS:
+        return SubprocessEngine(name, settings)
+    engine: Engine = package.create(settings)
+    return engine
 
 
 def choose_engine(setting: str, on_runpod: bool) -> str:
@@ -26,43 +46,3 @@ def _has_gpu() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
-
-
-def create_engine(
-    name: str,
-    *,
-    model: str = "vibevoice/VibeVoice-7B",
-    revision: str = "main",
-    code: Path | None = None,
-    volume: Path | None = None,
-    hub_cache: Path | None = None,
-    further_caches: Sequence[Path] = (),
-    token: str | None = None,
-    runtime: Literal["fast", "reference"] = "fast",
-    slots: int | None = None,
-    attention: Literal["sdpa", "flash"] | None = None,
-    graphs: bool = True,
-) -> Engine:
-    """Makes the engine of that name, not yet loaded. The rest is for VibeVoice alone, see
-    `engines.vibevoice.engine.VibeVoiceEngine`."""
-    if name == "espeak":
-        from engines.espeak.engine import EspeakEngine
-
-        return EspeakEngine()
-    if name == "vibevoice":
-        from engines.vibevoice.engine import VibeVoiceEngine
-
-        return VibeVoiceEngine(
-            model,
-            revision=revision,
-            code=code,
-            volume=volume,
-            hub_cache=hub_cache,
-            further_caches=further_caches,
-            token=token,
-            runtime=runtime,
-            slots=slots,
-            attention=attention,
-            graphs=graphs,
-        )
-    raise EngineError(f"ENGINE={name} is unknown: set it to auto, vibevoice or espeak")

@@ -1,136 +1,259 @@
-"""An engine in a process of its own, behind the same wall.
+"""An engine in a process of its own, behind the same wall, which is started anew when it is lost.
 
 A frame loop in Python and a server that sends a frame every 20 ms share an interpreter badly: the
 gaps of 3 paced sessions were off by 124 ms (p95) beside two busy threads, by 36 ms beside two busy
-processes on the same loaded 2-core machine. What is C and lets go of the interpreter, as the
-preview voice does, needs none of this.
+processes on the same loaded 2-core machine. And a CUDA context that failed is broken for as long as
+its process lives.
 
-The process ends with its parent, or when `close` closes its standard input. Each speech has a
-connection of its own, over a socket in a folder that only this user can open; a speech that is not
-read holds up its own thread there and nobody else.
+The other side is `engines.child`. Both hold one end of a socket pair, which nobody else can open.
+`multiprocessing`'s spawn would import the door's modules into the child as well: 0.74 instead of
+0.27 CPU seconds a start, 91 instead of 41 MB, and a third process that tracks resources.
 """
 
 import logging
+import math
 import os
-import pickle
-import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from multiprocessing.connection import Client, Connection, Listener
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 import numpy as np
 
-from engines.base import Capabilities, End, Engine, Frame, Plan
-from engines.registry import create_engine
-from request import errors
+from engines.backoff import Backoff
+from engines.base import Capabilities, End, EngineSettings, Frame, Plan
 from request.errors import Cancelled, EngineLost, SpeechError
 
-_ROOT = Path(__file__).resolve().parent.parent
-_END_SEC = 10
+_COMMAND = ("-P", "-m", "engines.child")
+_END_SEC = 20
 _LOOK_SEC = 0.05
-_KINDS = {
-    kind.__name__: kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, SpeechError)
-}
+_PATIENCE_SEC = 5
+"""A request waits for a start that is so near; else it is told when to come again."""
+_MANY = 3
+"""Losses in a row after which a worker is better replaced."""
+
+log = logging.getLogger("vibevoice")
 
 
 class SubprocessEngine:
-    """`create_engine(name, **options)` in a process of its own, which starts when it is needed."""
+    """The engine `name` of the registry, in a process that starts when it is needed and ends with
+    this one, whatever ends that.
 
-    def __init__(self, name: str, **options: Any) -> None:
-        self._made_by = (name, options)
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._key = os.urandom(32)
+    A lost engine is started and loaded anew, after a pause. Who asks meanwhile waits for it, or
+    gets `EngineLost` with the seconds after which it is worth another try.
+    """
+
+    def __init__(
+        self, name: str, settings: EngineSettings, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._made_by = (name, settings)
+        self._now = now
+        self._backoff = Backoff(now)
+        self._changed = threading.Condition()
+        self._process: _Process | None = None
+        self._restarts = 0
         self._known: Capabilities | None = None
-        self._ready = False
 
     @property
     def capabilities(self) -> Capabilities:
-        if self._known is None:
-            self._known = self._ask("capabilities")
-        return self._known
+        known = self._known or self._ask("capabilities")
+        return replace(known, figures={**known.figures, "restarts": self._restarts})
 
     def inspect(self) -> Capabilities:
-        with suppress(EngineLost):
-            self._known = self._ask("capabilities")
+        """Of an engine that is lost what was known of it."""
+        if self._process is not None and not self._process.ended:
+            with suppress(EngineLost):
+                self._ask("capabilities")
         return self.capabilities
 
     @property
     def ready(self) -> bool:
-        return self._ready and self._process is not None and self._process.poll() is None
+        process = self._process
+        return process is not None and process.works_since is not None and not process.ended
+
+    @property
+    def lost(self) -> bool:
+        return not self.ready and self._backoff.losses >= _MANY
 
     def check(self) -> None:
         self._ask("check")
 
     def load(self) -> None:
-        if not self.ready:
-            self._known = self._ask("load")
-            self._ready = True
+        self._ask("load")
 
-    def start(self, plan: Plan) -> "ApartSpeech":
-        return ApartSpeech(self, plan)
+    def start(self, plan: Plan) -> "SubprocessSpeech":
+        return SubprocessSpeech(self, plan)
 
     def close(self) -> None:
-        with self._lock:
-            process, self._process, self._ready = self._process, None, False
-            if process is not None and process.stdin is not None:
-                process.stdin.close()
-                try:
-                    process.wait(_END_SEC)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-            if self._folder is not None:
-                self._folder.cleanup()
-                self._folder = None
+        """Ends the process, so that all its memory is given back; `load` begins another."""
+        with self._changed:
+            process, self._process = self._process, None
+            self._changed.notify_all()
+        if process is not None:
+            process.close()
 
-    def connect(self) -> Connection:
-        """A connection to the process. Raises `EngineLost` once that has ended."""
-        with self._lock:
+    def _ask(self, what: str) -> Capabilities:
+        with self.asking(what) as (process, connection):
+            known: Capabilities = _opened(connection.recv())
+        if what == "load":
+            process.works()
+        self._known = known
+        return known
+
+    @contextmanager
+    def asking(
+        self, what: str | Plan, check: Callable[[], None] = lambda: None
+    ) -> "Iterator[tuple[_Process, Connection]]":
+        """A connection over which `what` is answered; closing it cancels. `check` is called while
+        this waits for the process. Raises `EngineLost`."""
+        process, connection = self._connected(check)
+        try:
+            with connection:
+                connection.send(what)
+                yield process, connection
+        except (EOFError, OSError) as error:
+            raise EngineLost("the engine's process has ended: send the request again") from error
+        except EngineLost:
+            process.kill()  # only another one gets the device back
+            raise
+
+    def _connected(self, check: Callable[[], None]) -> "tuple[_Process, Connection]":
+        while True:
+            process = self._running(check)
+            try:
+                return process, process.connect()
+            except ConnectionError:
+                process.kill()  # it is ending; now who waits for the next can see that
+
+    def _running(self, check: Callable[[], None]) -> "_Process":
+        with self._changed:
             if self._process is None:
                 self._process = self._begun()
-            if self._process.poll() is not None or self._folder is None:
-                raise EngineLost("the engine's process has ended")
-            try:
-                return Client(_address(self._folder.name), "AF_UNIX", self._key)
-            except OSError as error:
-                raise EngineLost("the engine's process cannot be reached") from error
-
-    def _ask(self, what: str) -> Any:
-        with self.connect() as connection:
-            try:
-                connection.send(what)
-                return _opened(connection.recv())
-            except (EOFError, OSError) as error:
-                raise EngineLost("the engine's process has ended") from error
-
-    def _begun(self) -> "subprocess.Popen[bytes]":
-        self._folder = tempfile.TemporaryDirectory(prefix="engine-")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "engines.subprocess"],
-            cwd=_ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        if process.stdin is None or process.stdout is None:
-            raise EngineLost("the engine's process has no pipes")
-        pickle.dump((_address(self._folder.name), self._key, *self._made_by), process.stdin)
-        process.stdin.flush()
-        with process.stdout as said:
-            said.readline()  # it listens, or has ended
+            while (process := self._process) is not None and process.ended:
+                if (left := self._backoff.left()) > _PATIENCE_SEC:
+                    problem = "the engine is lost and will be started anew: send the request again"
+                    raise EngineLost(problem, retry_sec=math.ceil(left))
+                self._changed.wait(_LOOK_SEC)
+                check()
+        if process is None:
+            raise EngineLost("the engine was closed")
         return process
 
+    def _begun(self) -> "_Process":
+        try:
+            process = _Process(self._made_by, self._now)
+        except OSError as error:
+            problem = f"no process could be started for the engine: {error.strerror}"
+            raise EngineLost(problem) from error
+        threading.Thread(target=self._follow, args=(process,), name="engine", daemon=True).start()
+        return process
 
-class ApartSpeech:
+    def _follow(self, process: "_Process") -> None:
+        """Relays the log until the process ends; then begins the next and loads it."""
+        process.relay_log()
+        successor = self._succeed(process, process.reap())
+        if successor is None:
+            return
+        try:
+            self.load()
+        except EngineLost:
+            return  # who follows that process begins another
+        except SpeechError as error:
+            log.error("the engine cannot be loaded anew: %s", error)
+            successor.kill()
+        else:
+            log.info("the engine works again")
+
+    def _succeed(self, process: "_Process", status: int) -> "_Process | None":
+        """The process after this one, once the pause is over. None where the engine was closed."""
+        with self._changed:
+            while self._process is process:
+                self._backoff.lost(process.works_since)
+                pause = self._backoff.left()
+                log.error("the engine is lost (status %d), the next starts in %g s", status, pause)
+                while self._process is process and (left := self._backoff.left()):
+                    self._changed.wait(min(left, _LOOK_SEC))
+                if self._process is process:
+                    with suppress(EngineLost):  # no process could be started: later, then
+                        self._process = self._begun()
+                        self._restarts += 1
+                        return self._process
+        return None
+
+
+class _Process:
+    """One life of an engine. `works_since` is when it was first known to work, on the clock `now`;
+    `ended` is set as soon as it is known to end. Raises `OSError` where it cannot begin."""
+
+    def __init__(self, made_by: tuple[str, EngineSettings], now: Callable[[], float]) -> None:
+        self.ended = False
+        self._now = now
+        self.works_since: float | None = None
+        self._control, theirs = Pipe()
+        self._socket = socket.fromfd(self._control.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sending = threading.Lock()
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, *_COMMAND, str(theirs.fileno())],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a library prints is no answer
+            )
+        self._control.send(made_by)
+
+    def works(self) -> None:
+        if self.works_since is None:
+            self.works_since = self._now()
+
+    def connect(self) -> Connection:
+        """A connection of its own: a slow reader holds up one thread there and nobody else. Raises
+        `ConnectionError` where the process has ended."""
+        ours, theirs = Pipe()
+        try:
+            with theirs, self._sending:
+                socket.send_fds(self._socket, [b"\0"], [theirs.fileno()])
+        except OSError as error:
+            ours.close()
+            raise ConnectionError from error
+        return ours
+
+    def relay_log(self) -> None:
+        """Logs in this process what it logs, until it ends."""
+        with self._control, suppress(EOFError, OSError):
+            while True:
+                name, level, words = self._control.recv()
+                logging.getLogger(name).log(level, "%s", words)
+
+    def kill(self) -> None:
+        self.ended = True
+        self._child.kill()
+
+    def reap(self) -> int:
+        """Waits until it has ended, but not for ever. Gives its exit status."""
+        self.ended = True
+        try:
+            self._child.wait(_END_SEC)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+        with self._sending:
+            self._socket.close()
+        return self._child.wait()
+
+    def close(self) -> None:
+        """Lets it end by itself."""
+        with self._sending, suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+        self.reap()
+
+
+class SubprocessSpeech:
     """See `engines.base.Speech`. Begins when it is read."""
 
     def __init__(self, engine: SubprocessEngine, plan: Plan) -> None:
@@ -142,111 +265,26 @@ class ApartSpeech:
 
     def __iter__(self) -> Iterator[Frame | End]:
         self._check()
-        self._engine.load()
-        with self._engine.connect() as connection:  # its end cancels the other side
-            try:
-                connection.send(self._plan)
-                while True:
-                    while not connection.poll(_LOOK_SEC):
-                        self._check()
-                    event = _opened(connection.recv())
-                    if event is None:
-                        return
+        with self._engine.asking(self._plan, self._check) as (process, connection):
+            while True:
+                while not connection.poll(_LOOK_SEC):
                     self._check()
-                    yield event
-            except (EOFError, OSError) as error:
-                raise EngineLost("the engine's process has ended") from error
+                event = _opened(connection.recv())
+                if event is None:
+                    return
+                process.works()
+                self._check()
+                yield event
 
     def _check(self) -> None:
         if self._cancelled.is_set():
             raise Cancelled
 
 
-def _address(folder: str) -> str:
-    return str(Path(folder) / "socket")
-
-
-def _opened(reply: tuple[str, Any]) -> Any:
-    kind, value = reply
-    if kind == "frame":
-        chunk, samples = value
+def _opened(reply: Any) -> Any:
+    if isinstance(reply, BaseException):
+        raise reply
+    if isinstance(reply, tuple):
+        chunk, samples = reply
         return Frame(chunk, np.frombuffer(samples, np.float32))
-    if kind == "":
-        return value
-    raise _KINDS.get(kind, errors.EngineError)(value)
-
-
-def _told(error: BaseException) -> tuple[str, Any]:
-    if isinstance(error, SpeechError):
-        return type(error).__name__, error.problems
-    # The message may quote the text.
-    return "EngineError", f"the engine failed ({type(error).__name__})"
-
-
-def serve(address: str, key: bytes, engine: Engine) -> None:
-    """The other side: a thread for every connection."""
-    with Listener(address, "AF_UNIX", authkey=key) as listener:
-        print(flush=True)  # noqa: T201 - says that it listens
-        while True:
-            connection = listener.accept()
-            threading.Thread(target=_answer, args=(connection, engine), daemon=True).start()
-
-
-def _answer(connection: Connection, engine: Engine) -> None:
-    with connection:
-        try:
-            asked = connection.recv()
-            if isinstance(asked, Plan):
-                _speak(connection, engine, asked)
-            else:
-                _call(connection, engine, asked)
-        except (EOFError, OSError, Cancelled):
-            pass  # who asked has left
-        except Exception as error:  # noqa: BLE001 - told to the other side
-            connection.send(_told(error))
-
-
-def _call(connection: Connection, engine: Engine, what: str) -> None:
-    if what != "capabilities":
-        {"check": engine.check, "load": engine.load}[what]()
-    found = engine.capabilities
-    connection.send(("", found))
-
-
-def _speak(connection: Connection, engine: Engine, plan: Plan) -> None:
-    speech = engine.start(plan)
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.is_set():
-            if connection.poll(_LOOK_SEC):  # nothing is ever sent: the other side has closed it
-                speech.cancel()
-                return
-
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
-        for event in speech:
-            if isinstance(event, Frame):
-                connection.send(("frame", (event.chunk, event.samples.tobytes())))
-            else:
-                connection.send(("", event))
-        connection.send(("", None))
-    finally:
-        over.set()
-        watching.join()
-
-
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
-    address, key, name, options = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the parent
-    made: Mapping[str, Any] = options
-    engine = create_engine(name, **made)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    threading.Thread(target=serve, args=(address, key, engine), daemon=True).start()
-    sys.stdin.buffer.read()  # until the parent closes it, or has ended
-    engine.close()
-
-
-if __name__ == "__main__":
-    main()
+    return reply

@@ -29,9 +29,7 @@ CODES: Mapping[str, Code] = {
     "string_above_max_length": Code(400, "A text that is too long"),
     "unsupported_format": Code(400, "An audio format that nobody here makes"),
     "voice_not_found": Code(404, "No voice has that name, and `STRICT_VOICES` is set"),
-    "worker_unavailable": Code(
-        503, "This worker is lost and gets replaced: send it again", retry=5
-    ),
+    "worker_unavailable": Code(503, "The engine is lost and gets replaced: send it again", retry=5),
     "engine_failed": Code(500, "The engine could not load, or not finish what it began"),
     "audio_too_large": Code(500, "The audio is made and does not fit into an answer"),
     "delivery_failed": Code(500, "The audio is made and could not be handed over"),
@@ -44,18 +42,20 @@ class Problem:
     """One thing that is wrong.
 
     `field` is our name of the request's field, perhaps with a place in it (`speakers.2`), or None
-    where no field is to blame. `allowed` says what the field takes, where that helps.
+    where no field is to blame. `allowed` says what the field takes, where that helps. `retry_sec`
+    is known better here than by the code.
     """
 
     field: str | None
     code: str
     problem: str
     allowed: str | None = None
+    retry_sec: int | None = None
 
     @property
     def retry(self) -> int | None:
         """After how many seconds the same request may succeed; None where it would fail again."""
-        return CODES[self.code].retry
+        return self.retry_sec or CODES[self.code].retry
 
     def named(self, words: Mapping[str, str]) -> str | None:
         """The field in the caller's words: `words` has them by our names, where they differ."""
@@ -83,9 +83,10 @@ class SpeechError(Exception):
         *,
         code: str | None = None,
         allowed: str | None = None,
+        retry_sec: int | None = None,
     ) -> None:
         if isinstance(problem, str):
-            problem = (Problem(field, code or self.code, problem, allowed),)
+            problem = (Problem(field, code or self.code, problem, allowed, retry_sec),)
         super().__init__(problem)
         self.problems = problem
 
@@ -112,7 +113,7 @@ class EngineError(SpeechError):
 
 
 class EngineLost(EngineError):
-    """The engine cannot work again in this process: the worker has to be replaced."""
+    """The engine has ended, or cannot work again in its process: that has to be replaced."""
 
     code = "worker_unavailable"
 

@@ -25,7 +25,6 @@ from delivery.fetch import fetch_voice
 from engines.base import Engine
 from engines.priority_lock import PriorityLock
 from engines.registry import choose_engine, create_engine
-from engines.subprocess import SubprocessEngine
 from request.model import Defaults, SpeechRequest
 from synthesis.cancel import CancelToken
 from synthesis.dry_run import DryRunAnswer, dry_run
@@ -46,19 +45,23 @@ T = TypeVar("T")
 
 class VibeVoiceInference:
     """Speech from requests. Safe to use from many tasks at once; the engine decides what runs
-    side by side, of up to `concurrency` (default: MAX_CONCURRENCY). With `apart` an engine that
-    works in Python gets a process of its own. `close` ends the engine and removes the temporary
-    folder."""
+    side by side, of up to `concurrency` (default: MAX_CONCURRENCY). With `subprocess` an engine
+    that may lose its device, or works in Python, gets a process of its own and is started anew when
+    that ends. `close` ends the engine and removes the temporary folder."""
 
     def __init__(
         self,
         settings: Settings,
         engine: Engine | None = None,
         concurrency: int | None = None,
-        apart: bool = False,
+        subprocess: bool = False,
     ) -> None:
         self.settings = settings
-        self.engine = engine or self._engine(settings, apart)
+        self.engine = engine or create_engine(
+            choose_engine(settings.engine, on_runpod()),
+            settings.engine_settings,
+            subprocess=subprocess,
+        )
         self.limits = Limits(
             settings.max_chunk_chars,
             settings.min_last_chunk_chars,
@@ -133,26 +136,6 @@ class VibeVoiceInference:
         self.engine.close()
         self._pool.shutdown(cancel_futures=True)
         self._folder.cleanup()
-
-    @staticmethod
-    def _engine(settings: Settings, apart: bool) -> Engine:
-        hub_cache = settings.hf_hub_cache or (settings.hf_home and settings.hf_home / "hub")
-        name = choose_engine(settings.engine, on_runpod())
-        create = SubprocessEngine if apart and name != "espeak" else create_engine
-        return create(
-            name,
-            model=settings.model_path,
-            revision=settings.model_revision,
-            code=settings.vibevoice_code,
-            volume=settings.vibevoice_volume,
-            hub_cache=hub_cache,
-            further_caches=settings.further_hub_caches,
-            token=settings.hf_token.get_secret_value() if settings.hf_token else None,
-            runtime=settings.vibevoice_runtime,
-            slots=settings.max_slots,
-            attention=settings.vibevoice_attention,
-            graphs=settings.vibevoice_graphs == "on",
-        )
 
     async def dry_run(self, request: SpeechRequest) -> DryRunAnswer:
         """How a request would be read, without synthesis. Raises what `plan` would."""

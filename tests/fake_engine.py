@@ -38,6 +38,7 @@ class FakeEngine:
     device_sec: float = 0.0
     capabilities: Capabilities = CAPABILITIES
     ready: bool = False
+    lost: bool = False
     speeches: "list[FakeSpeech]" = field(default_factory=list)
 
     @property

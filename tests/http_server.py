@@ -88,10 +88,9 @@ class Server:
 def serving(inference: VibeVoiceInference, ready: bool = True) -> Iterator[Server]:
     """A server in a thread of this process. Nothing may be left of it in the end."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    health = Health()
     if ready:
-        health.works()
-    server = make_server(inference, health)
+        inference.load_model()
+    server = make_server(inference, Health(inference))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

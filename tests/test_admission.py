@@ -333,7 +333,7 @@ def test_a_wait_has_an_end_and_leaves_nothing_behind() -> None:
         await seats.seat().take()
         with pytest.raises(ApiError) as caught:
             await seats.seat().take()
-        assert caught.value.status == 503
+        assert caught.value.status_code == 503
         assert (seats.taken, seats.waiting) == (1, 0)
 
     run(scenario)

@@ -84,6 +84,23 @@ def test_runpods_names_for_the_bucket_are_read_too() -> None:
     assert Settings.from_env({}).bucket is None
 
 
+def test_our_name_of_a_variable_is_read_before_runpods() -> None:
+    assert Settings.from_env({**S3, "BUCKET_NAME": "another"}).s3_bucket_name == "bucket"
+
+
+def test_a_variable_is_read_as_bash_reads_it_in_capitals() -> None:
+    assert Settings.from_env({"port": "1", "Max_Streams": "nonsense"}).port == 8000
+
+
+def test_a_problem_says_what_the_variable_takes() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"MAX_SLOTS": "65"})
+    assert str(caught.value) == (
+        "MAX_SLOTS: Input should be less than or equal to 64 "
+        "(Chunks of text that are generated at once, from 1, up to 64)"
+    )
+
+
 def test_a_minimum_that_no_chunk_can_meet_is_refused() -> None:
     with pytest.raises(ConfigError, match="MIN_LAST_CHUNK_CHARS must be at most half"):
         Settings.from_env({"MAX_CHUNK_CHARS": "200", "MIN_LAST_CHUNK_CHARS": "101"})

@@ -1,10 +1,15 @@
 import threading
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
+from config import Settings
 from engines.base import End, Engine, Frame, Plan, PlannedChunk, Turn, Voice
 from engines.espeak.engine import EspeakEngine
+from engines.registry import NAMES, create_engine
+from engines.vibevoice.engine import VibeVoiceEngine
 from request.errors import Cancelled, EngineError
 from tests.engine_contract import EngineContract, by_chunk, in_threads
 from tests.fake_engine import FakeEngine, ramp
@@ -23,6 +28,57 @@ class TestFakeEngine(EngineContract):
 class TestInterleavingFakeEngine(EngineContract):
     def make_engine(self) -> Engine:
         return FakeEngine(interleave=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_engine_is_made_from_the_workers_settings_by_its_name(name: str) -> None:
+    engine = create_engine(name, Settings.from_env({}).engine_settings)
+    assert (engine.capabilities.name, engine.ready, engine.lost) == (name, False, False)
+
+
+def test_an_engine_is_told_no_secret_but_its_own() -> None:
+    env = {"HF_TOKEN": "hush", "API_KEYS": "key"}
+    told = Settings.from_env(env).engine_settings
+    assert "hf_token" in told
+    assert not {"api_keys", "s3_secret_access_key"} & told.keys()
+    assert "hush" not in str(told)
+
+
+def test_the_setting_takes_the_names_of_all_engines() -> None:
+    assert get_args(Settings.model_fields["engine"].annotation) == ("auto", *NAMES)
+
+
+def test_vibevoice_is_made_from_the_settings_that_name_it(tmp_path: Path) -> None:
+    env = {
+        "MODEL_PATH": "some/model",
+        "MODEL_REVISION": "v2",
+        "VIBEVOICE_CODE": f"{tmp_path}/code",
+        "VIBEVOICE_VOLUME": f"{tmp_path}/volume",
+        "HF_HOME": f"{tmp_path}/home",
+        "MODEL_CACHES": "/one:/two",
+        "HF_TOKEN": "hush",
+        "VIBEVOICE_RUNTIME": "reference",
+        "MAX_SLOTS": "3",
+        "VIBEVOICE_ATTENTION": "flash",
+        "VIBEVOICE_GRAPHS": "off",
+    }
+    made = vars(create_engine("vibevoice", Settings.from_env(env).engine_settings))
+    wanted = VibeVoiceEngine(
+        "some/model",
+        revision="v2",
+        code=tmp_path / "code",
+        volume=tmp_path / "volume",
+        hub_cache=tmp_path / "home" / "hub",
+        further_caches=[Path("/one"), Path("/two")],
+        token="hush",
+        runtime="reference",
+        slots=3,
+        attention="flash",
+        graphs=False,
+    )
+    known = ("_name", "_revision", "_code", "_volume", "_hub", "_attention", "_graphs", "_slots")
+    assert {name: made[name] for name in known} == {name: vars(wanted)[name] for name in known}
+    assert made["_runtime_name"] == "reference"
 
 
 PLAN = Plan(

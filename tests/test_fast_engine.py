@@ -381,9 +381,10 @@ def test_a_poisoned_gpu_asks_for_another_worker(
     own: VibeVoiceEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meet(BROKEN, batch_of(own).graphs, "run", monkeypatch, after=3)
-    with pytest.raises(EngineLost, match="this worker has to be replaced"):
+    assert not own.lost
+    with pytest.raises(EngineLost, match="the engine has to be replaced"):
         samples(own.start(plan(TEXT)))
-    assert not own.ready
+    assert (own.ready, own.lost) == (False, True)
     calls: list[Callable[[], object]] = [own.load, lambda: own.start(plan(TEXT))]
     for call in calls:
         with pytest.raises(EngineLost, match="has to be replaced"):

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -262,6 +263,22 @@ def test_a_lost_engine_asks_runpod_for_another_worker(
         "error": "[worker_unavailable] the GPU failed; the worker is replaced",
         "refresh_worker": True,
     }
+
+
+@pytest.mark.parametrize(("pod", "ends"), [("pod-1", [signal.SIGTERM]), ("", [])])
+def test_a_lost_engine_ends_a_stream_worker_only_where_runpod_begins_another(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, pod: str, ends: list[signal.Signals]
+) -> None:
+    def lost(_: Any) -> Any:
+        raise EngineLost("the GPU failed")
+
+    sent: list[int] = []
+    monkeypatch.setenv("RUNPOD_POD_ID", pod)
+    monkeypatch.setattr(engine, "start", lost)
+    monkeypatch.setattr(os, "kill", lambda _, signum: sent.append(signum))
+    (seen,), _ = run_stream(stream=True)
+    assert seen == {"error": "[worker_unavailable] the GPU failed", "refresh_worker": True}
+    assert sent == ends
 
 
 def test_preloading_loads_the_model_and_tells_what_went_wrong(

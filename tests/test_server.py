@@ -4,6 +4,8 @@ import asyncio
 import http.client
 import io
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -18,10 +20,14 @@ import numpy as np
 import openai
 import pytest
 
+import api.app
 from api.contract import most_bytes, parse
+from api.health import Health
+from api.middleware import BodyLimit
 from config import ConfigError, Settings
-from engines.base import Plan
-from request.errors import EngineLost
+from engines.base import Engine, Plan
+from engines.subprocess import SubprocessEngine
+from request.errors import EngineError, EngineLost
 from request.model import Defaults, parse_request
 from request.values import MOST_RECORDING_CHARS
 from synthesis.inference import VibeVoiceInference
@@ -46,7 +52,7 @@ def start(tmp_path: Path, engine: FakeEngine) -> Iterator[Start]:
     """Starts a server with settings of the test's own."""
     with ExitStack() as stack:
 
-        def one(ready: bool = True, engine: FakeEngine = engine, **env: str) -> Server:
+        def one(ready: bool = True, engine: Engine = engine, **env: str) -> Server:
             settings = Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path), **env})
             inference = VibeVoiceInference(settings, engine, settings.max_streams)
             return stack.enter_context(serving(inference, ready))
@@ -188,7 +194,7 @@ def test_what_nobody_foresaw_is_an_envelope_that_quotes_nothing(
         500,
         "The server failed; its log has the place.",
     )
-    assert "internal error: RuntimeError" in caplog.text
+    assert f"internal error: RuntimeError in {answer.headers['x-request-id']}\n" in caplog.text
     assert HUSH not in caplog.text
 
 
@@ -202,10 +208,11 @@ def test_an_idle_connection_is_kept_for_longer_than_uvicorn_would(server: Server
     connection.close()
 
 
-def test_a_lost_engine_takes_the_server_out_of_the_pool(
+def test_an_engine_that_is_lost_for_good_takes_the_server_out_of_the_pool(
     server: Server, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(_: Plan) -> Any:
+        engine.ready, engine.lost = False, True
         raise EngineLost("the GPU is gone")
 
     monkeypatch.setattr(engine, "start", start)
@@ -214,6 +221,87 @@ def test_a_lost_engine_takes_the_server_out_of_the_pool(
     assert (answer.status, answer.error["code"]) == (503, "worker_unavailable")
     assert int(answer.headers["retry-after"]) >= 1
     assert server.call("GET", "/ping").status == 503
+    assert server.call("GET", "/health").json == {"status": "unhealthy"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "lost", "status"),
+    [
+        (EngineError("MODEL_PATH: there is no model"), False, 503),
+        (EngineLost("the GPU failed"), True, 503),
+        (EngineLost("the process has ended"), False, 204),
+    ],
+)
+def test_a_load_that_failed_is_unhealthy_unless_the_engine_starts_anew(
+    tmp_path: Path,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: EngineError,
+    lost: bool,
+    status: int,
+) -> None:
+    def load() -> None:
+        engine.lost = lost
+        raise failure
+
+    inference = VibeVoiceInference(Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path)}), engine)
+    health = Health(inference)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "load", load)
+        health.load()
+    assert health.status == status
+    engine.lost = False
+    health.load()
+    assert health.status == 200
+    inference.close()
+
+
+def test_an_engine_that_is_killed_fails_the_answer_and_speaks_the_next(start: Start) -> None:
+    settings = Settings.from_env({}).engine_settings
+    engine = SubprocessEngine("espeak", settings, lambda: 10 * time.monotonic())
+    server = start(engine=engine)
+    ask: dict[str, Any] = {"response_format": "pcm", "seed": 7, "loudness": None}
+    whole = server.speak(**ask).body
+    with server.raw(**ask | {"input": "The first train leaves at six. " * 130}) as peer:
+        assert head_of(peer)[0].startswith(b"HTTP/1.1 200 OK")
+        kill(engine)
+        with pytest.raises(ConnectionResetError):
+            while peer.recv(65536):
+                pass
+    answer = server.speak(**ask)  # which waits for the next process
+    assert (answer.status, answer.body) == (200, whole)
+    assert b"vibevoice_restarts_total 1.0" in server.call("GET", "/metrics").body
+
+
+def test_a_server_whose_engine_starts_anew_loads_and_says_when_to_come_again(start: Start) -> None:
+    now = 0.0
+    engine = SubprocessEngine("espeak", Settings.from_env({}).engine_settings, lambda: now)
+    server = start(engine=engine)
+
+    def ping() -> int:
+        return server.call("GET", "/ping").status
+
+    for pause, status in ((1, 204), (2, 204), (4, 503)):
+        assert ping() == 200
+        kill(engine)
+        wait_for(lambda pause=pause: engine._backoff.left() == pause)
+        assert ping() == status
+        now += pause
+        wait_for(lambda: engine.ready)
+    kill(engine)
+    wait_for(lambda: engine._backoff.left() == 8)
+    answer = server.speak()
+    assert (answer.status, answer.error["code"]) == (503, "worker_unavailable")
+    assert answer.headers["retry-after"] == "8"
+    assert server.call("GET", "/v1/capabilities").json["engine"] == "espeak"
+    now += 8
+    assert server.speak().status == 200
+    assert ping() == 200
+
+
+def kill(engine: SubprocessEngine) -> None:
+    assert engine._process is not None
+    os.kill(engine._process._child.pid, signal.SIGKILL)
 
 
 def test_who_comes_to_a_full_queue_is_told_when_to_come_again(start: Start) -> None:
@@ -481,6 +569,42 @@ def test_pages_of_other_sites_may_not_call(server: Server, start: Start) -> None
     assert bad.status == 403
 
 
+def test_a_page_of_another_site_may_ask_first_and_read_why_it_was_refused(start: Start) -> None:
+    site = "https://good.example"
+    server = start(CORS_ORIGIN=site, API_KEYS="the-key", HOST="127.0.0.1")
+    asks = {"Origin": site, "Access-Control-Request-Method": "DELETE"}
+    asks["Access-Control-Request-Headers"] = "authorization,x-stainless-os"
+    told = server.call("OPTIONS", "/v1/audio/voices/Ada", headers=asks)
+    assert told.status == 200
+    assert told.headers["access-control-allow-origin"] == site
+    assert told.headers["access-control-allow-headers"] == "authorization,x-stainless-os"
+    assert "DELETE" in told.headers["access-control-allow-methods"]
+    foreign = server.call(
+        "OPTIONS", "/v1/models", headers=asks | {"Origin": "https://evil.example"}
+    )
+    assert "access-control-allow-origin" not in foreign.headers
+    refused = server.call("GET", "/v1/models", headers={"Origin": site})
+    assert (refused.status, refused.headers["access-control-allow-origin"]) == (401, site)
+    assert "x-should-retry" in refused.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/v1/audio/voices", "GET, HEAD, POST, OPTIONS"),
+        ("GET", "/v1/audio/voices/Ada", "DELETE, OPTIONS"),
+        ("POST", "/docs", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_a_405_names_all_methods_of_a_path(
+    server: Server, method: str, path: str, allow: str
+) -> None:
+    answer = server.call(method, path)
+    assert (answer.status, answer.error["code"]) == (405, "method_not_supported")
+    assert answer.headers["allow"] == allow
+    assert server.call("OPTIONS", path).headers["allow"] == allow
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -513,6 +637,31 @@ def test_a_body_that_does_not_end_is_not_waited_for_in_memory(server: Server) ->
             peer.sendall(chunk)
         head, _ = head_of(peer)
         assert head.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_that_does_not_come_in_time_is_a_408(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.app, "UPLOAD", BodyLimit(1000, seconds=0.2))
+    with socket.create_connection(("127.0.0.1", start().port), timeout=120) as peer:
+        head = "POST /v1/audio/voices HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n"
+        peer.sendall(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n--x".encode())
+        told, body = head_of(peer)
+        assert told.startswith(b"HTTP/1.1 408 ")
+        assert json.loads(body)["error"]["code"] == "timeout"
+
+
+def test_a_host_that_is_no_host_breaks_nothing(start: Start) -> None:
+    server = start(API_KEYS="the-key", HOST="127.0.0.1")
+    headers = {"Host": "[", "Authorization": "Bearer the-key"}
+    assert server.call("GET", "/nowhere", headers=headers).error["code"] == "unknown_url"
+
+
+def test_a_server_with_keys_says_so_in_its_description(server: Server, start: Start) -> None:
+    keyed = start(API_KEYS="the-key", HOST="127.0.0.1").call("GET", "/openapi.json").json
+    (name,) = keyed["security"][0]
+    assert keyed["components"]["securitySchemes"][name] == {"type": "http", "scheme": "bearer"}
+    assert "security" not in server.call("GET", "/openapi.json").json
 
 
 def test_a_deep_or_strange_body_is_bad_json(server: Server) -> None:

@@ -274,7 +274,7 @@ def test_a_poisoned_gpu_asks_for_another_worker(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     own = new_engine()
-    with pytest.raises(EngineLost, match="this worker has to be replaced"):
+    with pytest.raises(EngineLost, match="the engine has to be replaced"):
         samples(speech_that_meets(error, own, monkeypatch))
     monkeypatch.undo()
     assert not own.ready

@@ -79,6 +79,20 @@ def test_a_job_speaks_with_the_cloned_voice_and_says_what_spoke(port: int) -> No
     assert float(np.sqrt(np.mean(samples**2))) > 0.01
 
 
+def kill_engine(pid: int) -> None:
+    """Kills the one process below that one which has a model."""
+    below = psutil.Process(pid).children(recursive=True)
+    (engine,) = (process for process in below if "engines.child" in process.cmdline())
+    engine.kill()
+    engine.wait(60)
+
+
+def test_a_local_worker_speaks_on_when_its_engine_is_killed(port: int) -> None:
+    first = speak(port)["audio_base64"]
+    kill_engine(os.getpid())
+    assert speak(port)["audio_base64"] == first
+
+
 def test_the_http_door_speaks_the_same_samples_from_a_process_of_the_models_own(
     port: int, home: Path, tmp_path: Path
 ) -> None:
@@ -86,10 +100,12 @@ def test_the_http_door_speaks_the_same_samples_from_a_process_of_the_models_own(
     job = speak(port, output_format="pcm", speaker_name="Alice", **fields)
     with server_process(tmp_path, **env(home)) as server:
         answer = server.speak(input=TEXT, voice="alloy", response_format="pcm", **fields)
-        children = psutil.Process(server.pid).children()
-        assert [child.cmdline()[1:] for child in children] == [["-m", "engines.subprocess"]]
+        assert len(psutil.Process(server.pid).children()) == 1
         capabilities = server.call("GET", "/v1/capabilities").json
-    assert answer.body == base64.b64decode(job["audio_base64"])
+        kill_engine(server.pid)
+        again = server.speak(input=TEXT, voice="alloy", response_format="pcm", **fields)
+        assert b"vibevoice_restarts_total 1.0" in server.call("GET", "/metrics").body
+    assert answer.body == again.body == base64.b64decode(job["audio_base64"])
     assert answer.headers["x-speech-voice"] == "en-Alice_woman"
     assert capabilities["model"] == job["model"]
     assert (capabilities["cloning"], capabilities["languages"]) == (True, ["en", "zh"])

@@ -280,3 +280,11 @@ def test_a_body_of_another_kind_is_a_415(server: Server) -> None:
         answer = server.call("POST", "/v1/audio/voices", b"garbage", {"Content-Type": kind})
         assert answer.status == 400
         assert set(answer.error) == {"message", "type", "param", "code"}
+
+
+def test_a_file_where_a_text_should_be_is_told_by_its_field(server: Server) -> None:
+    answer = upload(server, consent=("a.txt", b"Ada"), audio_sample="no file")
+    assert (answer.status, answer.error["param"]) == (400, "consent")
+    assert answer.error["code"] == "invalid_type"
+    answer = upload(server, audio_sample="no file")
+    assert (answer.status, answer.error["param"]) == (400, "audio_sample")

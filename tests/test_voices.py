@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from audio.pcm import SAMPLE_RATE, Samples
-from audio.recording import Unusable, decode
+from audio.recording import EXTENSIONS, Unusable, decode
 from request.errors import VoiceError
 from voices import files as voice_files
-from voices.catalogue import EXTENSIONS, NO_VOICE, VoiceMapper
+from voices.catalogue import NO_VOICE, VoiceMapper
 
 PITCH = 440.0
 LEVEL = 0.25 / np.sqrt(2)

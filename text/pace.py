@@ -7,7 +7,8 @@ weighs what is said of it, in Latin letters' worth: of `7%` that is "seven perce
 import re
 import threading
 import unicodedata
-from collections import OrderedDict
+
+from cachetools import LRUCache
 
 SECONDS_PER_CHARACTER = 0.065
 """150 words a minute."""
@@ -77,7 +78,7 @@ class Pace:
 
     def __init__(self, tolerance: float) -> None:
         self._tolerance = tolerance
-        self._heard: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._heard: LRUCache[str, tuple[float, float]] = LRUCache(_VOICES)
         self._lock = threading.Lock()
 
     def expected(self, voice: str, text: str) -> float:
@@ -103,7 +104,5 @@ class Pace:
         if is_short(text):
             return
         with self._lock:
-            total, characters = self._heard.pop(voice, (0.0, 0.0))
+            total, characters = self._heard.get(voice, (0.0, 0.0))
             self._heard[voice] = (total + seconds, characters + weight(text))
-            if len(self._heard) > _VOICES:
-                self._heard.popitem(last=False)

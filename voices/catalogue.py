@@ -11,19 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio.pcm import Samples
-from audio.recording import EXTENSIONS, MAX_SECONDS, MIN_SECONDS, TooShort, Unusable
+from audio.recording import TooShort, Unusable
 from request.errors import VoiceError
-from voices.files import MAX_NAME, Named, VoiceFile, VoiceFolder, folded, refusal
-
-__all__ = [
-    "EXTENSIONS",
-    "MAX_NAME",
-    "MAX_SECONDS",
-    "MIN_SECONDS",
-    "NO_VOICE",
-    "Voice",
-    "VoiceMapper",
-]
+from voices.files import Named, VoiceFile, VoiceFolder, folded, refusal
 
 _LISTED = 10  # names in a message
 

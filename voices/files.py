@@ -7,14 +7,14 @@ import hashlib
 import re
 import time
 import unicodedata
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cachetools import LRUCache
+
 from audio.pcm import Samples
 from audio.recording import EXTENSIONS, TooShort, Unreachable, Unusable, decode, probe
-
-MAX_NAME = 200
+from request.values import MAX_NAME
 
 _DECODED = 32  # recordings kept in memory, 2.9 MB each at most
 _SETTLED_NS = 2_000_000_000  # a folder changed more recently may change again within its timestamp
@@ -77,7 +77,7 @@ class VoiceFolder:
         self._path = path
         self._skipped: list[str] = []
         self._scanned: _Stamp = None
-        self._decoded: OrderedDict[tuple[Path, _Stamp], Recording] = OrderedDict()
+        self._decoded: LRUCache[tuple[Path, _Stamp], Recording] = LRUCache(_DECODED)
 
     @property
     def problems(self) -> list[str]:
@@ -127,9 +127,6 @@ class VoiceFolder:
             samples.flags.writeable = False
             digest = hashlib.sha256(samples.tobytes()).hexdigest()
             self._decoded[source] = Recording(samples, digest, tuple(remarks))
-            if len(self._decoded) > _DECODED:
-                self._decoded.popitem(last=False)
-        self._decoded.move_to_end(source)
         return self._decoded[source]
 
     def _probed(self, path: Path, stamp: _Stamp) -> VoiceFile:

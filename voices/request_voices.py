@@ -6,8 +6,9 @@ of the caller's.
 
 import hashlib
 import threading
-from collections import OrderedDict
 from pathlib import Path
+
+from cachetools import LRUCache
 
 from audio.recording import Unusable, decode
 from request.errors import VoiceError
@@ -20,7 +21,7 @@ class RequestVoices:
     """Decoded guests, the last few of them. Safe to share between threads."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[Voice, list[str]]] = OrderedDict()
+        self._known: LRUCache[str, tuple[Voice, list[str]]] = LRUCache(_KEPT)
         self._lock = threading.Lock()
 
     def resolve(self, data: bytes, folder: Path, field: str) -> tuple[Voice, list[str]]:
@@ -28,9 +29,8 @@ class RequestVoices:
         one of the request's; `field` is what messages call the recording. Raises `VoiceError`."""
         digest = hashlib.sha256(data).hexdigest()
         with self._lock:
-            if digest in self._known:
-                self._known.move_to_end(digest)
-                return self._known[digest]
+            if known := self._known.get(digest):
+                return known
         # Where the format is wav or flac the decoder goes by the name.
         suffix = {b"RIFF": ".wav", b"fLaC": ".flac"}.get(data[:4], ".audio")
         file = folder / f"guest{suffix}"
@@ -48,6 +48,4 @@ class RequestVoices:
         known = (voice, [f"{field}: the recording {remark}" for remark in remarks])
         with self._lock:
             self._known[digest] = known
-            if len(self._known) > _KEPT:
-                self._known.popitem(last=False)
         return known

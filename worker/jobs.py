@@ -17,6 +17,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from config import on_runpod
 from delivery import answer as delivery
 from delivery.answer import Delivered, Delivery, Outputs
 from delivery.bucket import Bucket
@@ -87,7 +88,7 @@ class Jobs:
             self._log.info("cancelled", _id(job))
             raise
         except Exception as error:  # noqa: BLE001 - the last line of defence: see `_failure`
-            if isinstance(error, EngineLost):
+            if isinstance(error, EngineLost) and on_runpod():
                 # The SDK does not read `refresh_worker` in an item, and asks for nothing after an
                 # error; after SIGTERM it posts what is left and ends the worker.
                 os.kill(os.getpid(), signal.SIGTERM)

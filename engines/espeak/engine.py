@@ -117,6 +117,8 @@ class EspeakEngine:
         languages=("en", *sorted({_tag(path) for path in _LANGUAGES.values()} - {"en"})),
     )
 
+    lost = False
+
     def __init__(self) -> None:
         self.ready = False
 

@@ -11,3 +11,31 @@
 Importing the package, `engine` and what it imports at its top needs neither torch nor upstream's
 code; loading the engine does.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engines.base import Engine, EngineSettings
+
+IN_PROCESS = False
+"""Its frame loop is Python, and only a new process gets a CUDA context that failed anew."""
+
+
+def create(settings: "EngineSettings") -> "Engine":
+    from engines.vibevoice.engine import VibeVoiceEngine
+
+    home = settings["hf_home"]
+    token = settings["hf_token"]
+    return VibeVoiceEngine(
+        settings["model_path"],
+        revision=settings["model_revision"],
+        code=settings["vibevoice_code"],
+        volume=settings["vibevoice_volume"],
+        hub_cache=settings["hf_hub_cache"] or (home and home / "hub"),
+        further_caches=settings["further_hub_caches"],
+        token=token and token.get_secret_value(),
+        runtime=settings["vibevoice_runtime"],
+        slots=settings["max_slots"],
+        attention=settings["vibevoice_attention"],
+        graphs=settings["vibevoice_graphs"] == "on",
+    )

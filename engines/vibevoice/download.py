@@ -7,7 +7,6 @@ leaves no half model. Of two processes that want the same one works and the othe
 """
 
 import errno
-import fcntl
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -45,13 +44,17 @@ def download(
 ) -> Path:
     """The snapshot's folder. `files` are patterns; `setting` is what the model is called in
     messages. Raises `EngineError`, and what `check` raises of a download that is whole."""
+    from filelock import FileLock
     from huggingface_hub import snapshot_download
 
     try:
         commit, sizes = _ask(name, files, revision, token)
         root = cache / f"models--{name.replace('/', '--')}"
         final, part = root / "snapshots" / commit, root / f".{commit}.part"
-        with _alone(cache / ".locks" / f"{root.name}.download"):
+        locks = cache / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        # The hub library locks single files; the folder must not be renamed under another worker.
+        with FileLock(locks / f"{root.name}.download"):
             if not _is_there(final, part, check):
                 part.mkdir(parents=True, exist_ok=True)
                 size = sum(sizes.values())
@@ -91,16 +94,6 @@ def _ask(
         for file in info.siblings or ()
         if any(fnmatch(file.rfilename, pattern) for pattern in files)
     }
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time, as far as the file system knows locks; a dead one holds none."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _is_there(final: Path, part: Path, check: Callable[[Path], object]) -> bool:

@@ -121,6 +121,10 @@ class VibeVoiceEngine:
     def ready(self) -> bool:
         return self._runtime is not None and self._fatal() is None
 
+    @property
+    def lost(self) -> bool:
+        return self._fatal() is not None
+
     def _fatal(self) -> EngineLost | None:
         return self._lost or (self._runtime.lost if self._runtime is not None else None)
 

@@ -48,7 +48,7 @@ def meaning(error: RuntimeError) -> EngineError | None:
         return Unsupported(f"the GPU cannot take a step of the model ({first_line(error)})")
     # After such an error every later call fails as well, in this process.
     if isinstance(error, torch.AcceleratorError) or any(mark in text for mark in _POISONED):
-        return EngineLost("the GPU failed and this worker has to be replaced: send the job again")
+        return EngineLost("the GPU failed and the engine has to be replaced: send the job again")
     return None
 
 
@@ -64,7 +64,7 @@ def loss_of(error: BaseException) -> EngineLost:
         return meant
     log.error("the frame loop has broken off", exc_info=error)
     return EngineLost(
-        "the frame loop broke off and this worker has to be replaced: send the job again"
+        "the frame loop broke off and the engine has to be replaced: send the job again"
     )
 
 

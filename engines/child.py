@@ -1,0 +1,111 @@
+"""The other side of `engines.subprocess`: one engine, and a thread for each who asks it.
+
+    python -m engines.child FD
+
+FD is an end of a socket pair. Over it come what the engine is made with and then connections, each
+with one question; what is logged goes back. The process ends when the other end is closed, whatever
+closes it.
+"""
+
+import faulthandler
+import logging
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+from engines.base import Engine, EngineSettings, Frame, Plan
+from engines.registry import create_engine
+from request import errors
+from request.errors import Cancelled, EngineError, SpeechError
+
+_END_SEC = 10
+
+log = logging.getLogger("vibevoice")
+
+
+def main(create: Callable[[str, EngineSettings], Engine] = create_engine) -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group; the parent decides
+        signal.signal(signum, lambda *_: None)  # SIG_IGN would be inherited by compilers
+    control = Connection(int(sys.argv[1]))
+    name, settings = control.recv()
+    logging.basicConfig(handlers=[_ToParent(control)], level=logging.INFO, format="%(message)s")
+    engine = create(name, settings)
+    with suppress(ConnectionError):
+        _serve(control, engine)
+    faulthandler.dump_traceback_later(_END_SEC, exit=True)  # a GPU that hangs holds nobody up
+    engine.close()
+
+
+class _ToParent(logging.Handler):
+    """Sends the level and the words of each record."""
+
+    def __init__(self, control: Connection) -> None:
+        super().__init__()
+        self._control = control
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # the parent has ended, and soon so does this process
+            self._control.send((record.name, record.levelno, self.format(record)))
+
+
+def _serve(control: Connection, engine: Engine) -> None:
+    with socket.fromfd(control.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as pipe:
+        while descriptors := socket.recv_fds(pipe, 1, 1)[1]:
+            connection = Connection(descriptors[0])
+            threading.Thread(target=_answer, args=(connection, engine), daemon=True).start()
+
+
+def _answer(connection: Connection, engine: Engine) -> None:
+    with connection, suppress(EOFError, ConnectionError):  # of one who has left
+        asked = connection.recv()
+        try:
+            answer = _speak if isinstance(asked, Plan) else _call
+            answer(connection, engine, asked)
+        except Exception as error:  # noqa: BLE001 - told to the other side
+            has_left = connection.poll()
+            if not (has_left or isinstance(error, Cancelled)):
+                connection.send(_told(error))
+
+
+def _call(connection: Connection, engine: Engine, what: str) -> None:
+    if what != "capabilities":
+        {"check": engine.check, "load": engine.load}[what]()
+    connection.send(engine.capabilities)
+
+
+def _speak(connection: Connection, engine: Engine, plan: Plan) -> None:
+    speech = engine.start(plan)
+
+    def cancel_when_left() -> None:
+        with suppress(OSError):
+            connection.poll(None)  # nothing more is sent: it is closed, at the latest in the end
+        speech.cancel()
+
+    threading.Thread(target=cancel_when_left, daemon=True).start()
+    for event in speech:
+        if isinstance(event, Frame):  # as bytes it costs the other side 29 us, as an array 40
+            connection.send((event.chunk, event.samples.tobytes()))
+        else:
+            connection.send(event)
+    connection.send(None)
+
+
+def _told(error: Exception) -> SpeechError:
+    """The error as one that the other side knows."""
+    if isinstance(error, SpeechError):
+        kinds = (k for k in type(error).__mro__ if k.__module__ == errors.__name__)
+        kind: type[SpeechError] = next(kinds)
+        return kind(error.problems)
+    # The message may quote the text.
+    place = "".join(traceback.format_tb(error.__traceback__))
+    log.error("internal error: %s\n%s", type(error).__name__, place)
+    return EngineError(f"the engine failed ({type(error).__name__})")
+
+
+if __name__ == "__main__":
+    main()
