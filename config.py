@@ -226,7 +226,7 @@ class Audio(_Group):
     default_cfg_scale: float = _setting(1.3, "Guidance of jobs that name none", gt=0, le=10)
     max_retries: int = _setting(1, "How often a bad chunk is generated again", ge=0, le=5)
     pace_tolerance: float = _setting(
-        3, "Factor by which a chunk may be longer or shorter than usual", gt=1, le=100
+        2.5, "Factor by which a chunk may be longer or shorter than usual", gt=1, le=100
     )
     default_sample_rate: int = _setting(24_000, "Sample rate of answers, Hz", ge=8_000, le=48_000)
     target_lufs: float = _setting(-16, "Loudness of jobs that name none, in LUFS", ge=-40, le=-6)

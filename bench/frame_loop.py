@@ -196,7 +196,7 @@ def _frames_of(subject: Subject, slots: int) -> Iterator[Callable[[], None]]:
     fill(runtime.batch, steps=subject.steps)
     with torch.inference_mode():
         shape = GraphShape(slots, 512, subject.steps)
-        frame, state = runtime.batch.frame, runtime.batch.state
+        frame, state = runtime.batch.step, runtime.batch.state
         frame(state, shape)
         yield lambda: frame(state, shape)
     runtime.close()

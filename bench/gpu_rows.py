@@ -10,7 +10,7 @@ from torch import Tensor
 from bench import gpu_prices
 from bench.gpu_card import GIB, STEPS, Card, fill, rewind
 from bench.gpu_row import Figure, Row, failed, not_here, ok
-from bench.random_model import occupant
+from bench.random_model import sequence
 from engines.base import SAMPLE_RATE
 from engines.vibevoice.fast.batch import Batch
 from engines.vibevoice.fast.graph_shape import GraphShape
@@ -82,7 +82,7 @@ def bits(card: Card) -> Iterator[Row]:
         if not _captured(card, batch, shape):
             yield failed(name, f"{shape}: {batch.graphs}")
             continue
-        eager = _state_after(card, batch, partial(batch.frame, batch.state, shape))
+        eager = _state_after(card, batch, partial(batch.step, batch.state, shape))
         graph = _state_after(card, batch, partial(batch.graphs.run, shape))
         same = [torch.equal(one, other) for one, other in zip(eager, graph, strict=True)]
         say = ok if all(same) else failed
@@ -172,7 +172,7 @@ def _time_frames(
 
 def _frame_ways(card: Card, batch: Batch, shape: GraphShape) -> Iterator[tuple[str, float]]:
     fill(batch, shape.context)
-    yield "eager", _frame_seconds(card, batch, shape, partial(batch.frame, batch.state, shape))
+    yield "eager", _frame_seconds(card, batch, shape, partial(batch.step, batch.state, shape))
     if card.on_cuda and _captured(card, batch, shape):
         run = partial(batch.graphs.run, shape)
         yield "captured", _frame_seconds(card, batch, shape, run)
@@ -202,7 +202,7 @@ def admissions(card: Card) -> Iterator[Row]:
     batch = card.batch()
     hop = card.model[0].architecture.hop
     for name, said in (("a", "first"), ("b", "new"), ("b", "known")):
-        someone = occupant(0, 1, name=name, hop=hop)
+        someone = sequence(0, 1, name=name, hop=hop)
         lease = batch.lease()
         took = 1000 * card.seconds(partial(batch.admit, someone, lease))
         lease.release()
@@ -216,15 +216,15 @@ def many_frames(card: Card) -> Iterator[Row]:
     """Through the worker's own way: launched, copied to the host, read."""
     batch, shape = card.batch(), GraphShape(min(8, card.slots), 512, STEPS)
     fill(batch)
-    batch.read(batch.launch(shape, ()))
+    batch.read(batch.launch(shape, {}))
     before = _memory(card)
     finite = True
     for count in range(_MANY):
         if not count % 100:
             rewind(batch, shape.context)
-        ticket = batch.launch(shape, ())
-        batch.read(ticket)
-        finite &= bool(ticket.audio[: shape.slots].isfinite().all())
+        step = batch.launch(shape, {})
+        batch.read(step)
+        finite &= bool(step.audio[: shape.slots].isfinite().all())
     say = ok if finite else failed
     yield say(f"{_MANY} frames", "all samples are finite" if finite else "not all are numbers")
     if not card.on_cuda:

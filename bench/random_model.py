@@ -5,6 +5,7 @@ The values keep every part audible, so that samples are finite and differ from s
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +19,7 @@ from engines.base import SAMPLE_RATE, PlannedChunk, Turn
 from engines.vibevoice.architecture import Architecture, Net, architecture
 from engines.vibevoice.checkpoint import EMBEDDING, HEAD
 from engines.vibevoice.fast.layers.weights import Weights, load_weights
-from engines.vibevoice.fast.scheduler import Job, Occupant
-from engines.vibevoice.fast.scripts import Script
+from engines.vibevoice.fast.sequence import Part, Sequence
 from engines.vibevoice.fast.step import Tokens
 from engines.vibevoice.fast.voice_cache import Recording
 from engines.vibevoice.prompt import Prompt
@@ -191,7 +191,7 @@ def checkpoint_of(weights: Weights) -> Any:
     return SimpleNamespace(hop=sizes.hop, context=sizes.context, normalise=False)
 
 
-def occupant(slot: int, voices: int = 0, *, name: str = "a", hop: int = 3200) -> Occupant[Script]:
+def sequence(slot: int, voices: int = 0, *, name: str = "a", hop: int = 3200) -> Sequence:
     """A chunk on its way into a slot: 300 tokens of text behind so many voices of 30 s. Voices of
     another name were not heard before."""
     frames = 30 * SAMPLE_RATE // hop
@@ -200,5 +200,6 @@ def occupant(slot: int, voices: int = 0, *, name: str = "a", hop: int = 3200) ->
     is_voice = (False,) * 40 + (True,) * (voices * frames) + (False,) * 320
     prompt = Prompt((7,) * len(is_voice), is_voice, 280, len(is_voice) - 300)
     chunk = PlannedChunk((Turn(0, "text"),), seed=1)
-    script = Script(0, 1, len(is_voice), 400, 10, False, chunk, prompt, heard, 1.3)
-    return Occupant(slot, Job([]), script)
+    made = Sequence(0, chunk, deque([Part(prompt, 400)]), 10, False, 1.3, heard)
+    made.slot = slot
+    return made

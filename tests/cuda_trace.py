@@ -199,9 +199,9 @@ class Gpu:
         """A frame of all slots, the second of its kind: what is made once is there."""
         shape = GraphShape(self.batch.slots, context, steps)
         with self.on():
-            self.batch.frame(self.batch.state, shape)
+            self.batch.step(self.batch.state, shape)
         with self.trace() as trace:
-            self.batch.frame(self.batch.state, shape)
+            self.batch.step(self.batch.state, shape)
         return trace
 
     @contextmanager

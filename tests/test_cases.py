@@ -70,7 +70,9 @@ def test_a_text_is_read_as_a_careful_person_reads_it(
     assert all(chars <= expect.get("max_chunk_chars", chars) for chars, _ in sizes), sizes
     assert all(letters <= expect.get("max_chunk_letters", letters) for _, letters in sizes), sizes
     if seconds := expect.get("pace_not_odd_at_sec"):
-        assert not Pace(3).is_odd("Alice", " ".join(found["texts"]), seconds)
+        assert not Pace(Settings().pace_tolerance).is_odd(
+            "Alice", " ".join(found["texts"]), seconds
+        )
 
 
 def _found(answer: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from bench.random_model import occupant
+from bench.random_model import sequence
 from tests.cuda_trace import META, Gpu, Trace, efficient_attention
 
 SIZES = ("1.5b", "7b")
@@ -30,7 +30,7 @@ def admission(gpu: Gpu, voices: int = 0) -> Trace:
     batch = gpu.batch
     with gpu.trace() as trace:
         lease = batch.lease()
-        batch.admit(occupant(batch.slots - 1, voices), lease)
+        batch.admit(sequence(batch.slots - 1, voices), lease)
         lease.release()
     batch.voices._known.clear()
     return trace
@@ -65,9 +65,9 @@ def test_a_known_voice_costs_an_admission_no_encoder() -> None:
     card = gpu("7b")
     with card.trace() as first:
         lease = card.batch.lease()
-        card.batch.admit(occupant(0, 1), lease)
+        card.batch.admit(sequence(0, 1), lease)
     with card.trace() as again:
-        card.batch.admit(occupant(0, 1), lease)
+        card.batch.admit(sequence(0, 1), lease)
     assert first.kernels["convolution"] > 0
     assert not again.kernels["convolution"]
     assert again.count < first.count

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,8 +15,9 @@ pytest.importorskip("torch")
 from engines.base import End, Frame, Options, Plan, PlannedChunk, Samples, Speech, Turn
 from engines.vibevoice.engine import VibeVoiceEngine
 from engines.vibevoice.fast.batch import Batch
+from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, GraphShape
 from engines.vibevoice.fast.runtime import FastRuntime
-from engines.vibevoice.fast.scripts import halves
+from engines.vibevoice.fast.sequence import halves
 from request.errors import Cancelled, EngineError, EngineLost
 from tests import vibevoice_fixtures as vibevoice
 from tests.engine_contract import EngineContract, by_chunk, in_threads
@@ -212,7 +214,7 @@ def test_a_known_voice_costs_no_encoder_run_and_sounds_the_same(
 ) -> None:
     batch = batch_of(own)
     heard = Counted(monkeypatch, batch.voices, "listen")
-    read = Counted(monkeypatch, batch.frame.language, "prefill")
+    read = Counted(monkeypatch, batch.step.language, "prefill")
     first = samples(own.start(plan(TEXT, voices=TWO)))
     assert (heard.count, read.count) == (2, 2)
     again = samples(own.start(plan(TEXT, voices=TWO)))
@@ -277,7 +279,7 @@ def test_a_longer_chunk_than_slots_hold_makes_them_hold_it(own: VibeVoiceEngine)
     assert np.array_equal(samples(own.start(plan(TEXT))), before), "in its shape as before"
 
 
-@pytest.mark.parametrize("where", ["frame", "state"])
+@pytest.mark.parametrize("where", ["step", "state"])
 def test_where_slots_could_not_be_made_longer_the_next_try_makes_all_of_them_longer(
     own: VibeVoiceEngine, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -294,7 +296,7 @@ def test_where_slots_could_not_be_made_longer_the_next_try_makes_all_of_them_lon
 def test_a_chunk_for_which_there_is_no_room_is_spoken_in_parts(own: VibeVoiceEngine) -> None:
     """As if each part had been a chunk of its own with the same seed."""
     batch = batch_of(own)
-    batch.scripts._longest = 2048
+    batch.preprocessor._longest = 2048
     short = Options(steps=1, min_frames=3, frames_per_token=0.001)
     long = Turn(0, "word " * 700)
     events = list(own.start(plan((long,), "More.", options=short)))
@@ -304,6 +306,23 @@ def test_a_chunk_for_which_there_is_no_room_is_spoken_in_parts(own: VibeVoiceEng
     parts = [tuple(part) for part in halves(spoken([long]), 2048)]
     wanted = by_chunk(list(own.start(plan(*parts, options=short))))
     assert np.array_equal(by_chunk(events)[0], np.concatenate([wanted[0], wanted[1]]))
+
+
+def test_a_step_is_read_from_the_slots_that_it_was_launched_for(own: VibeVoiceEngine) -> None:
+    """The next part of a chunk may run elsewhere by then, where somebody else has just spoken."""
+    batch = batch_of(own)
+    own.close()  # its loop captures graphs while nobody speaks
+    (sequence,) = batch.preprocessor.sequences(plan(TEXT))
+    assert sequence is not None
+    lease = batch.lease()
+    sequence.slot = 1
+    batch.admit(sequence, lease)
+    step = batch.launch(GraphShape(2, FIXED_CONTEXT, sequence.steps), {1: sequence})
+    sequence.slot = 0
+    assert [output.sequence for output in batch.read(step)] == [sequence]
+    sequence.slot = 1
+    batch.release(sequence, wipe=True)
+    lease.release()
 
 
 def frames_made(batch: Batch, patch: pytest.MonkeyPatch) -> Counted:
@@ -365,7 +384,7 @@ def test_out_of_memory_fails_the_job_and_the_next_one_works(
     batch = batch_of(own)
     freed: list[None] = []
     monkeypatch.setattr("engines.vibevoice.fast.loop.free_memory", lambda: freed.append(None))
-    owner: Any = batch.graphs if where == "frame" else batch.frame.language
+    owner: Any = batch.graphs if where == "frame" else batch.step.language
     meet(MEMORY, owner, "run" if where == "frame" else "prefill", monkeypatch, after=2)
     with pytest.raises(EngineError, match="ran out of memory: send a shorter text") as caught:
         samples(own.start(plan(TEXT, "More.", "And more.")))
@@ -395,13 +414,13 @@ def test_samples_that_are_no_numbers_fail_their_job_and_leave_the_slot_clean(
     own: VibeVoiceEngine,
 ) -> None:
     batch = batch_of(own)
-    kept = batch.frame.weights.decoder.head[1].clone()
+    kept = batch.step.weights.decoder.head[1].clone()
     with torch.inference_mode():
-        batch.frame.weights.decoder.head[1].fill_(float("nan"))
+        batch.step.weights.decoder.head[1].fill_(float("nan"))
     with pytest.raises(EngineError, match="weights are damaged"):
         samples(own.start(plan(TEXT)))
     with torch.inference_mode():
-        batch.frame.weights.decoder.head[1].copy_(kept)
+        batch.step.weights.decoder.head[1].copy_(kept)
     assert np.array_equal(samples(own.start(plan(TEXT))), samples(engine().start(plan(TEXT))))
 
 
@@ -423,7 +442,7 @@ def test_details_say_what_speaks_and_in_which_graph_shape_a_seed_repeats() -> No
     details = engine().capabilities.details
     assert (details["runtime"], details["device"], details["dtype"]) == ("fast", "cpu", "float32")
     assert (details["attention"], details["graph_shape"]) == ("sdpa", "4x2048")
-    assert details["weights"].startswith("test model, 1.")
+    assert re.fullmatch(r"1\.\d million parameters", details["weights"])
     assert "convolutions" not in details, "off CUDA nothing is chosen"
 
 

@@ -68,7 +68,7 @@ def test_a_graph_gives_the_bits_of_the_same_code_run_eagerly(engine: Any, slots:
     assert shape in batch.graphs._graphs
     fill(batch)
     for _ in range(3):
-        batch.frame(batch.state, shape)
+        batch.step(batch.state, shape)
     eager = out(batch)
     fill(batch)
     for _ in range(3):

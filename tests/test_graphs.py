@@ -180,7 +180,7 @@ def test_with_too_little_memory_a_frame_is_made_eagerly(
     graphs.run(ONE)
     assert cuda.did == ["make"]
     assert (graphs.replayed, graphs.eager) == (0, 1)
-    assert "frame 1x512 runs eagerly: 1023 MiB are free" in caplog.text
+    assert "shape 1x512 runs eagerly: 1023 MiB are free" in caplog.text
     assert str(graphs) == "none: 1023 MiB are free"
 
 
@@ -241,7 +241,7 @@ def test_a_failed_capture_costs_a_graph_and_not_the_worker(
     cuda.broken = BROKEN
     graphs.run(ONE)
     assert slots.active.tolist() == [True, False]
-    assert "frame 1x512 runs eagerly: CUDA error: operation failed" in caplog.text
+    assert "shape 1x512 runs eagerly: CUDA error: operation failed" in caplog.text
     assert cuda.now is cuda.usual, "the thread goes on on its own stream"
     assert cuda.released == [cuda.pools[0]]
     free_memory()
@@ -346,6 +346,6 @@ def test_a_capture_is_logged_with_its_memory(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (next(left), 24 * GIB))
     with caplog.at_level(logging.INFO, "vibevoice"):
         graphs.capture(ONE)
-    assert "frame 1x512 captured: 60 MiB" in caplog.text
+    assert "graph 1x512 captured: 60 MiB" in caplog.text
     assert graphs.used == 60 << 20
     assert str(graphs) == "1 captured, 60 MiB"

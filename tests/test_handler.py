@@ -581,6 +581,16 @@ def test_a_stream_worker_gives_a_dry_run_in_one_piece() -> None:
     assert seen == [run(text=SCRIPT, dry_run=True)]
 
 
+def test_a_stream_worker_refuses_a_dry_run_that_runpod_would_not_take() -> None:
+    text = "a[pause]" * 12_000
+    (answer,), _ = run_stream(text=text, dry_run=True)
+    assert answer == {
+        "error": "[invalid_value] text: is read in 12000 chunks, too many for one stream item "
+        "(allowed: a plan below 1 MB: send it in parts)"
+    }
+    assert len(run(text=text, dry_run=True)["chunks"]) == 12_000
+
+
 def test_a_dry_run_whose_post_was_lost_is_in_the_final_list_all_the_same() -> None:
     async def main() -> dict[str, Any]:
         job = {"id": "job-1", "input": {"text": SCRIPT, "dry_run": True}}

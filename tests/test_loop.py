@@ -3,7 +3,8 @@
 import itertools
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -15,35 +16,52 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from engines.base import End, Frame, Samples
+from engines.base import End, Frame, PlannedChunk, Turn
 from engines.vibevoice.fast.graph_shape import GraphShape
-from engines.vibevoice.fast.loop import Loop, SpeechJob
+from engines.vibevoice.fast.loop import Loop
 from engines.vibevoice.fast.meter import Meter
-from engines.vibevoice.fast.scheduler import Occupant, Work
+from engines.vibevoice.fast.sequence import Part, Sequence, SequenceGroup, StepOutput
 from engines.vibevoice.frames import Frames
+from engines.vibevoice.prompt import Prompt
 from request.errors import Cancelled, EngineError, EngineLost
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Line(Work):
-    """A chunk that says its job's number, its own and the frame's, `length` times, then ends."""
+@dataclass(frozen=True, slots=True)
+class Words(Part):
+    """A part of `length` frames, then it ends."""
+
+    length: int = 3
+
+
+@dataclass(slots=True, eq=False)
+class Line(Sequence):
+    """A chunk that says its job's number, its own and the frame's. `said` are its parts, which
+    `parts` has no more when they are spoken."""
 
     job: int = 0
-    length: int = 3
+    said: tuple[Words, ...] = ()
 
     def sample(self, frame: int) -> float:
         return (self.job * 100 + self.index) / 100_000 + frame / 10_000_000
 
 
-def line(job: int, index: int, length: int, limit: int = 50, **more: Any) -> Line:
-    steps, rest = more.pop("steps", 10), more.pop("rest", None)
-    return Line(index, 7, 100, limit, steps, True, job, length, rest=rest)
+_PROMPT = Prompt((0,) * 100, (False,) * 100, 0, 100)
+_CHUNK = PlannedChunk((Turn(0, "words"),), seed=7)
 
 
-@dataclass
-class Token:
-    eos: bool
-    samples: Samples | None
+def line(
+    job: int,
+    index: int,
+    length: int,
+    limit: int = 50,
+    *,
+    steps: int = 10,
+    rest: Iterable[tuple[int, int]] = (),
+    kind: type[Line] = Line,
+) -> Line:
+    """`rest` are further parts: how long each is, and its limit."""
+    said = tuple(Words(_PROMPT, most, long) for long, most in ((length, limit), *rest))
+    return kind(index, _CHUNK, deque(said), steps, True, 1.3, {}, job, said)
 
 
 class Leases:
@@ -77,21 +95,21 @@ class ToyRunner:
         self.leases.open += 1
         return self.leases
 
-    def admit(self, occupant: Occupant[Any], lease: Any) -> None:
+    def admit(self, sequence: Sequence, lease: Any) -> None:
         assert lease is self.leases
-        assert occupant.slot not in self.device, "a slot was given twice"
-        if error := self.fail.pop(f"admit {occupant.work.index}", None):
+        assert sequence.slot not in self.device, "a slot was given twice"
+        if error := self.fail.pop(f"admit {sequence.index}", None):
             raise error
-        self.device[occupant.slot] = [occupant.work, 0, True]
+        self.device[sequence.slot] = [sequence, sequence.part, 0, True]
 
-    def release(self, occupant: Occupant[Any], *, wipe: bool = False) -> None:
+    def release(self, sequence: Sequence, *, wipe: bool = False) -> None:
         if error := self.fail.pop("release", None):
             raise error
-        self.device.pop(occupant.slot, None)
+        self.device.pop(sequence.slot, None)
         if wipe:
-            self.wiped.append(occupant.slot)
+            self.wiped.append(sequence.slot)
 
-    def launch(self, shape: GraphShape, occupants: Sequence[Occupant[Any]]) -> Any:
+    def launch(self, shape: GraphShape, sequences: Mapping[int, Sequence]) -> Any:
         if self.gate is not None:
             assert self.gate.acquire(timeout=30)
         self.launches += 1
@@ -99,18 +117,18 @@ class ToyRunner:
             raise error
         made = {}
         for slot, state in self.device.items():
-            work, frame, active = state
-            if slot >= shape.slots or work.steps != shape.steps or not active:
+            line, part, frame, active = state
+            if slot >= shape.slots or line.steps != shape.steps or not active:
                 continue
-            eos = frame == work.length
-            state[1] += 1
-            state[2] = not eos and state[1] < work.limit
-            made[slot] = Token(eos, None if eos else np.full(2, work.sample(frame), np.float32))
-        return made, list(occupants)
+            eos = frame == part.length
+            state[2] += 1
+            state[3] = not eos and state[2] < part.limit
+            made[slot] = (eos, None if eos else np.full(2, line.sample(frame), np.float32))
+        return made, sequences
 
-    def read(self, ticket: Any) -> Iterable[tuple[Occupant[Any], Token]]:
-        made, occupants = ticket
-        return [(each, made[each.slot]) for each in occupants if each.slot in made]
+    def read(self, in_flight: Any) -> Iterable[StepOutput]:
+        made, sequences = in_flight
+        return [StepOutput(each, *made[slot]) for slot, each in sequences.items() if slot in made]
 
 
 class Run:
@@ -121,8 +139,8 @@ class Run:
         self.lost: list[EngineLost] = []
         self.loop = Loop(runner, self.lost.append)
 
-    def submit(self, *lines: Line) -> SpeechJob:
-        job = SpeechJob(lines, Frames(in_memory=3))
+    def submit(self, *lines: Line) -> SequenceGroup:
+        job = SequenceGroup(Frames(in_memory=3), lines)
         self.loop.submit(job)
         return job
 
@@ -137,7 +155,7 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     assert set(threading.enumerate()) <= before
 
 
-def check(job: SpeechJob, *lines: Line) -> None:
+def check(job: SequenceGroup, *lines: Line) -> None:
     """All frames of all chunks, each in order, and how each ended."""
     heard: dict[int, list[float]] = {each.index: [] for each in lines}
     ends = {}
@@ -148,18 +166,20 @@ def check(job: SpeechJob, *lines: Line) -> None:
         else:
             ends[event.chunk] = event
     for each in lines:
-        spoken = min(each.length, each.limit)
-        wanted = np.array([each.sample(frame) for frame in range(spoken)], np.float32)
-        assert np.array_equal(np.array(heard[each.index], np.float32), wanted)
-        reason: Literal["eos", "cap"] = "eos" if each.length < each.limit else "cap"
-        assert ends[each.index] == End(each.index, reason if spoken else "empty", 7)
+        spoken = [min(part.length, part.limit) for part in each.said]
+        wanted = [each.sample(frame) for count in spoken for frame in range(count)]
+        assert np.array_equal(np.array(heard[each.index]), np.array(wanted, np.float32))
+        reason: Literal["eos", "cap"] = (
+            "cap" if any(part.length >= part.limit for part in each.said) else "eos"
+        )
+        assert ends[each.index] == End(each.index, reason if any(spoken) else "empty", 7)
 
 
 def test_chunks_of_a_job_run_side_by_side(run: Run) -> None:
     lines = [line(0, index, 4 + index) for index in range(8)]
     job = run.submit(*lines)
     check(job, *lines)
-    assert run.runner.launches < sum(each.length for each in lines)
+    assert run.runner.launches < sum(each.said[0].length for each in lines)
 
 
 class Timed(ToyRunner):
@@ -167,13 +187,13 @@ class Timed(ToyRunner):
 
     now = 100.0
 
-    def admit(self, occupant: Occupant[Any], lease: Any) -> None:
-        super().admit(occupant, lease)
+    def admit(self, sequence: Sequence, lease: Any) -> None:
+        super().admit(sequence, lease)
         self.now += 5
 
-    def launch(self, shape: GraphShape, occupants: Sequence[Occupant[Any]]) -> Any:
+    def launch(self, shape: GraphShape, sequences: Mapping[int, Sequence]) -> Any:
         self.now += 1
-        return super().launch(shape, occupants)
+        return super().launch(shape, sequences)
 
 
 @pytest.mark.parametrize("lag", [0, 1])
@@ -187,7 +207,7 @@ def test_the_loops_time_is_divided_among_those_at_work(
     loop = Loop(runner, lambda _: None)
     shares = []
     for lengths in ([3, 3], [1, 4], [2]):
-        job = SpeechJob([line(0, index, each) for index, each in enumerate(lengths)], Frames())
+        job = SequenceGroup(Frames(), (line(0, index, each) for index, each in enumerate(lengths)))
         runner.now += 1000  # in which nobody has anything to say
         loop.submit(job)
         ends = [event for event in job.frames if isinstance(event, End)]
@@ -221,14 +241,11 @@ def test_jobs_with_other_steps_run_beside(run: Run) -> None:
 
 
 def test_the_parts_of_a_chunk_come_one_after_the_other_and_end_once(run: Run) -> None:
-    last = line(0, 1, 99, limit=4)
-    middle = line(0, 1, 0, rest=last)
-    lines = [line(0, 0, 9), line(0, 1, 3, rest=middle), line(0, 2, 9)]
+    lines = [line(0, 0, 9), line(0, 1, 3, rest=[(0, 50), (99, 4)]), line(0, 2, 9)]
     job = run.submit(*lines)
     events = list(job.frames)
     heard = [event.samples[0] for event in events if isinstance(event, Frame) and event.chunk == 1]
-    wanted = [lines[1].sample(frame) for frame in range(3)]
-    wanted += [last.sample(frame) for frame in range(4)]
+    wanted = [lines[1].sample(frame) for frame in (*range(3), *range(4))]
     assert np.array_equal(np.array(heard), np.array(wanted, np.float32))
     ends = {event.chunk: event.reason for event in events if isinstance(event, End)}
     assert ends == {0: "eos", 1: "cap", 2: "eos"}
@@ -242,7 +259,7 @@ def test_a_chunk_ends_as_all_of_its_parts_did(
     run: Run, lengths: tuple[int, int], reason: str
 ) -> None:
     first, second = lengths
-    job = run.submit(line(0, 0, first, rest=line(0, 0, second)))
+    job = run.submit(line(0, 0, first, rest=[(second, 50)]))
     ends = [event for event in job.frames if isinstance(event, End)]
     assert [end.reason for end in ends] == [reason]
 
@@ -386,7 +403,7 @@ def test_samples_that_are_no_numbers_fail_their_job_and_leave_nothing_behind(run
         def sample(self, frame: int) -> float:
             return float("nan") if frame == 2 else 0.0
 
-    bad = run.submit(Damaged(0, 7, 100, 50, 10, True, 0, 9))
+    bad = run.submit(line(0, 0, 9, kind=Damaged))
     lines = [line(1, 0, 9)]
     good = run.submit(*lines)
     with pytest.raises(EngineError, match="weights are damaged"):
@@ -407,6 +424,9 @@ def test_closing_ends_every_job(run: Run) -> None:
         run.submit(line(0, 0, 1))
 
 
+_Chunk = tuple[int, int, int, list[tuple[int, int]]]  # length, limit, steps, further parts
+
+
 @settings(max_examples=60)
 @given(
     slots=st.integers(1, 5),
@@ -414,7 +434,12 @@ def test_closing_ends_every_job(run: Run) -> None:
     jobs=st.lists(
         st.tuples(
             st.lists(
-                st.tuples(st.integers(0, 12), st.integers(1, 14), st.sampled_from([5, 10])),
+                st.tuples(
+                    st.integers(0, 12),
+                    st.integers(1, 14),
+                    st.sampled_from([5, 10]),
+                    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), max_size=2),
+                ),
                 min_size=1,
                 max_size=9,
             ),
@@ -425,7 +450,9 @@ def test_closing_ends_every_job(run: Run) -> None:
     ),
 )
 def test_no_slot_leaks_and_no_audio_crosses_jobs(
-    slots: int, lag: int, jobs: list[tuple[list[tuple[int, int, int]], int | None]]
+    slots: int,
+    lag: int,
+    jobs: list[tuple[list[_Chunk], int | None]],
 ) -> None:
     """Jobs of random chunks, some of them cancelled after some events, from one thread each."""
     run = Run(ToyRunner(slots, lag))
@@ -434,8 +461,8 @@ def test_no_slot_leaks_and_no_audio_crosses_jobs(
     def speak(number: int) -> None:
         chunks, patience = jobs[number]
         lines = [
-            line(number, index, length, limit, steps=steps)
-            for index, (length, limit, steps) in enumerate(chunks)
+            line(number, index, length, limit, steps=steps, rest=rest)
+            for index, (length, limit, steps, rest) in enumerate(chunks)
         ]
         job = run.submit(*lines)
         try:
@@ -461,5 +488,5 @@ def test_no_slot_leaks_and_no_audio_crosses_jobs(
     for failure in failures:
         raise failure
     assert not run.runner.device
-    assert not run.loop._scheduler.occupants
+    assert not run.loop._scheduler.running
     assert run.runner.leases.open == 0

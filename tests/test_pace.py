@@ -10,10 +10,11 @@ from text.pace import SECONDS_PER_CHARACTER, Pace, weight
 TEXT = "a few words that are said at an ordinary pace by somebody"
 
 
-def test_a_syllable_character_weighs_as_much_as_four_letters() -> None:
+def test_a_character_of_chinese_weighs_four_letters_of_korean_three_and_of_kana_two() -> None:
     assert weight("hello, you!") == 9
     assert weight("你好。") == 8
-    assert weight("こんにちは") == 20
+    assert weight("こんにちは") == 10
+    assert weight("안녕") == 6
     assert weight("") == 0
 
 

@@ -65,7 +65,7 @@ def test_a_trial_leaves_nothing_behind(own: VibeVoiceEngine) -> None:
 def test_a_trial_notices_what_is_no_number(own: VibeVoiceEngine, part: str) -> None:
     own.load()
     batch = batch_of(own)
-    weights = batch.frame.weights
+    weights = batch.step.weights
     damaged = {"decoder": weights.decoder.head[1], "language model": weights.norm}[part]
     with torch.inference_mode():
         damaged.fill_(float("nan"))

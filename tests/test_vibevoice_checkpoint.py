@@ -57,7 +57,7 @@ def test_the_tiny_checkpoint_is_read_as_what_it_is() -> None:
     assert found.parameters == sum(p.numel() for p in network.parameters()) + 2
     assert (found.tied, found.context, found.hop) == (False, 8192, 3200)
     assert found.normalise
-    assert found.is_test_model
+    assert found.is_small
     assert found.tokenizer == str(vibevoice.checkpoint() / "qwen-tokenizer")
 
 

@@ -13,18 +13,24 @@ def _words(written: str) -> frozenset[str]:
 
 # Titles, and words that need what follows them: never an end.
 _TITLES = _words(
-    "M MM Mme Mlle Mgr St Ste Sr Sra Srta Sres Dña Dra Drs Dres Profa Sig sig Sigra dott Dott "
-    "Avv avv Ing ing Hr Hrn Fr Frl Dhr dhr Mevr mevr mw drs ir Exmo Exma mgr inż ks św г ул пр им "
-    "тов проф акад ген ul vgl Vgl cf Cf viz bspw bzw EE Apt"
+    "M MM Mme Mlle Mgr St Ste Sr Sra Srta Sres Dña Dra Drs Dres Profa Sig sig Sigra dott Dott Avv "
+    "avv Ing ing Hr Hrn Fr Frl Dhr dhr Mevr mevr mw drs ir Exmo Exma mgr inż ks św г ул пр им тов "
+    "проф акад ген ul vgl Vgl cf Cf viz bspw bzw EE Apt Ms Mx Messrs Amb Atty Brig Ft Ud Uds Vd "
+    "Lic Arq Fam Hl sra srta"
 )
 # Before a number they name or measure it; before a small letter the sentence goes on.
 _NUMBERED = _words(
     "approx aprox max min incl inkl excl exkl est avg Ex Exs Tab Tabs Abb Abs Kap Art Aufl Eq Eqs "
     "Op op Fig Figs fig figs Ext ext eds Suppl Vol Vols vol vols No Nos no nos Nr nr Sec Secs sec "
     "Ch Chap Chaps ch Tel tel Ref Refs Def Prop Inst pag pagg num núm Núm pág págs Pág art eq Ave "
-    "Mio Mrd evtl ggf zzgl geb gest gegr ca circa cca env av apr ibid bijv tzv např příp kap "
-    "стр рис табл илл тел руб коп млн млрд тыс обл д см напр ок Ziff Anm Lit zł misc para qty temp "
-    "Rte Lem Cor ver vers UU appr exs dept Dept esp resp vs al feat orig"
+    "Mio Mrd evtl ggf zzgl geb gest gegr ca circa cca env av apr ibid bijv tzv např příp kap стр "
+    "рис табл илл тел руб коп млн млрд тыс обл д см напр ок Ziff Anm Lit zł misc para qty temp "
+    "Rte Lem Cor ver vers UU appr exs dept Dept esp resp vs al feat orig Para Paras Alg App Apps "
+    "Ser Fax chap éd máx mín Máx Mín Av Ap Apdo tlf tfno cap Cap Pat fasc Anl Anh Ausg wyd rozdz "
+    "rys godz poz hoofdst afb Afb bil Stat Supp trans ep Ep ste Div Sess Const amend Proc Bull "
+    "Rept rept Lat lat elev Elev Int Obs obs encl Encl Att att Sched sched subs Lect lect Ques "
+    "Prob prob Cert Acct acct Inv inv Ter Terr Sek sek Deut Exod Isa Ezek Matt Eph Thess Heb Prov "
+    "Eccl febr szept márc"
 )
 # The same where a sentence begins with it: `Max. 5 people`, but `I met Max.`
 _NUMBERED_AT_START = _words(
@@ -43,7 +49,7 @@ _DAYS = _words(
 _PARTS = _words(
     "Vol Vols Fig Figs Sec Ch Chap Art Pt App Bd Kap Tab Abb Eq Op Rm Bldg Ex fig vol sec ch art"
 )
-_SCALES = _words("Mio Mrd mln mld tys млн млрд тыс")
+_SCALES = _words("Mio Mrd Tsd mln mld tys млн млрд тыс")
 _BEFORE_NUMBER = _TITLES | _NUMBERED | _MONTHS
 _BEFORE_SMALL = _BEFORE_NUMBER | _NUMBERED_AT_START
 # Without a vowel, as Rm, Bldg, blz; not in capitals (TV), nor a sound (hmm).
@@ -55,6 +61,8 @@ _LAST_WORD = re.compile(r"(?P<amount>\d ?)?(?P<word>[^\s\"'\u201c\u2018(\[\d]{1,
 _LETTER = re.compile(r"[^\W\d_]\.")
 _ORDINAL = re.compile(r"\b\d{1,2}\.\Z")
 _MONTH = re.compile("Januar|Februar|März|Mai|Juni|Juli|Oktober|Dezember")
+# `der 2. Weltkrieg`, `im 19. Jahrhundert`
+_GERMAN_ORDINAL = re.compile(r"\b(?:d(?:er|ie|as|es|em|en)|im|zu[mr]|vom|beim) \d{1,2}\.\Z", re.I)
 _NUMBER = re.compile(r"[(#~<>\u2264\u2265\u00b1+-]?\d")
 _DAY = re.compile(r"[1-3]?\d\b(?!:)")
 _PART = re.compile(r"(?:[IVXLC]{1,6}|[A-Z]\d{0,4})\b(?!['.])")
@@ -67,7 +75,7 @@ def leads_on(before: str, after: str) -> bool:
     if not is_number and first.lower() == first.upper():
         return False
     if _ORDINAL.search(before, max(0, len(before) - 4)):
-        return bool(_MONTH.match(after))
+        return bool(_MONTH.match(after) or _GERMAN_ORDINAL.search(before))
     last = _LAST_WORD.search(before, max(0, len(before) - 16))
     if not last:
         return False

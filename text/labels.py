@@ -26,7 +26,10 @@ _SPEAKERS = (
 # Words that also begin a list: they are labels where one of them comes again.
 _PEOPLE = "person|voice|host|guest|participant"
 _LABEL_WORDS = f"{_SPEAKERS}|{_PEOPLE}".replace("(?:in)?", "").split("|")
-_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_WORDS = (  # noqa: SIM905 - a list of twenty strings reads worse
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty"
+).split()
 _ROMAN = ("i", "ii", "iii", "iv")
 _COUNT = (
     r"(?:[ _#\u2010\u2011-]{0,2}(?:(?:no|nr)\.? ?|number |\u2116 ?)?\d{1,3}(?!\d)|[ _#-]{1,2}"
@@ -58,7 +61,13 @@ _TAG = re.compile(
     rf"|</(?:speaker|{_PEOPLE})(?:[ _-]?\d{{1,3}})?\s?>|(?<!\w)\[(?P<s>S)(?P<n>\d)\] ?",
     re.I,
 )
-_BRACKET = re.compile(rf"{_PLACE} ?(?P<word>)\[(?P<count>\d{{1,2}})\] ?{_COLON} ?", re.M)
+_BRACKET = re.compile(
+    rf"{_PLACE} ?(?P<word>)\[(?P<count>\d{{1,2}})\](?P<colon> ?{_COLON})?"
+    r" ?(?=(?P<said>[^\n]{0,200}))",
+    re.M,
+)
+# `Smith, J.`, a year, `et al.`: what a list of sources has.
+_SOURCE = re.compile(r"[^\W\d_]{2,30}, [A-Z]\.|\b(?:19|20)\d\d\b|\bet al\.|\bdoi:|https?://")
 
 
 def take_tags(text: AlignedText) -> tuple[AlignedText, dict[int, _Key]]:
@@ -132,13 +141,22 @@ def _named(text: str) -> dict[int, _Key | None]:
 
 
 def _numbered(text: str) -> dict[int, _Key | None]:
-    """`[1]: Hello.` is a line of a script; it is a note where each number comes once, behind a
-    text."""
-    labels = list(_BRACKET.finditer(text)) if "[" in text else []
+    """`[1]: Hello.` is a line of a script. It is a note where each number comes once, behind a
+    text or before a source; without a colon it is one unless numbers begin every line."""
+    found = list(_BRACKET.finditer(text)) if "[" in text else []
+    labels = [label for label in found if label["colon"]]
+    has_colons = bool(labels)
+    labels = labels or list(filter(_begins_line, found))
     keys = list(map(_key, labels))
     if len(keys) < 2 or len(set(keys)) > MAX_SPEAKERS:
         return {}
-    is_script = len(set(keys)) < len(keys) or not text[: labels[0].start()].strip()
+    comes_again = len(set(keys)) < len(keys)
+    if has_colons:
+        begins = not text[: labels[0].start()].strip()
+        is_list = all(_SOURCE.search(label["said"]) for label in labels)
+        is_script = comes_again or (begins and not is_list)
+    else:
+        is_script = comes_again and len(labels) == _lines(text)
     return {label.start(): _key(label) for label in labels} if is_script else {}
 
 
@@ -184,14 +202,18 @@ def _numbers(keys: Mapping[int, _Key]) -> dict[int, int]:
 _LIKE_A_LABEL = re.compile(
     rf"(?:{_SPEAKERS}){_COUNT}(?: ?{_NOTE}|,? ?{_TIME})? ?{_COLON}"
     rf"|^ ?(?:{_SPEAKERS}|{_PEOPLE}){_COUNT} ?(?:{_COLON}|[-\u2013\u2014>|;=] )"
-    rf"|^ ?\[\d{{1,2}}\] ?{_COLON}"
+    rf"|^ ?\[\d{{1,2}}\](?: ?{_COLON}|(?= \S))"
     rf"|<(?:speaker|{_PEOPLE})[ _-]?\d{{1,3}} ?>",
     re.I | re.M,
 )
 _WITH_COMMA = re.compile(rf"^ ?(?:{_SPEAKERS}){_COUNT},(?= )", re.I | re.M)  # a table's cell
-_NAME = re.compile(rf"^ ?([^\W\d_][\w.' -]{{0,30}}?) ?{_COLON} ?(?=\S)", re.M)
+_NAME = re.compile(
+    rf"^ ?([^\W\d_][\w.' -]{{0,30}}?|\d{{1,2}}(?={_COLON} )) ?{_COLON} ?(?=\S)", re.M
+)
 _LINE = re.compile(r"^ *\S", re.M)
 _MOST_NAMED = 3
+# Words and marks of speech; `Time: two hours.` and `Lisbon: The capital.` have none.
+_SPEECH = re.compile(r"[?!]|\b(?:I|you|me|we|us|my|your|hi|hello|hey|yes|no|thanks?|bye)\b", re.I)
 
 
 def _warnings(text: str, is_script: bool) -> list[str]:
@@ -219,11 +241,15 @@ def _like_labels(text: str) -> dict[str, None]:
 
 
 def _dialogue(text: str) -> list[str]:
-    """The names before a colon, where they come again and begin most lines."""
+    """The names before a colon, where they come again and begin most lines, or begin every line
+    of what sounds like speech."""
     names = Counter(match[1] for match in _NAME.finditer(text))
     count = names.total()
-    is_dialogue = count > max(2, len(names)) and len(names) > 1
-    return [f"{name}:" for name in names] if is_dialogue and 2 * count >= _lines(text) else []
+    if len(names) < 2:
+        return []
+    comes_again = count > max(2, len(names)) and 2 * count >= _lines(text)
+    is_dialogue = comes_again or (count == _lines(text) and _SPEECH.search(text))
+    return [f"{name}:" for name in names] if is_dialogue else []
 
 
 def _lines(text: str) -> int:

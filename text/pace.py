@@ -10,6 +10,8 @@ import unicodedata
 
 from cachetools import LRUCache
 
+from text.writing_systems import HAN, HANGUL, KANA
+
 SECONDS_PER_CHARACTER = 0.065
 """150 words a minute."""
 _TRUST = 300
@@ -23,13 +25,10 @@ _CONSONANT = "[B-DF-HJ-NP-TV-XZb-df-hj-np-tv-xz]"
 # What a character adds to its own weight. The figures are espeak's durations over its pace of
 # prose (`python -m bench.pace`): 4.8 for a digit by itself, 5.5 in a year, 9 in a long number.
 _ADDS = (
-    # A character of Chinese, Japanese or Korean is a syllable or more.
-    (
-        3,
-        re.compile(
-            r"[\u3005\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
-        ),
-    ),
+    # A sign of kana is a short syllable, one of Korean a whole one, and of Chinese often more.
+    (1, re.compile(f"[{KANA}]")),
+    (2, re.compile(f"[{HANGUL}]")),
+    (3, re.compile(f"[{HAN}]")),
     (5, re.compile(r"[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215e]")),
     # Zeros that end a number: 5,000 is "five thousand".
     (-4, re.compile(r"(?<=[1-9])0*+(?:[,.]000)*+(?!\d)")),

@@ -27,9 +27,9 @@ _LENGTHS_MS = {"short": 400, "brief": 400, "long": 1_500}
 _UNIT = r"ms|msecs?|milliseconds?|s|secs?|seconds?"
 _DURATION = rf"(?P<number>\d{{1,6}}(?:[.,]\d{{0,6}})?|[.,]\d{{1,6}}) ?(?P<unit>{_UNIT})?(?![a-z])"
 _WRITTEN = re.compile(
-    rf"[\[(] ?(?:(?P<length>short|brief|long) )?"
+    rf"(?:\[{{1,2}}|\() ?(?:(?P<length>short|brief|long) )?"
     rf"(?P<word>pause|silence|silent|break|wait)?(?: for(?= ))? ?[:=]? ?(?:{_DURATION})?"
-    r"(?: (?P<after>pause|silence|break))? ?[\])]",
+    r"(?: (?P<after>pause|silence|break))? ?(?:\]{1,2}|\))",
     re.I,
 )
 _APPLE = re.compile(r"\[\[ ?slnc (\d{1,6}) ?\]\]", re.I)

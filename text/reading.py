@@ -132,6 +132,8 @@ def _as_spoken(respelling: str) -> str:
 _SILENCE_MS = 300
 """The answer to a text without a word. It is no error: reading apps send a page sentence by
 sentence and stop at the first refusal, and Home Assistant tries a key with a full stop."""
+# Marks that a pause or a label cut off from the words before.
+_LOOSE = re.compile(r"\A(?:[ ,;:!?]|\.(?= ))*")
 _MARKS = re.compile(f"[{PAUSE}{PARAGRAPH}{SPEAKER}]")
 
 
@@ -181,7 +183,7 @@ class _Cutter:
         words = self.text.text[first:last]
         if not speakable(words):
             return False
-        first += len(words) - len(words.lstrip(" "))
+        first += len(words) - len(_LOOSE.sub("", words, count=1))
         last -= len(words) - len(words.rstrip(" "))
         if self.number not in self.numbers:
             self.numbers.append(self.number)

@@ -24,7 +24,7 @@ _CLOSED = r"[.!?\u2026][\"'\u201d\u2019\u00bb)\]]{1,2}"
 _MISSED_END = re.compile(rf"(?:\betc\.|{_CLOSED})(?= +[\"'\u201c\u2018(\[]?[A-Z])")
 # A space that was forgotten: `left.She`.
 _GLUED = re.compile(
-    r"[.!?\u2026](?=([^\W\d_]{1,40})(?:['\u2019-][^\W\d_]{1,20}){0,2}"
+    r"[.!?\u2026][\u201d)]?(?=([^\W\d_]{1,40})(?:['\u2019-][^\W\d_]{1,20}){0,2}"
     r"[.,;:!?\u2026\"'\u201d\u2019)]{0,3}(?:\s|\Z))"
 )
 _LAST_WORD = re.compile(r"(?:^|(?<=[\s\"'\u201c\u2018(\[]))([^\W_]{2,40})[\"'\u201d\u2019)]?\Z")
@@ -67,7 +67,7 @@ def glued_ends(text: str) -> Iterator[int]:
         before = _LAST_WORD.search(text[max(0, start - 42) : start]) if after[0].isupper() else None
         if not before or _NAMES.fullmatch(after):
             continue
-        if before[1].islower() or _STARTERS.fullmatch(after) or mark[0] in "!?":
+        if before[1].islower() or _STARTERS.fullmatch(after) or mark[0][0] in "!?":
             yield mark.end()
 
 
@@ -163,6 +163,7 @@ _NAME = r"(?:I|[A-Z\u00c0-\u00de][\w'\u2019-]{1,30}\.?)"
 _SPEAKER = rf"(?!(?:{_PRONOUN})\b){_NAME}(?: {_NAME}){{0,3}}"
 _QUOTED = re.compile(rf"{_CLOSED}\s?\Z")
 _SAID = re.compile(rf"{_SPEAKER} (?:[a-z]{{2,20}}ly )?(?:{_SAYS})\b")
+_BEGINS_SMALL = re.compile(r"[^\w]{0,3}[a-z\u00df-\u00ff\u0430-\u044f]")
 _MAYBE_SPEAKER = re.compile(rf"{_SPEAKER}(?: [a-z]{{2,20}}ly)? ?(?:[a-z]{{1,20}}|wanted[a-z ]*)?")
 
 
@@ -176,6 +177,10 @@ def _joins(text: str, before: Span, after: Span) -> bool:
         return True  # no space and no glued end: `System.Out`
     if before[1] - before[0] < 8 and _NUMBER.fullmatch(tail):
         return True
+    if first.islower() and tail[-1] in "!?" and not _BEGINS_SMALL.match(text, before[0]):
+        return (
+            True  # `Yahoo! is a firm`, `¿Y tú? dijo él`; who writes no capitals ends sentences so
+        )
     head = text[after[0] : min(after[1], after[0] + 160)]
     return leads_on(tail, head) or bool(_QUOTED.search(tail[-3:]) and _SAID.match(head))
 

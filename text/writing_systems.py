@@ -16,6 +16,9 @@ SPACELESS_ALPHABETS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 # From Devanagari to Sinhala.
 INDIC = "\u0900-\u0dff"
 
+# Arabic, Indic and Khmer scripts and those between: a joiner decides how a word is spelled.
+JOINED = f"\u0620-\u06ff\u0750-\u077f{INDIC}\u0f00-\u109f\u1780-\u17ff"
+
 SYLLABLE = re.compile(f"[{HAN}{KANA}{HANGUL}]")
 UNSPACED = re.compile(f"[{HAN}{KANA}{SPACELESS_ALPHABETS}]")
 """A character beside which any place may be a word's edge."""

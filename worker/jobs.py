@@ -21,7 +21,7 @@ from config import on_runpod
 from delivery import answer as delivery
 from delivery.answer import Delivered, Delivery, Outputs
 from delivery.bucket import Bucket
-from request.errors import DeliveryError, EngineLost, SpeechError
+from request.errors import DeliveryError, EngineLost, RequestError, SpeechError
 from request.model import SpeechRequest, parse_request, words_of
 from synthesis.file import SpeechFile
 from synthesis.inference import VibeVoiceInference
@@ -29,6 +29,9 @@ from synthesis.quality import Progress
 from synthesis.result import AudioPart, Result
 from worker import sdk_loop
 from worker.progress import reporting
+
+_MOST_POSTED = 1_000_000
+"""Bytes of a stream's item: RunPod takes no longer ones, and tells nobody."""
 
 Job = dict[str, Any]
 Answer = dict[str, Any]
@@ -79,6 +82,11 @@ class Jobs:
                     await close()
             else:
                 answer = await self._whole(job, request, warnings)
+                if request.dry_run and len(json.dumps(answer)) > _MOST_POSTED:
+                    chunks = len(answer["chunks"])
+                    problem = f"is read in {chunks} chunks, too many for one stream item"
+                    allowed = "a plan below 1 MB: send it in parts"
+                    raise RequestError(problem, "text", allowed=allowed)
                 audio = answer.pop("audio_base64", None)
                 yield answer
                 answer.pop(sdk_loop.LOST, None)

@@ -176,10 +176,9 @@ class VibeVoiceEngine:
         device = self._card()
         checkpoint, tokenizer = checkpoints.find(self._hub, self._name, self._revision)
         runtime = self._load_runtime(upstream, checkpoint, str(tokenizer), device)
-        size = f"{checkpoint.parameters / 1e6:,.1f} million parameters"
         self._details |= {
             "code": code.version,
-            "weights": f"test model, {size}" if checkpoint.is_test_model else size,
+            "weights": f"{checkpoint.parameters / 1e6:,.1f} million parameters",
             **runtime.details,
         }
         if commit := commit_of(checkpoint.folder):

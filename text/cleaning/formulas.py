@@ -18,7 +18,7 @@ _DISPLAYED = re.compile(
 )
 _ENVIRONMENT = re.compile(r"\\(?:begin|(end))\{([a-z]{1,20}\*?)\}")
 _INLINE = re.compile(
-    r"(?<![\w$\\])\$(?=[^\s$])([^$\n]{0,300}[^\s$\\])\$(?![\w$])"
+    r"(?<![\w$\\])\$(?=[^\s$])([^$\n]{0,300}[^\s$\\])\$(?![\w$])(?!(?<=[A-Z]\$) \d)"
     r"|\\\((?=\S| )([^\n]{1,300}?)\\\)"
 )
 _SIGNS_OF_TEX = re.compile(r"[\\^_{}=]")
@@ -29,7 +29,8 @@ _VARIABLES = re.compile(
 _EMPTIED = re.compile(r"\$\$[\s.,]{0,20}\$\$|\\\[[\s.,]{0,20}\\\]")
 # Two clauses, or words in a row that no command holds: the dollar signs are money.
 _PROSE = re.compile(
-    r"(?<!\\)[.;:!?](?: |\Z)|(?<!\\), ?[a-z]{2,}(?![a-z(])|(?<![\\a-z{])[a-z]{2,} (?:[a-z]{2,} )",
+    r"(?<!\\)(?:[.;!?]|(?<!\b[A-Za-z]):)(?: |\Z)|(?<!\\), ?[a-z]{2,}(?![a-z(])"
+    r"|(?<![\\a-z{])[a-z]{2,} (?:[a-z]{2,} )",
     re.I,
 )
 # The frame that models put around a result.

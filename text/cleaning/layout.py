@@ -6,11 +6,12 @@ from itertools import pairwise
 
 from text.aligned import AlignedText, Pieces
 from text.pauses import PARAGRAPH
+from text.writing_systems import HAN, KANA
 
 _BREAK = re.compile(r" *\n[ \n]*")
 _EMPTY_LINES = re.compile(r"\n[ \n]*\n")
 _SHORT_LINE = 60
-_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_WIDE = re.compile(f"[{HAN}{KANA}]")
 _WIDE_HEADING = 20
 # Margins that people wrap text at, in characters; two lines alone show less than many.
 _NARROWEST, _NARROWEST_PAIR, _WIDEST = 40, 45, 100
@@ -28,7 +29,7 @@ _PREFIXES = re.compile(
     "brother|sister|anti|vice|celui|celle|ceux|celles"
 )
 _SUFFIXES = re.compile(
-    "er|ers|ern|erly|est|ly|ness|ish|ages?|ther|dle|der|ty|less|ing|ed|en|ment|wards?|able|y|al|"
+    "er|ers|ern|erly|est|ly|ness|ish|ages?|ther|dle|der|ty|less|wares?|ing|ed|en|ment|wards?|able|y|al|"
     r"it(?:y|ies)|i[sz](?:e[ds]?|ing|ms?|ts?|tic|ation)"
 )
 # A compound's last part far more often than a syllable: evidence-based, decision-making.
@@ -68,7 +69,8 @@ def join_words(text: AlignedText) -> AlignedText:
         if _SUSPENDED.fullmatch(last):
             return (1, "- ") if match[2] else None
         is_compound = (
-            (_PREFIXES.fullmatch(first) and not _SUFFIXES.fullmatch(last))
+            len(first) == 1  # e-mail, T-shirt: no word is cut behind one letter
+            or (_PREFIXES.fullmatch(first) and not _SUFFIXES.fullmatch(last))
             or (_LAST_PARTS.fullmatch(last) and not _NO_FIRST_PARTS.fullmatch(first))
             or (_PRONOUNS if match[2] else _WORDS).fullmatch(last)
             or f"{first}-{last}" in words

@@ -3,12 +3,13 @@
 import re
 
 from text.aligned import AlignedText, Pieces
+from text.writing_systems import HAN, HANGUL, KANA
 
 _EMAIL = re.compile(
     r"(?:<|\bmailto:)?(?<![\w.@])([\w.+-]{1,64})@((?:[\w-]{1,63}\.){1,8}[a-z]{2,24})(?![A-Za-z0-9_@-])>?",
     re.I,
 )
-_WIDE = "\u3000-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
+_WIDE = f"\u3000-\u303f{KANA}{HAN}{HANGUL}\uff00-\uffef"
 _HOST = rf"(?:(?![{_WIDE}])[\w-])"
 _PATH = rf"[^\s<>\"'{_WIDE}\u2013\u2014\u2026\u00ab\u00bb\u2018-\u201f]"
 _URL = re.compile(

@@ -10,6 +10,7 @@ import re
 from text.aligned import AlignedText, Pieces
 from text.cleaning.formulas import LEFT_OUT, say_formulas, say_powers
 from text.cleaning.notes import strip_notes, strip_source_links
+from text.writing_systems import HAN, HANGUL, KANA, SPACELESS_ALPHABETS
 
 # A target has no spaces, so `[laughs](quietly, turning away)` is no link.
 _TARGET = (
@@ -26,7 +27,7 @@ _REFERENCE = re.compile(
     r"(?: \"[^\"\n]{0,300}\"| '[^'\n]{0,300}'| \([^()\n]{0,300}\))? *$",
     re.M | re.I,
 )
-_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
+_ESCAPED = re.compile(r"\\(?:([!-/:-@\[-`{-~])|$)", re.M)  # the last: a hard line break
 _RULE = re.compile(
     r"^ {0,3}(?:(?:- ?){3,80}|(?:\* ?){3,80}|(?:_ ?){3,80}|(?:~ ?){3,80}|={3,80}) *$", re.M
 )
@@ -46,17 +47,21 @@ _NUMBERED = re.compile(rf"^( {{0,12}}(?:\d{{1,3}}[.)]|[a-zA-Z]\)) +{_ITEM}) *$",
 _QUOTE = re.compile(r"^ {0,3}(?:> ?){1,10}", re.M)
 _SEPARATOR = re.compile(r"(?<=\S) [|•·‧▪●] (?=\S)")
 # No code begins inside a word, as in don`t, nor ends in one unless it is one word (`int`s).
-_UNCASED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
+_UNCASED = re.compile(f"[{HAN}{KANA}{HANGUL}{SPACELESS_ALPHABETS}]")
 _CODE = re.compile(
     rf"(?:(?<!\w)|(?<={_UNCASED.pattern}))(?:(`{{1,3}})([^`\n]{{1,500}})\1"
-    rf"(?:(?!\w)|(?={_UNCASED.pattern}))|(`{{1,3}})([^`\s]{{1,100}})\3)"
+    rf"(?:(?!\w)|(?={_UNCASED.pattern}))|(`{{1,3}})([^`\s]{{1,100}})\3(?=(?:e?s|ed|e[nr]|ing)\b))"
 )
 _TEX_QUOTE = re.compile(r"(?<![`\w])``(?=[^`\s])([^`'\n]{1,500})''")
 _GAP = re.compile(
     r"(?<![\w_])_{3,200}(?: _{3,200}){0,20}(?![\w_])|(?<=\w\w)_{4,200}(?![\w_])"
     r"|(?<![\w_])_(?: _){2,100}(?![\w_])"
 )
-_CALLOUT = re.compile(r"^ {0,3}\[![a-z][\w-]{0,30}(?:\|[^\[\]\n]{0,50})?\][+-]? ?", re.M | re.I)
+_CALLOUT = re.compile(
+    r"^ {0,3}(?:\[![a-z][\w-]{0,30}(?:\|[^\[\]\n]{0,50})?\][+-]? ?"
+    r"|:{3,10} ?(?:[a-z][\w-]{0,30})? ?)",
+    re.M | re.I,
+)
 _COMMENT = re.compile(r"(?<![\d%])%%(?!%).{0,5000}?%%", re.S)
 _EMBED = re.compile(
     r"!\[\[[^\[\]\n]{1,500}\]\]|\[\[(?:File|Image|Category|Datei|Kategorie|Fichier):[^\[\]\n]{1,500}\]\]",
@@ -75,7 +80,8 @@ _WRAP = r"\n(?! *(?:\n|[-*+>#|]|\d{1,3}[.)]))"
 # Bold may begin or end inside a word (**un**likely), single marks may not (2*3*4).
 _EMPHASIS = re.compile(
     rf"\*\*(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*\*"
-    rf"|(?<![\w*])\*{{1,3}}(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*{{1,3}}(?![\w*])"
+    rf"|(?:(?<![\w*])|(?<={_UNCASED.pattern}))\*{{1,3}}(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)"
+    rf"(?<=[^\s*])\*{{1,3}}(?:(?![\w*])|(?={_UNCASED.pattern}))"
     r"|(?<![\w_])_{1,3}(?=[^\s_])"
     rf"((?:[^_\n]|(?<=\w)_(?=\w)|{_WRAP}){{1,2000}}?)(?<=[^\s_])_{{1,3}}(?![\w_])"
 )
@@ -115,7 +121,7 @@ def strip_markdown(text: AlignedText) -> tuple[AlignedText, list[str]]:
     """Removes Markdown's marks and those of note-taking programs, and keeps the words; formulas
     and footnotes are left out, each with a warning."""
     text, warnings = _strip_inline_sources(text)
-    text = text.sub(_ESCAPED, lambda match: () if match[1] in "*`~" else (1,))
+    text = text.sub(_ESCAPED, lambda match: (1,) if match[1] and match[1] not in "*`~" else ())
     text = text.sub(_TABLE_RULE, ())
     text = text.sub(_TABLE_ROW, _as_sentence)
     text = text.sub(_RULE, ("\n",))
@@ -147,7 +153,9 @@ def _strip_inline_sources(text: AlignedText) -> tuple[AlignedText, list[str]]:
     text = strip_source_links(text)
     for pattern in (_IMAGE, _LINK):
         text = text.sub(pattern, (1,), "[")
-    text = text.sub(_REFERENCE, (), "[")
+    undefined, text = text, text.sub(_REFERENCE, (), "[")
+    if text is not undefined:
+        text = text.sub(_REFERENCE_LINK, (1,), "[")  # before `[1]` is taken for a note
     text, warnings = strip_notes(text)
     text = text.sub(_REFERENCE_LINK, (1,), "[")
     return say_powers(text), [*([LEFT_OUT] if left_out else []), *warnings]
@@ -183,7 +191,9 @@ _STRESSED = re.compile(
 def _emphasised(match: re.Match[str]) -> Pieces:
     """What is emphasised between two sentences, such as `*sighs*`, is a sentence of its own."""
     group = match.lastindex or 1
-    return (group, ".") if _stands_alone(match, match[group]) else (group,)
+    if not _stands_alone(match, match[group]):
+        return (group,)
+    return (group, ". " if match.string[match.end() : match.end() + 1].isalnum() else ".")
 
 
 def _stands_alone(match: re.Match[str], body: str) -> bool:
@@ -192,7 +202,7 @@ def _stands_alone(match: re.Match[str], body: str) -> bool:
     before, after = whole[max(0, start - 4) : start], whole[end : end + 3]
     if body.endswith(_ENDS) or _STRESSED.fullmatch(body) or not _SENTENCE_END.search(before):
         return False
-    begins = after.lstrip(" *_\"'(\u201c\u2018\u00ab\u201e")[:1]
+    begins = after.lstrip(" *_\"'(\u00bf\u00a1\u201c\u2018\u00ab\u201e")[:1]
     words = body.split()
     is_name = len(words) > 1 and all(word[:1].isupper() for word in words)
     if after[:1] == " " and after[1:2] in ("*", "_"):

@@ -8,6 +8,7 @@ left to the voice.
 import re
 
 from text.aligned import AlignedText, Piece, Pieces
+from text.writing_systems import HAN
 
 _CENTS = ("cent", "cents")
 _CURRENCIES: dict[str, tuple[str, str, tuple[str, str] | None]] = {
@@ -34,7 +35,10 @@ _SCALES = {"k": "thousand", "m": "million", "mn": "million", "mil": "million"} |
 SIGNS = "".join(_CURRENCIES)
 _BEFORE = rf"(?<![\w{SIGNS}])(?<!\d-)"
 _AMOUNT = r"(?:\d{1,12}(?:,\d{3}){0,5}(?:\.\d{1,2})?|\.\d\d)"
-_SCALE = r"[ -](?:hundred|thousand|million|billion|trillion)\b|(?: ?(?:bn|tn|mn|mil)|[kmb])\b"
+_SCALE = (
+    r"[ -]?(?:hundred|thousand|million|billion|trillion|lakh|crore)\b"
+    r"|(?: ?(?:bn|tn|mn|mil)|[kmb])\b"
+)
 _CODES = "USD|CAD|AUD|NZD|HKD|SGD|MXN|EUR|GBP|JPY|CNY|INR"
 _NAMES = "|".join({one for one, _, _ in _CURRENCIES.values()})
 _AFTER = (
@@ -75,7 +79,7 @@ _NO_NOUN = re.compile(
 )
 
 
-_HAN = re.compile("[\u3400-\u9fff]")
+_HAN = re.compile(f"[{HAN}]")
 
 
 def say_money(text: AlignedText) -> AlignedText:
@@ -126,8 +130,8 @@ def _scale(match: re.Match[str], group: str) -> list[Piece]:
     scale = (match[group] or "").strip(" -").lower()
     if scale in _SCALES:
         return [" ", _SCALES[scale]]
-    start, end = match.span(group)
-    return [" ", slice(start + 1, end)] if scale else []
+    end = match.end(group)
+    return [" ", slice(end - len(scale), end)] if scale else []
 
 
 def _names_its_noun(match: re.Match[str]) -> bool:

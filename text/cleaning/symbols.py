@@ -10,15 +10,13 @@ from functools import cache
 
 from text.aligned import AlignedText, Pieces
 from text.cleaning.money import SIGNS, say_money
+from text.writing_systems import JOINED
 
 _LINE_ENDS = re.compile("\r\n?|[\u0085\u2028\v\f]")
 _PARAGRAPH_SEPARATOR = re.compile("\u2029")
 _INVISIBLE = {"Cc", "Cf", "Cn", "Co", "Cs"}
 _KEPT_FORMAT = "\n\u200c\u200d"
-# Behind letters of Arabic, Indic and Khmer scripts a joiner decides how a word is spelled.
-_IDLE_JOINER = re.compile(
-    "(?<![\u0620-\u06ff\u0750-\u077f\u0900-\u0dff\u0f00-\u109f\u1780-\u17ff])[\u200c\u200d]{1,20}"
-)
+_IDLE_JOINER = re.compile(f"(?<![{JOINED}])[\u200c\u200d]{{1,20}}")
 _JAMO = "\u1160-\u11ff\ud7b0-\ud7ff"
 _VARIATION_SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef\u20e3"
 _UNSEEN = re.compile(f"[{_VARIATION_SELECTORS}\ufffc\ufffd]")
@@ -33,7 +31,8 @@ def _found(text: str, wanted: Callable[[str], bool]) -> str:
 
 
 _ESCAPED_LINE_END = re.compile(
-    r"(?:\A|(?<=[^\s\\\"'`(\[])|(?<=[.!?,:;]\")|(?<=[.!?,:;]\\\")|(?<=\\n))((?:\\r)?\\n|\\t)"
+    r"(?:\A|(?<=[^\s\\\"'`(\[])|(?<=[.!?:;] )|(?=\\r\\n)"
+    r"|(?<=[.!?,:;]\")|(?<=\S\\\")|(?<=\\n))((?:\\r)?\\n|\\t)"
     r"(?=\\[ntr\"]| ?[^\Wa-z_]| ?[\"'#*>\u2022\u201c-]|\s{0,3}\Z)"
 )
 _LINE_END_OR_TAB = re.compile(r"\\[nrt]")

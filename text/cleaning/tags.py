@@ -10,6 +10,7 @@ import unicodedata
 from html.entities import html5
 
 from text.aligned import AlignedText, Pieces
+from text.writing_systems import HAN, KANA
 
 _BLOCKS = (
     "p|div|li|ul|ol|h[1-6]|blockquote|pre|table|tr|hr|section|article|header|footer|main|nav|"
@@ -25,6 +26,7 @@ _INLINES = (
 )
 _COMMENT = re.compile(r"<!--.{0,5000}?-->|<![a-z][^<>]{0,500}>|<\?[a-z][^<>]{0,500}>", re.S | re.I)
 _UNSPOKEN_ELEMENT = re.compile(r"<(script|style)\b[^<>]{0,2000}>.{0,5000}?</\1 ?>", re.I | re.S)
+_CDATA = re.compile(r"<!\[CDATA\[(.{0,5000}?)\]\]>", re.S)
 _CELL_END = re.compile(r"</t[dh] ?>\s{0,100}(?=<t[dh]\b)", re.I)
 # `</a><a>`: words of two elements are two words.
 _BETWEEN = re.compile(
@@ -73,6 +75,7 @@ def strip_tags(text: AlignedText) -> AlignedText:
     if "<" not in text.text:
         return _strip_readings(text)
     text = text.sub(_SHOWN_AS_CODE, (1,))
+    text = text.sub(_CDATA, (1,))
     text = text.sub(_COMMENT, ())
     text = text.sub(_UNSPOKEN_ELEMENT, (" ",))
     text = _strip_readings(text)
@@ -93,8 +96,8 @@ def strip_tags(text: AlignedText) -> AlignedText:
     return text.sub(_END_TAG, lambda match: None if _SPEAKER.fullmatch(match[1]) else ())
 
 
-_KANJI = "\u3400-\u9fff\uf900-\ufaff\u3005\u3006\u30f6"
-_KANA = "\u3041-\u3096\u30a1-\u30fa\u30fc\u30fb\u3105-\u312f\u02ca\u02c7\u02cb\u02d9"
+_KANJI = f"{HAN}\u3006\u30f6"
+_KANA = f"{KANA}\u3105-\u312f\u02ca\u02c7\u02cb\u02d9"
 _RUBY_TEXT = re.compile(
     r"<r(?:tc|t|p)(?:\s[^<>]{0,200})?>(?:[^<>]|</?(?!r|/)[a-z][^<>]{0,200}>){0,200}"
     r"(?:</r(?:tc|t|p) ?>|(?=<))",
@@ -106,9 +109,13 @@ _REMARK = (
     "ほか|のみ|まで|から|より|また|すべて|"
     "なし|あり|うち|いわゆる|おそらく"
 )
+_SPOKEN_AS = rf"[{_KANA} /\uff0f]{{1,20}}"
+_TONES = "āáǎàēéěèīíǐìōóǒòūúǔùǖǘǚǜ"
+_PINYIN = rf"(?=[a-z\u00fc' ]{{0,20}}[{_TONES}])[a-z\u00fc' {_TONES}]{{1,60}}"
+# A word that ends in kana has them again in its reading.
 _READING = re.compile(
-    rf"(?<=[{_KANJI}])(?:\u300a[{_KANA}]{{1,20}}\u300b|[(\uff08\[{{](?!(?:{_REMARK})[)\uff09\]}}])"
-    rf"[{_KANA}]{{1,20}}[)\uff09\]}}])"
+    rf"(?<=[{_KANJI}])([{_KANA}]{{0,4}})(?:\u300a{_SPOKEN_AS}\1\u300b"
+    rf"|[(\uff08\[{{](?!(?:{_REMARK})[)\uff09\]}}])(?:{_SPOKEN_AS}\1|{_PINYIN})[)\uff09\]}}])"
 )
 # A bar says where the base begins, so what follows in brackets is its reading.
 _MARKED_BASE = re.compile(r"\uff5c([^\s\uff5c\u300a]{1,30})\u300a[^\u300a\u300b\n]{1,30}\u300b")
@@ -120,7 +127,7 @@ def _strip_readings(text: AlignedText) -> AlignedText:
     text = text.sub(_RUBY_TEXT, ())
     text = text.sub(_MARKED_BASE, (1,))
     text = text.sub(_BRACED, (1,))
-    return text.sub(_READING, ())
+    return text.sub(_READING, (1,))
 
 
 _SCRIPT = re.compile(

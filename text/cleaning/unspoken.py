@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from text.aligned import AlignedText, Pieces
+from text.writing_systems import UNSPACED
 
 _ANSI = re.compile(
     r"(?:\x1b|\u241b|\^\[|\\x1b|\\033|\\e|\\u001b)"
@@ -28,7 +29,7 @@ def strip_colours(text: AlignedText) -> AlignedText:
 _REASONING = r"think(?:ing)?|thoughts?|reasoning(?:_content)?|reflection|scratchpad|inner_monologue"
 _CALLS = r"(?:tool|function)_(?:calls?|uses?|code|responses?|results?|outputs?)"
 _TAG = re.compile(
-    rf"(?<!`)(?:[<\u25c1](?P<end>/?)(?:[a-z]{{1,12}}:)?(?P<name>{_REASONING}|{_CALLS})"
+    rf"(?<!`)(?:[<\u25c1] ?(?P<end>/?) ?(?:[a-z]{{1,12}}:)?(?P<name>{_REASONING}|{_CALLS})"
     r"(?:\s[^<>]{0,500}(?<!/))?[>\u25b7]|(?-i:\[(?P<closed>/?)(?P<upper>THINK)\]))(?!`)",
     re.I,
 )
@@ -136,7 +137,8 @@ def _is_name(tag: str | None) -> bool:
 
 
 _TAG_BEGINS = re.compile(
-    rf"[<\u25c1]/?(?:[a-z_:]{{0,40}}|(?:[a-z]{{1,12}}:)?(?:{_REASONING}|{_CALLS})\s[^<>]{{0,500}})\Z"
+    rf"[<\u25c1] ?/? ?(?:[a-z_:]{{0,40}}"
+    rf"|(?:[a-z]{{1,12}}:)?(?:{_REASONING}|{_CALLS})\s[^<>]{{0,500}})\Z"
     r"|(?-i:\[/?T?H?I?N?K?)\Z",
     re.I,
 )
@@ -273,7 +275,7 @@ def _folio(match: re.Match[str]) -> Pieces | None:
     is_short = start < _LONG_LINE or "\n" in whole[start - _LONG_LINE : start]
     if is_short and not (match["sure"] or is_apart):
         return None
-    is_wide = before > "\u2e80" and after > "\u2e80"
+    is_wide = UNSPACED.match(before) and UNSPACED.match(after)
     return ("" if is_wide else "\n" if before == "-" else " ",)
 
 

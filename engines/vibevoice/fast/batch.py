@@ -1,16 +1,14 @@
-"""The model at work on all slots: chunks become work, go into slots, and frames come out.
+"""The model at work on all slots: sequences go in, and outputs of steps come out.
 
 Not for two threads at once.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engines.base import Samples
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.failures import free_device_memory
 from engines.vibevoice.fast.capacity import GRAPHS
@@ -20,8 +18,13 @@ from engines.vibevoice.fast.layers.codec import Codec
 from engines.vibevoice.fast.layers.kv_cache import KVCache
 from engines.vibevoice.fast.layers.noise import Noise
 from engines.vibevoice.fast.layers.weights import Weights
-from engines.vibevoice.fast.scheduler import Occupant
-from engines.vibevoice.fast.scripts import Normaliser, Script, Scripts
+from engines.vibevoice.fast.sequence import (
+    InFlight,
+    Normaliser,
+    Preprocessor,
+    Sequence,
+    StepOutput,
+)
 from engines.vibevoice.fast.slots import IDLE, Slots
 from engines.vibevoice.fast.step import Step, Tokens, connect
 from engines.vibevoice.fast.trial import make_trial
@@ -33,24 +36,6 @@ from request.errors import EngineError
 _USUAL_STEPS = 10
 _USUAL_CONTEXTS = (512, 1024, 2048)
 _CPU_CONTEXT_STEP = 128
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Token:
-    """What came for a chunk in a frame: it ended (`eos`), or sound, or neither."""
-
-    eos: bool = False
-    samples: Samples | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A frame that was started, and for whom. Its values lie on the host once `done`."""
-
-    occupants: tuple[Occupant[Script], ...]
-    chosen: Tensor
-    audio: Tensor
-    done: torch.cuda.Event | None
 
 
 class Batch:
@@ -75,21 +60,21 @@ class Batch:
     ) -> None:
         self.slots = slots
         self._weights = weights
-        self.scripts = Scripts(tokenizer, normaliser, checkpoint, longest)
+        self.preprocessor = Preprocessor(tokenizer, normaliser, checkpoint, longest)
         self.tokens = Tokens.of(tokenizer)
         sizes = weights.architecture
         with torch.inference_mode():
-            self.frame = Step(weights, self.tokens, capacity, flash=flash)
+            self.step = Step(weights, self.tokens, capacity, flash=flash)
             self.state = Slots(
                 sizes,
                 slots,
                 capacity,
                 len(self.tokens.choices),
-                (self.frame.decoder, self.frame.encoder),
+                (self.step.decoder, self.step.encoder),
                 weights.device,
                 weights.dtype,
             )
-        self.graphs = Graphs(self.frame, self.state, reserve, graphs_off)
+        self.graphs = Graphs(self.step, self.state, reserve, graphs_off)
         self.voices = VoiceCache(weights, cache_bytes)
         self._on_cuda = weights.device.type == "cuda"
         if not self._on_cuda:
@@ -114,8 +99,8 @@ class Batch:
     @property
     def codecs(self) -> dict[str, Codec]:
         return {
-            "decoder": self.frame.decoder,
-            "encoder": self.frame.encoder,
+            "decoder": self.step.decoder,
+            "encoder": self.step.encoder,
             "listener": self.voices.listener,
         }
 
@@ -124,7 +109,7 @@ class Batch:
         return self.voices.lease()
 
     def warm_up(self) -> None:
-        """On a GPU: makes a few frames, of all slots, and captures those that most jobs need.
+        """On a GPU: makes a few steps, of all slots, and captures those that most jobs need.
         The others are captured when nobody waits. Raises `EngineError` or the device's
         `RuntimeError` for what cannot be done here."""
         if not self._on_cuda:
@@ -139,20 +124,20 @@ class Batch:
             self.graphs.prepare()
 
     def prepare(self) -> bool:
-        """Captures one more frame while nobody waits. False where none is left."""
+        """Captures one more step while nobody waits. False where none is left."""
         return self.graphs.prepare()
 
     # Into a slot
 
     @torch.inference_mode()
-    def admit(self, occupant: Occupant[Script], lease: Lease) -> None:
-        """Reads a chunk's prompt into its slot. Raises `EngineError` where memory is too short for
-        one of its length."""
-        script, slot = occupant.work, occupant.slot
-        self._make_room(script.context)
-        sizes, prompt, row = self._weights.architecture, script.prompt, 2 * slot
-        noise = Noise(script.chunk, self._weights.device, with_voices=bool(script.voices))
-        voices = list(script.voices.values())
+    def admit(self, sequence: Sequence, lease: Lease) -> None:
+        """Reads the prompt of a sequence's part into its slot. Raises `EngineError` where memory
+        is too short for one of its length."""
+        part, chunk, row = sequence.part, sequence.chunk, 2 * sequence.slot
+        self._make_room(part.context)
+        sizes, prompt = self._weights.architecture, part.prompt
+        voices = list(sequence.voices.values())
+        noise = Noise(chunk, self._weights.device, with_voices=bool(voices))
         longest = max((voice.frames for voice in voices), default=0)
         around = None
         if voices:
@@ -164,33 +149,33 @@ class Batch:
             )
         shared = prompt.ids[: prompt.shared]
         ids, places = self._on_device(prompt)
-        key = ("prefix", shared, *(voice.key for voice in voices), *((script.seed,) * bool(voices)))
+        key = ("prefix", shared, *(voice.key for voice in voices), *((chunk.seed,) * bool(voices)))
 
         def read_prefix() -> Tensor:
             x = self._weights.embedding[ids[: prompt.shared]]
             if around is not None:
                 x.index_copy_(0, places, self._connected(lease, voices, around))
-            self.frame.language.prefill(x, 0, self.state.cache, row)
+            self.step.language.prefill(x, 0, self.state.cache, row)
             return self.state.cache.prefix(row, len(shared))
 
         self.state.cache.put(row, lease.hold(key, read_prefix))
         rest = self._weights.embedding[ids[prompt.shared :]]
-        self.frame.language.prefill(rest[:-1], len(shared), self.state.cache, row)
+        self.step.language.prefill(rest[:-1], len(shared), self.state.cache, row)
         # The host draws while the device reads.
-        drawn = noise.frames(script.limit, sizes.latent).to(self._weights.dtype)
+        drawn = noise.frames(part.limit, sizes.latent).to(self._weights.dtype)
         self.state.admit(
-            slot,
+            sequence.slot,
             start=rest[-1],
-            length=script.tokens,
-            limit=script.limit,
-            steps=script.steps,
-            guidance=script.guidance,
+            length=part.tokens,
+            limit=part.limit,
+            steps=sequence.steps,
+            guidance=sequence.guidance,
             noise=drawn.pin_memory() if self._on_cuda else drawn,
         )
 
     def _on_device(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """A prompt's ids and the places of its voices' frames, in one copy that nothing waits for:
-        a frame may be under way."""
+        a step may be under way."""
         places = [place for place, is_voice in enumerate(prompt.is_voice) if is_voice]
         both = torch.tensor([*prompt.ids, *places])
         if self._on_cuda:
@@ -198,7 +183,7 @@ class Batch:
         both = both.to(self._weights.device, non_blocking=True)
         return both[: len(prompt.ids)], both[len(prompt.ids) :]
 
-    def _connected(self, lease: Lease, voices: Sequence[Recording], around: Tensor) -> Tensor:
+    def _connected(self, lease: Lease, voices: Iterable[Recording], around: Tensor) -> Tensor:
         """The voices as the language model gets them, one after the other."""
         weights = self._weights
         sampled = torch.cat(
@@ -224,45 +209,45 @@ class Batch:
                 " recordings or fewer MAX_SLOTS"
             )
         self.graphs.clear()
-        # The slots last: what they say they hold, the frame has to reach.
-        self.frame.grow(context)
+        # The slots last: what they say they hold, the step has to reach.
+        self.step.grow(context)
         self.state.grow(context)
 
-    def release(self, occupant: Occupant[Script], *, wipe: bool = False) -> None:
-        self.state.release(occupant.slot, wipe=wipe)
+    def release(self, sequence: Sequence, *, wipe: bool = False) -> None:
+        self.state.release(sequence.slot, wipe=wipe)
 
     # Out of the slots
 
-    def launch(self, shape: GraphShape, occupants: Sequence[Occupant[Script]]) -> Ticket:
-        """Starts a frame. On a GPU it returns before that is made."""
-        exact = any(each.work.repeatable for each in occupants)
+    def launch(self, shape: GraphShape, sequences: Mapping[int, Sequence]) -> InFlight:
+        """Starts a step for sequences, by slot. On a GPU it returns before that is made."""
+        exact = any(each.repeatable for each in sequences.values())
         self.graphs.run(shape, exact=exact)
         if not self._on_cuda:
-            # The next frame may be another shape's, made before this one is read.
+            # The next step may be another shape's, made before this one is read.
             state = self.state
-            return Ticket(tuple(occupants), state.chosen.clone(), state.audio.clone(), None)
+            return InFlight(sequences, state.chosen.clone(), state.audio.clone(), None)
         chosen, audio = self._host_buffers()
         chosen.copy_(self.state.chosen, non_blocking=True)
         audio.copy_(self.state.audio, non_blocking=True)
         done = torch.cuda.Event(blocking=True)  # another would keep a core busy while it waits
         done.record()
-        return Ticket(tuple(occupants), chosen, audio, done)
+        return InFlight(sequences, chosen, audio, done)
 
-    def read(self, ticket: Ticket) -> list[tuple[Occupant[Script], Token]]:
-        """What came for whom, as the model made it; waits for the frame."""
-        if ticket.done is not None:
-            ticket.done.synchronize()
+    def read(self, step: InFlight) -> list[StepOutput]:
+        """What came for whom, as the model made it; waits for the step."""
+        if step.done is not None:
+            step.done.synchronize()
         choices = self.tokens.choices
-        came = []
-        for occupant in ticket.occupants:
-            choice = int(ticket.chosen[occupant.slot])
+        outputs = []
+        for slot, sequence in step.sequences.items():
+            choice = int(step.chosen[slot])
             if choice == IDLE:
                 continue
             token = choices[choice]
             samples = None
             if token == self.tokens.diffusion:
-                samples = np.array(ticket.audio[occupant.slot].float().numpy())
-            came.append((occupant, Token(token == self.tokens.eos, samples)))
+                samples = np.array(step.audio[slot].float().numpy())
+            outputs.append(StepOutput(sequence, token == self.tokens.eos, samples))
         if self._on_cuda:
-            self._spare.append((ticket.chosen, ticket.audio))
-        return came
+            self._spare.append((step.chosen, step.audio))
+        return outputs

@@ -41,7 +41,7 @@ def longest_for(weights: Weights, free: int, slots: int) -> int:
 
 
 def _needed(weights: Weights, slots: int, tokens: int) -> int:
-    """Bytes for the keys and values of all slots, and for what a frame works on."""
+    """Bytes for the keys and values of all slots, and for what a step works on."""
     sizes, width = weights.architecture, weights.dtype.itemsize
-    work = 64 * sizes.hop * max(sizes.decoder.widths[-1], 1) * width
+    work = 64 * sizes.hop * sizes.decoder.widths[-1] * width
     return KVCache.size(sizes, 2 * slots, tokens) * width + slots * work

@@ -1,4 +1,4 @@
-"""The few shapes that frames come in: each is captured once as a CUDA graph."""
+"""The few shapes that steps come in: each is captured once as a CUDA graph."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ FIXED_CONTEXT = 2048
 
 @dataclass(frozen=True, slots=True)
 class GraphShape:
-    """A frame of the first `slots`, each attending to at most `context` tokens, with so many solver
+    """A step of the first `slots`, each attending to at most `context` tokens, with so many solver
     `steps`. Slots with another number of steps keep still."""
 
     slots: int
@@ -20,7 +20,7 @@ class GraphShape:
     steps: int
 
     def serves(self, other: "GraphShape") -> bool:
-        """Whether a frame of this shape makes what one of the other would, but for rounding."""
+        """Whether a step of this shape makes what one of the other would, but for rounding."""
         return (
             self.steps == other.steps
             and self.slots >= other.slots

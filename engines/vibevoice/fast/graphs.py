@@ -1,6 +1,6 @@
-"""Frames as CUDA graphs, one for each shape.
+"""Steps as CUDA graphs, one for each shape.
 
-A frame is some thousand small kernels; replayed as one graph they cost the host a single launch. A
+A step is some thousand small kernels; replayed as one graph they cost the host a single launch. A
 capture stops all slots for some 0.2 s. So a shape without a graph is replayed in a larger one's,
 unless a seed needs its own shape, and is captured once nobody waits. What cannot be captured runs
 eagerly, with the reason in the log. So does every shape off CUDA.
@@ -26,17 +26,17 @@ log = logging.getLogger("vibevoice")
 
 
 class Graphs:
-    """Runs frames of one set of slots. `reserve` is the memory, in bytes, that has to be free on
+    """Runs steps of one set of slots. `reserve` is the memory, in bytes, that has to be free on
     the device for another capture; `used` is what the graphs hold. `replayed` and `eager` count
     frames. `off` is why nothing is captured, if so."""
 
-    def __init__(self, frame: Step, slots: Slots, reserve: int, off: str | None = None) -> None:
-        self._frame, self._slots = frame, slots
+    def __init__(self, step: Step, slots: Slots, reserve: int, off: str | None = None) -> None:
+        self._step, self._slots = step, slots
         self._reserve = reserve
         self._graphs: dict[GraphShape, torch.cuda.CUDAGraph] = {}
         self._eager: set[GraphShape] = set()
         self._wanted: dict[GraphShape, None] = {}
-        self._device = frame.weights.device
+        self._device = step.weights.device
         self._on_cuda = self._device.type == "cuda"
         self._pool: Any = torch.cuda.graph_pool_handle() if self._on_cuda else None
         self._stream: torch.cuda.Stream | None = None
@@ -57,11 +57,11 @@ class Graphs:
         return f"{held}; not all: {self._problem}" if self._graphs else f"none: {self._problem}"
 
     def run(self, shape: GraphShape, *, exact: bool = True) -> None:
-        """A frame, on the current stream. Where it need not be `exact`, a larger shape will do."""
+        """A step, on the current stream. Where it need not be `exact`, a larger shape will do."""
         graph = self._graph(shape, exact) if self._on_cuda else None
         if graph is None:
             self.eager += 1
-            self._frame(self._slots, shape)
+            self._step(self._slots, shape)
         else:
             self.replayed += 1
             graph.replay()
@@ -114,7 +114,7 @@ class Graphs:
         return True
 
     def clear(self) -> None:
-        """Forgets all graphs: their tensors are about to move. Waits for the frame under way. They
+        """Forgets all graphs: their tensors are about to move. Waits for the step under way. They
         are wanted again."""
         if self._on_cuda:
             torch.cuda.synchronize(self._device)
@@ -127,7 +127,7 @@ class Graphs:
 
     @torch.inference_mode()
     def capture(self, shape: GraphShape) -> None:
-        """Captures a shape, or notes why that cannot be. Raises what an eager frame raises, and
+        """Captures a shape, or notes why that cannot be. Raises what an eager step raises, and
         `EngineLost` where the attempt has broken the device."""
         self._wanted.pop(shape, None)
         if self._off is not None:
@@ -145,16 +145,16 @@ class Graphs:
         self._failures = 0
         held = max(0, free - free_device_memory(self._device))
         self.used += held
-        log.info("frame %s captured: %d MiB", shape, held // _MIB)
+        log.info("graph %s captured: %d MiB", shape, held // _MIB)
 
     def _make_once(self, shape: GraphShape) -> None:
-        """An eager frame, which loads kernels and gives the libraries their working memory: on the
+        """An eager step, which loads kernels and gives the libraries their working memory: on the
         stream of the capture, where that could not be had."""
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            self._frame(self._slots, shape)
+            self._step(self._slots, shape)
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
     def _captured(self, shape: GraphShape) -> torch.cuda.CUDAGraph | None:
@@ -168,7 +168,7 @@ class Graphs:
                     graph, self._pool, self._stream, capture_error_mode="thread_local"
                 ),
             ):
-                self._frame(self._slots, shape)
+                self._step(self._slots, shape)
         except RuntimeError as error:
             failure, reason = meaning(error), first_line(error)
         else:
@@ -183,7 +183,7 @@ class Graphs:
         return None
 
     def _run_eagerly(self, shape: GraphShape, reason: str) -> None:
-        log.warning("frame %s runs eagerly: %s", shape, reason)
+        log.warning("shape %s runs eagerly: %s", shape, reason)
         self._eager.add(shape)
         self._problem = reason
 
@@ -198,8 +198,8 @@ class Graphs:
 
     @contextmanager
     def _nobody_active(self) -> Iterator[None]:
-        """A frame in which no slot is active leaves every slot as it was: what it writes to the
-        cache lies where the next frame will write."""
+        """A step in which no slot is active leaves every slot as it was: what it writes to the
+        cache lies where the next one will write."""
         active = self._slots.active.clone()
         self._slots.active.zero_()
         try:

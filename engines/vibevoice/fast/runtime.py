@@ -22,8 +22,8 @@ from engines.vibevoice.fast.layers.kernels import FLASH, SDPA, choose_attention,
 from engines.vibevoice.fast.layers.norm import WAY as NORM
 from engines.vibevoice.fast.layers.packer import Shards
 from engines.vibevoice.fast.layers.weights import Weights, load_weights
-from engines.vibevoice.fast.loop import Loop, SpeechJob
-from engines.vibevoice.fast.scripts import Normaliser
+from engines.vibevoice.fast.loop import Loop
+from engines.vibevoice.fast.sequence import Normaliser, SequenceGroup
 from engines.vibevoice.fast.step import Tokens
 from engines.vibevoice.frames import Frames
 from engines.vibevoice.loader import check_room, check_tokens, dtype_for
@@ -75,10 +75,10 @@ class FastSpeech:
     def __init__(self, batch: Batch, loop: Loop, plan: Plan) -> None:
         self._batch, self._loop, self._plan = batch, loop, plan
         self._frames = Frames()
-        self._job = SpeechJob((), self._frames)
+        self._group = SequenceGroup(self._frames)
 
     def cancel(self) -> None:
-        self._loop.cancel(self._job)
+        self._loop.cancel(self._group)
 
     def __iter__(self) -> Iterator[Frame | End]:
         try:
@@ -88,15 +88,15 @@ class FastSpeech:
             self.cancel()
 
     def _submit(self) -> None:
-        if self._job.cancelled.is_set():
+        if self._group.cancelled.is_set():
             raise Cancelled
-        scripts = self._batch.scripts.prepare(self._plan)
-        for index, script in enumerate(scripts):
-            if script is None:
+        sequences = self._batch.preprocessor.sequences(self._plan)
+        for index, sequence in enumerate(sequences):
+            if sequence is None:
                 self._frames.put(End(index, "empty", self._plan.chunks[index].seed))
-        self._job.waiting.extend(script for script in scripts if script is not None)
-        if self._job.waiting:
-            self._loop.submit(self._job)
+        self._group.add(each for each in sequences if each is not None)
+        if self._group.waiting:
+            self._loop.submit(self._group)
         else:
             self._frames.finish()
 

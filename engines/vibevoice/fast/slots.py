@@ -1,4 +1,4 @@
-"""The state of all slots, in static tensors: what a frame reads, changes and gives out."""
+"""The state of all slots, in static tensors: what a step reads, changes and gives out."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ IDLE = -1
 class Slots:
     """`count` slots of up to `capacity` tokens each.
 
-    Read by a frame: `x` (slots, hidden) is the next input, `lengths` (slots, 2) the tokens of the
+    Read by a step: `x` (slots, hidden) is the next input, `lengths` (slots, 2) the tokens of the
     positive and the negative branch, `noise` (slots, frames, latent) with `used` rows taken of it,
     `guidance` (slots, 1), `steps` of the solver, `left` tokens until the limit, and `preference`
     (slots, choices), which is added to the logits. A slot that is not `active` keeps its state.
@@ -108,7 +108,7 @@ class Slots:
 
     @torch.inference_mode()
     def grow(self, capacity: int) -> None:
-        """Makes room for longer sequences. The tensors move: graphs of frames are void."""
+        """Makes room for longer sequences. The tensors move: graphs of steps are void."""
         old, device = self.cache.tensor, self.noise.device
         cache = KVCache(self._sizes, 2 * self.count, capacity, device, old.dtype)
         noise = self.noise.new_zeros(self.count, capacity, self.noise.shape[2])

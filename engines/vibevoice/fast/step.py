@@ -3,7 +3,7 @@
 Fixed shapes, no look at a value from the host: the same call may run eagerly or be replayed as a
 CUDA graph. What depends on a slot's state is decided by masks.
 
-Both branches of the guidance get the same input in every frame, since the last token of a prompt
+Both branches of the guidance get the same input in every step, since the last token of a prompt
 and the first of the negative branch are both `speech_start`. So they are one stacked step. The
 negative branch keeps a token only where a latent was made, and starts over at `speech_start`.
 """
@@ -49,7 +49,7 @@ class Tokens:
 
 
 class Step:
-    """The networks of a model, and the frame that they make together."""
+    """The networks of a model, and the step that they make together."""
 
     def __init__(
         self, weights: Weights, tokens: Tokens, capacity: int, *, flash: bool = False

@@ -10,8 +10,7 @@ import torch
 
 from engines.base import SAMPLE_RATE, Options, Plan, PlannedChunk, Turn, Voice
 from engines.vibevoice.fast.graph_shape import GraphShape
-from engines.vibevoice.fast.scheduler import Job, Occupant
-from engines.vibevoice.fast.scripts import Script
+from engines.vibevoice.fast.sequence import Sequence
 from request.errors import EngineError
 
 if TYPE_CHECKING:
@@ -25,28 +24,28 @@ _CERTAIN = 1e4  # a logit that no model outdoes
 def make_trial(batch: "Batch") -> None:
     """Reads a prompt and makes a few frames in slot 0, which has to be free, and leaves nothing
     behind. Raises `EngineError` where they are no sound, and what the device raises."""
-    script = batch.scripts.prepare(_plan())[0]
-    if script is None:
+    sequence = batch.preprocessor.sequences(_plan())[0]
+    if sequence is None:
         raise EngineError("MODEL_PATH: the tokenizer makes nothing of a word")
-    occupant = Occupant(0, Job[Script]([]), script)
+    sequence.slot = 0
     lease, speaks = batch.lease(), batch.tokens.choices.index(batch.tokens.diffusion)
     with torch.inference_mode():
         batch.state.preference[0, speaks] = _CERTAIN
     try:
-        batch.admit(occupant, lease)
+        batch.admit(sequence, lease)
         for _ in range(_FRAMES):
-            _make_frame(batch, occupant)
+            _make_frame(batch, sequence)
     finally:
         lease.release()
     with torch.inference_mode():
         batch.state.preference[0, speaks] = 0
-    batch.release(occupant, wipe=True)
+    batch.release(sequence, wipe=True)
     batch.voices.forget()
 
 
-def _make_frame(batch: "Batch", occupant: Occupant[Script]) -> None:
-    ticket = batch.launch(GraphShape(1, 512, occupant.work.steps), [occupant])
-    sounds = [token.samples for _, token in batch.read(ticket)]
+def _make_frame(batch: "Batch", sequence: Sequence) -> None:
+    step = batch.launch(GraphShape(1, 512, sequence.steps), {0: sequence})
+    sounds = [output.samples for output in batch.read(step)]
     # Logits that are no numbers choose the first token, which ends the text without a sound.
     if not sounds or any(each is None or not np.isfinite(each).all() for each in sounds):
         raise EngineError(

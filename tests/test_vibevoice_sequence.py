@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 from engines.base import Options, Plan, PlannedChunk, Turn, Voice
-from engines.vibevoice.fast.scripts import Script, Scripts, halves
+from engines.vibevoice.fast.sequence import Part, Preprocessor, Sequence, halves
 from request.errors import EngineError
 
 
@@ -22,28 +22,28 @@ class Letters:
         return [ord(letter) for letter in text]
 
 
-def scripts(longest: int | None, is_small: bool = True) -> Scripts:
+def preprocessor(longest: int | None, is_small: bool = True) -> Preprocessor:
     checkpoint: Any = SimpleNamespace(hop=3200, context=65_536, normalise=False, is_small=is_small)
-    return Scripts(Letters(), lambda samples: samples, checkpoint, longest)
+    return Preprocessor(Letters(), lambda samples: samples, checkpoint, longest)
 
 
-def prepared(
-    longest: int | None, *turns: Turn, voice_sec: float = 0, options: Options | None = None
-) -> list[Script]:
-    """The parts of one chunk, in the order in which they are spoken."""
+def sequence_of(longest: int | None, *turns: Turn, voice_sec: float = 0) -> Sequence | None:
+    """One chunk."""
     samples = np.zeros(int(24_000 * voice_sec), np.float32)
     voices = (Voice("a", samples, "a"), Voice("b", None, "b"))
-    plan = Plan((PlannedChunk(turns, 7),), voices, options or Options())
-    script = scripts(longest).prepare(plan)[0]
-    parts = []
-    while script is not None:
-        parts.append(script)
-        script = script.rest
-    return parts
+    plan = Plan((PlannedChunk(turns, 7),), voices, Options())
+    return preprocessor(longest).sequences(plan)[0]
 
 
-def words(script: Script) -> str:
-    return "".join(map(chr, script.prompt.ids[script.prompt.shared :])).split(" Speech output")[0]
+def prepared(longest: int | None, *turns: Turn, voice_sec: float = 0) -> list[Part]:
+    """The parts of one chunk, in the order in which they are spoken."""
+    sequence = sequence_of(longest, *turns, voice_sec=voice_sec)
+    assert sequence is not None
+    return list(sequence.parts)
+
+
+def words(part: Part) -> str:
+    return "".join(map(chr, part.prompt.ids[part.prompt.shared :])).split(" Speech output")[0]
 
 
 SENTENCES = " ".join(f"This is sentence {number}, and it goes on." for number in range(40))
@@ -60,7 +60,6 @@ def test_what_does_not_fit_is_cut_at_sentences_and_every_word_stays() -> None:
     parts = prepared(2048, Turn(0, SENTENCES))
     assert len(parts) == 7
     assert all(part.context == 2048 for part in parts)
-    assert {(part.index, part.seed, part.steps) for part in parts} == {(0, 7, 10)}
     spoken = [words(part).removeprefix(" Speaker 0: ").rstrip("\n") for part in parts]
     assert " ".join(spoken) == SENTENCES
     assert all(each.endswith("goes on.") for each in spoken)
@@ -94,22 +93,22 @@ def test_voices_that_leave_no_room_for_a_letter_are_an_error() -> None:
         prepared(2048, Turn(0, SENTENCES), voice_sec=290)
 
 
-def test_a_text_without_words_has_no_parts() -> None:
-    assert prepared(2048, Turn(0, "... !?")) == []
+def test_a_text_without_words_has_no_sequence() -> None:
+    assert sequence_of(2048, Turn(0, "... !?")) is None
     assert all("word" in words(each) for each in prepared(2048, Turn(0, "word " + "! " * 2000)))
 
 
 def test_turns_are_halved_where_they_are_most_even() -> None:
-    turns = [Turn(0, "a" * 10), Turn(1, "b" * 10), Turn(0, "c" * 50)]
+    turns = (Turn(0, "a" * 10), Turn(1, "b" * 10), Turn(0, "c" * 50))
     assert halves(turns, 2048) == (turns[:2], turns[2:])
     assert halves(turns[::-1], 2048) == (turns[:1:-1], turns[1::-1])
 
 
 def guidance(text: str, options: Options, is_small: bool = True) -> float:
     plan = Plan((PlannedChunk((Turn(0, text),), 7),), (Voice("b", None, "b"),), options)
-    script = scripts(None, is_small).prepare(plan)[0]
-    assert script is not None
-    return script.guidance
+    sequence = preprocessor(None, is_small).sequences(plan)[0]
+    assert sequence is not None
+    return sequence.guidance
 
 
 @pytest.mark.parametrize("text", ["OK", "Hi", "7", "Hello how are you, Jenny?", "好的"])

@@ -1,0 +1,231 @@
+"""A chunk from waiting to finished: what is read into a slot, where it stands, what came of it."""
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from engines.base import End, Options, Plan, PlannedChunk, Samples, Turn
+from engines.vibevoice.checkpoint import Checkpoint
+from engines.vibevoice.fast.graph_shape import context_for
+from engines.vibevoice.fast.voice_cache import Recording, recordings
+from engines.vibevoice.frames import Frames
+from engines.vibevoice.prompt import (
+    Prompt,
+    Tokenizer,
+    build_prompt,
+    frame_limit,
+    guidance_for,
+)
+from request.errors import EngineError
+from text.chunks import spoken
+from text.sentences import split_long
+from text.writing_systems import letters
+
+_SHORTEST = 4  # characters: a half, with the full stop that it gets, is shorter than the whole
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A prompt, and the most tokens (`limit`) that may come after it. A chunk is one part, or
+    several where its tokens do not fit into a slot."""
+
+    prompt: Prompt
+    limit: int
+
+    @property
+    def tokens(self) -> int:
+        """The prompt's."""
+        return len(self.prompt.ids)
+
+    @property
+    def context(self) -> int:
+        """The context that it is given: what it may need at most, in a few sizes."""
+        return context_for(self.tokens + self.limit)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Sequence:
+    """A chunk from waiting to finished.
+
+    `index` is its place in the plan. `parts` are what is left of it, spoken one after the other;
+    the first is at work, or the next. `steps` are the solver's. One that is `repeatable` always
+    runs in the one shape that its size calls for.
+
+    `slot` is where it runs. `launched` steps were started for its part, `seen` tokens came back.
+    `spoken` and `capped`: a part had sound, or hit its limit. `device_sec` is its share of the
+    time in which the loop was at work.
+    """
+
+    index: int
+    chunk: PlannedChunk
+    parts: deque[Part]
+    steps: int
+    repeatable: bool
+    guidance: float
+    voices: Mapping[int, Recording]
+    group: "SequenceGroup" = field(init=False)
+    slot: int = field(default=-1, init=False)
+    launched: int = field(default=0, init=False)
+    seen: int = field(default=0, init=False)
+    spoken: bool = field(default=False, init=False)
+    capped: bool = field(default=False, init=False)
+    device_sec: float = field(default=0.0, init=False)
+
+    @property
+    def part(self) -> Part:
+        return self.parts[0]
+
+    @property
+    def reach(self) -> int:
+        """The tokens that its next step attends to, at most."""
+        return self.part.tokens + min(self.launched, self.part.limit - 1)
+
+    def finish_part(self) -> bool:
+        """Goes on to the next part. False where there is none."""
+        self.parts.popleft()
+        self.launched = self.seen = 0
+        return bool(self.parts)
+
+    @property
+    def end(self) -> End:
+        """How it ended, once its last part has."""
+        reason: Literal["eos", "cap", "empty"] = "cap" if self.capped else "eos"
+        return End(self.index, reason if self.spoken else "empty", self.chunk.seed, self.device_sec)
+
+
+class Lease(Protocol):
+    """What a group holds until it ends."""
+
+    def release(self) -> None: ...
+
+
+class SequenceGroup:
+    """The sequences of a speech that have words, and where their frames go.
+
+    `waiting` have no slot, `slots` are those of the others. `served` is (turn, got_slot): when the
+    group last got a slot, or came. The smallest value is next.
+    """
+
+    def __init__(self, frames: Frames, sequences: Iterable[Sequence] = ()) -> None:
+        self.frames = frames
+        self.waiting: deque[Sequence] = deque()
+        self.slots: set[int] = set()
+        self.served = (0, False)
+        self.cancelled = threading.Event()
+        self.lease: Lease | None = None
+        self.add(sequences)
+
+    def add(self, sequences: Iterable[Sequence]) -> None:
+        for sequence in sequences:
+            sequence.group = self
+            self.waiting.append(sequence)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InFlight:
+    """A step that was launched, and for which sequences, by slot: they may have others when it is
+    read. Its values lie on the host once `done`: `chosen` (slots,), which token came, and `audio`
+    (slots, samples)."""
+
+    sequences: Mapping[int, Sequence]
+    chosen: Tensor
+    audio: Tensor
+    done: torch.cuda.Event | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepOutput:
+    """What a step made for a sequence: its part's end (`eos`), or a frame's samples, or neither."""
+
+    sequence: Sequence
+    eos: bool = False
+    samples: Samples | None = None
+
+
+class Normaliser(Protocol):
+    """Upstream's levelling of a voice."""
+
+    def __call__(self, audio: Samples) -> Samples: ...
+
+
+class Preprocessor:
+    """Makes sequences of plans, for one model in slots that hold `longest` tokens at most. Safe to
+    use from many threads."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        normaliser: Normaliser,
+        checkpoint: Checkpoint,
+        longest: int | None = None,
+    ) -> None:
+        self._longest = longest
+        self._tokenizer, self._level, self._checkpoint = tokenizer, normaliser, checkpoint
+        self._lock = threading.Lock()  # the tokenizer changes its state when it is used
+
+    def sequences(self, plan: Plan) -> list[Sequence | None]:
+        """A sequence for each chunk, None where it has no words. Raises `EngineError` for a chunk
+        that does not fit into the model's context."""
+        normalise = self._level if self._checkpoint.normalise else lambda samples: samples
+        voices = recordings(plan.voices, normalise, self._checkpoint.hop)
+        return [
+            self._sequence(index, chunk, plan.options, voices)
+            for index, chunk in enumerate(plan.chunks)
+        ]
+
+    def _sequence(
+        self, index: int, chunk: PlannedChunk, options: Options, voices: Mapping[int, Recording]
+    ) -> Sequence | None:
+        frames = {speaker: voice.frames for speaker, voice in voices.items()}
+        parts = deque(self._parts(chunk.turns, options, frames))
+        if not parts:
+            return None
+        return Sequence(
+            index=index,
+            chunk=chunk,
+            parts=parts,
+            steps=options.steps,
+            repeatable=options.repeatable,
+            guidance=guidance_for(chunk.turns, options, self._checkpoint.is_small),
+            voices={} if options.disable_prefill else voices,
+        )
+
+    def _parts(
+        self, turns: Iterable[Turn], options: Options, frames: Mapping[int, int]
+    ) -> Iterator[Part]:
+        """One where turns fit into a slot, none where they have no words."""
+        turns = spoken(turns)
+        if not turns:
+            return
+        with self._lock:
+            prompt = build_prompt(self._tokenizer, turns, frames)
+        part = Part(prompt, frame_limit(prompt, options, self._checkpoint.context))
+        if self._longest is None or part.context <= self._longest:
+            yield part
+            return
+        for half in halves(turns, self._longest):
+            yield from self._parts(half, options, frames)
+
+
+def halves(turns: tuple[Turn, ...], longest: int) -> tuple[tuple[Turn, ...], tuple[Turn, ...]]:
+    """Turns in two parts of about the same length: cut between turns, or one at the best place
+    about its middle. Raises `EngineError` where there is nothing to cut."""
+    if len(turns) > 1:
+        ends = list(itertools.accumulate(len(turn.text) for turn in turns))
+        cut = min(range(1, len(turns)), key=lambda at: abs(2 * ends[at - 1] - ends[-1]))
+        return turns[:cut], turns[cut:]
+    text, speaker = turns[0].text, turns[0].speaker
+    spans = split_long(text, (0, len(text)), -(-letters(text) // 2))
+    if len(spans) < 2 or len(text) < _SHORTEST:
+        raise EngineError(
+            f"the voices fill the {longest} tokens that this worker has memory for: use shorter"
+            " voice recordings or fewer MAX_SLOTS"
+        )
+    middle = spans[1][0]
+    return (Turn(speaker, text[:middle]),), (Turn(speaker, text[middle:]),)
