@@ -2,8 +2,7 @@
 # How a worker starts: what its volume lacks is built there first, then it becomes the handler.
 #
 # A warm start runs no other process. It compares what the volume holds with what is wanted, in bash
-# alone, and execs; so nothing here may fork before `provision`. What builds is in provision/ and is
-# not even read then. A part counts as whole when its manifest is there, which is written last, and
+# alone, and execs; so nothing here may fork. What builds is in provision/, in Python. A part counts as whole when its manifest is there, which is written last, and
 # its definition is, to the letter, what is wanted now.
 set -uo pipefail
 
@@ -21,15 +20,20 @@ main() {
   read_settings
   case ${1-} in
     -h | --help) usage ;;
-    --check) . provision/parts.sh && . provision/check.sh && check ;;
-    --prefetch) prefetch=yes && { everything_in_place || provision; } && say "everything is in place in $base" ;;
+    --check)
+      mark_in_use() { [[ -w $base/.in-use ]]; } # who only looks uses nothing
+      ! everything_in_place || warm=yes
+      provision check
+      ;;
+    --prefetch)
+      prefetch=yes
+      everything_in_place || provision start
+      say "everything is in place in $base"
+      ;;
     *)
       refuse_without_driver /dev/nvidiactl /proc/driver/nvidia/version
-      if everything_in_place; then
-        [[ ! $unattached ]] || say "no network volume is attached: what this worker writes goes with it"
-      else
-        provision || exit
-      fi
+      everything_in_place || provision start "$@"
+      [[ ! $unattached ]] || say "no network volume is attached: what this worker writes goes with it"
       become_the_worker "$@"
       ;;
   esac
@@ -53,7 +57,7 @@ read_settings() {
   # On the container's own disk: what is baked into the image, and what no volume takes.
   disk=${VIBEVOICE_LOCAL:-/opt/vibevoice}
   volume=${VIBEVOICE_VOLUME:-/runpod-volume/vibevoice}
-  unattached='' cached='' prefetch=''
+  unattached='' cached='' warm='' prefetch=''
   if [[ ! ${VIBEVOICE_VOLUME:-} && ! -e $volume/.first_run_complete ]] &&
     ! outlives_the_worker /runpod-volume /proc/mounts; then
     unattached=yes volume=$disk
@@ -93,13 +97,15 @@ read_settings() {
   flash_wheel=${FLASH_ATTN_WHEEL-$wheel}
 
   python=${PYTHON:-python3.12}
-  [[ $python =~ python3\.[0-9]+$ ]] || refuse "PYTHON is '$python'; allowed: a name with its version, such as python3.12"
+  [[ $python =~ python3\.(1[1-9]|[2-9][0-9])$ ]] ||
+    refuse "PYTHON is '$python'; allowed: a name with its version, from 3.11 on, such as python3.12"
   hash "$python" 2>/dev/null
   python=${BASH_CMDS[$python]-$python}
 
   # What each part is made from. The pins name the CUDA build, so it needs no line of its own.
   without_login "$flash_wheel"
-  venv_wanted="python $python"$'\n'"flash-attn $REPLY"$'\n'$requirements
+  venv_head="python $python"$'\n'"flash-attn $REPLY"$'\n'
+  venv_wanted=$venv_head$requirements
   without_login "$repository"
   address=$REPLY
   code_wanted="repository $address"$'\n'"ref $ref"
@@ -211,8 +217,11 @@ refuse_without_driver() { # DEVICE VERSION_FILE: for a CUDA build there has to b
   ((BASH_REMATCH[1] >= 570)) || say "the NVIDIA driver $have is older than CUDA 12.8; 570 or newer is better"
 }
 
-provision() {
-  . provision/lock.sh && . provision/parts.sh && . provision/steps.sh && make_ready
+provision() { # COMMAND ARGUMENT ...: becomes what builds what is missing, and then the worker
+  [[ -x $python ]] || refuse "there is no $python here: install Python 3.12 or set PYTHON"
+  export volume disk unattached cached warm prefetch worker door python requirements_file flash_wheel \
+    repository address ref venv_head code_wanted model_wanted hub_home hub_cache
+  exec "$python" -m provision "$@"
 }
 
 become_the_worker() {

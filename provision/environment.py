@@ -1,70 +1,53 @@
-"""Checks a new virtual environment and completes it with its manifest.
+"""The Python environment: built where it stays, for it cannot be moved; checked; then it counts."""
 
-    VENV/bin/python -m provision.environment VENV [FLASH_ATTENTION_OUTCOME]
-
-Every file that a package recorded has to be there in its size, and the large packages have to be
-importable. flash-attn is not imported: that needs a GPU, and the worker tries it before it is used.
-"""
-
-import importlib
-import platform
-import sys
-import sysconfig
-from importlib.metadata import Distribution, distributions
+import importlib.util
+import os
+import shutil
 from pathlib import Path
 
-from provision import manifest
+from provision.builder import Builder
+from provision.outcome import say
+from provision.work import CommandFailed
 
-IMPORTED = ("torch", "transformers", "diffusers", "accelerate", "runpod", "soundfile", "av")
-
-
-def damaged_files(package: Distribution) -> list[str]:
-    """The files of a package that are not as they were installed."""
-    return [
-        str(file)
-        for file in package.files or ()
-        if file.size is not None and _size(Path(str(file.locate()))) != file.size
-    ]
+_PRODUCTION_MB = 7600  # measured: 7,264 MB of packages; flash-attn comes on top
 
 
-def _size(file: Path) -> int | None:
-    return file.stat().st_size if file.is_file() else None
+def provide(builder: Builder) -> Path:
+    wanted = builder.wanted
+    if found := wanted.find_venv():
+        return found
+    builder.doing(f"building the Python environment ({wanted.venv.name})")
+    builder.room_for("the Python environment", _PRODUCTION_MB if wanted.is_cuda else 1)
+    names = ("RUNPOD_INIT_TIMEOUT", "RUNPOD_POD_ID")
+    if not wanted.prefetch and [bool(os.environ.get(name)) for name in names] == [False, True]:
+        say("RUNPOD_INIT_TIMEOUT is not set: RunPod ends this worker after 7 minutes, ready or not")
+    venv = builder.base / wanted.venv.name
+    if venv.exists():  # what a killed worker left; whatever has no manifest counts for nothing
+        shutil.rmtree(venv)
+    _build(builder, venv)
+    return venv
 
 
-def cannot_be_imported(name: str) -> str | None:
-    """Why not; None where it can."""
-    try:
-        importlib.import_module(name)
-    except Exception as problem:  # noqa: BLE001 - whatever it is, the environment is of no use
-        lines = str(problem).splitlines() or [""]
-        return f"{name} cannot be imported ({type(problem).__name__}: {lines[0][:200]})"
-    return None
-
-
-def main() -> None:
-    venv = Path(sys.argv[1])
-    places = sysconfig.get_paths()
-    packages = list(distributions(path=list({places["purelib"], places["platlib"]})))
-    damaged = [file for package in packages for file in damaged_files(package)]
-    if damaged:
-        sys.exit(f"{len(damaged)} files are missing or cut off, such as {damaged[0]}")
-    versions = {package.metadata["Name"]: package.version for package in packages}
-    large = [name for name in IMPORTED if name in versions]
-    problems = [problem for name in large if (problem := cannot_be_imported(name))]
-    if problems:
-        sys.exit("; ".join(problems))
-    sizes = [file.lstat().st_size for file in venv.rglob("*") if not file.is_dir()]
-    manifest.write(
-        venv / ".manifest.json",
-        {
-            "python": platform.python_version(),
-            "packages": str(len(packages)),
-            "torch": versions.get("torch", "none"),
-            "flash_attention": " ".join(sys.argv[2:]) or versions.get("flash_attn", "none"),
-            "bytes": str(sum(sizes)),
-        },
-    )
-
-
-if __name__ == "__main__":
-    main()
+def _build(builder: Builder, venv: Path) -> None:
+    # Python's own pip where it has one: then the thousand files of a pip need not go to the volume.
+    wanted, own = builder.wanted, venv / "bin" / "python"
+    bare, pip = ["--without-pip"], [wanted.python, "-m", "pip", "--python", str(own)]
+    if importlib.util.find_spec("pip") is None:
+        bare, pip = [], [str(own), "-m", "pip"]
+    install = [*pip, "install", "--progress-bar", "off", "--only-binary", ":all:"]
+    builder.run(wanted.python, "-m", "venv", *bare, venv)
+    wanted.venv.keep_definition(venv)
+    builder.run(*install, "-r", wanted.requirements_file)
+    outcome = ""
+    if wanted.flash_wheel:
+        try:
+            builder.run(*install, "--no-deps", wanted.flash_wheel)
+        except CommandFailed:
+            outcome = "none, its wheel could not be had"
+            say(
+                f"flash-attn could not be installed from {wanted.flash_address()}:"
+                " the model will use torch's own attention (sdpa)"
+            )
+    builder.doing("checking the Python environment")
+    builder.assert_ours()
+    builder.run(own, "-m", "provision.installed", venv, outcome)

@@ -224,7 +224,7 @@ class Site:
         return found
 
     def temporary_folders(self) -> list[Path]:
-        return list((self.folder / "tmp").glob("tmp.*"))
+        return list((self.folder / "tmp").glob("tmp*"))
 
     def end(self) -> None:
         """Kills what a failed test left running."""
@@ -282,6 +282,14 @@ def environment(version: str) -> Path:
     assert run.status == 0, run.log
     (built,) = site.volume.glob("venv-*")
     return built
+
+
+def hook(site: Site, code: str) -> dict[str, str]:
+    """Settings with which that code runs at the beginning of every Python."""
+    path = site.folder / "hook" / "sitecustomize.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(code)
+    return {"PYTHONPATH": str(path.parent)}
 
 
 def ended(process: "subprocess.Popen[str]", timeout: float = 300) -> Run:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bootstrap_site import ROOT, Site, ended, until
+from tests.bootstrap_site import ROOT, Site, ended, hook, until
 
 pytestmark = pytest.mark.process
 
@@ -150,54 +150,9 @@ def test_who_waits_says_for_whom_and_for_what(site: Site) -> None:
     assert "waiting for first, which prepares" in line
     assert "building the Python environment" in line
     go_on(site)
-    site.assert_ready(ended(owner))
-    site.assert_ready(ended(waiter))
-
-
-def test_a_lock_is_watched_in_milliseconds() -> None:
-    code = 'source provision/lock.sh; for each; do milliseconds "$each"; echo "$REPLY"; done'
-    run = subprocess.run(
-        ["bash", "-c", code, "-", "60", "0.5", ".25", "1.0625", "08"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert run.stdout.split() == ["60000", "500", "250", "1062", "8000"]
-
-
-@pytest.mark.realtime
-def test_a_live_lock_is_left_to_its_slow_owner(site: Site) -> None:
-    """Alive is who shows it, though it takes longer than what makes a lock stale."""
-    owner = slow_builder(site)
-    waiter = site.start(RUNPOD_POD_ID="second", LOCK_STALE_SEC="2")
-    time.sleep(3)
-    assert waiter.poll() is None
-    go_on(site)
-    run, waited = ended(owner), ended(waiter)
-    site.assert_ready(run)
-    site.assert_ready(waited)
-    assert "took over" not in waited.log
-    assert "bootstrap: building" not in waited.log
-
-
-@pytest.mark.realtime
-def test_who_was_frozen_with_the_owner_does_not_take_over(site: Site) -> None:
-    owner = slow_builder(site)
-    waiter = site.start(RUNPOD_POD_ID="second", LOCK_STALE_SEC="2")
-    time.sleep(0.5)
-    owners = [pid for pid in site.pids() if pid != waiter.pid]
-    for pid in owners:
-        os.kill(pid, signal.SIGSTOP)
-    time.sleep(0.5)  # so that the last beat has been seen
-    waiter.send_signal(signal.SIGSTOP)
-    time.sleep(3)
-    waiter.send_signal(signal.SIGCONT)
-    time.sleep(0.5)
-    for pid in owners:
-        os.kill(pid, signal.SIGCONT)
-    go_on(site)
-    run, waited = ended(owner), ended(waiter)
-    site.assert_ready(run)
-    site.assert_ready(waited)
-    assert "took over" not in waited.log
+    runs = ended(owner), ended(waiter)  # the waiter raises its flag anew
+    for run in runs:
+        site.assert_ready(run)
 
 
 def test_who_waits_gives_up_before_runpod_ends_the_worker(site: Site) -> None:
@@ -209,22 +164,6 @@ def test_who_waits_gives_up_before_runpod_ends_the_worker(site: Site) -> None:
     assert "RUNPOD_INIT_TIMEOUT (3 s) is near" in run.log
     go_on(site)
     site.assert_ready(ended(owner))
-
-
-def test_the_number_of_a_turn_is_never_given_twice(site: Site) -> None:
-    """Who looked long ago may ask for a number whose folder has been cleared away since."""
-    (site.volume / ".lock" / "7").mkdir(parents=True)
-    begin = (
-        "source ./bootstrap.sh; source provision/lock.sh; base=$1 worker=late scratch=$1;"
-        ' begin_turn 3; echo "$? $turn"; begin_turn 7; echo "$? $turn"; begin_turn 8;'
-        ' echo "$? $turn"; still_ours; echo $?; end_turn'
-    )
-    run = subprocess.run(
-        ["bash", "-c", begin, "-", str(site.volume)],
-        cwd=ROOT, env=site.env, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert run.stdout.split("\n")[:4] == ["1 ", "1 ", "0 8", "0"]
-    assert [path.name for path in (site.volume / ".lock").iterdir()] == ["8"]
 
 
 def test_a_stale_lock_is_taken_over(site: Site) -> None:
@@ -287,19 +226,19 @@ def test_sigterm_ends_the_work_and_frees_the_lock_at_once(site: Site) -> None:
     assert "waiting" not in run.log
 
 
-def test_sigterm_ends_work_that_has_only_just_begun(site: Site) -> None:
-    """Until setsid has done its work, what runs is in no process group of its own."""
-    slow = site.folder / "bin" / "setsid"
-    slow.parent.mkdir()
-    slow.write_text(
-        f"#!{site.env['PYTHON']}\nimport os, sys, time\ntime.sleep(600)\n"
-        f"os.execv({shutil.which('setsid')!r}, sys.argv)\n"
+def test_work_that_has_only_just_begun_does_not_outlive_a_killed_bootstrap(site: Site) -> None:
+    """Killed at the moment at which a command has been forked off and not yet been started."""
+    code = (
+        "import os, signal, sys, time\nif sys.orig_argv[1:4] == ['-m', 'provision', 'start']:\n"
+        "  sys.path.insert(0, os.getcwd())\n"
+        "  import provision.work as work\n"
+        "  announce, parent = work.Guardian._announce, os.getpid()\n"
+        "  def slowly(guardian):\n"
+        "    announce(guardian); os.kill(parent, signal.SIGKILL); time.sleep(0.5)\n"
+        "  work.Guardian._announce = slowly\n"
     )
-    slow.chmod(0o755)
-    owner = site.start(PATH=f"{slow.parent}:{site.env['PATH']}")
-    until(lambda: any(str(slow) in command for command in site.processes()))
-    owner.terminate()
-    assert ended(owner).status == 143
+    killed = site.run(**hook(site, code))
+    assert killed.status == -signal.SIGKILL
     until(lambda: not site.processes())
 
 

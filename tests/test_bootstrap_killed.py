@@ -1,59 +1,79 @@
 """bootstrap.sh killed at every step in turn: whatever is left behind, the next start ends ready.
 
-bash runs a hook before each of its commands. One run notes where commands are; then for each place
-there is a new site, whose bootstrap kills its whole process group there, and a second one after it.
+Python tells a hook of each change before it makes it. One run notes where in provision/ the changes
+are; then for each place there is a new site, whose bootstrap kills its whole process group there,
+and a second one after it.
 """
 
 import json
-import shlex
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.bootstrap_site import Site, environment
+from tests.bootstrap_site import Site, environment, hook
 
 pytestmark = pytest.mark.process
 
-HERE = "[[ $BASHPID == $$ ]] && here=${BASH_SOURCE[0]##*/}:$LINENO"
-NOTE = f'{HERE} && echo "$here ${{BASH_COMMAND%% *}}" >>"$PLACES"'
-KILL = f'{HERE} && [[ $here == "$KILL_AT" ]] && kill -KILL 0'
-CHANGES = {
-    "work", "doing", "mkdir", "mv", "ln", "link", "rm", "rmdir", "printf", "keep_definition",
-    "mark_in_use", "take_turn", "begin_turn", "end_turn", "find", "make_ready", "exec", ":",
-}  # fmt: skip
-"""What may change a volume, or begins or ends a step."""
+HOOK = """\
+import os, signal, sys
+
+CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.fork",
+    "os.exec", "shutil.rmtree", "subprocess.Popen"}
+me, notes, lines = os.getpid(), -1, "EVERY_LINE" in os.environ
+if "PLACES" in os.environ:
+    notes = os.open(os.environ["PLACES"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+def stop():
+    "The lines of provision/ that led here."
+    frame, place = sys._getframe(2), ""
+    while frame:
+        file = frame.f_code.co_filename.split("/")
+        if file[-2:-1] == ["provision"]:
+            place = f"{file[-1]}:{frame.f_lineno} {place}"
+        frame = frame.f_back
+    if notes >= 0:
+        os.write(notes, f"{place}\\n".encode())
+    if place == os.environ.get("KILL_AT"):
+        os.killpg(0, signal.SIGKILL)
+
+def changes(event, arguments):
+    if event in CHANGES and os.getpid() == me:
+        if event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            stop()
+
+def line(frame, event, argument):
+    if event == "line" and os.getpid() == me:
+        stop()
+    return line
+
+def call(frame, event, argument):
+    return line if "/provision/" in frame.f_code.co_filename else None
+
+if sys.orig_argv[1:4] == ["-m", "provision", "start"]:
+    sys.settrace(call) if lines else sys.addaudithook(changes)
+"""
 
 
-def hook(site: Site, what: str) -> dict[str, str]:
-    path = site.folder / "hook.sh"
-    path.write_text(f"set -T\ntrap {shlex.quote(what)} DEBUG\n")
-    return {"BASH_ENV": str(path)}
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Every place of a first run, in order, with the command that is there."""
-    site = Site(tmp_path_factory.mktemp("noted") / "a site")
+def places(folder: Path, **env: str) -> list[str]:
+    """Those of a first run, in order."""
+    site = Site(folder / "a site")
     notes = site.folder / "places"
-    site.assert_ready(site.run(**hook(site, NOTE), PLACES=str(notes)))
-    found: dict[str, str] = {}
-    for line in notes.read_text().splitlines():
-        place, _, command = line.partition(" ")
-        found.setdefault(place, command)
-    return found
+    site.assert_ready(site.run(**hook(site, HOOK), PLACES=str(notes), **env))
+    found = [line for line in notes.read_text().splitlines() if line]
+    return list(dict.fromkeys(found))
 
 
-def kill_and_start_again(folder: Path, place: str, built: bool) -> str | None:
+def kill_and_start_again(folder: Path, place: str, built: bool, **env: str) -> str | None:
     """What is wrong afterwards; None where all is well. `built`: the environment was there."""
-    site = Site(folder / place.replace(":", "-"))
+    site = Site(folder)
     if built:
         site.give_environment()
     (site.volume / "demo" / "voices").mkdir(parents=True)
     (site.volume / "demo" / "voices" / "Me.wav").write_text("me")
     site.env["LOCK_STALE_SEC"] = "0.2"  # its owner is dead
-    killed = site.run(**hook(site, KILL), KILL_AT=place)
+    killed = site.run(**hook(site, HOOK), KILL_AT=place, **env)
     if killed.status != -signal.SIGKILL:
         return f"{place}: was not killed:\n{killed.log}"
     try:
@@ -73,34 +93,26 @@ def kill_and_start_again(folder: Path, place: str, built: bool) -> str | None:
     return None
 
 
-def kill_at(chosen: list[str], places: dict[str, str], folder: Path) -> list[str]:
-    """Where a first run is past the environment, one that has it comes there in the same state."""
-    order = list(places)
+def problems(folder: Path, **env: str) -> list[str]:
+    """Killed where the environment is built, a first run has begun with nothing; elsewhere one that
+    has the environment comes into the same states."""
     environment("1.0")
-    fetching = next(
-        number for number, place in enumerate(order)
-        if place.startswith("steps.sh:") and places[place] == "find_code"
-    )  # fmt: skip
+    found = places(folder, **env)
+    assert len(found) > 25, found
 
-    def outcome(place: str) -> str | None:
-        return kill_and_start_again(folder, place, order.index(place) >= fetching)
+    def outcome(numbered: tuple[int, str]) -> str | None:
+        number, place = numbered
+        built = "environment.py:" not in place
+        return kill_and_start_again(folder / str(number), place, built, **env)
 
     with ThreadPoolExecutor(3) as pool:
-        return [problem for problem in pool.map(outcome, chosen) if problem]
+        return [problem for problem in pool.map(outcome, enumerate(found)) if problem]
 
 
-def test_killed_at_any_change_of_the_volume_it_is_made_good(
-    places: dict[str, str], tmp_path: Path
-) -> None:
-    changes = [place for place, command in places.items() if command in CHANGES]
-    assert len(changes) > 25, places
-    assert kill_at(changes, places, tmp_path) == []
+def test_killed_at_any_change_of_the_volume_it_is_made_good(tmp_path: Path) -> None:
+    assert problems(tmp_path) == []
 
 
 @pytest.mark.soak
-def test_killed_at_any_command_at_all_it_is_made_good(
-    places: dict[str, str], tmp_path: Path
-) -> None:
-    others = [place for place, command in places.items() if command not in CHANGES]
-    assert len(others) > 60, places
-    assert kill_at(others, places, tmp_path) == []
+def test_killed_at_any_line_at_all_it_is_made_good(tmp_path: Path) -> None:
+    assert problems(tmp_path, EVERY_LINE="1") == []

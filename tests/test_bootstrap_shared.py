@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bootstrap_site import Site, until
-from tests.test_bootstrap_killed import hook
+from tests.bootstrap_site import Site, hook, until
 
 pytestmark = pytest.mark.process
 
@@ -106,17 +105,30 @@ def test_a_flag_goes_after_a_month_and_is_raised_again_when_it_is_missed(site: S
 
 
 REMOVER = """\
-[[ $BASHPID == $$ && $BASH_COMMAND == {place}* && ! -e $STARTED ]] && {{
-  : >"$STARTED"
-  env -u BASH_ENV REQUIREMENTS_FILE="$OLD_REQUIREMENTS" VIBEVOICE_REF="$OLD_REF" LOCK_REPORT_SEC=1 \
-    RUNPOD_POD_ID=old bash bootstrap.sh >"$STARTED" 2>&1 &
-  until grep -q -e HANDLER -e waiting "$STARTED"; do sleep 0.1; done
-}}
+import os, subprocess, sys, time
+
+change, where = {event!r}, {path!r}
+
+def begin(event, arguments):
+    global change
+    if event != change or where not in str(arguments[0]):
+        return
+    change = None
+    own = dict(os.environ, REQUIREMENTS_FILE={requirements!r}, VIBEVOICE_REF={ref!r})
+    del own["PYTHONPATH"]
+    own |= {{"LOCK_REPORT_SEC": "0.1", "RUNPOD_POD_ID": "old"}}
+    with open({log!r}, "w") as log:
+        subprocess.Popen(["bash", "bootstrap.sh"], env=own, stdout=log, stderr=log)
+    while not {{"HANDLER", "waiting"}} & set(open({log!r}).read().split()):
+        time.sleep(0.02)
+
+if sys.orig_argv[1:4] == ["-m", "provision", "start"]:
+    sys.addaudithook(begin)
 """
 
 
-def remove_while_a_worker_starts(site: Site, place: str) -> tuple[str, str, bool]:
-    """An old environment is removed, and just before that command a worker starts that wants it.
+def remove_while_a_worker_starts(site: Site, event: str, path: str) -> tuple[str, str, bool]:
+    """An old environment is removed, and just before that change a worker starts that wants it.
     Gives the two logs, and whether the environment's folder was left alone."""
     old = settings(site, "1.0")
     assert site.run(**old, RUNPOD_POD_ID="gone").status == 0
@@ -125,13 +137,11 @@ def remove_while_a_worker_starts(site: Site, place: str) -> tuple[str, str, bool
     before = part.stat()
     new = settings(site, "2.0") | {"VIBEVOICE_REF": old["VIBEVOICE_REF"]}
     started = site.folder / "started"
-    run = site.run(
-        **new,
-        **hook(site, REMOVER.format(place=place)),
-        STARTED=str(started),
-        OLD_REQUIREMENTS=old["REQUIREMENTS_FILE"],
-        OLD_REF=old["VIBEVOICE_REF"],
-    )
+    begin = REMOVER.format(
+        event=event, path=path, log=str(started),
+        requirements=old["REQUIREMENTS_FILE"], ref=old["VIBEVOICE_REF"],
+    )  # fmt: skip
+    run = site.run(**new, **hook(site, begin))
     assert run.status == 0, run.log
     until(lambda: "HANDLER" in started.read_text())
     until(lambda: not site.processes())
@@ -142,7 +152,9 @@ def remove_while_a_worker_starts(site: Site, place: str) -> tuple[str, str, bool
 
 
 def test_a_part_that_a_worker_just_began_to_use_is_not_even_renamed(site: Site) -> None:
-    removers, workers, untouched = remove_while_a_worker_starts(site, "remove_flags")
+    removers, workers, untouched = remove_while_a_worker_starts(
+        site, "os.remove", "/.first_run_complete-"
+    )
     assert "removing" not in removers
     assert "bootstrap:" not in workers  # it was a warm start
     assert untouched
@@ -151,7 +163,7 @@ def test_a_part_that_a_worker_just_began_to_use_is_not_even_renamed(site: Site) 
 
 
 def test_a_worker_that_comes_a_moment_later_builds_anew(site: Site) -> None:
-    removers, workers, untouched = remove_while_a_worker_starts(site, "'mv -T \"$part\"'")
+    removers, workers, untouched = remove_while_a_worker_starts(site, "os.rename", "/venv-")
     assert "removing" in removers
     assert "building the Python environment" in workers
     assert not untouched

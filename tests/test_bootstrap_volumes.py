@@ -4,11 +4,16 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from provision.builder import unfit
+from provision.outcome import Refused
+from provision.start import make_ready, refuse_old_cards
+from provision.wanted import Wanted
 from tests.bootstrap_site import REPOSITORY, ROOT, Site
 
 pytestmark = pytest.mark.process
@@ -56,12 +61,14 @@ def test_folders_may_be_named_from_where_the_caller_is(site: Site) -> None:
 
 
 def test_a_volume_may_lie_in_the_root_folder(site: Site) -> None:
-    code = 'source ./bootstrap.sh; source provision/steps.sh; disk=/d worker=w; unfit "$1"'
-    for volume, status in ((f"/{site.folder.name}-none/x", 1), ("/tmp", 0)):
-        run = subprocess.run(
-            ["bash", "-c", code, "-", volume], cwd=ROOT, check=False, capture_output=True
-        )
-        assert run.returncode == status, run
+    none = Path(f"/{site.folder.name}-none")
+    assert unfit(none / "x", wanted()) == f"there is no {none}: no network volume is attached"
+    assert unfit(Path("/tmp"), wanted()) == ""
+
+
+def wanted(requirements: Path = Path("requirements-demo.txt")) -> Wanted:
+    given = {each.name: "w" for each in fields(Wanted)} | {"requirements_file": str(requirements)}
+    return Wanted.take_from(given)
 
 
 def test_an_empty_read_only_volume_is_replaced_by_the_container_disk(site: Site) -> None:
@@ -316,38 +323,51 @@ def test_a_cuda_build_wants_a_driver(tmp_path: Path) -> None:
     assert refuse_without_driver("/nowhere", "", requirements="torch==2.13.0\n").returncode == 0
 
 
-def refuse_old_cards(
-    tmp_path: Path, says: str, step: str = "refuse_old_cards", **env: str
-) -> "subprocess.CompletedProcess[str]":
-    """With an `nvidia-smi` that says so, or that fails where it says nothing."""
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        "#!/bin/sh\n"
-        '[ "$*" = "--query-gpu=name,compute_cap --format=csv,noheader" ] || exit 9\n'
-        f"printf '%s' '{says}'\n[ '{says}' ] || exit 9\n"
-    )
-    tool.chmod(0o755)
-    code = (
-        "source ./bootstrap.sh; source provision/lock.sh; source provision/parts.sh;"
-        " source provision/steps.sh; requirements=$1; python=/bin/sh; $2"
-    )
-    return subprocess.run(
-        ["bash", "-c", code, "-", CUDA, step], cwd=ROOT,
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **env},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+@pytest.fixture
+def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Why a CUDA build refuses a machine whose `nvidia-smi` says so, or fails where it says
+    nothing; empty where it does not refuse."""
+    (tmp_path / "cuda.txt").write_text(CUDA)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    def refused(says: str) -> str:
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text(
+            "#!/bin/sh\n"
+            '[ "$*" = "--query-gpu=name,compute_cap --format=csv,noheader" ] || exit 9\n'
+            f"printf '%s' '{says}'\n[ '{says}' ] || exit 9\n"
+        )
+        tool.chmod(0o755)
+        try:
+            refuse_old_cards(wanted(tmp_path / "cuda.txt"))
+        except Refused as problem:
+            return str(problem)
+        return ""
+
+    return refused
 
 
-def test_a_card_that_is_too_old_is_refused_by_name_before_anything_is_downloaded(
-    tmp_path: Path,
+def test_a_card_that_is_too_old_is_refused_by_name(
+    cards: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = refuse_old_cards(tmp_path, "Tesla T4, 7.5\nTesla V100-SXM2-16GB, 7.0\n", "make_ready")
-    assert old.returncode == 1
-    assert (
-        "the GPU Tesla V100-SXM2-16GB has compute capability 7.0, and VibeVoice needs 8.0"
-        in old.stderr
+    assert cards("Tesla T4, 7.5\nTesla V100-SXM2-16GB, 7.0\n") == (
+        "the GPU Tesla V100-SXM2-16GB has compute capability 7.0, and VibeVoice needs 8.0 (Ampere)"
+        " or newer: choose another GPU for the endpoint"
     )
-    assert refuse_old_cards(tmp_path, "Tesla T4, 7.5\n", ENGINE="espeak").returncode == 0
+    monkeypatch.setenv("ENGINE", "espeak")
+    assert cards("Tesla T4, 7.5\n") == ""
+
+
+def test_an_old_card_is_refused_before_anything_is_made(
+    cards: Callable[[str], str], tmp_path: Path
+) -> None:
+    assert cards("Tesla T4, 7.5\n")
+    own = replace(
+        wanted(tmp_path / "cuda.txt"), volume=tmp_path / "volume", unattached="", prefetch=""
+    )
+    with pytest.raises(Refused, match="the GPU Tesla T4 has compute capability"):
+        make_ready(own)
+    assert not own.volume.exists()
 
 
 @pytest.mark.parametrize(
@@ -360,9 +380,10 @@ def test_a_card_that_is_too_old_is_refused_by_name_before_anything_is_downloaded
         "",
     ],
 )
-def test_another_card_and_one_that_nobody_knows_are_not_refused(tmp_path: Path, says: str) -> None:
-    fine = refuse_old_cards(tmp_path, says)
-    assert (fine.returncode, fine.stderr) == (0, "")
+def test_another_card_and_one_that_nobody_knows_are_not_refused(
+    cards: Callable[[str], str], says: str
+) -> None:
+    assert cards(says) == ""
 
 
 def test_the_production_set_is_a_cuda_build_with_flash_attentions_wheel(site: Site) -> None:

@@ -12,16 +12,16 @@ from config import Settings
 from tests.bootstrap_site import PYTHON, ROOT, Site
 
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
-SCRIPTS = "".join(
-    path.read_text() for path in (ROOT / "bootstrap.sh", *sorted((ROOT / "provision").glob("*.sh")))
-)
-OTHERS = {"BASH_REMATCH", "HOSTNAME", "RUNPOD_POD_ID", "TMPDIR", "REPLY"}
+BOOTSTRAP = (ROOT / "bootstrap.sh").read_text()
+PROVISION = "".join(path.read_text() for path in sorted((ROOT / "provision").glob("*.py")))
+OTHERS = {"BASH_REMATCH", "HOSTNAME", "RUNPOD_POD_ID", "TMPDIR", "REPLY", "VIBEVOICE_IN_USE"}
 INNER = re.compile("LOCK_|XDG_|TRITON_|TORCHINDUCTOR_|NUMBA_|CUDA_|HF_XET_")
 """What nobody has to set: bash's and the platform's own, caches, and the pace of the lock."""
 
 
 def test_every_setting_of_the_start_is_documented() -> None:
-    read = set(re.findall(r"\$\{!?([A-Z][A-Z_]+)(?::?[-=]|,|\})", SCRIPTS))
+    read = set(re.findall(r"\$\{!?([A-Z][A-Z_]+)(?::?[-=]|,|\})", BOOTSTRAP))
+    read |= set(re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', PROVISION))
     read = {name for name in read if name not in OTHERS and not INNER.match(name)}
     table = DEPLOY.split("## Settings of the start")[1].split("## ")[0]
     documented = set(re.findall(r"^\| `([A-Z_]+)` \|", table, re.M))
@@ -33,8 +33,9 @@ def test_every_setting_of_the_start_is_documented() -> None:
 def test_what_the_log_says_is_in_the_troubleshooting() -> None:
     rows = re.findall(r"^\| `([^`]+)` \|", DEPLOY.split("## Troubleshooting")[1], re.M)
     engine = (ROOT / "engines" / "vibevoice").rglob("*.py")
-    said = SCRIPTS + "".join(path.read_text() for path in engine)
-    said = said.replace("{status}", "403")
+    sentences = PROVISION + "".join(path.read_text() for path in engine)
+    # A sentence of Python's may go on in the next line, and holds names in braces.
+    said = BOOTSTRAP + re.sub(r'"\s+f?"', "", sentences).replace("{status}", "403")
     for row in rows:
         for part in re.split(r"\.\.\.|WORKER|/runpod-volume|!!!| \(Read-only file system\)", row):
             assert part.strip() in said, part

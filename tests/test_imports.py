@@ -80,6 +80,15 @@ def test_the_pure_rooms_import_without_torch_and_runpod() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_what_builds_the_environment_needs_the_standard_library_alone() -> None:
+    """But for the module that finds the model: it runs in the environment."""
+    for path in FILES:
+        if path.parts[0] == "provision" and path.name != "model.py":
+            assert {name.split(".")[0] for name in imports(path)} <= {
+                *sys.stdlib_module_names, "provision",
+            }, path  # fmt: skip
+
+
 @pytest.mark.parametrize("door", ["handler", "server"])
 def test_importing_a_door_starts_nothing(door: str, tmp_path: Path) -> None:
     code = f"import threading, {door}\nassert threading.active_count() == 1, threading.enumerate()"

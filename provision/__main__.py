@@ -1,0 +1,64 @@
+"""The start, where bootstrap.sh found something missing, and `--check`.
+
+    PYTHON -m provision start [ARGUMENT ...]
+    PYTHON -m provision check
+
+bootstrap.sh execs it and hands its variables over in the environment (`wanted`). `start` becomes
+the worker, or with `--prefetch` ends once everything is there.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from provision.check import check
+from provision.flags import Ready
+from provision.outcome import NO_ROOM, NoRoom, Refused, say
+from provision.start import make_ready
+from provision.wanted import Wanted
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+def main() -> None:
+    command, *arguments = sys.argv[1:]
+    wanted = Wanted.take_from(os.environ)
+    if command == "check":
+        sys.exit(not check(wanted))
+    for number in _ENDING:
+        signal.signal(number, _end)
+    try:
+        ready = make_ready(wanted)
+    except (Refused, NoRoom) as problem:
+        if str(problem):
+            say(str(problem))
+        sys.exit(NO_ROOM if isinstance(problem, NoRoom) else 1)
+    if not wanted.prefetch:
+        become_the_worker(wanted, ready, arguments)
+    say(f"everything is in place in {ready.base}")
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)  # what is tidied up now takes a moment
+    sys.exit(130 if number == signal.SIGINT else 143)
+
+
+def become_the_worker(wanted: Wanted, ready: Ready, arguments: list[str]) -> NoReturn:
+    """As bootstrap.sh does after a warm start."""
+    os.environ |= {
+        "VIBEVOICE_VOLUME": str(ready.base),
+        "VIBEVOICE_CODE": str(ready.code),
+        "VIBEVOICE_IN_USE": str(ready.mark),
+        **wanted.hub_folders(ready.base),
+    }
+    if ready.model:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    python = str(ready.venv / "bin" / "python")
+    os.execv(python, [python, "-u", wanted.door, *arguments])  # noqa: S606
+
+
+if __name__ == "__main__":
+    main()

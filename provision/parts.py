@@ -1,0 +1,68 @@
+"""Parts of a volume, and the manifests that make them count.
+
+A manifest is JSON with one entry a line, so that bash can read it; there whole or not at all.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The environment or the code. `proof` is a file without which its folder is not whole."""
+
+    kind: str
+    definition: bytes
+    proof: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{digest(self.definition)}"
+
+    def find(self, *places: Path) -> Path | None:
+        """The first of the folders that holds it whole: its manifest is there, which is written
+        last, and its definition is, to the letter, this one."""
+        return next((place / self.name for place in places if self._is_whole(place)), None)
+
+    def _is_whole(self, place: Path) -> bool:
+        files = [place / self.name / name for name in (".manifest.json", self.proof, ".definition")]
+        return all(file.exists() for file in files) and files[-1].read_bytes() == self.definition
+
+    def keep_definition(self, folder: Path) -> None:
+        (folder / ".definition").write_bytes(self.definition)
+
+
+def digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:12]
+
+
+def write_manifest(path: Path, facts: Mapping[str, object]) -> None:
+    """Puts it in place in one step, once its bytes are on the disk."""
+    fresh = path.with_name(f".building-{os.getpid()}{path.name}")
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    text = json.dumps({**facts, "written": now}, indent=2, ensure_ascii=False)
+    with fresh.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(f"{text}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Empty where there is none that can be read: then it counts for nothing."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in it."""
+    return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())

@@ -1,0 +1,87 @@
+"""Removal of parts that nobody has used for a day.
+
+Who removes a part lowers the flags that name it and then looks for marks of use; who starts writes
+its mark and then looks whether its flag still stands (bootstrap.sh). So one of the two sees the
+other, and a part in use is not even renamed.
+"""
+
+import re
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from provision.flags import Ready, all_flags, lower_flags
+from provision.outcome import say
+
+_DAY = 24 * 3600
+_MONTH = 30 * _DAY
+
+
+def remove_old(base: Path, ready: Ready) -> None:
+    """Not what this start is `ready` with. What cannot be removed is said and left to the next:
+    no start fails for it."""
+    try:
+        _remove(base, ready.model, ready.names)
+    except OSError as problem:
+        say(f"old parts could not be removed: {problem}")
+
+
+def _remove(base: Path, model: Path | None, used: Sequence[str]) -> None:
+    parts = [*base.glob("venv-*"), *base.glob("vibevoice-*")]
+    # Of models the other revisions of this one alone: another endpoint may live on this volume too.
+    if model and model.match("models--*/snapshots/*") and model.is_relative_to(base / "hf_cache"):
+        parts += model.parent.iterdir()
+        _remove_abandoned_downloads(model.parent.parent)
+    for mark in (base / ".in-use").iterdir():
+        if _is_old(mark):
+            mark.unlink()
+    # Each start reads all flags; one that is missed is raised again within a second.
+    for flag in all_flags(base):
+        if _is_old(flag, _MONTH):
+            flag.unlink()
+    for left in (*base.glob(".building-*"), *base.glob(".trash-*")):
+        _delete(left)
+    for part in parts:
+        _remove_part(base, part, used)
+
+
+def _remove_part(base: Path, part: Path, used: Sequence[str]) -> None:
+    name = part.name
+    if not re.search(r"(^|-)[0-9a-f]{12,}$", name) or part.is_symlink():
+        return  # whatever else is the user's
+    if name in used or not _is_old(part) or _is_in_use(base, name):
+        return
+    lower_flags(base, name)
+    if _is_in_use(base, name):  # by a worker that found its flag until just now
+        return
+    say(f"removing {name}, which nobody has used for a day")
+    trash = base / f".trash-{name}"
+    part.rename(trash)
+    shutil.rmtree(trash)
+
+
+def _is_in_use(base: Path, name: str) -> bool:
+    return any(name in mark.read_text().split("\n") for mark in (base / ".in-use").iterdir())
+
+
+def _remove_abandoned_downloads(repository: Path) -> None:
+    for part in repository.glob(".*.part"):
+        if re.fullmatch(r"\.[0-9a-f]{40}\.part", part.name) and _all_old((part, *part.rglob("*"))):
+            say(f"removing a download that nobody has gone on with for a day: {part.name}")
+            shutil.rmtree(part)
+
+
+def _all_old(paths: Iterable[Path]) -> bool:
+    return all(map(_is_old, paths))
+
+
+def _is_old(path: Path, age: float = _DAY) -> bool:
+    return time.time() - path.lstat().st_mtime > age
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,165 @@
+"""A start that builds: on the volume, or else on the container's own disk."""
+
+import math
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from provision import code, environment
+from provision.builder import Builder, unfit
+from provision.flags import Ready, raise_flag
+from provision.lock import Lock, Pace
+from provision.outcome import NO_ROOM, NoRoom, Refused, say
+from provision.removal import remove_old
+from provision.wanted import Wanted
+from provision.work import CommandFailed, Guardian
+
+_FOLDERS = ("hf_home", "hf_cache", "models", "output", "demo", ".in-use")
+_INIT_TIMEOUT_SEC = 420  # RunPod's own
+
+
+def make_ready(wanted: Wanted) -> Ready:
+    """Raises `Refused`, and `NoRoom` where neither has room."""
+    if not wanted.prefetch:
+        refuse_old_cards(wanted)
+    why = "no network volume is attached at /runpod-volume"
+    if not wanted.unattached and not (why := unfit(wanted.volume, wanted)):
+        try:
+            return _prepare(wanted, wanted.volume)
+        except NoRoom:
+            why = f"there is no space left on {wanted.volume}"
+    if wanted.prefetch:
+        raise Refused(why)
+    disk = wanted.disk
+    say(
+        f"!!! {why}. This worker uses its container disk, {disk}, and so does every new one, from"
+        " the start"
+    )
+    if why := unfit(disk, wanted):
+        raise Refused(why)
+    try:
+        return _prepare(wanted, disk)
+    except NoRoom as problem:
+        larger = "enlarge the volume or the container disk"
+        raise NoRoom(f"there is no space for it in {disk} either: {larger}") from problem
+
+
+def refuse_old_cards(wanted: Wanted) -> None:
+    """Before a model is downloaded for them; the worker itself looks again."""
+    if not wanted.is_cuda or os.environ.get("ENGINE") == "espeak":
+        return
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"],  # noqa: S607
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return
+    # What is no number comes from a driver that does not say.
+    lines = listed.stdout.splitlines()
+    cards = [re.fullmatch(r"(.*), (([0-9]+)\.[0-9]+)", line) for line in lines]
+    if cards and (card := cards[-1]) and all(each and int(each[3]) < 8 for each in cards):
+        raise Refused(
+            f"the GPU {card[1]} has compute capability {card[2]}, and VibeVoice needs 8.0 (Ampere)"
+            " or newer: choose another GPU for the endpoint"
+        )
+
+
+def _prepare(wanted: Wanted, base: Path) -> Ready:
+    lock = Lock(base / ".lock", wanted.worker, Pace.from_env())
+    try:
+        _take_turn(wanted, lock)
+        guardian = Guardian(lock)
+        try:
+            return _fill(Builder(wanted, base, lock, guardian))
+        finally:
+            guardian.close()
+    except NoRoom as problem:
+        if str(problem):
+            say(str(problem))
+        _clear(base, base / wanted.venv.name)
+        raise
+    finally:
+        lock.release()
+
+
+def _take_turn(wanted: Wanted, lock: Lock) -> None:
+    given = os.environ.get("RUNPOD_INIT_TIMEOUT") or str(_INIT_TIMEOUT_SEC)
+    if not re.fullmatch("[1-9][0-9]{0,8}", given):
+        raise Refused(f"RUNPOD_INIT_TIMEOUT is {given!r}; allowed: a number of seconds")
+    try:
+        for name in _FOLDERS:
+            (lock.folder.parent / name).mkdir(parents=True, exist_ok=True)
+        lock.take(math.inf if wanted.prefetch else int(given))
+    except OSError as problem:
+        raise NoRoom(f"no folder can be made there: {problem}") from problem
+
+
+def _fill(builder: Builder) -> Ready:
+    """Each step looks first whether its part is whole already, so all of it can be repeated from
+    any state that a kill leaves behind."""
+    base, wanted = builder.base, builder.wanted
+    with builder.step("the Python environment"):
+        venv = environment.provide(builder)
+    with builder.step(f"VibeVoice's code from {wanted.address}"):
+        source = code.provide(builder)
+    with builder.step("the voices"):
+        if base != wanted.volume or not (base / "demo" / ".voices-filled").exists():
+            _copy_voices(base, wanted.volume, source)
+    with builder.step("the model"):
+        model, files = _find_model(builder, venv)
+    ready = Ready(base, venv, source, model, files, base / ".in-use" / wanted.worker)
+    builder.assert_ours()
+    with builder.step("the flag"):
+        builder.doing("finishing")
+        raise_flag(wanted, ready)
+        ready.mark.write_text("".join(f"{name}\n" for name in ready.names))
+    if base != wanted.disk:
+        remove_old(base, ready)
+    return ready
+
+
+def _copy_voices(base: Path, volume: Path, source: Path) -> None:
+    """Upstream's recordings, once; what lies there already is the user's."""
+    home = base / "demo" / "voices"
+    home.mkdir(parents=True, exist_ok=True)
+    own = volume / "demo" / "voices"
+    if base != volume and own.is_dir():
+        shutil.copytree(own, home, symlinks=True, dirs_exist_ok=True)
+    fresh = home / ".copying"
+    for voice in sorted(source.glob("demo/voices/*.wav")):
+        if not os.path.lexists(home / voice.name):
+            shutil.copyfile(voice, fresh)
+            fresh.rename(home / voice.name)
+    (base / "demo" / ".voices-filled").touch()
+
+
+def _find_model(builder: Builder, venv: Path) -> tuple[Path | None, list[str]]:
+    """By the engine's own rules, in its environment. Downloads what is missing."""
+    wanted, base = builder.wanted, builder.base
+    if wanted.model_wanted == "none":
+        return None, []
+    name = os.environ["MODEL_PATH"]
+    builder.doing(f"looking for the model {name} and downloading what is missing")
+    with tempfile.NamedTemporaryFile() as out:
+        settings = {"VIBEVOICE_VOLUME": str(base), **wanted.hub_folders(base)}
+        try:
+            builder.run(venv / "bin" / "python", "-m", "provision.model", out.name, **settings)
+        except CommandFailed as problem:
+            if problem.status == NO_ROOM:
+                raise NoRoom from problem
+            if problem.status == 1:
+                raise Refused from problem
+            raise
+        folder, *files = os.fsdecode(out.read()).splitlines()
+    return Path(folder), files
+
+
+def _clear(base: Path, venv: Path) -> None:
+    """What is half built: room for others."""
+    halves = [*base.glob(".building-*"), *([] if (venv / ".manifest.json").exists() else [venv])]
+    for half in halves:
+        shutil.rmtree(half, ignore_errors=True)
