@@ -1,10 +1,10 @@
-"""One text spoken for one caller of the server: a place in the queue, a folder, the figures."""
+"""One answer for one caller of the server: a place in the queue, and the figures."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 
 from api.admission import AdmissionControl
 from api.contract import limited
@@ -14,8 +14,10 @@ from api.metrics import Metrics
 from config import Settings
 from request.errors import SpeechError
 from request.model import Defaults, SpeechRequest
-from synthesis.inference import AudioPart, Result, StreamStart, VibeVoiceInference
-from synthesis.stream import LONGEST_BLOCK_SEC
+from synthesis.inference import VibeVoiceInference
+from synthesis.parts import StreamOptions
+from synthesis.result import Result
+from synthesis.stream import StreamItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,54 +43,42 @@ class AppState:
         return limited(self.inference.defaults, self.settings.openai_input_limit)
 
 
-class Speaking:
-    """One answer: a text, or the sentences of an utterance one after the other. `waited_sec` is how
-    long the last of them waited for the seat. `label` and `why` are labels in the figures: by which
-    state, and what it means when it is closed before its end."""
+_WHOLE = StreamOptions(longest_part_sec=0)
 
-    waited_sec = 0.0
+
+class Speaking:
+    """One answer: its seat, and its figures. `waited_sec` is how long the seat was waited for last.
+    `label` and `why` are labels in the figures: by which door, and what it means when the answer is
+    closed before its end."""
 
     def __init__(self, state: AppState, label: str, why: str = "left") -> None:
         self.seat = state.admission.seat()
+        self.waited_sec = 0.0
+        self._waits: deque[float] = deque()  # of those whose result was not read yet
         self._state, self._label, self._why = state, label, why
 
-    async def items(
-        self, request: SpeechRequest
-    ) -> AsyncGenerator[StreamStart | AudioPart | Result, None]:
-        """The only text of an answer: the seat is free by the end of it."""
+    async def take_seat(self) -> None:
+        """Raises a 503 where there is none."""
+        self.waited_sec = await self.seat.take()
+        self._waits.append(self.waited_sec)
+
+    async def whole(self, request: SpeechRequest) -> AsyncGenerator[StreamItem, None]:
+        """The answer to a text that is whole. The engine's work has ended, and the seat is free, by
+        the end of it."""
         with self.seat:
-            part = self.part(request, longest_block_sec=LONGEST_BLOCK_SEC)
-            async with aclosing(part) as items:
-                async for item in items:
+            await self.take_seat()
+            async with aclosing(self._state.inference.stream(request, _WHOLE)) as stream:
+                async for item in stream:
                     yield item
 
-    async def part(
-        self,
-        request: SpeechRequest,
-        sample_rate: int | None = None,
-        after: tuple[StreamStart, int] | None = None,
-        longest_block_sec: float = 0.0,
-    ) -> AsyncGenerator[StreamStart | AudioPart | Result, None]:
-        """Every block as it is made. Takes the seat where it is not held, and keeps it. Closing it
-        stops the engine within one frame. `after` is an earlier part of the same answer and the
-        silence between the two, in milliseconds."""
+    async def noted(self, items: AsyncIterator[StreamItem]) -> AsyncGenerator[StreamItem, None]:
+        """The same items, and in the figures how they ended."""
         metrics = self._state.metrics
         try:
-            self.waited_sec = await self.seat.take()
-            with self._state.inference.workspace() as folder:
-                stream = self._state.inference.stream(
-                    request,
-                    Path(folder),
-                    sample_rate=sample_rate,
-                    longest_piece_sec=0,
-                    longest_block_sec=longest_block_sec,
-                    after=after,
-                )
-                async with aclosing(stream) as items:
-                    async for item in items:
-                        if isinstance(item, Result):
-                            metrics.spoken(self._label, item, self.waited_sec)
-                        yield item
+            async for item in items:
+                if isinstance(item, Result):
+                    metrics.spoken(self._label, item, self._waits.popleft())
+                yield item
         except (asyncio.CancelledError, GeneratorExit):
             metrics.cancels.labels(self._label, self._why).inc()
             raise

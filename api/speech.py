@@ -19,7 +19,7 @@ from api.contract import JSON_TYPE, SpeechParams, check_size, loads, parse
 from api.errors import as_api_error, event_of, invalid
 from api.speaking import AppState, Speaking
 from audio.codecs import FORMATS
-from synthesis.inference import AudioPart, Result, StreamStart
+from synthesis.result import AudioPart, Result, StreamStart
 
 _STALLED_SEC = 60.0
 _MOST_HEADER = 1000
@@ -76,7 +76,8 @@ class SpeechResponse(Response):
     async def _serve(self, send: Send) -> None:
         async with (
             asyncio.timeout(self._state.settings.max_request_sec),
-            aclosing(self._speaking.items(self._params.speech)) as items,
+            aclosing(self._speaking.whole(self._params.speech)) as spoken,
+            aclosing(self._speaking.noted(spoken)) as items,
         ):
             deltas = sse.Deltas() if self._params.sse else None
             try:
@@ -87,7 +88,7 @@ class SpeechResponse(Response):
                         if not self._started:
                             await self._start(send, began)
                         await _send(send, deltas.feed(item.data) if deltas else item.data)
-                    else:
+                    elif isinstance(item, Result):
                         end = self._end(deltas, item)
                 # The place is free by now: who has heard the end may ask for the next.
                 await _send(send, end, more=False)

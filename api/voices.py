@@ -53,7 +53,7 @@ class Voices:
     def _add(self, name: str, consent: str, data: bytes) -> dict[str, Any]:
         inference = self._state.inference
         with inference.workspace() as folder:
-            voice, warnings = inference.guests.resolve(data, Path(folder), "audio_sample")
+            voice, warnings = inference.request_voices.resolve(data, Path(folder), "audio_sample")
         if voice.samples is None:
             raise VoiceError("has no samples", "audio_sample")
         rival = inference.voices.rival(name, weak=self._store.notes())

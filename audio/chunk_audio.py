@@ -1,22 +1,21 @@
-"""Takes: attempts at chunks, on their way to the answer.
+"""A chunk's audio on its way to the answer.
 
 A `ChunkAudio` resamples and shapes a chunk's frames as they come. A `KeptChunkAudio` also appends
 them to a spool that all takes of a request share, so chunks may come in any order and interleave,
-and a take that is not used leaves only dead bytes behind. Used by one thread.
+and a take that is not used leaves only dead bytes behind. A `Join` puts chunks one after the other
+with the silences between them. Each is used by one thread.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import IO
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from audio.pcm import SAMPLE_RATE, Resampler, Samples, silence
 from audio.shaping import Shaper
+from audio.spool import Extent, Spool
 from request.errors import EngineError
 
 _BLOCK = 1 << 16
-_BYTES = 4
 
 
 class ChunkAudio:
@@ -57,62 +56,63 @@ class ChunkAudio:
 class KeptChunkAudio(ChunkAudio):
     """A take that can be read again."""
 
-    def __init__(self, spool: IO[bytes], rate: int, speed: float) -> None:
+    def __init__(self, spool: Spool, rate: int, speed: float) -> None:
         super().__init__(rate, speed)
         self._spool = spool
-        self._extents: list[tuple[int, int]] = []
+        self._extents: list[Extent] = []
 
     def _out(self, samples: Samples) -> Samples:
         if len(samples):
-            start = self._spool.seek(0, 2)
-            self._spool.write(samples.tobytes())
-            end = start + len(samples) * _BYTES
+            start, end = self._spool.append(samples)
             if self._extents and self._extents[-1][1] == start:
-                start = self._extents.pop()[0]
+                start, _ = self._extents.pop()
             self._extents.append((start, end))
         return super()._out(samples)
 
     def read(self) -> Iterator[Samples]:
         """The take, in blocks."""
-        for start, end in self._extents:
-            for at in range(start, end, _BLOCK * _BYTES):
-                self._spool.seek(at)
-                block = self._spool.read(min(_BLOCK * _BYTES, end - at))
-                yield np.frombuffer(block, np.float32)
+        for extent in self._extents:
+            yield from self._spool.read(extent)
 
 
-@dataclass(frozen=True, slots=True)
 class Join:
-    """Takes in their order with silences between: `gaps[i]` samples come before take i, the last
-    of them after all. `starts` are where the takes begin, `count` is the whole length."""
+    """Chunks in their order with silences between. `pauses` are the silences asked for, in samples:
+    before all chunks, then after each. A chunk without a sound has none of its own; the pause
+    before it stays in force. `starts` are where the chunks begin, `count` is the length so far."""
 
-    takes: Sequence[KeptChunkAudio]
-    gaps: Sequence[int]
-    starts: Sequence[int]
-    count: int
+    def __init__(self, pauses: Sequence[int]) -> None:
+        self.count = 0
+        self.starts: list[int] = []
+        self._pending, self._pauses = pauses[0], pauses[1:]
+        self._start: int | None = None  # of the chunk that has begun to sound
 
-    @classmethod
-    def of(cls, takes: Sequence[KeptChunkAudio], pauses: Sequence[int]) -> "Join":
-        """`pauses` are the silences asked for: before all takes, then after each. A take without a
-        sound has none of its own; the pause before it stays in force."""
-        gaps, starts = [], []
-        at, pending = 0, pauses[0]
-        for take, pause in zip(takes, pauses[1:], strict=True):
-            gaps.append(pending if take.count else 0)
-            at += gaps[-1]
-            starts.append(at)
-            at += take.count
-            pending = pause if take.count else pending
-        return cls(takes, (*gaps, pending), starts, at + pending)
+    def feed(self, samples: Samples) -> Iterator[Samples]:
+        """The chunk's next samples, with what lies before the first of them."""
+        if not len(samples):
+            return
+        if self._start is None:
+            yield from self.finish()
+            self._start = self.count
+        self.count += len(samples)
+        yield samples
 
-    def read(self) -> Iterator[Samples]:
-        """The whole, in blocks."""
-        for take, gap in zip(self.takes, self.gaps, strict=False):
-            yield from _silences(gap)
-            yield from take.read()
-        yield from _silences(self.gaps[-1])
+    def end_chunk(self) -> None:
+        self.starts.append(self.count if self._start is None else self._start)
+        if self._start is not None:
+            self._pending = self._pauses[len(self.starts) - 1]
+            self._start = None
+
+    def finish(self) -> Iterator[Samples]:
+        """The silence that is due."""
+        self.count += self._pending
+        for at in range(0, self._pending, _BLOCK):
+            yield silence(min(_BLOCK, self._pending - at))
 
 
-def _silences(count: int) -> Iterator[Samples]:
-    for at in range(0, count, _BLOCK):
-        yield silence(min(_BLOCK, count - at))
+def joined_count(counts: Iterable[int], pauses: Sequence[int]) -> int:
+    """The length of a join of chunks of these lengths, all in samples."""
+    total, pending = 0, pauses[0]
+    for count, pause in zip(counts, pauses[1:], strict=True):
+        if count:
+            total, pending = total + pending + count, pause
+    return total + pending

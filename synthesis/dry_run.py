@@ -1,11 +1,13 @@
 """A request as it would be read: planned like any other, and not spoken."""
 
-from pathlib import Path
+import time
 
 from pydantic import BaseModel, ConfigDict
 
-from synthesis.job import Job
-from text.chunks import Chunk, spoken
+from request.model import SpeechRequest
+from synthesis.plan import PlannedRequest, Services, plan_request
+from text.chunks import spoken
+from text.pace import Pace
 from voices.catalogue import Voice
 
 
@@ -46,35 +48,32 @@ class DryRunAnswer(BaseModel):
     warnings: list[str]
 
 
-class DryRun(Job):
-    """Needs no engine and reaches for no address: a `voice_url` is taken to hold a voice."""
+def dry_run(services: Services, request: SpeechRequest) -> DryRunAnswer:
+    """Needs no engine and reaches for no address: a `voice_url` is taken to hold a voice. Raises
+    `RequestError`s."""
+    named = (lambda: (Voice("voice_url"), list[str]())) if request.voice_url else None
+    planned = plan_request(services, request, time.monotonic(), named)
+    names = [voice.name for voice in planned.plan.voices]
+    count = len(planned.text.chunks)
+    return DryRunAnswer(
+        lead_ms=planned.lead_ms,
+        expected_sec=round(planned.expected_sec(services.pace), 2),
+        chunks=[_chunk(planned, index, names, services.pace) for index in range(count)],
+        speakers={str(n): name for n, name in zip(planned.text.speakers, names, strict=False)},
+        warnings=list(planned.warnings),
+    )
 
-    def answer(self) -> DryRunAnswer:
-        """To be asked once it is planned."""
-        text, names = self._text, [voice.name for voice in self._plan.voices]
-        return DryRunAnswer(
-            lead_ms=text.lead_ms,
-            expected_sec=round(self.expected_sec(), 2),
-            chunks=[self._chunk(index, chunk, names) for index, chunk in enumerate(text.chunks)],
-            speakers={str(n): name for n, name in zip(text.speakers, names, strict=False)},
-            warnings=self.warnings,
-        )
 
-    def _chunk(self, index: int, chunk: Chunk, names: list[str]) -> DryRunChunk:
-        numbers = self._text.speakers or (1,)
-        return DryRunChunk(
-            index=index,
-            text_start=chunk.text_start,
-            text_end=chunk.text_end,
-            pause_ms=chunk.pause_ms,
-            expected_sec=round(self.expected_chunk_sec(index), 2),
-            turns=[
-                DryRunTurn(speaker=numbers[turn.speaker], voice=names[turn.speaker], text=turn.text)
-                for turn in spoken(chunk.turns)
-            ],
-        )
-
-    def _guest(self, folder: Path) -> tuple[Voice, list[str]]:
-        if self.request.voice_url:
-            return Voice("voice_url"), []
-        return super()._guest(folder)
+def _chunk(planned: PlannedRequest, index: int, names: list[str], pace: Pace) -> DryRunChunk:
+    numbers, chunk = planned.text.speakers or (1,), planned.text.chunks[index]
+    return DryRunChunk(
+        index=index,
+        text_start=chunk.text_start,
+        text_end=chunk.text_end,
+        pause_ms=chunk.pause_ms,
+        expected_sec=round(planned.chunk_sec(index, pace), 2),
+        turns=[
+            DryRunTurn(speaker=numbers[turn.speaker], voice=names[turn.speaker], text=turn.text)
+            for turn in spoken(chunk.turns)
+        ],
+    )

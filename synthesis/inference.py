@@ -1,9 +1,8 @@
-"""The inference layer: text to chunks to engine to shaped audio to a file. Both doors use it.
+"""The inference layer, which all doors share: requests become streams, files and dry runs.
 
-`VibeVoiceInference.generate` runs a whole request off the event loop. Chunks are shaped as their
-frames come and spooled to disk, so memory does not grow with the audio; a chunk that came out badly
-is repeated; then all are measured, joined, levelled and encoded. Cancelling the awaiting task stops
-the engine.
+Work is done in threads, off the event loop. Memory does not grow with the audio: chunks are shaped
+as their frames come, and what has to wait waits on disk. Cancelling the awaiting task stops the
+engine.
 """
 
 import asyncio
@@ -11,12 +10,12 @@ import json
 import os
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psutil
 
@@ -27,29 +26,21 @@ from engines.base import Engine
 from engines.priority_lock import PriorityLock
 from engines.registry import choose_engine, create_engine
 from request.model import Defaults, SpeechRequest
-from synthesis.dry_run import DryRun, DryRunAnswer
-from synthesis.file_job import FileJob, Foresee, Reaches
-from synthesis.job import Result, SpokenChunk
+from synthesis.cancel import CancelToken
+from synthesis.dry_run import DryRunAnswer, dry_run
+from synthesis.file import SpeechFile, shrunk, speak_file
+from synthesis.parts import Context, StreamOptions
+from synthesis.plan import PlannedRequest, Section, plan_request
 from synthesis.quality import Progress
-from synthesis.stream import LONGEST_BLOCK_SEC, LONGEST_PIECE_SEC, AudioPart, StreamJob, StreamStart
+from synthesis.stream import SpeechStream
 from text.chunks import Limits
 from text.pace import Pace
-from voices.catalogue import VoiceMapper
+from voices.catalogue import Voice, VoiceMapper
 from voices.request_voices import RequestVoices
 
-_PIECES_AHEAD = 4
 _OPENAI_VOICES = ROOT / "bridge" / "voices.json"
+_JOB_OPTIONS = StreamOptions()
 T = TypeVar("T")
-
-__all__ = [
-    "AudioPart",
-    "Progress",
-    "Result",
-    "SpokenChunk",
-    "StreamStart",
-    "VibeVoiceInference",
-    "VoiceMapper",
-]
 
 
 class VibeVoiceInference:
@@ -89,7 +80,7 @@ class VibeVoiceInference:
         )
         self.pace = Pace(settings.pace_tolerance)
         self.loudness = LoudnessMemory()
-        self.guests = RequestVoices()
+        self.request_voices = RequestVoices()
         self.cpu = PriorityLock(os.cpu_count() or 1)
         self.concurrency = concurrency or settings.max_concurrency or self.engine.capabilities.jobs
         self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="job")
@@ -127,6 +118,14 @@ class VibeVoiceInference:
         """What lies at a caller's address; see `fetch`."""
         return fetch_voice(url)
 
+    def request_voice(self, request: SpeechRequest) -> tuple[Voice, list[str]]:
+        """The voice that came with a request, and warnings. Raises `VoiceError`."""
+        data, field = request.voice_base64, "voice_base64"
+        if not data:
+            data, field = self.fetch_voice(request.voice_url or ""), "voice_url"
+        with self.workspace() as folder:
+            return self.request_voices.resolve(data, Path(folder), field)
+
     def workspace(self) -> "tempfile.TemporaryDirectory[str]":
         """A folder for one job; it goes with the job, at the latest with `close`."""
         # Some systems clear old folders out of the temporary one.
@@ -139,105 +138,51 @@ class VibeVoiceInference:
         self._folder.cleanup()
 
     async def dry_run(self, request: SpeechRequest) -> DryRunAnswer:
-        """How a request would be read, without synthesis. Raises what `generate` would at once."""
-        job = DryRun(self, request)
-        with self.workspace() as folder:
-            await asyncio.to_thread(job.plan, Path(folder))
-        return await asyncio.to_thread(job.answer)
+        """How a request would be read, without synthesis. Raises what `plan` would."""
+        return await asyncio.to_thread(dry_run, self, request)
+
+    async def plan(self, request: SpeechRequest) -> PlannedRequest:
+        """Plans the text and finds the voices. Raises `RequestError`s, before any other work."""
+        # Not in the pool: a request that cannot be served is told so while others are speaking.
+        return await asyncio.to_thread(plan_request, self, request, time.monotonic())
 
     async def generate(
+        self, planned: PlannedRequest, folder: Path, progress: Progress | None = None
+    ) -> SpeechFile:
+        """Speaks a plan into a file in `folder`. Raises `SpeechError`s. A cancelled task ends the
+        engine's work before it is re-raised."""
+        context = self._context(folder)
+        speak = partial(speak_file, context, planned, progress or Progress())
+        return await self.work(speak, context.token)
+
+    async def shrink(self, file: SpeechFile) -> SpeechFile:
+        """The same takes in the smallest format that the request allows, as another file."""
+        context = self._context(file.path.parent)
+        return await self.work(partial(shrunk, context, file), context.token)
+
+    def _context(self, folder: Path) -> Context:
+        return Context(self, CancelToken(self.cpu.wake), folder)
+
+    def stream(
         self,
         request: SpeechRequest,
-        folder: Path,
-        progress: Progress | None = None,
-        reaches: Reaches | None = None,
-        foresee: Foresee | None = None,
-    ) -> tuple[Path, Result]:
-        """Speaks a request into a file in `folder`; gives its path and what there is to say. A file
-        that does not reach its caller takes a smaller format where the request allows it. `foresee`
-        is told once how large the file should be, and may refuse it.
+        options: StreamOptions = _JOB_OPTIONS,
+        sections: AsyncGenerator[Section, None] | None = None,
+    ) -> SpeechStream:
+        """Speaks a request, or the sections of a text that is still written, part by part."""
+        return SpeechStream(self, request, options, sections)
 
-        Raises `SpeechError`s. A cancelled task ends the engine's work before it is re-raised.
-        """
-        job = FileJob(self, request, progress)
-        # Not in the pool: a request that cannot be served is told so while others are speaking.
-        await asyncio.to_thread(job.plan, folder)
-        if foresee is not None:
-            foresee(await asyncio.to_thread(job.expected_bytes))
-        working = self._pool.submit(job.run, folder, reaches)
+    async def work(self, work: Callable[[], T], token: CancelToken) -> T:
+        """What `work` gives, in one of the threads. A cancelled task sets the token and waits for
+        the end of the work before it is re-raised; what has not begun never will."""
+        working = self._pool.submit(work)
         try:
             return await asyncio.shield(_awaitable(working))
         except asyncio.CancelledError:
-            job.cancel()
-            await self._ended(working)
+            token.cancel()
+            if not working.cancel():
+                await asyncio.wait([_awaitable(working)])
             raise
-
-    async def stream(
-        self,
-        request: SpeechRequest,
-        folder: Path,
-        *,
-        sample_rate: int | None = None,
-        longest_piece_sec: float = LONGEST_PIECE_SEC,
-        longest_block_sec: float = LONGEST_BLOCK_SEC,
-        after: tuple[StreamStart, int] | None = None,
-    ) -> AsyncGenerator[StreamStart | AudioPart | Result, None]:
-        """Speaks a request piece by piece: `StreamStart`, the pieces, and what there is to say.
-        `folder` takes what has to wait. With `longest_piece_sec` 0 every block is a piece,
-        with `longest_block_sec` 0 every frame is a block;
-        `after` is an earlier part of the same answer, whose seed, gain and guest voice it has, and
-        the milliseconds of silence between the two.
-
-        Raises `SpeechError`s. Closing or cancelling the iteration ends the engine's work first.
-        """
-        job = StreamJob(self, request, sample_rate=sample_rate)
-        job.longest_piece_sec, job.longest_block_sec = longest_piece_sec, longest_block_sec
-        if after is not None:
-            job.follow(*after)
-        await asyncio.to_thread(job.plan, folder)
-        yield job.began()
-        pieces = job.run(folder)
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[AudioPart | Result | BaseException] = asyncio.Queue()
-        room = threading.Semaphore(_PIECES_AHEAD)
-
-        def send(piece: AudioPart | Result | BaseException) -> None:
-            loop.call_soon_threadsafe(arrived.put_nowait, piece)
-
-        def work() -> None:
-            try:
-                while True:
-                    piece = next(pieces)
-                    room.acquire()
-                    job.quality.check()
-                    send(piece)
-            except StopIteration as end:
-                send(end.value)
-            except BaseException as error:  # noqa: BLE001 - raised again where the stream is read
-                send(error)
-            finally:
-                pieces.close()
-
-        working = self._pool.submit(work)
-        try:
-            while True:
-                piece = await arrived.get()
-                if isinstance(piece, BaseException):
-                    raise piece
-                room.release()
-                yield piece
-                if isinstance(piece, Result):
-                    return
-        finally:
-            job.cancel()
-            room.release()
-            await self._ended(working)
-
-    @staticmethod
-    async def _ended(working: "Future[Any]") -> None:
-        """Waits for a cancelled job's thread; one that has not begun never will."""
-        if not working.cancel():
-            await asyncio.wait([_awaitable(working)])
 
 
 def process_age_sec() -> float:

@@ -1,11 +1,9 @@
 """From a plan to the best take of each of its chunks.
 
 A chunk that came out badly is generated again, where the engine varies; of several takes the one
-with the smallest flaw is kept, and what is still wrong with it is said. Belongs to one thread;
-`cancel` may come from any.
+with the smallest flaw is kept, and what is still wrong with it is said. Belongs to one thread.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +11,10 @@ from enum import IntEnum
 from typing import Generic, TypeVar
 
 from audio.chunk_audio import ChunkAudio, KeptChunkAudio
-from engines.base import SAMPLE_RATE, End, Engine, Frame, Plan, Speech
-from request.errors import Cancelled, EngineError
+from engines.base import SAMPLE_RATE, End, Engine, Frame, Plan
+from request.errors import EngineError
+from synthesis.cancel import CancelToken
+from synthesis.plan import said
 from text.pace import Pace
 
 
@@ -58,48 +58,32 @@ class Recorded(Generic[AnyAudio]):
 
 
 class QualityRetry:
-    """Runs plans on an engine. `first_audio` is when the first frame came (monotonic seconds);
-    `device_sec` is what all attempts took of the engine's device."""
+    """Speaks plans of one request. `first_audio_at` is when the first sound came (monotonic
+    seconds, 0 before that)."""
 
-    def __init__(self, engine: Engine, pace: Pace, max_retries: int) -> None:
-        self.warnings: list[str] = []
-        self.first_audio: float | None = None
-        self.device_sec = 0.0
-        self.progress = Progress()
-        self._engine = engine
-        self._pace = pace
+    def __init__(
+        self,
+        engine: Engine,
+        pace: Pace,
+        max_retries: int,
+        token: CancelToken,
+        progress: Progress | None = None,
+    ) -> None:
+        self._engine, self._pace, self._token = engine, pace, token
         self._attempts = 1 + (max_retries if engine.capabilities.varies else 0)
-        self.cancelled = threading.Event()
-        self._speech: Speech | None = None
+        self._progress = progress or Progress()
+        self.first_audio_at = 0.0
+        self._device_sec = 0.0
 
-    def cancel(self) -> None:
-        self.cancelled.set()
-        if self._speech is not None:
-            self._speech.cancel()
-
-    def is_cancelled(self) -> bool:
-        return self.cancelled.is_set()
-
-    def check(self) -> None:
-        """Raises `Cancelled` once that has been asked for."""
-        if self.is_cancelled():
-            raise Cancelled
-
-    def expected_sec(self, plan: Plan, index: int) -> float:
-        """How long a chunk's words should take, by what is known of its voices."""
-        return self._pace.expected(*self._said(plan, index))
-
-    @staticmethod
-    def _said(plan: Plan, index: int) -> tuple[str, str]:
-        """Who says a chunk, as the pace knows them, and what."""
-        turns = plan.chunks[index].turns
-        voice = "/".join(sorted({plan.voices[turn.speaker].name for turn in turns}))
-        return voice, " ".join(turn.text for turn in turns)
+    @property
+    def cost(self) -> dict[str, float]:
+        """`gpu_sec`: what all attempts took of the GPU, where there is one."""
+        return {"gpu_sec": self._device_sec} if self._engine.capabilities.gpu else {}
 
     def record(
         self, plan: Plan, new_take: Callable[[], KeptChunkAudio]
     ) -> list[Recorded[KeptChunkAudio]]:
-        """The best take of every chunk. Raises `EngineError` when nothing is to be heard."""
+        """The best take of every chunk."""
         best: dict[int, Recorded[KeptChunkAudio]] = {}
         pending = list(range(len(plan.chunks)))
         for attempt in range(1, self._attempts + 1):
@@ -114,9 +98,7 @@ class QualityRetry:
             pending = [index for index in pending if best[index].flaw]
             if not pending:
                 break
-        recorded = [best[index] for index in range(len(plan.chunks))]
-        self.report(recorded)
-        return recorded
+        return [best[index] for index in range(len(plan.chunks))]
 
     def _speak(
         self, plan: Plan, new_take: Callable[[], KeptChunkAudio]
@@ -136,25 +118,22 @@ class QualityRetry:
 
     def events(self, plan: Plan) -> Iterator[Frame | End]:
         """What the engine makes of a plan. Raises `EngineError` unless every chunk comes to its
-        end, `Cancelled` after `cancel`; the engine's work ends with the iteration."""
-        missing = len(plan.chunks)
+        end, `Cancelled` once that is asked for; the engine's work ends with the iteration."""
+        missing, progress = len(plan.chunks), self._progress
         if not missing:
             return
-        self.progress.chunks_total = max(missing, self.progress.chunks_total)
-        speech = self._speech = self._engine.start(plan)
-        try:
-            self.check()
+        progress.chunks_total = max(missing, progress.chunks_total)
+        speech = self._engine.start(plan)
+        with self._token.ends(speech):
             for event in speech:
                 if isinstance(event, Frame):
-                    self.first_audio = self.first_audio or time.monotonic()
-                    self.progress.audio_sec += len(event.samples) / SAMPLE_RATE
+                    self.first_audio_at = self.first_audio_at or time.monotonic()
+                    progress.audio_sec += len(event.samples) / SAMPLE_RATE
                 else:
                     missing -= 1
-                    self.device_sec += event.device_sec
-                    self.progress.chunks_done = self.progress.chunks_total - missing
+                    self._device_sec += event.device_sec
+                    progress.chunks_done = progress.chunks_total - missing
                 yield event
-        finally:
-            speech.cancel()
         if missing:
             raise EngineError("the engine stopped before the end of the text")
 
@@ -164,17 +143,20 @@ class QualityRetry:
             return Flaw.SILENT
         if reason == "cap":
             return Flaw.CUT
-        voice, said = self._said(plan, index)
-        if self._engine.capabilities.varies and self._pace.is_odd(voice, said, take.seconds):
+        voice, words = said(plan, index)
+        if self._engine.capabilities.varies and self._pace.is_odd(voice, words, take.seconds):
             return Flaw.ODD_LENGTH
-        self._pace.learn(voice, said, take.seconds)
+        self._pace.learn(voice, words, take.seconds)
         return Flaw.NONE
 
-    def report(self, recorded: Sequence[Recorded[ChunkAudio]]) -> None:
-        """Notes what is wrong with the takes that were kept."""
-        for index, each in enumerate(recorded):
-            if each.flaw:
-                tries = f" ({each.attempts} attempts)" if each.attempts > 1 else ""
-                self.warnings.append(f"chunks[{index}]: {_SAID[each.flaw]}{tries}")
-        if recorded and not any(each.take.count for each in recorded):
-            raise EngineError("the engine made no sound from this text")
+
+def flaws(recorded: Sequence[Recorded[ChunkAudio]]) -> tuple[str, ...]:
+    """Warnings on the takes that were kept. Raises `EngineError` where nothing is to be heard."""
+    if recorded and not any(each.take.count for each in recorded):
+        raise EngineError("the engine made no sound from this text")
+    return tuple(
+        f"chunks[{index}]: {_SAID[each.flaw]}"
+        + (f" ({each.attempts} attempts)" if each.attempts > 1 else "")
+        for index, each in enumerate(recorded)
+        if each.flaw
+    )

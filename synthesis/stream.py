@@ -1,246 +1,133 @@
-"""A request as a stream of bytes: one continuous encode that leaves as it is made.
+"""The one primitive: a request as a stream of its start, its audio in parts, and its result.
 
-Chunks come out in the order of the text, whatever order the engine makes them in. What has left
-cannot be taken back: a bad chunk is not repeated, only reported, and the level is not measured but
-remembered from what the voice said before.
+A text that comes section by section is one stream too: its plan grows, and every section has its
+parts and its result. Seed, voices and gain hold for all of them.
 """
 
-import tempfile
+import asyncio
+import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
 from pathlib import Path
+from typing import Self
 
-import numpy as np
+from request.errors import Cancelled
+from request.model import SpeechRequest
+from synthesis.cancel import CancelToken
+from synthesis.parts import Context, Parts, StreamOptions, live_parts
+from synthesis.plan import GrowingPlan, Section, Services
+from synthesis.result import AudioPart, Result, StreamStart
 
-from audio.chunk_audio import ChunkAudio
-from audio.codecs import Encoder
-from audio.loudness import Level, LoudnessMeter
-from audio.pcm import Samples, silence
-from engines.base import SAMPLE_RATE, End, Frame
-from synthesis.job import Job, Result
-from synthesis.quality import Recorded
-from voices.catalogue import Voice
-
-MOST_PIECE_BYTES = 512 * 1024
-"""RunPod takes stream pieces below 1 MB, and base64 adds a third."""
-LONGEST_PIECE_SEC = 4.0
-LONGEST_BLOCK_SEC = 1.0
-_BLOCK_SHARE = 0.25
-"""Of the sound that a listener has ahead: so much of it may wait for its block to be full."""
-_BLOCK = 1 << 14
+StreamItem = StreamStart | Section | AudioPart | Result
 
 
-@dataclass(frozen=True, slots=True)
-class AudioPart:
-    """The next bytes of the file. The last piece may be empty. `count` samples of the answer have
-    been encoded up to its end; the encoder may hold the last of them."""
-
-    data: bytes
-    sample_rate: int
-    is_last: bool = False
-    count: int = 0
+class Stalled(Exception):
+    """No part was taken for `StreamOptions.stalled_sec`."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamStart:
-    """What is known before the first sound. `gain_db` is the stream's constant gain, or None;
-    `guest` is the voice that came with the request, and warnings."""
+class SpeechStream:
+    """An async iterator, which has to be closed. It begins when it is built.
 
-    voices: tuple[str, ...]
-    seed: int
-    gain_db: float | None
-    sample_rate: int
-    warnings: tuple[str, ...]
-    guest: tuple[Voice, list[str]] | None = None
+    Of a whole text it gives a `StreamStart`, `AudioPart`s and a `Result`. With `sections` the
+    request's own text stands for theirs: after the start each `Section` comes as it begins, then
+    its parts and its result. The next one is asked for once all parts of the one before are made.
+    Raises `SpeechError`s and `Stalled`, and whatever `sections` raises.
+    """
 
+    def __init__(
+        self,
+        services: Services,
+        request: SpeechRequest,
+        options: StreamOptions,
+        sections: AsyncGenerator[Section, None] | None = None,
+    ) -> None:
+        self._services, self._options = services, options
+        self._sections = sections or _whole(request)
+        self._plan = GrowingPlan(services, request, options.sample_rate, grows=sections is not None)
+        self._token = CancelToken(services.cpu.wake)
+        self._room = threading.Semaphore(options.parts_ahead)
+        # Bounded by the room: every section has parts, and each of them takes some.
+        self._items: asyncio.Queue[StreamItem | BaseException | None] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._making = asyncio.create_task(self._make())
 
-class StreamJob(Job):
-    """Yields the file in pieces, small ones first; returns what there is to say. `gain_db` is a
-    gain to keep to.
+    def __aiter__(self) -> Self:
+        return self
 
-    Frames are trimmed, levelled and encoded one by one until the listener is ahead, then in blocks
-    of up to `longest_block_sec`, which cost less. With `longest_piece_sec` 0 every block leaves by
-    itself. Of many streams the one comes first whose listener runs out of sound first."""
+    async def __anext__(self) -> StreamItem:
+        item = await self._items.get()
+        if item is None or isinstance(item, BaseException):
+            self._items.put_nowait(None)
+            raise item or StopAsyncIteration
+        if isinstance(item, AudioPart):
+            self._room.release()
+        return item
 
-    longest_piece_sec = LONGEST_PIECE_SEC
-    longest_block_sec = LONGEST_BLOCK_SEC
-    gain_db: float | None = None
+    def cancel(self) -> None:
+        """Ends the work within one frame, without waiting for that."""
+        if self._token.event.is_set():
+            return  # a second one would cut short the wait for the thread
+        self._token.cancel()
+        self._room.release()
+        self._making.cancel()
+        _ENDING.add(self._making)
+        self._making.add_done_callback(_ENDING.discard)
 
-    def began(self) -> StreamStart:
-        """To be asked once it is planned."""
-        voices = tuple(voice.name for voice in self._plan.voices)
-        if self.gain_db is None:
-            self.gain_db = self.remembered_gain(self._plan)
-        return StreamStart(
-            voices, self.seed, self.gain_db, self.rate, tuple(self.warnings), self.guest
-        )
+    async def aclose(self) -> None:
+        """Ends the work and waits for its end."""
+        self.cancel()
+        await asyncio.wait({self._making})
 
-    def follow(self, earlier: StreamStart, silence_ms: int) -> None:
-        """Goes on with an answer after that silence, unless its text asks for another, and keeps to
-        what holds for the whole of it. To be called before `plan`."""
-        self.seed, self.gain_db, self.guest = earlier.seed, earlier.gain_db, earlier.guest
-        self.lead_ms = silence_ms
+    async def _make(self) -> None:
+        end: BaseException | None = Cancelled()
+        try:
+            with self._services.workspace() as folder:
+                async with aclosing(self._sections) as sections:
+                    await self._speak(sections, Path(folder))
+            end = None
+        except Exception as error:  # noqa: BLE001 - raised again where the stream is read
+            end = error
+        finally:
+            self._items.put_nowait(end)
 
-    def run(self, folder: Path) -> Generator[AudioPart, None, Result]:
-        text, plan = self.prepare()
-        gain_db = self.remembered_gain(plan) if self.gain_db is None else self.gain_db
-        level = Level(self.rate, gain_db)
-        encoder = Encoder(self.request.output_format, self.rate)
-        pieces = _Pieces(level, encoder, self.rate, self.longest_piece_sec)
-        meter = LoudnessMeter(self.rate)
-        pauses = self.pauses(text)
-        recorded: list[Recorded[ChunkAudio]] = []
-        starts: list[int] = []
-        take, heard, pending = self._take(), list[Samples](), pauses[0]
-        events = in_order(self.quality.events(plan), folder)
-        blocks = in_blocks(events, lambda: self._block_sec(pieces.due))
-        for event in self._made(blocks, pieces):
-            made: list[AudioPart] = []
-            with self._turn(pieces):
-                samples = take.finish() if isinstance(event, End) else take.feed(event.samples)
-                if len(samples):
-                    made += [] if heard else pieces.add(silence(pending))
-                    heard.append(samples)
-                    made += pieces.add(samples)
-                if isinstance(event, End) and heard:
-                    meter.add(np.concatenate(heard))
-            yield from made
-            if isinstance(event, End):
-                flaw = self.quality.judge(plan, event.chunk, take, event.reason)
-                recorded.append(Recorded(take, flaw, 1))
-                starts.append(pieces.count - take.count)
-                if heard:
-                    pending = pauses[event.chunk + 1]
-                take, heard = self._take(), []
-        self.mark("spoken")
-        self.quality.report(recorded)
-        self.remember_loudness(plan, meter.integrated())
-        with self._turn(pieces):
-            made = [*pieces.add(silence(pending)), pieces.close()]
-        yield from made
-        self.mark("encoded")
-        result = self.result(text, plan, recorded, starts, pieces.count, gain_db)
-        result.timings["encode_sec"] = round(pieces.encode_sec, 4)
-        return result
+    async def _speak(self, sections: AsyncGenerator[Section, None], folder: Path) -> None:
+        services, start = self._services, None
+        async for section in sections:
+            planned = await asyncio.to_thread(self._plan.add, section, time.monotonic())
+            if start is None:
+                gain_db = planned.remembered_gain(services.loudness)
+                start = StreamStart(
+                    planned.voices, planned.seed, gain_db, planned.rate, planned.warnings
+                )
+                self._items.put_nowait(start)
+            if self._plan.grows:
+                self._items.put_nowait(section)
+            context = Context(services, self._token, folder)
+            parts = live_parts(context, planned, start.gain_db, self._options)
+            result = await services.work(partial(self._pump, parts), self._token)
+            self._items.put_nowait(result)
 
-    def _take(self) -> ChunkAudio:
-        return ChunkAudio(self.rate, self.request.speed)
-
-    def _turn(self, pieces: "_Pieces") -> AbstractContextManager[None]:
-        return self.services.cpu.enter(self.quality.cancelled, pieces.due)
-
-    def _made(self, blocks: Iterator[Frame | End], pieces: "_Pieces") -> Iterator[Frame | End]:
-        """The same; each in its turn where the engine's work is this thread's."""
-        in_caller = self.services.engine.capabilities.in_caller
-        while True:
-            with self._turn(pieces) if in_caller else nullcontext():
-                event = next(blocks, None)
-            if event is None:
-                return
-            yield event
-
-    def _block_sec(self, due: float) -> float:
-        return min(self.longest_block_sec, _BLOCK_SHARE * (due - time.monotonic()))
+    def _pump(self, parts: Parts) -> Result:
+        """In the thread that works."""
+        try:
+            while True:
+                part = next(parts)
+                if not self._room.acquire(timeout=self._options.stalled_sec):
+                    raise Stalled
+                self._token.check()
+                self._loop.call_soon_threadsafe(self._items.put_nowait, part)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        finally:
+            parts.close()
 
 
-class _Pieces:
-    """Levels and encodes samples and groups the bytes: the first leave at once, later ones in ever
-    larger pieces, since each costs its receiver a request."""
-
-    def __init__(self, level: Level, encoder: Encoder, rate: int, longest_sec: float) -> None:
-        self.count = 0
-        self.encode_sec = 0.0
-        self._longest = longest_sec
-        self._level, self._encoder, self._rate = level, encoder, rate
-        self._bytes = bytearray()
-        self._left = 0
-        self._wanted = 0.0
-        self._since = time.monotonic()
-
-    @property
-    def due(self) -> float:
-        """When who listens from the begin has heard all that was added (monotonic seconds)."""
-        return self._since + self.count / self._rate
-
-    def add(self, samples: Samples) -> Iterator[AudioPart]:
-        for at in range(0, len(samples), _BLOCK):
-            block = samples[at : at + _BLOCK]
-            self.count += len(block)
-            began = time.monotonic()
-            self._bytes += self._encoder.encode(self._level.feed(block))
-            self.encode_sec += time.monotonic() - began
-            seconds = (self.count - self._left) / self._rate
-            if self._bytes and (seconds >= self._wanted or len(self._bytes) >= MOST_PIECE_BYTES):
-                self._left = self.count
-                self._wanted = min(self._longest, max(0.25, 2 * self._wanted))
-                yield self._taken(is_last=False)
-
-    def close(self) -> AudioPart:
-        self._bytes += self._encoder.encode(self._level.flush())
-        self._bytes += self._encoder.close()
-        return self._taken(is_last=True)
-
-    def _taken(self, is_last: bool) -> AudioPart:
-        piece = AudioPart(bytes(self._bytes), self._rate, is_last, self.count)
-        self._bytes.clear()
-        return piece
+async def _whole(request: SpeechRequest) -> AsyncGenerator[Section, None]:
+    yield Section(request.text)
 
 
-def in_blocks(
-    events: Iterable[Frame | End], least_sec: Callable[[], float]
-) -> Iterator[Frame | End]:
-    """Joins a chunk's frames, which are in order, until they last `least_sec` or it ends."""
-    waiting: list[Samples] = []
-    for event in events:
-        if isinstance(event, Frame):
-            waiting.append(event.samples)
-            if sum(map(len, waiting)) / SAMPLE_RATE < least_sec():
-                continue
-        if waiting:
-            yield Frame(event.chunk, np.concatenate(waiting))
-            waiting = []
-        if isinstance(event, End):
-            yield event
-
-
-def in_order(events: Iterable[Frame | End], folder: Path) -> Iterator[Frame | End]:
-    """Puts interleaved chunks in order: the chunk whose turn it is passes at once, the others wait
-    in temporary files."""
-    turn = 0
-    waiting: dict[int, _Waiting] = {}
-    for arrived in events:
-        if arrived.chunk != turn:
-            waiting.setdefault(arrived.chunk, _Waiting(folder)).add(arrived)
-            continue
-        yield arrived
-        ended = isinstance(arrived, End)
-        while ended:
-            turn += 1
-            ended = False
-            for event in waiting.pop(turn).events(turn) if turn in waiting else ():
-                yield event
-                ended = isinstance(event, End)
-
-
-class _Waiting:
-    """Audio of a chunk whose turn has not come."""
-
-    def __init__(self, folder: Path) -> None:
-        self._audio = tempfile.SpooledTemporaryFile(max_size=1 << 20, dir=str(folder))  # noqa: SIM115
-        self._end: End | None = None
-
-    def add(self, event: Frame | End) -> None:
-        if isinstance(event, End):
-            self._end = event
-        else:
-            self._audio.write(event.samples.tobytes())
-
-    def events(self, chunk: int) -> Iterator[Frame | End]:
-        with self._audio:
-            self._audio.seek(0)
-            while block := self._audio.read(_BLOCK * 4):
-                yield Frame(chunk, np.frombuffer(block, np.float32))
-        if self._end is not None:
-            yield self._end
+_ENDING: set[asyncio.Task[None]] = set()
+"""Streams that are about to end; asyncio itself keeps no hold of a task."""

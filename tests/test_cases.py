@@ -170,6 +170,8 @@ _HOSTILE = [
     *("<think>", "</think>\n", "<think>x</think>", "<|channel|>analysis", "---\na: b\n", "│", "─"),
     *("1\n00:00:01,000 --> 00:00:02,000\na\n", "漢(か", "《か", "{漢|", "\u00ad\n", '<sub alias="'),
     *("a [1], ", "\u30101\u2020a", "citeturn0a0", "\u251c\u2500 a\n", '<details type="reasoning">'),
+    *("\u6f22\u304b(\u304b", "\u6f22(\u0101 ", "[1] a\n", "\u8d70*a*", "[[pause ", "< think >"),
+    *("<![CDATA[", "::: a\n", "[a][1] ", "1: a\n", "$f: A "),
     *("\\boxed{", "$a+", "0:01\na\n", "[00:01.00]", "\uff5ca\u300a", "a- the ", "a-\n\n\n\nb"),
 ]
 
@@ -201,6 +203,9 @@ def test_four_times_the_hostile_text_takes_about_four_times_as_long(unit: str) -
             "(a. ",
             "a.B",
             "left.She ",
+            "A! b ",
+            "a.\u201dB",
+            "der 2. B ",
         ),
         *("Dr. ", "No. 5 ", "approx. ", "\u0442. \u0435. ", "1. ", '"What?" Tom ', "...", "[a] "),
         *(

@@ -9,8 +9,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,12 @@ import pytest
 from runpod.serverless.modules import rp_job
 
 import handler
+from audio.codecs import Encoder
+from audio.loudness import LoudnessMeter
 from config import Settings
 from delivery import answer as delivery
 from engines.base import End, Frame, Plan, PlannedChunk, Turn, Voice
-from request.errors import EngineError, EngineLost
-from synthesis import file_job
+from request.errors import Cancelled, EngineError, EngineLost
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine, FakeSpeech
 from worker import sdk_loop, startup
@@ -393,6 +395,64 @@ def test_audio_that_does_not_fit_fails_and_is_kept(
     assert copy.stat().st_size == 44 + 48_000
 
 
+def test_what_does_not_reach_its_caller_becomes_opus_without_another_synthesis(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "INLINE_LIMIT", 20_000)
+    answer = run(output_format="wav", allow_recompress=True, loudness=None)
+    assert (answer["format"], answer["content_type"]) == ("opus", "audio/opus")
+    assert base64.b64decode(answer["audio_base64"])[:4] == b"OggS"
+    assert answer["warnings"] == ["output_format: wav would have had 0.0 MB, so it is opus"]
+    assert len(engine.speeches) == 1
+
+
+def test_a_finished_file_is_kept_where_the_smaller_one_cannot_be_made(
+    tmp_path: Path,
+    worker: VibeVoiceInference,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(delivery, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(worker, "shrink", full)
+    error = run(output_format="wav", allow_recompress=True)["error"]
+    (copy,) = (tmp_path / "output").iterdir()
+    assert error.startswith("[audio_too_large] ")
+    assert error.endswith(f"It is kept as output/{copy.name} in VIBEVOICE_VOLUME")
+    assert copy.stat().st_size == 44 + 48_000
+    assert "no smaller file could be made: No space left on device" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("phase", ["reaches", "deliver"])
+def test_cancelling_a_job_ends_its_upload_and_waits_for_that(
+    monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    uploading = threading.Event()
+    ended: list[bool] = []
+
+    def upload(_: Any, path: Path, __: str, cancelled: Callable[[], bool]) -> Any:
+        uploading.set()
+        while not cancelled():
+            time.sleep(0.01)
+        ended.append(path.exists())
+        raise Cancelled
+
+    monkeypatch.setattr(delivery.Delivery, phase, upload)
+    job = {"id": "j", "input": {"text": "Hi.", "output_format": "wav", "allow_recompress": True}}
+
+    async def main() -> None:
+        task = asyncio.create_task(handler.handler(job))
+        await asyncio.to_thread(uploading.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert ended == [True]
+
+
 def test_old_copies_are_removed(tmp_path: Path) -> None:
     run()
     (old,) = (tmp_path / "output").iterdir()
@@ -436,7 +496,8 @@ def test_a_job_that_is_stopped_after_its_synthesis_ends_early_and_leaves_nothing
 ) -> None:
     steps = 0
     kind, step = phase.split(".")
-    real = getattr(getattr(file_job, kind), step)
+    held_by = {"LoudnessMeter": LoudnessMeter, "Encoder": Encoder}[kind]
+    real = getattr(held_by, step)
 
     def slow(*args: Any) -> Any:
         nonlocal steps
@@ -444,7 +505,7 @@ def test_a_job_that_is_stopped_after_its_synthesis_ends_early_and_leaves_nothing
         time.sleep(0.1)
         return real(*args)
 
-    monkeypatch.setattr(getattr(file_job, kind), step, slow)
+    monkeypatch.setattr(held_by, step, slow)
     text = "One. [pause] " * 100
 
     async def main() -> None:

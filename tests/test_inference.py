@@ -3,7 +3,6 @@
 import asyncio
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,11 @@ import soundfile
 
 from audio.pcm import Samples
 from config import Settings
-from request.errors import Cancelled, EngineError
-from request.model import parse_request
-from synthesis.inference import Result, VibeVoiceInference
+from request.errors import EngineError
+from request.model import SpeechRequest, parse_request
+from synthesis.file import SpeechFile
+from synthesis.inference import VibeVoiceInference
+from synthesis.result import Result
 from tests.fake_engine import FakeEngine, FakeSpeech
 
 
@@ -29,6 +30,10 @@ class Spoken:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.result, name)
+
+
+async def filed(inference: VibeVoiceInference, request: SpeechRequest, folder: Path) -> SpeechFile:
+    return await inference.generate(await inference.plan(request), folder)
 
 
 Speak = Callable[..., Spoken]
@@ -65,7 +70,8 @@ def speak(make: Callable[..., VibeVoiceInference], tmp_path: Path) -> Speak:
         inference = make(**(env or {}))
         fields = {"output_format": "wav", "loudness": None, "seed": 1, **fields}
         request, _ = parse_request({"text": text, **fields}, inference.defaults)
-        return Spoken(*asyncio.run(inference.generate(request, tmp_path)))
+        file = asyncio.run(filed(inference, request, tmp_path))
+        return Spoken(file.path, file.result)
 
     return speak
 
@@ -325,7 +331,7 @@ def test_cancelling_the_task_stops_the_engine_and_waits_for_it(
 
     async def main() -> None:
         with inference.workspace() as folder:
-            task = asyncio.create_task(inference.generate(request, Path(folder)))
+            task = asyncio.create_task(filed(inference, request, Path(folder)))
             while not engine.speeches:
                 await asyncio.sleep(0.01)
             task.cancel()
@@ -339,55 +345,32 @@ def test_cancelling_the_task_stops_the_engine_and_waits_for_it(
     assert set(threading.enumerate()) <= threads
 
 
-@pytest.mark.parametrize(
-    ("there", "allow", "wanted"),
-    [(True, True, "wav"), (False, True, "opus"), (False, False, "wav")],
-)
-def test_what_does_not_reach_its_caller_becomes_opus_where_that_is_allowed(
-    make: Callable[..., VibeVoiceInference], there: bool, allow: bool, wanted: str
+def test_a_file_is_encoded_again_from_the_same_takes_where_the_request_allows_it(
+    make: Callable[..., VibeVoiceInference], engine: FakeEngine
 ) -> None:
     inference = make()
-    fields = {"text": "Hi.", "output_format": "wav", "loudness": None}
-    request, _ = parse_request({**fields, "allow_recompress": allow}, inference.defaults)
-    asked: list[str] = []
+    fields = {"text": "Hi.", "output_format": "wav", "loudness": None, "seed": 4}
+    plain, _ = parse_request(fields, inference.defaults)
+    may, _ = parse_request({**fields, "allow_recompress": True}, inference.defaults)
 
-    def reaches(path: Path, content_type: str, _: Callable[[], bool]) -> bool:
-        asked.append(f"{path.name} {content_type}")
-        return there
+    async def main(folder: Path) -> tuple[SpeechFile, SpeechFile]:
+        large = await filed(inference, may, folder)
+        return large, await inference.shrink(large)
 
     with inference.workspace() as folder:
-        made = inference.generate(request, Path(folder), reaches=reaches)
-        path, result = asyncio.run(made)
-        assert list(Path(folder).iterdir()) == [path]
-    assert asked == ["speech.wav audio/wav"] * allow
-    assert result.format == wanted
-    shrunk = ["output_format: wav would have had 0.0 MB, so it is opus"]
-    assert list(result.warnings) == (shrunk if wanted == "opus" else [])
-
-
-def test_cancelling_the_task_ends_what_its_file_waits_for(
-    make: Callable[..., VibeVoiceInference],
-) -> None:
-    inference = make()
-    fields = {"text": "Hi.", "output_format": "wav", "allow_recompress": True}
-    request, _ = parse_request(fields, inference.defaults)
-    uploading = threading.Event()
-
-    def reaches(_: Path, __: str, cancelled: Callable[[], bool]) -> bool:
-        uploading.set()
-        while not cancelled():
-            time.sleep(0.01)
-        raise Cancelled
-
-    async def main() -> None:
-        with inference.workspace() as folder:
-            task = asyncio.create_task(inference.generate(request, Path(folder), reaches=reaches))
-            await asyncio.to_thread(uploading.wait)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-
-    asyncio.run(main())
+        assert not asyncio.run(filed(inference, plain, Path(folder))).may_shrink
+        large, small = asyncio.run(main(Path(folder)))
+        assert large.path.name == "speech.wav" and large.path.exists()
+        assert (large.may_shrink, small.may_shrink) == (True, False)
+        assert small.path.read_bytes()[:4] == b"OggS"
+    assert (large.result.format, small.result.format) == ("wav", "opus")
+    assert (large.result.chunks, large.result.seed) == (small.result.chunks, small.result.seed)
+    assert list(large.result.warnings) == []
+    assert list(small.result.warnings) == [
+        "output_format: wav would have had 0.0 MB, so it is opus"
+    ]
+    assert small.result.timings["encode_sec"] >= large.result.timings["encode_sec"]
+    assert len(engine.speeches) == 2
 
 
 def test_close_leaves_no_temporary_folder(make: Callable[..., VibeVoiceInference]) -> None:

@@ -13,6 +13,7 @@ from config import Settings
 from engines.base import Options
 from engines.vibevoice.engine import VibeVoiceEngine
 from request.model import parse_request
+from synthesis.file import SpeechFile
 from synthesis.inference import VibeVoiceInference
 from tests import vibevoice_fixtures as vibevoice
 from text.chunks import plan_text
@@ -40,8 +41,13 @@ def test_twenty_thousand_characters_come_out_in_order_with_every_span_right(
     inference = VibeVoiceInference(Settings.from_env(environment), engine)
     asked = {"text": text, "steps": 1, "loudness": None, "output_format": "wav"}
     request, _ = parse_request(asked, inference.defaults)
-    path, result = asyncio.run(inference.generate(request, tmp_path))
-    heard, rate = soundfile.read(path, dtype="float32")
+
+    async def speak() -> SpeechFile:
+        return await inference.generate(await inference.plan(request), tmp_path)
+
+    file = asyncio.run(speak())
+    result = file.result
+    heard, rate = soundfile.read(file.path, dtype="float32")
     planned = plan_text(text, inference.limits, {})
     assert len(result.chunks) == len(planned.chunks) > 16
     assert result.model["runtime"] == "fast"

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import numpy as np
 import pytest
 
 from audio.chunk_audio import KeptChunkAudio
 from audio.pcm import Samples
+from audio.spool import Spool
 from engines.base import Plan, PlannedChunk, Turn, Voice
 from request.errors import Cancelled, EngineError
-from synthesis.quality import Flaw, QualityRetry, Recorded
+from synthesis.cancel import CancelToken
+from synthesis.quality import Flaw, QualityRetry, Recorded, flaws
 from tests.fake_engine import CAPABILITIES, FakeEngine, FakeSpeech, Reason
 from text.pace import Pace
 
@@ -48,10 +49,11 @@ def record(tmp_path: Path) -> Record:
     def record(
         engine: FakeEngine, max_retries: int = 1, pace: Pace | None = None, plan: Plan = PLAN
     ) -> tuple[list[Recorded[KeptChunkAudio]], list[str]]:
-        recorder = QualityRetry(engine, pace or Pace(3), max_retries)
-        with TemporaryFile(dir=tmp_path) as spool:
-            recorded = recorder.record(plan, lambda: KeptChunkAudio(spool, 24_000, 1))
-        return recorded, recorder.warnings
+        recorder = QualityRetry(engine, pace or Pace(3), max_retries, CancelToken())
+        spool = Spool(tmp_path)
+        recorded = recorder.record(plan, lambda: KeptChunkAudio(spool, 24_000, 1))
+        spool.close()
+        return recorded, list(flaws(recorded))
 
     return record
 
@@ -147,8 +149,10 @@ def test_samples_that_are_no_numbers_are_an_error(record: Record) -> None:
 
 def test_a_recorder_cancelled_before_it_starts_speaks_nothing(tmp_path: Path) -> None:
     engine = FakeEngine()
-    recorder = QualityRetry(engine, Pace(3), 1)
-    recorder.cancel()
-    with TemporaryFile(dir=tmp_path) as spool, pytest.raises(Cancelled):
-        recorder.record(PLAN, lambda: KeptChunkAudio(spool, 24_000, 1))
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        QualityRetry(engine, Pace(3), 1, token).record(
+            PLAN, lambda: KeptChunkAudio(Spool(tmp_path), 24_000, 1)
+        )
     assert engine.speeches[0].cancelled

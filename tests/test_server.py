@@ -341,13 +341,14 @@ def test_those_who_wait_are_served_in_their_order(start: Start) -> None:
 def test_who_has_heard_the_end_has_given_the_place_up(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = VibeVoiceInference._ended
+    work = VibeVoiceInference.work
 
-    async def later(working: Any) -> None:
+    async def later(*args: Any) -> Any:
+        result = await work(*args)
         await asyncio.sleep(0.2)
-        await ended(working)
+        return result
 
-    monkeypatch.setattr(VibeVoiceInference, "_ended", staticmethod(later))
+    monkeypatch.setattr(VibeVoiceInference, "work", later)
     server = start(MAX_STREAMS="1", MAX_QUEUE="0")
     assert [server.speak().status for _ in range(3)] == [200] * 3
     assert server.call("GET", "/v1/capabilities").json["slots_taken"] == 0
@@ -376,8 +377,8 @@ def test_both_doors_give_the_same_samples(server: Server, tmp_path: Path) -> Non
 
     async def filed() -> bytes:
         with inference.workspace() as folder:
-            path, _ = await inference.generate(request, Path(folder))
-            return path.read_bytes()
+            file = await inference.generate(await inference.plan(request), Path(folder))
+            return file.path.read_bytes()
 
     assert asyncio.run(filed()) == answer.body
     inference.close()

@@ -22,11 +22,22 @@ from engines.base import End, Frame
 from engines.priority_lock import PriorityLock
 from request.errors import Cancelled, EngineError
 from request.model import Defaults, SpeechRequest, parse_request
-from synthesis.inference import AudioPart, Result, StreamStart, VibeVoiceInference
-from synthesis.stream import MOST_PIECE_BYTES, StreamJob, in_order
+from synthesis.cancel import CancelToken
+from synthesis.inference import VibeVoiceInference
+from synthesis.parts import (
+    MOST_PART_BYTES,
+    Context,
+    Parts,
+    StreamOptions,
+    in_order,
+    live_parts,
+)
+from synthesis.plan import plan_request
+from synthesis.result import AudioPart, Result, StreamStart
 from tests.fake_engine import FakeEngine
 from tests.http_server import wait_for
 
+JOB = StreamOptions()
 TEXT = "One. [pause:100ms] Two. [pause:0ms] Three. [pause:300ms]"
 
 
@@ -51,16 +62,13 @@ def request(text: str = TEXT, **fields: Any) -> SpeechRequest:
     return parse_request({"text": text, **fields}, Defaults())[0]
 
 
-def streamed(inference: VibeVoiceInference, asked: SpeechRequest) -> tuple[list[bytes], Result]:
+def streamed(
+    inference: VibeVoiceInference, asked: SpeechRequest, options: StreamOptions = JOB
+) -> tuple[list[bytes], Result]:
     async def main() -> tuple[list[bytes], Result]:
-        pieces: list[bytes] = []
-        with inference.workspace() as folder:
-            async for piece in inference.stream(asked, Path(folder)):
-                if isinstance(piece, Result):
-                    return pieces, piece
-                if isinstance(piece, AudioPart):
-                    pieces.append(piece.data)
-        raise AssertionError("no result")
+        first, *parts, result = [item async for item in inference.stream(asked, options)]
+        assert isinstance(first, StreamStart) and isinstance(result, Result)
+        return [part.data for part in parts if isinstance(part, AudioPart)], result
 
     return asyncio.run(main())
 
@@ -68,8 +76,8 @@ def streamed(inference: VibeVoiceInference, asked: SpeechRequest) -> tuple[list[
 def filed(inference: VibeVoiceInference, asked: SpeechRequest) -> tuple[bytes, Result]:
     async def main() -> tuple[bytes, Result]:
         with inference.workspace() as folder:
-            path, result = await inference.generate(asked, Path(folder))
-            return path.read_bytes(), result
+            file = await inference.generate(await inference.plan(asked), Path(folder))
+            return file.path.read_bytes(), file.result
 
     return asyncio.run(main())
 
@@ -115,14 +123,13 @@ def test_the_first_piece_leaves_before_the_last_frame_is_made(
     engine.delay = 0.02
 
     async def main() -> int:
-        with inference.workspace() as folder:
-            async with aclosing(inference.stream(request("One."), Path(folder))) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, StreamStart):
-                        continue
-                    assert isinstance(piece, AudioPart)
-                    assert 0 < len(piece.data) < 3200 * 10 * 2
-                    return len(piece.data)
+        async with aclosing(inference.stream(request("One."))) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, StreamStart):
+                    continue
+                assert isinstance(piece, AudioPart)
+                assert 0 < len(piece.data) < 3200 * 10 * 2
+                return len(piece.data)
         return 0
 
     assert asyncio.run(main())
@@ -131,9 +138,8 @@ def test_the_first_piece_leaves_before_the_last_frame_is_made(
 
 def test_what_is_planned_is_told_before_the_first_sound(inference: VibeVoiceInference) -> None:
     async def main() -> list[object]:
-        with inference.workspace() as folder:
-            asked = request("One.", speaker_name="nobody", seed=7)
-            return [item async for item in inference.stream(asked, Path(folder))]
+        asked = request("One.", speaker_name="nobody", seed=7)
+        return [item async for item in inference.stream(asked)]
 
     first, *pieces, last = asyncio.run(main())
     assert isinstance(first, StreamStart) and isinstance(last, Result)
@@ -150,12 +156,9 @@ def test_without_grouping_every_frame_is_a_piece_and_another_rate_is_only_that(
     engine.audio = lambda _: np.full(3200 * 20, 0.5, np.float32)
 
     async def main() -> list[AudioPart]:
-        with inference.workspace() as folder:
-            asked = request("One.")
-            items = inference.stream(
-                asked, Path(folder), sample_rate=48_000, longest_piece_sec=0, longest_block_sec=0
-            )
-            return [item async for item in items if isinstance(item, AudioPart)]
+        options = StreamOptions(longest_part_sec=0, longest_block_sec=0, sample_rate=48_000)
+        items = inference.stream(request("One."), options)
+        return [item async for item in items if isinstance(item, AudioPart)]
 
     pieces = asyncio.run(main())
     assert len(pieces) >= 20
@@ -170,9 +173,8 @@ def test_who_is_ahead_gets_larger_blocks_and_the_first_frame_alone(
     engine.audio = lambda _: np.full(3200 * 400, 0.5, np.float32)
 
     async def main() -> list[int]:
-        with inference.workspace() as folder:
-            items = inference.stream(request("One."), Path(folder), longest_piece_sec=0)
-            return [len(item.data) // 2 async for item in items if isinstance(item, AudioPart)]
+        items = inference.stream(request("One."), StreamOptions(longest_part_sec=0))
+        return [len(item.data) // 2 async for item in items if isinstance(item, AudioPart)]
 
     counts = asyncio.run(main())
     assert sum(counts) == 3200 * 400
@@ -195,9 +197,13 @@ def test_no_byte_depends_on_the_blocks(
     inference.loudness.remember("Alice", -29.0)
     monkeypatch.setattr(inference.loudness, "remember", lambda *_: None)
     in_blocks, _ = streamed(inference, asked)
-    monkeypatch.setattr(StreamJob, "_block_sec", lambda *_: 0.0)
-    in_frames, _ = streamed(inference, asked)
+    in_frames, _ = streamed(inference, asked, StreamOptions(longest_block_sec=0))
     assert b"".join(in_blocks) == b"".join(in_frames)
+
+
+def parts(inference: VibeVoiceInference, folder: Path, token: CancelToken) -> Parts:
+    planned = plan_request(inference, request("One."), 0.0)
+    return live_parts(Context(inference, token, folder), planned, None, StreamOptions())
 
 
 def test_who_has_less_sound_ahead_comes_first(
@@ -205,10 +211,7 @@ def test_who_has_less_sound_ahead_comes_first(
 ) -> None:
     engine.audio = lambda _: np.full(24_000 * 120, 0.5, np.float32)
     inference.cpu = PriorityLock(1)
-    ahead, new = StreamJob(inference, request("One.")), StreamJob(inference, request("One."))
-    for job in (ahead, new):
-        job.plan(tmp_path)
-    pieces = {"ahead": ahead.run(tmp_path), "new": new.run(tmp_path)}
+    pieces = {name: parts(inference, tmp_path, CancelToken()) for name in ("ahead", "new")}
     while next(pieces["ahead"]).count < 24_000 * 60:
         pass
     served: list[str] = []
@@ -232,13 +235,12 @@ def test_who_has_less_sound_ahead_comes_first(
 
 def test_who_is_cancelled_waits_for_no_turn(inference: VibeVoiceInference, tmp_path: Path) -> None:
     inference.cpu = PriorityLock(1)
-    job = StreamJob(inference, request("One."))
-    job.plan(tmp_path)
+    token = CancelToken(inference.cpu.wake)
     outcome: list[str] = []
 
     def pull() -> None:
         try:
-            next(job.run(tmp_path))
+            next(parts(inference, tmp_path, token))
         except Cancelled:
             outcome.append("cancelled")
 
@@ -246,7 +248,7 @@ def test_who_is_cancelled_waits_for_no_turn(inference: VibeVoiceInference, tmp_p
     with inference.cpu.enter(threading.Event()):
         thread.start()
         wait_for(lambda: bool(inference.cpu._waiting))
-        job.cancel()
+        token.cancel()
         thread.join(60)
         assert outcome == ["cancelled"]
 
@@ -257,7 +259,7 @@ def test_pieces_grow_and_stay_below_their_limit(
     engine.audio = lambda _: np.full(24_000 * 60, 0.5, np.float32)
     pieces, _ = streamed(inference, request("One. [pause:10s] Two."))
     assert len(pieces[0]) < 48_000
-    assert max(map(len, pieces)) <= MOST_PIECE_BYTES + 2 * 16_384
+    assert max(map(len, pieces)) <= MOST_PART_BYTES + 2 * 16_384
     assert len(pieces) < 60
 
 
@@ -294,9 +296,8 @@ def test_a_failure_is_raised_after_the_pieces_before_it(
     pieces = []
 
     async def main() -> None:
-        with inference.workspace() as folder:
-            async for piece in inference.stream(request(), Path(folder)):
-                pieces.append(piece)  # noqa: PERF401 - kept up to the failure
+        async for piece in inference.stream(request()):
+            pieces.append(piece)  # noqa: PERF401 - kept up to the failure
 
     with pytest.raises(EngineError, match="as it was told to"):
         asyncio.run(main())
@@ -310,25 +311,24 @@ def test_a_listener_who_leaves_stops_the_engine(
     engine.audio = lambda _: np.full(3200 * 10_000, 0.5, np.float32)
     threads = set(threading.enumerate())
 
-    async def listen(folder: Path) -> None:
-        async with aclosing(inference.stream(request("One."), folder)) as pieces:
+    async def listen() -> None:
+        async with aclosing(inference.stream(request("One."))) as pieces:
             async for piece in pieces:
                 if how == "close" and isinstance(piece, AudioPart):
                     return
 
     async def main() -> None:
-        with inference.workspace() as folder:
-            task = asyncio.create_task(listen(Path(folder)))
-            if how == "cancel":
-                while not engine.speeches:
-                    await asyncio.sleep(0.01)
-                task.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await task
-            else:
+        task = asyncio.create_task(listen())
+        if how == "cancel":
+            while not engine.speeches:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
                 await task
-            assert engine.speeches[0].cancelled
-            assert list(Path(folder).iterdir()) == []
+        else:
+            await task
+        assert engine.speeches[0].cancelled
+        assert list(Path(inference._folder.name).iterdir()) == []
 
     asyncio.run(main())
     inference.close()
@@ -348,13 +348,12 @@ def test_a_slow_listener_holds_the_engine_back(
 
     async def main() -> int:
         asked = request("One. [pause:0ms] " * 200)
-        with inference.workspace() as folder:
-            async with aclosing(inference.stream(asked, Path(folder))) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, StreamStart):
-                        continue
-                    await asyncio.sleep(0.5)
-                    return len(begun)
+        async with aclosing(inference.stream(asked)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, StreamStart):
+                    continue
+                await asyncio.sleep(0.5)
+                return len(begun)
         return 0
 
     assert 1 <= asyncio.run(main()) < 20

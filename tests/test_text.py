@@ -5,6 +5,7 @@ import pytest
 from request.errors import RequestError
 from text.chunks import Limits, TextPlan, plan_text
 from text.reading import read
+from text.sentences import sentences
 
 
 def spoken(source: str, pronunciations: dict[str, str] | None = None) -> str:
@@ -396,3 +397,19 @@ def test_a_long_respelling_leaves_no_span_empty() -> None:
     source = "x and x, then x."
     chunks = plan_text(source, Limits(100, 0), {"x": ("word " * 20).strip()}).chunks
     assert all(chunk.text_start < chunk.text_end for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["Ms. Weber of Ft. Bragg came.", "She left."],
+        ["See Para. 3, App. 2 and chap. 4.", "Then go on."],
+        ["Der 2. Weltkrieg und das 19. Jahrhundert.", "Dann kam der Friede."],
+        ["I am 5.", "Then I left."],
+        ["Jeopardy! was on.", "We watched."],
+        ["hi!", "how are you?", "i am fine."],
+    ],
+)
+def test_a_sentence_ends_where_a_reader_ends_it(said: list[str]) -> None:
+    text = " ".join(said)
+    assert [text[start:end] for start, end in sentences(text)] == said

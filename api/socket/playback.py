@@ -14,8 +14,8 @@ from api.socket.pacing import Pacer
 from api.socket.replies import cancelled, done, finished, place, started, with_name
 from api.socket.sender import SocketSender
 from api.socket.utterance import Line, Utterance
-from synthesis.inference import AudioPart
-from text.feed import Sentence
+from synthesis.plan import Section
+from synthesis.result import AudioPart, Result
 
 
 class Playback:
@@ -129,32 +129,32 @@ class Playback:
         count = 0
         async with aclosing(utterance.audio()) as items:
             async for item in items:
-                if isinstance(item, Sentence):
+                if isinstance(item, Section):
                     async with self._sender.turn() as send:
-                        line = utterance.begin(item)
+                        line = utterance.begin()
                         await send(started(utterance, line))
                     count = 0
                 elif line is None:
                     continue
                 elif isinstance(item, AudioPart):
                     count += len(item.data)
-                    await self._send_piece(utterance, line, item, pacer)
-                else:
+                    await self._send_part(utterance, line, item, pacer)
+                elif isinstance(item, Result):
                     async with self._sender.turn() as send:
                         line.end_ms = line.start_ms + item.duration_sec * 1000
                         line.whole = True
                         await send(finished(utterance, line, count, item))
 
-    async def _send_piece(
-        self, utterance: Utterance, line: Line, piece: AudioPart, pacer: Pacer | None
+    async def _send_part(
+        self, utterance: Utterance, line: Line, part: AudioPart, pacer: Pacer | None
     ) -> None:
         if pacer is None:
-            end_ms = line.start_ms + piece.count / piece.sample_rate * 1000
-            await self._send_audio(utterance, line, piece.data, end_ms)
+            end_ms = line.start_ms + part.count / part.sample_rate * 1000
+            await self._send_audio(utterance, line, part.data, end_ms)
             return
-        for frame in pacer.cut(piece.data, piece.is_last):
+        for frame in pacer.cut(part.data, part.is_last):
             await pacer.wait()
-            end_ms = line.end_ms + len(frame) / 2 / piece.sample_rate * 1000
+            end_ms = line.end_ms + len(frame) / 2 / part.sample_rate * 1000
             await self._send_audio(utterance, line, frame, end_ms)
             pacer.sent(frame)
 

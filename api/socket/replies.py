@@ -5,7 +5,7 @@ from typing import Any
 
 from api.socket.utterance import Line, Utterance
 from audio.codecs import codec_rate
-from synthesis.inference import Result
+from synthesis.result import Result
 
 
 def with_name(message: Mapping[str, Any], utterance: Utterance) -> dict[str, Any]:

@@ -5,24 +5,21 @@ Times are milliseconds of audio since the utterance's begin.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
 
 from api.admission import Seat
 from api.errors import invalid
 from api.socket.events import SessionConfig, refused
 from api.speaking import AppState, Speaking
-from synthesis.inference import AudioPart, Result, StreamStart
+from synthesis.parts import StreamOptions
+from synthesis.plan import Section
+from synthesis.stream import Stalled, StreamItem
 from text.feed import Sentence, SentenceFeed
 
-_PIECES_AHEAD = 32
+_PARTS_AHEAD = 32
 """Frames that are made before they are sent: 4 s, so that the next sentence begins in time."""
-
-_Item = Sentence | AudioPart | Result | BaseException | None
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -54,7 +51,7 @@ class Utterance:
         self._state = state
         self._has_words = False
         self._sentences: asyncio.Queue[Sentence | None] = asyncio.Queue()
-        self._began: StreamStart | None = None
+        self._given: list[Sentence] = []
         self._flushing: asyncio.TimerHandle | None = None
 
     def write(self, text: str) -> None:
@@ -104,80 +101,63 @@ class Utterance:
     def sent_ms(self) -> float:
         return self.lines[-1].end_ms if self.lines else 0.0
 
-    def begin(self, sentence: Sentence) -> Line:
-        line = Line(len(self.lines), sentence, self.sent_ms, self.sent_ms)
+    def begin(self) -> Line:
+        """The place of the sentence whose audio follows."""
+        index = len(self.lines)
+        line = Line(index, self._given[index], self.sent_ms, self.sent_ms)
         self.lines.append(line)
         return line
 
-    async def audio(self) -> AsyncGenerator[Sentence | AudioPart | Result, None]:
-        """Each sentence, its pieces and its result, made ahead by up to `_PIECES_AHEAD`. Raises
-        what the making raises. Closing it stops the engine at once, without waiting for it."""
-        made: asyncio.Queue[_Item] = asyncio.Queue(_PIECES_AHEAD)
-        making = asyncio.create_task(self._make(made))
+    async def audio(self) -> AsyncGenerator[StreamItem, None]:
+        """One stream of all its sentences, made ahead by up to `_PARTS_AHEAD`. Raises what the
+        making raises. Closing it stops the engine at once, without waiting for it."""
+        state, config = self._state, self.config
+        speaking = Speaking(state, "ws", "stopped")
+        longest = state.settings.session_idle_sec
+        options = StreamOptions(
+            longest_part_sec=0,
+            longest_block_sec=0,
+            parts_ahead=_PARTS_AHEAD,
+            stalled_sec=longest,
+            sample_rate=config.sample_rate,
+        )
+        stream = state.inference.stream(config.request, options, self._sections(speaking))
         try:
-            while (item := await made.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            async with aclosing(speaking.noted(stream)) as items:
+                async for item in items:
+                    yield item
+        except Stalled:
+            state.metrics.errors.labels("ws", "stalled").inc()
+            raise refused("stalled", f"Nothing of it was taken for {longest:g} s.") from None
         finally:
-            making.cancel()
-            _ENDING.add(making)
-            making.add_done_callback(_ENDING.discard)
+            stream.cancel()
 
-    async def _make(self, made: "asyncio.Queue[_Item]") -> None:
-        """Speaks the sentences in one seat, from the first to the end."""
-        speaking = Speaking(self._state, "ws", "stopped")
-        try:
-            with speaking.seat as seat:
-                while (sentence := await self._idle(seat, self._sentences.get)) is not None:
-                    await self._idle(seat, partial(made.put, sentence))
-                    self.in_making = True
-                    await self._make_sentence(speaking, sentence, made)
+    async def _sections(self, speaking: Speaking) -> AsyncGenerator[Section, None]:
+        """Its sentences as they come, in one seat from the first to the end."""
+        with speaking.seat:
+            while (sentence := await self._next_sentence(speaking.seat)) is not None:
+                self.in_making = True
+                try:
+                    await speaking.take_seat()
+                    self._given.append(sentence)
+                    yield Section(sentence.text, self._silence_ms(sentence))
+                finally:
                     self.in_making = False
-        except Exception as error:  # noqa: BLE001 - raised again where the audio is read
-            self.in_making = False
-            await made.put(error)
-        else:
-            await made.put(None)
 
-    async def _make_sentence(
-        self, speaking: Speaking, sentence: Sentence, made: "asyncio.Queue[_Item]"
-    ) -> None:
-        request = self.config.request.model_copy(update={"text": sentence.text})
-        after = (self._began, self._silence_ms(sentence)) if self._began else None
-        parts = speaking.part(request, self.config.sample_rate, after)
-        async with aclosing(parts) as items:
-            async for item in items:
-                if isinstance(item, StreamStart):
-                    self._began = self._began or item
-                elif isinstance(item, AudioPart):
-                    await self._taken(made.put(item))
-                else:
-                    await self._idle(speaking.seat, partial(made.put, item))
-
-    async def _idle(self, seat: Seat, wait: Callable[[], Awaitable[T]]) -> T:
-        """What `wait` gives. The engine has nothing to do for it meanwhile, so after a while the
+    async def _next_sentence(self, seat: Seat) -> Sentence | None:
+        """None at the end of its text. The engine has nothing to do meanwhile, so after a while the
         seat goes to others."""
         try:
             async with asyncio.timeout(self._state.settings.utterance_idle_sec):
-                return await wait()
+                return await self._sentences.get()
         except TimeoutError:
             seat.leave()
-        return await wait()
-
-    async def _taken(self, put: Awaitable[None]) -> None:
-        """Waits for room. Raises where a pause, or a caller who reads too slowly, would hold the
-        seat for ever in the middle of a sentence."""
-        longest = self._state.settings.session_idle_sec
-        try:
-            async with asyncio.timeout(longest):
-                await put
-        except TimeoutError:
-            self._state.metrics.errors.labels("ws", "stalled").inc()
-            raise refused("stalled", f"Nothing of it was taken for {longest:g} s.") from None
+        return await self._sentences.get()
 
     def _silence_ms(self, sentence: Sentence) -> int:
         """What lies before a sentence, as between two chunks of one text."""
+        if len(self._given) == 1:
+            return 0
         settings = self._state.settings
         paragraph = sentence.starts_paragraph
         return settings.paragraph_silence_ms if paragraph else settings.chunk_silence_ms
@@ -210,7 +190,3 @@ class Utterance:
         voice = request.speaker_name or self._state.settings.default_speaker
         usual = self._state.inference.pace.expected(voice, line.sentence.text) * 1000
         return max(made, usual / request.speed)
-
-
-_ENDING: set[asyncio.Task[None]] = set()
-"""Tasks whose engine is about to stop; asyncio itself keeps no hold of a task."""

@@ -3,13 +3,14 @@
 The maker never waits: what a slow reader leaves goes to a file once memory holds its share.
 """
 
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
 
+from audio.pcm import silence
+from audio.spool import Extent, Spool
 from engines.base import End, Frame
 from request.errors import Cancelled
 
@@ -23,9 +24,8 @@ class Frames:
     def __init__(self, in_memory: int = _IN_MEMORY) -> None:
         self._changed = threading.Condition()
         self._near: deque[Frame | End] = deque()
-        self._far: deque[tuple[int, int] | End] = deque()  # in the file: (chunk, samples)
-        self._file = tempfile.SpooledTemporaryFile(max_size=1)  # noqa: SIM115 (see `close`)
-        self._read_at = 0
+        self._far: deque[tuple[int, Extent] | End] = deque()  # a frame's chunk, and its place
+        self._spool = Spool()
         self._in_memory = in_memory
         self._closed = False
         self._finished = False
@@ -42,28 +42,21 @@ class Frames:
             self._changed.notify()
 
     def _spill(self, event: Frame | End) -> None:
-        if isinstance(event, End):
+        if isinstance(event, Frame):
+            self._far.append((event.chunk, self._spool.append(event.samples)))
+        else:
             self._far.append(event)
-            return
-        self._file.seek(0, 2)
-        self._file.write(event.samples.astype(np.float32, copy=False).tobytes())
-        self._far.append((event.chunk, len(event.samples)))
 
     def _recall(self) -> Frame | End:
         entry = self._far.popleft()
         if isinstance(entry, End):
             event: Frame | End = entry
         else:
-            event = self._read(*entry)
+            chunk, extent = entry
+            event = Frame(chunk, np.concatenate([silence(0), *self._spool.read(extent)]))
         if not self._far:
-            self._file.truncate(0)
-            self._read_at = 0
+            self._spool.clear()
         return event
-
-    def _read(self, chunk: int, count: int) -> Frame:
-        self._file.seek(self._read_at)
-        self._read_at += 4 * count
-        return Frame(chunk, np.frombuffer(self._file.read(4 * count), np.float32))
 
     def _has_news(self) -> bool:
         return bool(self._near or self._far or self._closed or self._finished)
@@ -80,7 +73,7 @@ class Frames:
             self._closed = True
             self._near.clear()
             self._far.clear()
-            self._file.close()
+            self._spool.close()
             self._changed.notify()
 
     def __iter__(self) -> Iterator[Frame | End]:

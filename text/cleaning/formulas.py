@@ -188,6 +188,7 @@ _YEAR = re.compile(r"(?<![\w.,])(?:1[5-9]|20)\d\d\Z")
 _WORD = re.compile(r"(?<![^\W\d_])[^\W\d_]{1,4}\Z")
 _UNITS = re.compile("m|km|cm|mm|dm|nm|\u00b5m|\u03bcm|ft|yd|mi|in|hm|dam|s|kg|px|ha")
 _WORDS_TOO = frozenset(("in", "ft", "mi", "ha", "a", "s"))
+_FUNCTIONS = re.compile("a?(?:sin|cos|tan|cot|sec|csc)h?|log|ln")
 _COUNTS = re.compile(r"(?:\d ?|[/\u00b7\u22c5])\Z")
 _PARENTHESISED = re.compile(r"\((?:[^\W\d_]{0,2}[\d\s+*/=.,-]){0,20}[^\W\d_]{0,2}\)\Z")
 _EXPONENT = re.compile(r"[-+]?\d{1,3}|[-+]?[ni]")
@@ -244,6 +245,8 @@ def _is_raised(before: str, exponent: str) -> bool:
     name, has_number = word[0], bool(_COUNTS.search(before[: word.start()]))
     if _UNITS.fullmatch(name):
         return has_number or name not in _WORDS_TOO or exponent[0] == "-"
+    if _FUNCTIONS.fullmatch(name):
+        return True
     if len(name) == 1:
         return name[0] < "\u0400" and (name != "I" or has_number)  # Elizabeth I²
     is_word = name.isupper() or any(char in "aeiouy" for char in normalize("NFD", name.lower()))

@@ -26,7 +26,7 @@ _INLINES = (
 )
 _COMMENT = re.compile(r"<!--.{0,5000}?-->|<![a-z][^<>]{0,500}>|<\?[a-z][^<>]{0,500}>", re.S | re.I)
 _UNSPOKEN_ELEMENT = re.compile(r"<(script|style)\b[^<>]{0,2000}>.{0,5000}?</\1 ?>", re.I | re.S)
-_CDATA = re.compile(r"<!\[CDATA\[(.{0,5000}?)\]\]>", re.S)
+_CDATA = re.compile(r"<!\[CDATA\[((?:(?!<!\[).){0,5000}?)\]\]>", re.S)
 _CELL_END = re.compile(r"</t[dh] ?>\s{0,100}(?=<t[dh]\b)", re.I)
 # `</a><a>`: words of two elements are two words.
 _BETWEEN = re.compile(

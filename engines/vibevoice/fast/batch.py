@@ -220,18 +220,19 @@ class Batch:
 
     def launch(self, shape: GraphShape, sequences: Mapping[int, Sequence]) -> InFlight:
         """Starts a step for sequences, by slot. On a GPU it returns before that is made."""
+        parts = {slot: each.part for slot, each in sequences.items()}
         exact = any(each.repeatable for each in sequences.values())
         self.graphs.run(shape, exact=exact)
         if not self._on_cuda:
             # The next step may be another shape's, made before this one is read.
             state = self.state
-            return InFlight(sequences, state.chosen.clone(), state.audio.clone(), None)
+            return InFlight(sequences, parts, state.chosen.clone(), state.audio.clone(), None)
         chosen, audio = self._host_buffers()
         chosen.copy_(self.state.chosen, non_blocking=True)
         audio.copy_(self.state.audio, non_blocking=True)
         done = torch.cuda.Event(blocking=True)  # another would keep a core busy while it waits
         done.record()
-        return InFlight(sequences, chosen, audio, done)
+        return InFlight(sequences, parts, chosen, audio, done)
 
     def read(self, step: InFlight) -> list[StepOutput]:
         """What came for whom, as the model made it; waits for the step."""
@@ -241,7 +242,9 @@ class Batch:
         outputs = []
         for slot, sequence in step.sequences.items():
             choice = int(step.chosen[slot])
-            if choice == IDLE:
+            # A step may be read when its sequence has gone on to the next part.
+            is_old = not sequence.parts or sequence.part is not step.parts[slot]
+            if choice == IDLE or is_old:
                 continue
             token = choices[choice]
             samples = None

@@ -134,6 +134,7 @@ class InFlight:
     (slots, samples)."""
 
     sequences: Mapping[int, Sequence]
+    parts: Mapping[int, Part]
     chosen: Tensor
     audio: Tensor
     done: torch.cuda.Event | None

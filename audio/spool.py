@@ -1,0 +1,56 @@
+"""Audio that waits on disk, so that memory does not grow with it."""
+
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from audio.pcm import Samples
+
+_BLOCK = 1 << 16
+_BYTES = 4
+
+Extent = tuple[int, int]
+"""Where samples lie in a spool: the first, and the one after the last."""
+
+
+class Spool:
+    """A temporary file of samples: appended at its end, read back by place, in any order. The first
+    `append` makes the file, in `folder` or the system's temporary folder; it goes with the spool.
+    Used by one thread at a time."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.count = 0
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+
+    def append(self, samples: Samples) -> Extent:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (it outlives this call)
+            weakref.finalize(self, self._file.close)
+        self._file.seek(self.count * _BYTES)
+        self._file.write(samples.astype(np.float32, copy=False).tobytes())
+        start, self.count = self.count, self.count + len(samples)
+        return start, self.count
+
+    def read(self, extent: Extent) -> Iterator[Samples]:
+        """What was appended there, in blocks of up to 65,536 samples."""
+        start, end = extent
+        for at in range(start, end, _BLOCK):
+            assert self._file is not None  # noqa: S101 - there is an extent, so there was an append
+            self._file.seek(at * _BYTES)
+            block = self._file.read(min(_BLOCK, end - at) * _BYTES)
+            yield np.frombuffer(block, np.float32)
+
+    def clear(self) -> None:
+        """Drops all that was appended: the file is empty again."""
+        self.count = 0
+        if self._file is not None:
+            self._file.truncate(0)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,256 @@
+"""From a plan to the parts of a stream, in the thread that works.
+
+Each frame goes as it comes. What has left cannot be taken back: a bad chunk is not repeated, only
+reported, and the level is not measured but remembered from what the voice said before.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from audio.chunk_audio import ChunkAudio, Join
+from audio.codecs import Encoder
+from audio.loudness import Level, LoudnessMeter
+from audio.pcm import Samples
+from audio.spool import Extent, Spool
+from engines.base import SAMPLE_RATE, End, Frame
+from synthesis.cancel import CancelToken
+from synthesis.plan import PlannedRequest, Services
+from synthesis.quality import AnyAudio, QualityRetry, Recorded, flaws
+from synthesis.result import AudioPart, Result, Spoken, result_of
+
+MOST_PART_BYTES = 512 * 1024
+"""RunPod takes stream pieces below 1 MB, and base64 adds a third."""
+_BLOCK_SHARE = 0.25
+"""Of the sound that a listener has ahead: so much of it may wait for its block to be full."""
+_LIVE_BLOCK = 1 << 14
+Parts = Generator[AudioPart, None, Result]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How a stream is cut. Frames are trimmed, levelled and encoded one by one until the listener
+    is ahead, then in blocks of up to `longest_block_sec`, which cost less; parts grow up to
+    `longest_part_sec`. With 0 every frame is a block, and every block is a part. `parts_ahead`
+    parts are made before one is taken; a stream of which none is taken for `stalled_sec` fails.
+    `sample_rate` in Hz is the settings' where it is None."""
+
+    longest_part_sec: float = 4.0
+    longest_block_sec: float = 1.0
+    parts_ahead: int = 4
+    stalled_sec: float | None = None
+    sample_rate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where a request is worked on: what it shares with others, what ends it, its own folder."""
+
+    services: Services
+    token: CancelToken
+    folder: Path
+
+
+class PartEncoder:
+    """Joins chunks with their silences, levels and encodes them, and groups the bytes: the first
+    leave at once, later ones in ever larger parts, since each costs its receiver a request. At most
+    `block` samples are encoded at a time. `heard` measures what was levelled; `total` is how many
+    samples will come, where that is known."""
+
+    def __init__(
+        self,
+        planned: PlannedRequest,
+        format_name: str,
+        gain_db: float | None,
+        longest_sec: float,
+        block: int,
+        heard: LoudnessMeter | None = None,
+        total: int | None = None,
+    ) -> None:
+        self.join = Join(planned.pauses())
+        self.encode_sec = 0.0
+        self._rate, self._longest, self._block = planned.rate, longest_sec, block
+        self._heard = heard
+        self._level = Level(planned.rate, gain_db)
+        self._encoder = Encoder(format_name, planned.rate, total)
+        self._bytes = bytearray()
+        self._count = self._left = 0
+        self._wanted = 0.0
+        self._since = time.monotonic()
+
+    @property
+    def due(self) -> float:
+        """When who listens from the begin has heard all that was added (monotonic seconds)."""
+        return self._since + self._count / self._rate
+
+    def add(self, samples: Samples) -> Iterator[AudioPart]:
+        """The parts that a chunk's next samples complete."""
+        return self._encoded(self.join.feed(samples))
+
+    def close(self) -> Iterator[AudioPart]:
+        """The silence after all chunks, and the last part."""
+        yield from self._encoded(self.join.finish())
+        self._bytes += self._encoder.encode(self._level.flush())
+        self._bytes += self._encoder.close()
+        yield self._taken(is_last=True)
+
+    def _encoded(self, joined: Iterable[Samples]) -> Iterator[AudioPart]:
+        size = self._block
+        blocks = (each[at : at + size] for each in joined for at in range(0, len(each), size))
+        for block in blocks:
+            self._count += len(block)
+            began = time.monotonic()
+            levelled = self._level.feed(block)
+            if self._heard is not None:
+                self._heard.add(levelled)
+            self._bytes += self._encoder.encode(levelled)
+            self.encode_sec += time.monotonic() - began
+            seconds = (self._count - self._left) / self._rate
+            if self._bytes and (seconds >= self._wanted or len(self._bytes) >= MOST_PART_BYTES):
+                self._left = self._count
+                self._wanted = min(self._longest, max(0.25, 2 * self._wanted))
+                yield self._taken(is_last=False)
+
+    def _taken(self, is_last: bool) -> AudioPart:
+        part = AudioPart(bytes(self._bytes), self._rate, is_last, self._count)
+        self._bytes.clear()
+        return part
+
+
+def live_parts(
+    context: Context, planned: PlannedRequest, gain_db: float | None, options: StreamOptions
+) -> Parts:
+    """Yields the file while it is spoken; returns what there is to say. Of many streams the one
+    comes first whose listener runs out of sound first."""
+    rate, speed, form = planned.rate, planned.request.speed, planned.request.output_format
+    services, token = context.services, context.token
+    loading = load(context, planned)
+    quality = QualityRetry(services.engine, services.pace, 0, token)
+    out = PartEncoder(planned, form, gain_db, options.longest_part_sec, _LIVE_BLOCK)
+    meter = LoudnessMeter(rate)
+
+    def turn() -> AbstractContextManager[None]:
+        return services.cpu.enter(token.event, out.due)
+
+    def block_sec() -> float:
+        return min(options.longest_block_sec, _BLOCK_SHARE * (out.due - time.monotonic()))
+
+    takes: list[Recorded[ChunkAudio]] = []
+    take, heard = ChunkAudio(rate, speed), list[Samples]()
+    events = in_blocks(in_order(quality.events(planned.plan), context.folder), block_sec)
+    in_caller = services.engine.capabilities.in_caller
+    for event in _in_turns(events, turn if in_caller else nullcontext):
+        with turn():
+            samples = take.finish() if isinstance(event, End) else take.feed(event.samples)
+            heard.append(samples)
+            parts = list(out.add(samples))
+            if isinstance(event, End):
+                meter.add(np.concatenate(heard))
+        yield from parts
+        if isinstance(event, End):
+            flaw = quality.judge(planned.plan, event.chunk, take, event.reason)
+            takes.append(Recorded(take, flaw, 1))
+            out.join.end_chunk()
+            take, heard = ChunkAudio(rate, speed), []
+    spoken = spoken_of(planned, quality, takes, loading, gain_db)
+    remember(services, planned, meter.integrated())
+    with turn():
+        parts = list(out.close())
+    yield from parts
+    total_sec = time.monotonic() - planned.asked_at
+    return result_of(services, spoken, out.join, form, out.encode_sec, total_sec)
+
+
+def remember(services: Services, planned: PlannedRequest, measured: float | None) -> None:
+    if measured is not None:
+        services.loudness.remember(planned.cast, measured)
+
+
+def load(context: Context, planned: PlannedRequest) -> tuple[float, float]:
+    """Loads the engine. Gives when that began and when it was done."""
+    started_at = time.monotonic()
+    context.token.check()
+    if planned.plan.chunks:  # silence needs no engine
+        context.services.load_model()
+    return started_at, time.monotonic()
+
+
+def spoken_of(
+    planned: PlannedRequest,
+    quality: QualityRetry,
+    takes: Iterable[Recorded[AnyAudio]],
+    loading: tuple[float, float],
+    gain_db: float | None = None,
+) -> Spoken[AnyAudio]:
+    """What has just come to its end; `loading` is what `load` gave. Raises `EngineError` where
+    nothing is to be heard."""
+    kept, now, (started_at, loaded_at) = tuple(takes), time.monotonic(), loading
+    phases = {
+        "plan_sec": planned.planned_at - planned.asked_at,
+        "queue_sec": started_at - planned.planned_at,
+        "load_sec": loaded_at - started_at,
+        "first_audio_sec": (quality.first_audio_at or now) - planned.asked_at,
+        "synthesis_sec": now - loaded_at,
+        **quality.cost,
+    }
+    return Spoken(planned, kept, gain_db, flaws(kept), phases, now)
+
+
+def _in_turns(
+    events: Iterator[Frame | End], turn: Callable[[], AbstractContextManager[None]]
+) -> Iterator[Frame | End]:
+    """The same, each in its turn: where the engine's work is this thread's."""
+    while True:
+        with turn():
+            event = next(events, None)
+        if event is None:
+            return
+        yield event
+
+
+def in_blocks(
+    events: Iterable[Frame | End], least_sec: Callable[[], float]
+) -> Iterator[Frame | End]:
+    """Joins a chunk's frames, which are in order, until they last `least_sec` or it ends."""
+    waiting: list[Samples] = []
+    for event in events:
+        if isinstance(event, Frame):
+            waiting.append(event.samples)
+            if sum(map(len, waiting)) / SAMPLE_RATE < least_sec():
+                continue
+        if waiting:
+            yield Frame(event.chunk, np.concatenate(waiting))
+            waiting = []
+        if isinstance(event, End):
+            yield event
+
+
+def in_order(events: Iterable[Frame | End], folder: Path) -> Iterator[Frame | End]:
+    """Puts interleaved chunks in order: the chunk whose turn it is passes at once, the others wait
+    on disk."""
+    turn, spool = 0, Spool(folder)
+    waiting: defaultdict[int, list[Extent | End]] = defaultdict(list)
+    for arrived in events:
+        if arrived.chunk != turn:
+            waiting[arrived.chunk].append(
+                spool.append(arrived.samples) if isinstance(arrived, Frame) else arrived
+            )
+            continue
+        yield arrived
+        ended = isinstance(arrived, End)
+        while ended:
+            turn += 1
+            ended = False
+            for entry in waiting.pop(turn, ()):
+                if isinstance(entry, End):
+                    yield entry
+                    ended = True
+                else:
+                    yield from (Frame(turn, samples) for samples in spool.read(entry))
+            if not waiting:
+                spool.clear()

@@ -1,0 +1,186 @@
+"""A request's plan: its text in chunks, a voice for each speaker, a seed, the silences.
+
+`plan_request` plans a text that is whole. A `GrowingPlan` plans one that comes section by section,
+with one seed and one cast for all of it.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from audio.codecs import FORMATS, bytes_a_second, codec_rate
+from audio.loudness import LoudnessMemory, gain_to
+from config import Settings
+from engines.base import Engine, Options, Plan, PlannedChunk
+from engines.priority_lock import PriorityLock
+from request.model import SpeechRequest
+from synthesis.cancel import CancelToken
+from text.chunks import Limits, TextPlan, plan_text
+from text.pace import Pace
+from voices.casting import Recording, cast, names_of, unmatched
+from voices.catalogue import Voice, VoiceMapper
+
+T = TypeVar("T")
+
+
+class Services(Protocol):
+    """What requests share: see `inference.VibeVoiceInference`."""
+
+    settings: Settings
+    engine: Engine
+    limits: Limits
+    voices: VoiceMapper
+    pace: Pace
+    loudness: LoudnessMemory
+    cpu: PriorityLock
+
+    def load_model(self) -> None: ...
+
+    def request_voice(self, request: SpeechRequest) -> tuple[Voice, list[str]]: ...
+
+    def workspace(self) -> AbstractContextManager[str]: ...
+
+    async def work(self, work: Callable[[], T], token: CancelToken) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a text that is spoken by itself. `silence_ms` come before it, unless its text asks
+    for another silence there."""
+
+    text: str
+    silence_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRequest:
+    """A text as it will be spoken. `plan` is what the engine gets; `lead_ms` of silence come before
+    all chunks; `asked_at` and `planned_at` are monotonic seconds."""
+
+    request: SpeechRequest
+    text: TextPlan
+    plan: Plan
+    seed: int
+    rate: int
+    lead_ms: int
+    warnings: tuple[str, ...]
+    asked_at: float
+    planned_at: float
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        return tuple(voice.name for voice in self.plan.voices)
+
+    @property
+    def cast(self) -> str:
+        """Who speaks, as the memory of levels knows them."""
+        return "/".join(self.voices)
+
+    @property
+    def smallest_format(self) -> str:
+        """The format that the answer may have where the asked one is too large."""
+        may_shrink = self.request.allow_recompress and self.rate in FORMATS["opus"].rates
+        return "opus" if may_shrink else self.request.output_format
+
+    def pauses(self) -> list[int]:
+        """The silences asked for, in samples: before all chunks, then after each."""
+        pauses = [self.lead_ms, *(chunk.pause_ms for chunk in self.text.chunks)]
+        return [round(pause * self.rate / 1000 / self.request.speed) for pause in pauses]
+
+    def chunk_sec(self, index: int, pace: Pace) -> float:
+        """How long one chunk should be, without the pause after it."""
+        return pace.expected(*said(self.plan, index)) / self.request.speed
+
+    def expected_sec(self, pace: Pace) -> float:
+        """How long the answer should be, with its pauses."""
+        spoken = sum(self.chunk_sec(index, pace) for index in range(len(self.text.chunks)))
+        return spoken + sum(self.pauses()) / self.rate
+
+    def expected_bytes(self, pace: Pace) -> int:
+        """How large its file should be, in the smallest format that it may take."""
+        return round(self.expected_sec(pace) * bytes_a_second(self.smallest_format, self.rate))
+
+    def remembered_gain(self, loudness: LoudnessMemory) -> float | None:
+        """The gain for a stream, in dB: by what these voices measured before."""
+        if self.request.loudness is None:
+            return None
+        return gain_to(self.request.loudness, loudness.recall(self.cast))
+
+
+def said(plan: Plan, index: int) -> tuple[str, str]:
+    """Who says a chunk, as the pace knows them, and what."""
+    turns = plan.chunks[index].turns
+    voice = "/".join(sorted({plan.voices[turn.speaker].name for turn in turns}))
+    return voice, " ".join(turn.text for turn in turns)
+
+
+class GrowingPlan:
+    """The plan of a request whose text comes section by section. Speakers keep their voices; a
+    section without `Speaker N:` lines goes on with the speaker before. `recording` gives the voice
+    that came with the request; with `grows` False the first section is all there is."""
+
+    def __init__(
+        self,
+        services: Services,
+        request: SpeechRequest,
+        sample_rate: int | None = None,
+        recording: Recording | None = None,
+        grows: bool = True,
+    ) -> None:
+        self.grows = grows
+        self._seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        self._services, self._request = services, request
+        wanted = sample_rate or services.settings.default_sample_rate
+        self._rate = codec_rate(request.output_format, wanted)
+        self._recording = recording or (lambda: services.request_voice(request))
+        self._voices: dict[int, Voice] = {}
+        self._speakers: list[int] = []
+        self._last = 0
+
+    def add(self, section: Section, asked_at: float) -> PlannedRequest:
+        """Plans the next section. Raises `RequestError`s."""
+        request = self._request
+        text = plan_text(section.text, self._services.limits, request.pronunciations)
+        numbers = text.speakers or (self._last,)
+        self._speakers += [number for number in text.speakers if number not in self._speakers]
+        everyone = list(dict.fromkeys([*self._voices, *numbers]))
+        names = names_of(request, self._speakers) if self._speakers else {}
+        self._voices, warnings = cast(
+            request, everyone, names, self._services.voices, self._recording, self._voices
+        )
+        if not self.grows:
+            warnings += unmatched(request, text.speakers)
+        if text.chunks:
+            self._last = numbers[text.chunks[-1].turns[-1].speaker]
+        return PlannedRequest(
+            request=request,
+            text=text,
+            plan=Plan(
+                chunks=tuple(PlannedChunk(chunk.turns, self._seed) for chunk in text.chunks),
+                voices=tuple(self._voices[number] for number in numbers),
+                options=Options(
+                    request.cfg_scale,
+                    request.steps,
+                    request.disable_prefill,
+                    repeatable=request.seed is not None,
+                    cfg_is_default="cfg_scale" not in request.model_fields_set,
+                ),
+            ),
+            seed=self._seed,
+            rate=self._rate,
+            lead_ms=text.lead_ms or section.silence_ms,
+            warnings=(*text.warnings, *warnings),
+            asked_at=asked_at,
+            planned_at=time.monotonic(),
+        )
+
+
+def plan_request(
+    services: Services, request: SpeechRequest, asked_at: float, recording: Recording | None = None
+) -> PlannedRequest:
+    """Plans a text that is whole. Raises `RequestError`s, before any other work."""
+    plan = GrowingPlan(services, request, recording=recording, grows=False)
+    return plan.add(Section(request.text), asked_at)

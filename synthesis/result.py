@@ -1,0 +1,135 @@
+"""What a stream gives: its start, its parts, its result. All are complete when they are built."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+from audio.chunk_audio import ChunkAudio, Join
+from audio.codecs import FORMATS
+from synthesis.plan import PlannedRequest, Services
+from synthesis.quality import AnyAudio, Flaw, Recorded
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStart:
+    """What is known before the first sound. `gain_db` is the stream's constant gain, or None."""
+
+    voices: tuple[str, ...]
+    seed: int
+    gain_db: float | None
+    sample_rate: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPart:
+    """The next bytes of the file. The last part may be empty. `count` samples of the answer have
+    been encoded up to its end; the encoder may hold the last of them."""
+
+    data: bytes
+    sample_rate: int
+    is_last: bool = False
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenChunk:
+    """A chunk's place in the caller's text (code points) and in the audio (seconds), and how it
+    came out: `truncated` means that it hit its length limit, in the best of its `attempts`."""
+
+    index: int
+    text_start: int
+    text_end: int
+    start_sec: float
+    end_sec: float
+    attempts: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What there is to say about a finished answer. `timings` are seconds by phase; `cost_usd` is
+    what its share of the GPU costs, where there is one and its price is known."""
+
+    format: str
+    content_type: str
+    sample_rate: int
+    duration_sec: float
+    engine: str
+    model: Mapping[str, str]
+    voices: tuple[str, ...]
+    speakers: tuple[int, ...]
+    seed: int
+    gain_db: float | None
+    chunks: tuple[SpokenChunk, ...]
+    timings: Mapping[str, float]
+    warnings: tuple[str, ...]
+    cost_usd: float | None = None
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """`gpu_sec` and `cost_usd`, as far as there are any."""
+        found = {"gpu_sec": self.timings.get("gpu_sec"), "cost_usd": self.cost_usd}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken(Generic[AnyAudio]):
+    """What a plan was spoken into: the takes that are kept, and one constant gain for them.
+    `phases` are seconds until `ended_at`, in monotonic seconds; `level_sec` more went into
+    measuring the level."""
+
+    planned: PlannedRequest
+    takes: tuple[Recorded[AnyAudio], ...]
+    gain_db: float | None
+    warnings: tuple[str, ...]
+    phases: Mapping[str, float]
+    ended_at: float
+    level_sec: float = 0.0
+
+
+def result_of(
+    services: Services,
+    spoken: Spoken[ChunkAudio],
+    join: Join,
+    format_name: str,
+    encode_sec: float,
+    total_sec: float,
+    notes: Sequence[str] = (),
+) -> Result:
+    """The facts for an answer in that format, of which `join` has the places; `notes` are further
+    warnings."""
+    planned, duration_sec = spoken.planned, join.count / spoken.planned.rate
+    ends = {"encode_sec": encode_sec, "total_sec": total_sec}
+    timings = {**spoken.phases, **ends, "real_time_factor": total_sec / duration_sec}
+    timings = {name: round(seconds, 4) for name, seconds in timings.items()}
+    gpu_sec, price = timings.get("gpu_sec"), services.settings.gpu_usd_per_second
+    return Result(
+        format=format_name,
+        content_type=FORMATS[format_name].content_type,
+        sample_rate=planned.rate,
+        duration_sec=round(duration_sec, 6),
+        engine=services.engine.capabilities.name,
+        model=services.engine.capabilities.details,
+        voices=planned.voices,
+        speakers=planned.text.speakers,
+        seed=planned.seed,
+        gain_db=None if spoken.gain_db is None else round(spoken.gain_db, 2),
+        chunks=tuple(
+            SpokenChunk(
+                index=index,
+                text_start=chunk.text_start,
+                text_end=chunk.text_end,
+                start_sec=round(start / planned.rate, 6),
+                end_sec=round((start + each.take.count) / planned.rate, 6),
+                attempts=each.attempts,
+                truncated=each.flaw == Flaw.CUT,
+            )
+            for index, (chunk, start, each) in enumerate(
+                zip(planned.text.chunks, join.starts, spoken.takes, strict=True)
+            )
+        ),
+        timings=timings,
+        warnings=(*planned.warnings, *spoken.warnings, *notes),
+        cost_usd=None if gpu_sec is None or price is None else round(gpu_sec * price, 6),
+    )

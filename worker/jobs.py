@@ -1,0 +1,262 @@
+"""What the queue's jobs are answered with: a job is checked, spoken and delivered.
+
+Logs carry the job's id and never its text.
+"""
+
+import asyncio
+import base64
+import dataclasses
+import functools
+import json
+import os
+import signal
+import threading
+import traceback
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from config import on_runpod
+from delivery import answer as delivery
+from delivery.answer import Delivered, Delivery, Outputs
+from delivery.bucket import Bucket
+from request.errors import DeliveryError, EngineLost, RequestError, SpeechError
+from request.model import SpeechRequest, parse_request, words_of
+from synthesis.file import SpeechFile
+from synthesis.inference import VibeVoiceInference
+from synthesis.quality import Progress
+from synthesis.result import AudioPart, Result
+from worker import sdk_loop
+from worker.progress import reporting
+
+_MOST_POSTED = 1_000_000
+"""Bytes of a stream's item: RunPod takes no longer ones, and tells nobody."""
+
+Job = dict[str, Any]
+Answer = dict[str, Any]
+T = TypeVar("T")
+
+
+class Jobs:
+    """Answers jobs by one inference layer; `log` is RunPod's."""
+
+    def __init__(self, inference: VibeVoiceInference, outputs: Outputs, log: Any) -> None:
+        self._inference, self._outputs, self._log = inference, outputs, log
+
+    async def answer(self, job: Job) -> Answer:
+        """One answer with its audio, or `{"error": "[code] sentence"}`. Raises only on
+        cancellation."""
+        try:
+            request, warnings = parse_request(job.get("input"), self._inference.defaults)
+            if request.stream and not request.dry_run:
+                warnings.append("stream: this worker answers in one piece (STREAM_JOBS is not set)")
+            return await self._whole(job, request, warnings)
+        except asyncio.CancelledError:
+            self._log.info("cancelled", _id(job))
+            raise
+        except Exception as error:  # noqa: BLE001 - the last line of defence: see `_failure`
+            return self._failure(error, job)
+
+    async def items(self, job: Job) -> AsyncGenerator[Answer, None]:
+        """With `stream` the file in parts and the facts at the end, else the one answer.
+
+        The SDK posts each item before it asks for the next, and keeps the very objects for the
+        job's final list. So audio is taken out of a part once it is posted, and put into a whole
+        answer only then: posts stay below 1 MB, and so does the list of a stream.
+        """
+        try:
+            request, warnings = parse_request(job.get("input"), self._inference.defaults)
+            if request.stream and not request.dry_run:
+                items = self._parts(job, request, warnings)
+                close = _closes_with_task(items)
+                try:
+                    async for item in items:
+                        yield item
+                        lost = item.pop(sdk_loop.LOST, False)
+                        if "audio_chunk" in item:
+                            item["audio_chunk"] = ""
+                            if lost:
+                                raise DeliveryError("RunPod did not take a piece of the audio")
+                finally:
+                    await close()
+            else:
+                answer = await self._whole(job, request, warnings)
+                if request.dry_run and len(json.dumps(answer)) > _MOST_POSTED:
+                    chunks = len(answer["chunks"])
+                    problem = f"is read in {chunks} chunks, too many for one stream item"
+                    allowed = "a plan below 1 MB: send it in parts"
+                    raise RequestError(problem, "text", allowed=allowed)
+                audio = answer.pop("audio_base64", None)
+                yield answer
+                answer.pop(sdk_loop.LOST, None)
+                if audio is not None:
+                    answer["audio_base64"] = audio
+        except (asyncio.CancelledError, GeneratorExit):
+            self._log.info("cancelled", _id(job))
+            raise
+        except Exception as error:  # noqa: BLE001 - the last line of defence: see `_failure`
+            if isinstance(error, EngineLost) and on_runpod():
+                # The SDK does not read `refresh_worker` in an item, and asks for nothing after an
+                # error; after SIGTERM it posts what is left and ends the worker.
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield self._failure(error, job)
+
+    async def _whole(self, job: Job, request: SpeechRequest, warnings: list[str]) -> Answer:
+        if request.dry_run:
+            answer = (await self._inference.dry_run(request)).model_dump()
+            return answer | {"warnings": [*warnings, *answer["warnings"]]}
+        return await self._file(job, request, warnings)
+
+    async def _file(self, job: Job, request: SpeechRequest, warnings: list[str]) -> Answer:
+        self._log_begin(job, request)
+        inference, bucket = self._inference, await self._bucket(job)
+        way = Delivery(request.session_id or _id(job), self._outputs, bucket)
+        planned = await inference.plan(request)
+        size = await asyncio.to_thread(planned.expected_bytes, inference.pace)
+        progress = Progress(chunks_total=len(planned.text.chunks))
+        with inference.workspace() as folder:
+            async with reporting(job, progress) as tell:
+                tell(way.foresee(size))
+                file = await inference.generate(planned, Path(folder), progress)
+                if file.may_shrink:
+                    file = await self._fitting(way, file, _id(job))
+                result = file.result
+                delivered = await _in_thread(way.deliver, file.path, result.content_type)
+        return self._done(job, result, delivered, warnings, delivery_sec=round(way.seconds, 4))
+
+    async def _fitting(self, way: Delivery, file: SpeechFile, job_id: str) -> SpeechFile:
+        """The file, or a smaller one where it would not reach its caller."""
+        if await _in_thread(way.reaches, file.path, file.result.content_type):
+            return file
+        try:
+            return await self._inference.shrink(file)
+        except OSError as error:  # what is finished is delivered as it is
+            self._log.error(f"no smaller file could be made: {error.strerror}", job_id)
+            return file
+
+    async def _bucket(self, job: Job) -> Bucket | None:
+        """The job's own bucket, else the worker's."""
+        settings = self._inference.settings
+        if job.get("s3Config"):
+            life = settings.s3_url_ttl_seconds
+            return await asyncio.to_thread(Bucket.from_job, job["s3Config"], url_ttl_seconds=life)
+        return settings.bucket
+
+    async def _parts(
+        self, job: Job, request: SpeechRequest, warnings: list[str]
+    ) -> AsyncGenerator[Answer, None]:
+        self._log_begin(job, request)
+        with self._inference.workspace() as folder:
+            # The formats' names are also their extensions.
+            copy = Path(folder) / f"stream.{request.output_format}"
+            index = 0
+            with copy.open("wb") as file:
+                async with aclosing(self._inference.stream(request)) as stream:
+                    async for item in stream:
+                        if isinstance(item, Result):
+                            result = item
+                        elif isinstance(item, AudioPart):
+                            file.write(item.data)
+                            yield {
+                                "index": index,
+                                "audio_chunk": base64.b64encode(item.data).decode("ascii"),
+                                "format": request.output_format,
+                                "sample_rate": item.sample_rate,
+                                "is_last": item.is_last,
+                            }
+                            index += 1
+            owner = request.session_id or _id(job)
+            delivered = await asyncio.to_thread(delivery.copied, copy, owner, self._outputs)
+        yield self._done(job, result, delivered, warnings)
+
+    def _failure(self, error: Exception, job: Job) -> Answer:
+        """What the caller is told: RunPod takes one string, so the code stands before the sentence.
+        The SDK would send an exception with its traceback and paths."""
+        job_id = _id(job)
+        if isinstance(error, SpeechError):
+            code = error.problems[0].code
+            self._log.info(f"refused or failed: {code}", job_id)
+            lost = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
+            return {"error": f"[{code}] {error.told(words_of(job.get('input')))}", **lost}
+        # The message may quote the text, so only the kind and the place are logged.
+        place = "".join(traceback.format_tb(error.__traceback__))
+        self._log.error(f"internal error: {type(error).__name__}\n{place}", job_id)
+        detail = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+        sentence = f"internal error ({type(error).__name__}{detail}); see the worker's log"
+        return {"error": f"[internal_error] {sentence}"}
+
+    def _done(
+        self,
+        job: Job,
+        result: Result,
+        delivered: Delivered,
+        warnings: list[str],
+        **further_timings: float,
+    ) -> Answer:
+        """The answer's facts; some of them go to the log."""
+        timings = {**result.timings, **further_timings}
+        facts = {"audio_sec": result.duration_sec, "chunks": len(result.chunks), **timings}
+        self._log.info(f"done: {json.dumps(facts)}", _id(job))
+        cold_start = self._inference.tell_cold_start()
+        if cold_start is not None:
+            timings["cold_start_sec"] = cold_start
+        answer: Answer = {
+            "status": "success",
+            "sample_rate": result.sample_rate,
+            "duration_sec": result.duration_sec,
+            "format": result.format,
+            "content_type": result.content_type,
+            "engine": result.engine,
+            "voice": result.voices[0],
+            "seed": result.seed,
+            "gain_db": result.gain_db,
+            "chunks": [dataclasses.asdict(chunk) for chunk in result.chunks],
+            "timings": timings,
+            "warnings": [*warnings, *result.warnings, *delivered.warnings],
+        }
+        if result.cost_usd is not None:
+            answer["cost_usd"] = result.cost_usd
+        if result.model:
+            answer["model"] = dict(result.model)
+        if result.speakers:
+            numbers = map(str, result.speakers)
+            answer["speakers"] = dict(zip(numbers, result.voices, strict=True))
+        # The SDK drops an answer that is no strict JSON without a word; better to fail here.
+        if len(json.dumps(answer, allow_nan=False)) > delivery.FACTS_LIMIT:
+            answer["chunks"] = []
+            answer["warnings"] = [*answer["warnings"][:100], "chunks: left out, there are too many"]
+        return answer | delivered.fields
+
+    def _log_begin(self, job: Job, request: SpeechRequest) -> None:
+        self._log.info(
+            f"job of {len(request.text)} characters, request {request.request_id}", _id(job)
+        )
+
+
+async def _in_thread(work: Callable[..., T], path: Path, content_type: str) -> T:
+    """Delivers in a thread; a cancelled job's upload ends before the cancellation goes on."""
+    cancelled = threading.Event()
+    working = asyncio.create_task(asyncio.to_thread(work, path, content_type, cancelled.is_set))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        cancelled.set()
+        await asyncio.wait([working])
+        working.exception()  # asked for, so that asyncio does not report it as forgotten
+        raise
+
+
+def _closes_with_task(items: AsyncGenerator[Answer, None]) -> Callable[[], asyncio.Task[None]]:
+    """Gives a stream's one and only end, which also comes with the task that reads it. A stop that
+    comes while the SDK posts a piece reaches its generator with the garbage: the engine was seen to
+    speak on for seconds."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    close = functools.cache(lambda: loop.create_task(items.aclose()))
+    if task is not None:
+        task.add_done_callback(lambda _: close())
+    return close
+
+
+def _id(job: Job) -> str:
+    return str(job.get("id") or "local")
