@@ -101,3 +101,23 @@ def test_importing_a_door_starts_nothing(door: str, tmp_path: Path) -> None:
         check=True,
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_architecture_has_a_line_for_every_module() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    tree = page.split("```")[1]
+    folders: list[str] = []
+    listed: set[str] = set()
+    for line in tree.splitlines():
+        indent = (len(line) - len(line.lstrip())) // 2
+        name = line.strip().split(" ")[0]
+        del folders[indent:]
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            listed.add("".join([*folders, name]))
+    modules = {str(path) for path in FILES if path.name != "__init__.py"} | {
+        f"{door}.py" for door in ("handler", "server", "inference")
+    }
+    assert modules - listed == set()
+    assert {name for name in listed if name.endswith(".py")} - modules == set()
