@@ -1,5 +1,7 @@
 """The lock's turns, with a clock that only the tests move: no test waits for anything."""
 
+import errno
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -196,3 +198,39 @@ def test_whatever_workers_do_one_at_most_has_the_turn(steps: list[tuple[int, str
                 given_out.append(lock.turn)
             assert sum(lock.is_ours() for lock in locks) <= 1
         assert given_out == sorted(set(given_out))
+
+
+def test_a_turn_long_gone_whose_folder_is_cleared_meanwhile_is_no_failure(
+    owner: Lock, waiter: Lock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was slow begins turn 1 again while its successor clears what it finds."""
+    owner.release()
+    waiter.take()
+    slow = Lock(owner.folder, "slow")
+    latest = Lock.latest
+
+    def cleared(lock: Lock) -> int:
+        if lock is slow:
+            (lock.folder / "1").rmdir()
+        return latest(lock)
+
+    monkeypatch.setattr(Lock, "latest", cleared)
+    assert slow.begin(1) is False
+
+
+def test_a_turn_that_was_cleared_away_may_be_called_stale(
+    owner: Lock, waiter: Lock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network volume does for a moment."""
+    stat, stale = os.stat, [True]
+
+    def stale_once(path: str | Path, *rest: object, **more: object) -> os.stat_result:
+        if str(path).endswith("released") and stale and stale.pop():
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return stat(path, *rest, **more)  # type: ignore[arg-type]
+
+    owner.release()
+    monkeypatch.setattr(os, "stat", stale_once)
+    waiter.take()
+    assert waiter.is_ours()
+    assert not stale
