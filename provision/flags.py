@@ -1,5 +1,6 @@
 """Flags: what a warm start compares. One for each set of settings, as the parts are."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,5 +79,5 @@ def all_flags(base: Path) -> list[Path]:
 def lower_flags(base: Path, part: str) -> None:
     """Those that name the part, so that no warm start finds it from now on."""
     for flag in all_flags(base):
-        if f'{part}"'.encode() in flag.read_bytes():
+        if os.fsencode(f'{part}"') in flag.read_bytes():
             flag.unlink()

@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from provision.flags import Ready, all_flags, lower_flags
@@ -22,8 +23,14 @@ _MONTH = 30 * _DAY
 def remove_old(base: Path, ready: Ready) -> None:
     """Not what this start is `ready` with. What cannot be removed is said and left to the next:
     no start fails for it."""
-    try:
+    with _said():
         _remove(base, ready.model, ready.names)
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    try:
+        yield
     except OSError as problem:
         say(f"old parts could not be removed: {problem}")
 
@@ -42,14 +49,16 @@ def _remove(base: Path, model: Path | None, used: Sequence[str]) -> None:
         if _is_old(flag, _MONTH):
             flag.unlink()
     for left in (*base.glob(".building-*"), *base.glob(".trash-*")):
-        _delete(left)
+        with _said():
+            _delete(left)
     for part in parts:
-        _remove_part(base, part, used)
+        with _said():
+            _remove_part(base, part, used)
 
 
 def _remove_part(base: Path, part: Path, used: Sequence[str]) -> None:
     name = part.name
-    if not re.search(r"(^|-)[0-9a-f]{12,}$", name) or part.is_symlink():
+    if not re.search(r"(^|-)[0-9a-f]{12,}$", name) or part.is_symlink() or not part.is_dir():
         return  # whatever else is the user's
     if name in used or not _is_old(part) or _is_in_use(base, name):
         return
