@@ -110,7 +110,7 @@ def _fill(builder: Builder) -> Ready:
         source = code.provide(builder)
     with builder.step("the voices"):
         if base != wanted.volume or not (base / "demo" / ".voices-filled").exists():
-            _copy_voices(base, wanted.volume, source)
+            _copy_voices(builder, source)
     with builder.step("the model"):
         model, files = _find_model(builder, venv)
     ready = Ready(base, venv, source, model, files, base / ".in-use" / wanted.worker)
@@ -124,13 +124,13 @@ def _fill(builder: Builder) -> Ready:
     return ready
 
 
-def _copy_voices(base: Path, volume: Path, source: Path) -> None:
+def _copy_voices(builder: Builder, source: Path) -> None:
     """Upstream's recordings, once; what lies there already is the user's."""
-    home = base / "demo" / "voices"
+    base = builder.base
+    home, own = (place / "demo" / "voices" for place in (base, builder.wanted.volume))
     home.mkdir(parents=True, exist_ok=True)
-    own = volume / "demo" / "voices"
-    if base != volume and own.is_dir():
-        shutil.copytree(own, home, symlinks=True, dirs_exist_ok=True)
+    if home != own and own.is_dir():
+        builder.run("cp", "-rT", own, home)  # over what a start before has copied, links too
     fresh = home / ".copying"
     for voice in sorted(source.glob("demo/voices/*.wav")):
         if not os.path.lexists(home / voice.name):

@@ -113,6 +113,20 @@ def test_a_volume_that_cannot_be_written_to_lends_its_voices_to_a_baked_image(si
     assert served == {"Me.mp3": "me", "en-Alice_woman.wav": "my own Alice"}
 
 
+def test_voices_that_are_links_are_lent_to_each_start_of_a_container(site: Site) -> None:
+    site.give_environment(base=site.local)
+    assert site.run("--prefetch", VIBEVOICE_VOLUME=str(site.local)).status == 0
+    voices = site.volume / "demo" / "voices"
+    voices.mkdir(parents=True)
+    (voices / "Me.wav").write_text("me")
+    (voices / "Also me.wav").symlink_to("Me.wav")
+    volume = f"'{site.volume.parent}'"
+    wrap = site.inside_mounts(f"mount --bind {volume} {volume}; mount -o remount,ro,bind {volume}")
+    for _ in range(2):
+        site.assert_ready_from_image(site.run_in(wrap), site.local)
+    assert (site.local / "demo" / "voices" / "Also me.wav").read_text() == "me"
+
+
 def test_a_volume_that_fills_up_while_it_is_filled_is_left_and_cleared(site: Site) -> None:
     site.require("1.0", size=3_000_000)
     kept = site.folder / "kept"
