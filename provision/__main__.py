@@ -28,7 +28,8 @@ def main() -> None:
     if command == "check":
         sys.exit(not check(wanted))
     for number in _ENDING:
-        signal.signal(number, _end)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup makes it
+            signal.signal(number, _end)
     try:
         ready = make_ready(wanted)
     except (Refused, NoRoom) as problem:

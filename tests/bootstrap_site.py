@@ -157,6 +157,9 @@ class Site:
     def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
         return self._start((), arguments, env)
 
+    def start_in(self, wrap: tuple[str, ...], **env: str) -> "subprocess.Popen[str]":
+        return self._start(wrap, (), env)
+
     def run(self, *arguments: str, **env: str) -> Run:
         return ended(self._start((), arguments, env))
 

@@ -226,6 +226,13 @@ def test_sigterm_ends_the_work_and_frees_the_lock_at_once(site: Site) -> None:
     assert "waiting" not in run.log
 
 
+def test_closing_the_terminal_does_not_end_what_nohup_began(site: Site) -> None:
+    owner = slow_builder(site, "nohup")
+    os.killpg(owner.pid, signal.SIGHUP)
+    go_on(site)
+    site.assert_ready(ended(owner))
+
+
 def test_work_that_has_only_just_begun_does_not_outlive_a_killed_bootstrap(site: Site) -> None:
     """Killed at the moment at which a command has been forked off and not yet been started."""
     code = (
@@ -366,6 +373,34 @@ def test_a_users_voices_are_never_touched(built: Site) -> None:
     assert built.voices() == ["Me.wav", "en-Alice_woman.wav"]
 
 
+def test_files_of_a_users_that_bear_our_names_stay(ready: Site) -> None:
+    own = ready.volume / "venv-202601010000"
+    own.write_text("an archive")
+    age(own)
+    (ready.volume / ".first_run_complete").unlink()
+    ready.assert_ready(ready.run())
+    assert own.exists()
+
+
+def test_a_part_that_cannot_be_removed_keeps_no_other(ready: Site) -> None:
+    stuck, old = (ready.volume / f"venv-{digit * 12}" for digit in "12")
+    for part in (stuck, old):
+        part.mkdir()
+        age(part)
+    (ready.volume / f".trash-{stuck.name}" / "not empty").mkdir(parents=True)
+    hooked = hook(
+        ready,
+        "import shutil\nreal = shutil.rmtree\ndef rmtree(path, *rest, **more):\n"
+        f"  if str(path).endswith({stuck.name!r}):\n    raise OSError(39, 'Directory not empty')\n"
+        "  return real(path, *rest, **more)\nshutil.rmtree = rmtree\n",
+    )
+    (ready.volume / ".first_run_complete").unlink()
+    run = ready.run(**hooked)
+    assert run.status == 0
+    assert "could not be removed" in run.log
+    assert not old.exists()
+
+
 def test_folders_of_a_users_that_bear_our_names_stay(built: Site) -> None:
     (built.volume / "vibevoice").mkdir(parents=True)
     (built.volume / "vibevoice" / "mine").touch()
@@ -450,11 +485,11 @@ def test_help_names_every_way_to_call_it(site: Site) -> None:
         assert option in run.log
 
 
-def slow_builder(site: Site) -> "subprocess.Popen[str]":
+def slow_builder(site: Site, *wrap: str) -> "subprocess.Popen[str]":
     """A bootstrap, `first`, whose pip reads a pipe to its end, which comes with `go_on`."""
     pipe = site.folder / "pipe"
     os.mkfifo(pipe)
-    process = site.start(RUNPOD_POD_ID="first", PIP_CONSTRAINT=pipe.as_uri())
+    process = site.start_in(wrap, RUNPOD_POD_ID="first", PIP_CONSTRAINT=pipe.as_uri())
 
     def opened() -> bool:
         with contextlib.suppress(OSError):  # until pip reads
