@@ -10,17 +10,18 @@ class Backoff:
     `now` is a monotonic clock in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self.losses = 0
-        """In a row."""
+        self._losses = 0
         self._now = now
         self._due = 0.0
 
+    def in_a_row(self, works_since: float | None) -> int:
+        """Losses until now, of what has worked since then; None for what never worked."""
+        steady = works_since is not None and self._now() - works_since >= _STEADY_SEC
+        return 0 if steady else self._losses
+
     def lost(self, worked_since: float | None) -> None:
-        """`worked_since` is None for what never worked."""
-        now = self._now()
-        steady = worked_since is not None and now - worked_since >= _STEADY_SEC
-        self.losses = 1 if steady else self.losses + 1
-        self._due = now + min(_LONGEST_PAUSE_SEC, 2 ** min(self.losses - 1, 6))
+        self._losses = self.in_a_row(worked_since) + 1
+        self._due = self._now() + min(_LONGEST_PAUSE_SEC, 2 ** min(self._losses - 1, 6))
 
     def left(self) -> float:
         """Seconds until the next start."""

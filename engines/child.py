@@ -9,6 +9,7 @@ closes it.
 
 import faulthandler
 import logging
+import os
 import signal
 import socket
 import sys
@@ -32,6 +33,7 @@ def main(create: Callable[[str, EngineSettings], Engine] = create_engine) -> Non
     for signum in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group; the parent decides
         signal.signal(signum, lambda *_: None)  # SIG_IGN would be inherited by compilers
     control = Connection(int(sys.argv[1]))
+    os.set_inheritable(control.fileno(), False)  # a program left running would keep it open
     name, settings = control.recv()
     logging.basicConfig(handlers=[_ToParent(control)], level=logging.INFO, format="%(message)s")
     engine = create(name, settings)
@@ -55,7 +57,7 @@ class _ToParent(logging.Handler):
 
 def _serve(control: Connection, engine: Engine) -> None:
     with socket.fromfd(control.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as pipe:
-        while descriptors := socket.recv_fds(pipe, 1, 1)[1]:
+        while descriptors := socket.recv_fds(pipe, 1, 1, socket.MSG_CMSG_CLOEXEC)[1]:
             connection = Connection(descriptors[0])
             threading.Thread(target=_answer, args=(connection, engine), daemon=True).start()
 

@@ -13,6 +13,7 @@ The other side is `engines.child`. Both hold one end of a socket pair, which nob
 import logging
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -79,7 +80,9 @@ class SubprocessEngine:
 
     @property
     def lost(self) -> bool:
-        return not self.ready and self._backoff.losses >= _MANY
+        process = self._process
+        works_since = process.works_since if process is not None else None
+        return not self.ready and self._backoff.in_a_row(works_since) >= _MANY
 
     def check(self) -> None:
         self._ask("check")
@@ -98,8 +101,8 @@ class SubprocessEngine:
         if process is not None:
             process.close()
 
-    def _ask(self, what: str) -> Capabilities:
-        with self.asking(what) as (process, connection):
+    def _ask(self, what: str, check: Callable[[], None] = lambda: None) -> Capabilities:
+        with self.asking(what, check) as (process, connection):
             known: Capabilities = _opened(connection.recv())
         if what == "load":
             process.works()
@@ -133,6 +136,7 @@ class SubprocessEngine:
 
     def _running(self, check: Callable[[], None]) -> "_Process":
         with self._changed:
+            check()
             if self._process is None:
                 self._process = self._begun()
             while (process := self._process) is not None and process.ended:
@@ -161,20 +165,25 @@ class SubprocessEngine:
         if successor is None:
             return
         try:
-            self.load()
+            self._ask("load", self._assert_open)
         except EngineLost:
-            return  # who follows that process begins another
+            return  # it was closed, or who follows that process begins another
         except SpeechError as error:
             log.error("the engine cannot be loaded anew: %s", error)
             successor.kill()
         else:
             log.info("the engine works again")
 
+    def _assert_open(self) -> None:
+        if self._process is None:
+            raise EngineLost("the engine was closed")
+
     def _succeed(self, process: "_Process", status: int) -> "_Process | None":
         """The process after this one, once the pause is over. None where the engine was closed."""
         with self._changed:
             while self._process is process:
                 self._backoff.lost(process.works_since)
+                process.works_since = None  # it is counted once; a next one may not even begin
                 pause = self._backoff.left()
                 log.error("the engine is lost (status %d), the next starts in %g s", status, pause)
                 while self._process is process and (left := self._backoff.left()):
@@ -236,15 +245,18 @@ class _Process:
         self._child.kill()
 
     def reap(self) -> int:
-        """Waits until it has ended, but not for ever. Gives its exit status."""
+        """Waits until it has ended, but not for ever: a GPU that is gone can hold what was killed.
+        Gives its exit status."""
         self.ended = True
-        try:
-            self._child.wait(_END_SEC)
-        except subprocess.TimeoutExpired:
+        for _ in range(2):
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(_END_SEC)
+                break
             self._child.kill()
         with self._sending:
             self._socket.close()
-        return self._child.wait()
+        status = self._child.poll()
+        return -signal.SIGKILL if status is None else status
 
     def close(self) -> None:
         """Lets it end by itself."""

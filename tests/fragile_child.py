@@ -4,6 +4,7 @@ lost    the device fails after a frame, and for good: each speech from then on i
 crash   an error that nobody foresaw and that quotes the text
 refused a connection of the engine's own to somewhere else fails
 held    nothing comes until it is cancelled, which is logged
+program its text is a file, for the number of a process that is left running by C's `system`
 log     a line goes to the log, and one to stdout
 
 While there is a file BROKEN in the folder that MODEL_PATH names, it cannot be loaded; with HANGS it
@@ -11,6 +12,7 @@ cannot be closed.
 """
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -55,6 +57,8 @@ class FragileSpeech(FakeSpeech):
                 raise RuntimeError(text)
             if "refused" in text:
                 raise ConnectionRefusedError(text)
+            if "program" in text:
+                os.system(f"sleep 600 >/dev/null 2>&1 & echo $! >'{text}'")  # noqa: S605
             if "log" in text:
                 logging.getLogger("vibevoice").warning("a line of the engine's")
                 print("printed by a library", flush=True)  # noqa: T201

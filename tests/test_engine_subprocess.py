@@ -1,5 +1,6 @@
 """An engine in a process of its own keeps the contract, and is started anew when it is lost."""
 
+import errno
 import logging
 import os
 import signal
@@ -353,6 +354,109 @@ def test_one_that_is_closed_in_the_pause_stays_closed(
     clock.move(60)
     wait_for(lambda: not [t for t in threading.enumerate() if t.name == "engine"])
     assert engine._process is None
+
+
+def test_one_for_which_no_process_can_be_started_is_lost_in_the_end(
+    engine: SubprocessEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    engine.load()
+    clock.move(3600)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refuse)
+        kill(engine)
+        for pause in (1, 2, 4, 8):
+            assert wait_until_due(engine) == pause
+            assert engine.lost == (pause >= 4)
+            clock.move(pause)
+        assert wait_until_due(engine) == 16
+        with pytest.raises(EngineLost):
+            list(engine.start(PLAN))
+    clock.move(16)
+    wait_for(lambda: engine.ready)
+
+
+def test_one_that_worked_for_long_is_not_given_up_for_what_was_before(
+    engine: SubprocessEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.load()
+    for pause in (1, 2, 4):
+        kill(engine)
+        assert wait_until_due(engine) == pause
+        clock.move(pause)
+        wait_for(lambda: engine.ready)
+    clock.move(3600)
+    process = engine._process
+    assert process is not None
+    let_go = threading.Event()
+    reap = process.reap
+    monkeypatch.setattr(process, "reap", lambda: (let_go.wait(), reap())[1])
+    process.kill()
+    found = (engine.ready, engine.lost)
+    let_go.set()
+    assert found == (False, False)
+    assert wait_until_due(engine) == 1
+
+
+def test_one_that_is_closed_while_its_successor_begins_stays_closed(
+    engine: SubprocessEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.load()
+    succeed = engine._succeed
+
+    def and_close(*arguments: Any) -> Any:
+        successor = succeed(*arguments)
+        if successor is not None:
+            engine.close()
+        return successor
+
+    monkeypatch.setattr(engine, "_succeed", and_close)
+    kill(engine)
+    wait_until_due(engine)
+    clock.move(1)
+    wait_for(lambda: not [t for t in threading.enumerate() if t.name == "engine"])
+    assert engine._process is None
+
+
+def test_one_that_cannot_even_be_killed_is_succeeded(
+    engine: SubprocessEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process is that waits in the kernel for a GPU that is gone."""
+    monkeypatch.setattr("engines.subprocess._END_SEC", 0.1)
+    engine.load()
+    process = engine._process
+    assert process is not None
+    child = process._child
+
+    def never(timeout: float | None = None) -> int:
+        if timeout is None:
+            threading.Event().wait()
+        raise subprocess.TimeoutExpired("", timeout or 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(child, "wait", never)
+        process.kill()
+        assert wait_until_due(engine) == 1
+    child.wait()
+    clock.move(1)
+    wait_for(lambda: engine.ready)
+
+
+def test_what_the_engine_has_begun_does_not_keep_it_from_coming_back(
+    fragile: SubprocessEngine, clock: Clock, tmp_path: Path
+) -> None:
+    """A program that a library leaves running holds no descriptor of the engine's."""
+    number = tmp_path / "program"
+    assert list(fragile.start(plan_of(str(number))))
+    try:
+        os.kill(pid_of(fragile), signal.SIGKILL)
+        wait_for(lambda: fragile._backoff.left(), 20)
+    finally:
+        os.kill(int(number.read_text()), signal.SIGKILL)
+    clock.move(1)
+    wait_for(lambda: fragile.ready)
 
 
 def test_whoever_listens_at_a_death_is_told_and_all_others_hear_the_whole() -> None:
