@@ -28,6 +28,7 @@ class Health:
     def status(self) -> int:
         engine = self._inference.engine
         if engine.ready:
+            self._load_failed = False  # a request's attempt went well
             return 200
         return 503 if self._load_failed or engine.lost else 204
 

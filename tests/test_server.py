@@ -253,6 +253,8 @@ def test_a_load_that_failed_is_unhealthy_unless_the_engine_starts_anew(
     engine.lost = False
     health.load()
     assert health.status == 200
+    engine.ready = False  # and is started anew
+    assert health.status == 204
     inference.close()
 
 
