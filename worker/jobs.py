@@ -61,7 +61,7 @@ class Jobs:
             return self._failure(error, job)
 
     async def items(self, job: Job) -> AsyncGenerator[Answer, None]:
-        """Answers a job as a generator: with `stream` audio parts and then the facts, else one item.
+        """Answers a job as a generator: with `stream` audio parts, then the facts; else one item.
 
         The SDK posts each item before it asks for the next. It keeps the same objects for the job's
         final list. So audio is removed from a part once the part is posted, which keeps the list of

@@ -85,11 +85,11 @@ def preload(inference: VibeVoiceInference, log: Any) -> None:
 
 def volume_check(inference: VibeVoiceInference) -> Any:
     def volume_is_writable() -> None:
-        """No volume is fine, one that takes no files is not: results would be lost."""
+        """Fails where there is a volume that takes no files, since results would be lost."""
         volume = inference.settings.vibevoice_volume
         if not volume.is_dir():
             return
-        # Not by the process's number: in every container it is the same.
+        # A random name and not the process id, which is the same in every container.
         probe = inference.settings.output_dir / f".probe-{uuid.uuid4().hex}"
         try:
             probe.parent.mkdir(exist_ok=True)
