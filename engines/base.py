@@ -132,9 +132,9 @@ class Capabilities:
     `voices` are its built-in voices, the default first. `varies`: another attempt at a chunk sounds
     different, so a bad take is worth repeating. `jobs` is the best number of plans at a time.
     `languages` are BCP 47 tags of the languages that it speaks well. `details` name the loaded
-    model and its device; they are empty before. `figures` are counters and measurements by name. `gpu`:
-    the loaded model is on a GPU, so `device_sec` costs money. `in_caller`: the work is done on the
-    CPU, in the thread that iterates a `Speech`.
+    model and its device; they are empty before. `figures` are counters and measurements by name.
+    `gpu`: the loaded model is on a GPU, so `device_sec` costs money. `in_caller`: the work is done
+    on the CPU, in the thread that iterates a `Speech`.
     """
 
     name: str

@@ -45,8 +45,8 @@ class SubprocessEngine:
     """The registry's engine `name` in a child process, which starts on the first call.
 
     The child ends with this process, whatever ends that. A lost engine is restarted and loaded
-    after a pause (`Backoff`). Calls meanwhile wait for it, or raise `EngineLost` with the seconds until a
-    retry makes sense.
+    after a pause (`Backoff`). Calls meanwhile wait for it, or raise `EngineLost` with the seconds
+    until a retry makes sense.
     """
 
     def __init__(

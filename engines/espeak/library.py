@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from engines.priority_lock import PriorityLock
 from request.errors import EngineError
 
-_VOLUME = 60  # of the usual 100, where Mandarin reaches 1.4 times full scale and meets the limiter
-_BUFFER_MS = 500  # of speech between two looks at `cancelled`: less than 1 ms of work
+_VOLUME = 60  # espeak's default of 100 drives Mandarin to 1.4 times full scale, into its limiter
+_BUFFER_MS = 500  # milliseconds of speech between two checks of `cancelled`: below 1 ms of work
 
-# espeak's own numbers: synchronous output, no exit() where data is missing, UTF-8, a pause at the
-# end as after any sentence, and the volume's.
+# Constants of espeak's C API: synchronous output, no exit() where data is missing, UTF-8, a pause
+# at the end as after any sentence, and the parameter of the volume.
 _SYNCHRONOUS, _STAY, _UTF8, _END_PAUSE, _VOLUME_PARAMETER = 2, 0x8000, 1, 0x1000, 2
 
 # This voice speaks before every text, and its audio is dropped. The beginning of some texts (single
