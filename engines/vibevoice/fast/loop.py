@@ -96,7 +96,10 @@ class Loop:
             self._changed.notify()
 
     def cancel(self, group: SequenceGroup) -> None:
-        """Cancels a group, from any thread. It gets no more frames; its slots are free a step later."""
+        """Cancels a group, from any thread.
+
+        It gets no more frames. A step later its slots are free.
+        """
         group.cancelled.set()
         group.frames.close()
 
