@@ -173,12 +173,13 @@ class VibeVoiceInference:
         return SpeechStream(self, request, options, sections)
 
     async def work(self, work: Callable[[], T], token: CancelToken) -> T:
-        """What `work` gives, in one of the threads. A cancelled task sets the token and waits for
-        the end of the work before it is re-raised; what has not begun never will."""
+        """What `work` gives, in one of the threads. A failure sets the token, which ends whatever
+        the work has begun. So does a cancelled task, which waits for the end of the work before it
+        is re-raised; what has not begun never will."""
         working = self._pool.submit(work)
         try:
             return await asyncio.shield(_awaitable(working))
-        except asyncio.CancelledError:
+        except BaseException:
             token.cancel()
             if not working.cancel():
                 await asyncio.wait([_awaitable(working)])

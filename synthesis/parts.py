@@ -7,7 +7,7 @@ reported, and the level is not measured but remembered from what the voice said 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,24 +233,25 @@ def in_blocks(
 def in_order(events: Iterable[Frame | End], folder: Path) -> Iterator[Frame | End]:
     """Puts interleaved chunks in order: the chunk whose turn it is passes at once, the others wait
     on disk."""
-    turn, spool = 0, Spool(folder)
+    turn = 0
     waiting: defaultdict[int, list[Extent | End]] = defaultdict(list)
-    for arrived in events:
-        if arrived.chunk != turn:
-            waiting[arrived.chunk].append(
-                spool.append(arrived.samples) if isinstance(arrived, Frame) else arrived
-            )
-            continue
-        yield arrived
-        ended = isinstance(arrived, End)
-        while ended:
-            turn += 1
-            ended = False
-            for entry in waiting.pop(turn, ()):
-                if isinstance(entry, End):
-                    yield entry
-                    ended = True
-                else:
-                    yield from (Frame(turn, samples) for samples in spool.read(entry))
-            if not waiting:
-                spool.clear()
+    with closing(Spool(folder)) as spool:
+        for arrived in events:
+            if arrived.chunk != turn:
+                waiting[arrived.chunk].append(
+                    spool.append(arrived.samples) if isinstance(arrived, Frame) else arrived
+                )
+                continue
+            yield arrived
+            ended = isinstance(arrived, End)
+            while ended:
+                turn += 1
+                ended = False
+                for entry in waiting.pop(turn, ()):
+                    if isinstance(entry, End):
+                        yield entry
+                        ended = True
+                    else:
+                        yield from (Frame(turn, samples) for samples in spool.read(entry))
+                if not waiting:
+                    spool.clear()
