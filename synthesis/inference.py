@@ -127,10 +127,11 @@ class VibeVoiceInference:
             return self.request_voices.resolve(data, Path(folder), field)
 
     def workspace(self) -> "tempfile.TemporaryDirectory[str]":
-        """A folder for one job; it goes with the job, at the latest with `close`."""
+        """A folder for one job; it goes with the job, or with `close` where that fails: on NFS a
+        folder stays while a file in it is open."""
         # Some systems clear old folders out of the temporary one.
         Path(self._folder.name).mkdir(exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=self._folder.name)
+        return tempfile.TemporaryDirectory(dir=self._folder.name, ignore_cleanup_errors=True)
 
     def close(self) -> None:
         self.engine.close()

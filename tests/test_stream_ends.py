@@ -1,7 +1,9 @@
 """However a stream or a file ends, its engine's work, its thread and its files end with it."""
 
 import asyncio
+import errno
 import gc
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from synthesis.inference import VibeVoiceInference
 from synthesis.parts import StreamOptions
 from tests.fake_engine import FakeEngine
 from tests.http_server import wait_for
-from tests.test_stream import filed, request
+from tests.test_stream import filed, request, streamed
 
 
 @pytest.fixture
@@ -118,3 +120,17 @@ def test_a_stream_that_fails_leaves_no_file_open(
     with pytest.raises(EngineError, match="as it was told to"):
         asyncio.run(main())
     assert open_files(inference) == []
+
+
+def test_a_folder_that_cannot_be_removed_yet_costs_no_finished_answer(
+    inference: VibeVoiceInference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")  # as NFS, while a file in it is open
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", busy)
+        assert filed(inference, request("One."))[0]
+        assert streamed(inference, request("One."))[0]
+    inference.close()
+    assert not Path(inference._folder.name).exists()
