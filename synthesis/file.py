@@ -15,7 +15,7 @@ from audio.codecs import FORMATS
 from audio.loudness import LoudnessMeter, gain_to
 from audio.pcm import silence
 from audio.spool import Spool
-from synthesis.parts import Context, PartEncoder, Parts, StreamOptions, load, remember, spoken_of
+from synthesis.parts import Context, PartEncoder, Parts, StreamOptions, load, spoken_of
 from synthesis.plan import PlannedRequest
 from synthesis.quality import Progress, QualityRetry
 from synthesis.result import Result, Spoken, result_of
@@ -98,7 +98,7 @@ def _levelled(context: Context, spoken: Spoken[KeptChunkAudio]) -> Spoken[KeptCh
         context.token.check()
         meter.add(np.concatenate([silence(0), *each.take.read()]))
     measured = meter.integrated()
-    remember(context.services, spoken.planned, measured)
+    context.services.loudness.remember(spoken.planned.cast, measured)
     level_sec = time.monotonic() - spoken.ended_at
     if measured is None and spoken.takes:
         note = "loudness: could not be measured, so the level is left as is"
