@@ -113,13 +113,13 @@ class SpeechRequest(BaseModel):
     )
     voice_base64: Recording | None = _field(
         None,
-        "The same, sent along",
+        "The same recording, sent with the request",
         f"a recording of up to {MOST_RECORDING_BYTES // 2**20} MB in base64",
     )
     speakers: Speakers | None = _field(
         None,
-        "Voices of a script's speakers: by their numbers, or in order of appearance. Who is not "
-        "named gets `speaker_name` if first, else a voice that is still free",
+        "Voices of a script's speakers, by number or in order of appearance. Of speakers without a "
+        "name, the first gets `speaker_name`, each other one a voice that is still free",
         f'up to {MAX_SPEAKERS} voices as {{"1": "Alice", "2": "Frank"}} or as a list in order of '
         "appearance",
     )
@@ -168,7 +168,7 @@ class SpeechRequest(BaseModel):
     )
     pronunciations: Pronunciations = _field(
         {},
-        "Whole words. A word in lower case is found in any case, others as they are written",
+        "Respellings of whole words. A word in lower case matches any case, others match exactly",
         f"up to {MAX_PRONUNCIATIONS} words of up to {MAX_WORD} characters with respellings of up "
         f'to {MAX_WORD}, as {{"word": "respelling"}}',
         unset="none",
@@ -194,10 +194,10 @@ class SpeechRequest(BaseModel):
         jobs_only=True,
     )
     stream: Boolean = _flag(
-        "Pieces as they are made, see [Streaming](#streaming)",
+        "Send audio in parts while it is made, see [Streaming](#streaming)",
         jobs_only=True,
     )
-    dry_run: Boolean = _flag("Say what would be read, and speak nothing, see [Dry run](#dry-run)")
+    dry_run: Boolean = _flag("Give the text's plan and speak nothing, see [Dry run](#dry-run)")
 
 
 def notes_of(name: str) -> Mapping[str, Any]:

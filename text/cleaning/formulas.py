@@ -51,8 +51,8 @@ def say_formulas(text: AlignedText) -> tuple[AlignedText, bool]:
         left_out = left_out or words is None
         whole, (start, end) = match.string, match.span()
         opened, closed = whole[start - 1 : start], whole[end : end + 1]
-        apart = " " if opened not in _OPENING else "", " " if closed not in _CLOSING else ""
-        return (apart[0], words or "", apart[1])
+        spaces = " " if opened not in _OPENING else "", " " if closed not in _CLOSING else ""
+        return (spaces[0], words or "", spaces[1])
 
     shorter = text.replaced(_environments(text.text), " ")
     left_out = shorter is not text
