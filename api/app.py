@@ -170,7 +170,7 @@ def _voices(api: FastAPI, voices: Voices) -> None:
         consent: Annotated[str, Form(json_schema_extra=VOICE_CONSENT)],
         audio_sample: Annotated[UploadFile, File(description=VOICE_SAMPLE)],
     ) -> dict[str, Any]:
-        """Stores a voice: 3 to 30 seconds of one who agreed to be spoken like."""
+        """Stores a voice: 3 to 30 seconds of a person who agreed to be cloned."""
         return await voices.add(name, consent, audio_sample)
 
     @api.delete("/v1/audio/voices/{name}")

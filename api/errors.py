@@ -1,7 +1,7 @@
 """Errors over HTTP, in the JSON envelope that OpenAI's clients know.
 
 OpenAI's SDKs repeat a 429 or 5xx twice on their own. So an error says whether they should. `retry`
-is the seconds to wait, False if a repeat would fail and cost the same again, or True for neither.
+is the seconds to wait. It is False if a repeat would fail, and cost, the same again; else True.
 """
 
 import json

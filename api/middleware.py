@@ -31,8 +31,7 @@ class BodyLimit(NamedTuple):
 class BoundedBody:
     """An ASGI `receive` with a `BodyLimit`.
 
-    Raises `ApiError`: 413 for a body that is too large, 408 for one that is late, 400 for one that
-    the client broke off.
+    Raises `ApiError`: 413 for too many bytes, 408 for a late body, 400 for one that breaks off.
     """
 
     def __init__(self, scope: Scope, receive: Receive, limit: BodyLimit) -> None:

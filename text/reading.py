@@ -198,12 +198,14 @@ class _Cutter:
         return True
 
     def change_speaker(self, number: int, label_start: int) -> None:
+        """Following passages are of this speaker; the label is at this offset in the source."""
         self.number, self.label_start = number, label_start
         if self.passages:
             # Empty lines between turns of a script are no paragraph ends.
             self.passages[-1] = replace(self.passages[-1], ends_paragraph=False)
 
     def pause(self, length_ms: int) -> None:
+        """Adds silence after the last passage, or before the first."""
         if not self.passages:
             self.lead_ms = min(self.lead_ms + length_ms, MAX_PAUSE_MS)
             return

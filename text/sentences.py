@@ -177,9 +177,7 @@ def _joins(text: str, before: Span, after: Span) -> bool:
     if before[1] - before[0] < 8 and _NUMBER.fullmatch(tail):
         return True
     if first.islower() and tail[-1] in "!?" and not _BEGINS_SMALL.match(text, before[0]):
-        return (
-            True  # `Yahoo! is a firm`, `¿Y tú? dijo él`; who writes no capitals ends sentences so
-        )
+        return True  # `Yahoo! is a firm`, `¿Y tú? dijo él`, but not a text without capitals
     head = text[after[0] : min(after[1], after[0] + 160)]
     return leads_on(tail, head) or bool(_QUOTED.search(tail[-3:]) and _SAID.match(head))
 
@@ -225,8 +223,8 @@ def split_long(text: str, span: Span, limit: int) -> list[Span]:
 
 
 def split_evenly(text: str, span: Span, limit: int) -> list[Span]:
-    """Cuts a span into parts of at most `limit` letters and of similar sizes, so that no part is a
-    few words."""
+    """Cuts a span into parts of at most `limit` letters, and of similar sizes: none is a few
+    words."""
     first = span[0]
     sizes = running_letters(text[slice(*span)])
 

@@ -1,7 +1,7 @@
 """Playback: one task speaks a session's utterances, one after the other.
 
 It estimates how much audio the client can have heard. The estimate assumes that a client plays
-audio in the order in which it was sent, in real time, and not during a pause.
+audio in order, in real time, and not during a pause.
 """
 
 import asyncio

@@ -72,7 +72,7 @@ def join_words(text: AlignedText) -> AlignedText:
         if _SUSPENDED.fullmatch(last):
             return (1, "- ") if match[2] else None
         is_compound = (
-            len(first) == 1  # e-mail, T-shirt: no word is cut behind one letter
+            len(first) == 1  # e-mail, T-shirt: hyphenation never cuts after one letter
             or (_PREFIXES.fullmatch(first) and not _SUFFIXES.fullmatch(last))
             or (_LAST_PARTS.fullmatch(last) and not _NO_FIRST_PARTS.fullmatch(first))
             or (_PRONOUNS if match[2] else _WORDS).fullmatch(last)

@@ -161,6 +161,7 @@ class StreamMask:
         return self._block is not None
 
     def feed(self, text: str) -> None:
+        """Appends text. What may begin a tag is held back."""
         text = self._unsure + text
         begun = _TAG_BEGINS.search(text, max(0, len(text) - 560))
         known = text[: begun.start()] if begun else text
@@ -173,6 +174,7 @@ class StreamMask:
         self._take(known[at:])
 
     def flush(self) -> None:
+        """Ends the text: an incomplete tag is text, an open block is removed."""
         self._take(self._unsure)
         self._unsure = ""
         self._close()
@@ -257,8 +259,8 @@ _LONG_LINE = 20
 
 
 def strip_page_numbers(text: AlignedText) -> AlignedText:
-    """Removes lines that are certain to be page numbers (`- 13 -`, `Page 14 of 320`), and bare
-    numbers between two parts of a sentence."""
+    """Removes lines that are certain to be page numbers: `- 13 -`, `Page 14 of 320`. Also removes
+    lines of a bare number between two parts of a sentence."""
     return text.sub(_FOLIO, _folio)
 
 
