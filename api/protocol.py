@@ -1,9 +1,9 @@
 """uvicorn's protocols, extended: TCP reset, bounded headers, protocol errors in OpenAI's envelope,
 and time limits for idle connections.
 
-Parser: h11. Request smuggling is possible with uvicorn's other parser, httptools. If an
-offered upgrade is not taken, httptools ends the request at its headers. It then reads the body as the
-next request (uvicorn #2722).
+Parser: h11. Request smuggling is possible with uvicorn's other parser, httptools. If an offered
+upgrade is not taken, httptools ends the request at its headers. It then reads the body as the next
+request (uvicorn #2722).
 
 Reset: ASGI has no way to abort an answer. When an application fails midway, uvicorn closes the
 connection. HTTP/1.0 and careless clients take that for a complete answer; they never take a TCP
