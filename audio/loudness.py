@@ -91,9 +91,11 @@ class LoudnessMemory:
         with self._lock:
             return self._heard.get(voice, TYPICAL_LUFS)
 
-    def remember(self, voice: str, measured: float) -> None:
-        with self._lock:
-            self._heard[voice] = measured
+    def remember(self, voice: str, measured: float | None) -> None:
+        """None is what too little sound gives, and changes nothing."""
+        if measured is not None:
+            with self._lock:
+                self._heard[voice] = measured
 
 
 class Limiter:
