@@ -1,9 +1,9 @@
-"""Every setting, read once from the environment and checked before anything starts.
+"""Settings: read once from the environment, and checked before anything starts.
 
-`Settings.from_env()` either gives a whole, valid set or raises `ConfigError` with every problem at
-once. An empty variable counts as unset. Secrets are `SecretStr`: they print as asterisks.
+`Settings.from_env()` gives a complete, valid set, or raises `ConfigError` with all problems. An
+empty variable counts as unset. Secrets are `SecretStr`, which prints as asterisks.
 
-A setting is one field: its variable has the field's name in capitals.
+A setting is one field. Its environment variable is the field's name in capitals.
 """
 
 import ipaddress
@@ -22,12 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    InitSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource
 
 from delivery.bucket import Bucket
 
@@ -39,16 +34,16 @@ _BOUNDS = {"ge": "from", "gt": "above", "le": "up to"}
 
 
 class ConfigError(Exception):
-    """The environment holds settings that cannot be used; one line each."""
+    """The environment has invalid settings; the message has a line for each."""
 
 
 def on_runpod(env: Mapping[str, str] | None = None) -> bool:
-    """Whether this process runs as a RunPod worker, by the variables that the platform sets."""
+    """Whether this process is a RunPod worker, by the variables that RunPod sets."""
     return any((os.environ if env is None else env).get(name) for name in _RUNPOD_MARKS)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address means this machine alone."""
+    """Whether a host name or IP address is one of loopback."""
     if host == "localhost":
         return True
     try:
@@ -62,7 +57,7 @@ def _absolute(value: Any) -> Any:
         return value
     try:
         return Path(value).expanduser().absolute()
-    except RuntimeError:  # which pydantic would let through
+    except RuntimeError:  # pydantic reports only ValueError
         raise ValueError("names the home of a user that this machine has not") from None
 
 
@@ -72,15 +67,15 @@ def _setting(default: Any, meaning: str, **bounds: Any) -> Any:
 
 
 def _s3(name: str, runpods: str, meaning: str) -> Any:
-    """A part of the bucket by our name, or else by that of RunPod's own utilities."""
+    """A setting of the bucket, by our name `name`, else by that of RunPod's utilities."""
     return _setting(None, meaning, validation_alias=AliasChoices(name, runpods))
 
 
 Folder = Annotated[Path, BeforeValidator(_absolute)]
 
 
-class _Group(BaseSettings):
-    model_config = SettingsConfigDict(frozen=True)
+class _Group(BaseSettings, frozen=True):
+    """Settings that belong together."""
 
 
 class Engines(_Group):
@@ -117,28 +112,30 @@ class Engines(_Group):
     @field_validator("hf_token")
     @classmethod
     def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        # The hub library's error would quote it.
+        # Else the hub library's error would quote the token.
         if token and not re.fullmatch("[!-~]+", token.get_secret_value()):
             raise ValueError("a token has no spaces, line ends or letters beyond ASCII")
         return token
 
     @property
     def further_hub_caches(self) -> tuple[Path, ...]:
+        """The folders in MODEL_CACHES."""
         return tuple(Path(cache) for cache in self.model_caches.split(":") if cache)
 
     @property
     def engine_settings(self) -> dict[str, Any]:
-        """This group by its fields' names: what an engine is made with."""
+        """This group as a dict, the argument of an engine's `create`."""
         names = (*Engines.model_fields, "further_hub_caches")
         return {name: getattr(self, name) for name in names}
 
     @property
     def audio_prompts_dir(self) -> Path:
-        """Where the voices' recordings lie."""
+        """The folder of the voices' recordings."""
         return self.vibevoice_volume / "demo" / "voices"
 
     @property
     def output_dir(self) -> Path:
+        """The folder of the kept copies."""
         return self.vibevoice_volume / "output"
 
 
@@ -152,7 +149,7 @@ class Queue(_Group):
 
 
 class Http(_Group):
-    """`server.py`: who may call, and how much at the same time."""
+    """`server.py`: address, access and limits."""
 
     host: str | None = _setting(None, "Address of `server.py`; without keys this machine's own")
     port: int = _setting(8000, "Port of `server.py`; 80 on RunPod", ge=0, le=65_535)
@@ -186,23 +183,23 @@ class Http(_Group):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys that callers of `server.py` may have; none where everyone may call."""
+        """The valid keys for `server.py`; none if every caller is allowed."""
         given = self.api_keys.get_secret_value() if self.api_keys else ""
         return tuple(filter(None, (key.strip() for key in given.split(","))))
 
     @property
     def address(self) -> str:
-        """What `server.py` binds."""
+        """The address that `server.py` binds: HOST, else loopback or, with access set up, all."""
         return self.host or ("0.0.0.0" if self.keys or self.allow_anonymous else "127.0.0.1")  # noqa: S104
 
 
 class Text(_Group):
-    """What may be asked for, and how it is cut."""
+    """Limits of a text, and of the chunks that it is cut into. Sizes in characters."""
 
     max_text_length: int = _setting(100_000, "Longest text, in characters", ge=1, le=1_000_000)
     max_chunk_chars: int = _setting(1000, "Longest text of one chunk", ge=100, le=10_000)
     min_last_chunk_chars: int = Field(
-        # Half of a chunk at most, so that MAX_CHUNK_CHARS can be set alone.
+        # At most half of a chunk, so that MAX_CHUNK_CHARS can be set alone.
         default_factory=lambda data: min(150, data.get("max_chunk_chars", 1000) // 2),
         ge=0,
         le=5_000,
@@ -219,7 +216,7 @@ class Text(_Group):
 
 
 class Audio(_Group):
-    """Who speaks where a job does not say, and how it sounds."""
+    """Voices and sound: what counts if a request does not say."""
 
     default_speaker: str = _setting("Alice", "Voice of jobs that name none", min_length=1)
     strict_voices: bool = _setting(False, "An unknown voice is an error, not the first voice")
@@ -233,7 +230,7 @@ class Audio(_Group):
 
 
 class S3(_Group):
-    """The bucket to which answers are uploaded."""
+    """The S3 bucket for answers."""
 
     s3_endpoint_url: str | None = _s3("s3_endpoint_url", "bucket_endpoint_url", "S3 endpoint")
     s3_access_key_id: str | None = _s3("s3_access_key_id", "bucket_access_key_id", "S3 access key")
@@ -251,12 +248,12 @@ class S3(_Group):
         missing = [name.upper() for name in needed if not getattr(self, name)]
         if missing and (len(missing) < len(needed) or self.s3_endpoint_url):
             raise ValueError(f"S3 is half set: {', '.join(missing)} must be given too")
-        _ = self.bucket  # raises where one of its parts cannot be
+        _ = self.bucket  # raises if one of its parts is invalid
         return self
 
     @property
     def bucket(self) -> Bucket | None:
-        """Where answers are uploaded to, if anywhere."""
+        """The bucket for answers; None without S3 settings."""
         if not (self.s3_access_key_id and self.s3_secret_access_key and self.s3_bucket_name):
             return None
         return Bucket(
@@ -271,7 +268,7 @@ class S3(_Group):
 
 
 class Settings(S3, Audio, Text, Http, Queue, Engines):
-    """All of them, frozen."""
+    """All groups of settings, frozen."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
@@ -288,14 +285,14 @@ class Settings(S3, Audio, Text, Http, Queue, Engines):
             return cls(_build_sources=((given, usual), {}))
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
-            # A default factory is not called for want of another field.
+            # A default factory that needs an invalid field is not called: no problem of its own.
             told = [_told(item) for item in found if item["type"] != "default_factory_not_called"]
             raise ConfigError("\n".join(told)) from None
 
 
 def _told(item: Any) -> str:
-    """The variable, what is wrong with it and what it is for. What was given is never repeated: it
-    may be a secret in the wrong place."""
+    """A line with the variable, its problem and its meaning. The value is never quoted: it may be a
+    secret in the wrong variable."""
     name = ".".join(map(str, item["loc"]))
     problem = item.get("ctx", {}).get("error", item["msg"])
     field = Settings.model_fields.get(name)

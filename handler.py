@@ -1,9 +1,9 @@
-"""Door 1: RunPod queue jobs. Checks a job, asks the inference layer for speech, delivers it.
+"""Door 1: RunPod queue jobs. A job is checked, spoken and delivered.
 
     python handler.py                    a worker on RunPod; elsewhere speaks test_input.json once
     python handler.py --rp_serve_api     the local RunPod API on port 8000
 
-Importing this module starts nothing. `worker/jobs.py` has the inside.
+Importing this module starts nothing. `worker/` has the implementation.
 """
 
 import functools
@@ -30,25 +30,30 @@ _CLEANUP_SEC = 600
 
 @functools.cache
 def settings() -> Settings:
+    """The settings of this process. Raises `ConfigError`."""
     return Settings.from_env()
 
 
 @functools.cache
 def inference() -> VibeVoiceInference:
+    """The one inference layer of this process."""
     # RunPod replaces a worker whose engine is lost; elsewhere only another process brings it back.
     return VibeVoiceInference(settings(), subprocess=not on_runpod())
 
 
 @functools.cache
 def log() -> Any:
+    """RunPod's logger."""
     return runpod.RunPodLogger()
 
 
 def outputs() -> Outputs:
+    """Where copies of answers are kept, and for how long."""
     return Outputs(settings().output_dir, settings().save_output, settings().output_retention_days)
 
 
 def jobs() -> Jobs:
+    """The jobs of this worker."""
     return Jobs(inference(), outputs(), log())
 
 
@@ -59,15 +64,15 @@ async def handler(job: Job) -> Answer:
 
 
 async def stream_handler(job: Job) -> AsyncGenerator[Answer, None]:
-    """The handler where STREAM_JOBS is set. With `stream` it yields the file part by part and the
-    facts at the end, else the one answer."""
+    """The handler with STREAM_JOBS. A job with `stream` yields the file in parts, then the facts.
+    Any other job yields its one answer."""
     async with aclosing(jobs().items(job)) as items:
         async for item in items:
             yield item
 
 
 def upload_to_s3(path: Path, owner: str, content_type: str) -> str:
-    """Uploads a file to the worker's bucket and gives a link to it."""
+    """Uploads a file to the worker's S3 bucket and gives a link to it. Raises `DeliveryError`."""
     bucket = settings().bucket
     if bucket is None:
         raise DeliveryError("S3 is not set up: see S3_ENDPOINT_URL and the settings beside it")
@@ -75,7 +80,7 @@ def upload_to_s3(path: Path, owner: str, content_type: str) -> str:
 
 
 def cleanup_old_files() -> int:
-    """Removes copies that are past their retention. Gives their number."""
+    """Removes kept copies older than OUTPUT_RETENTION_DAYS. Gives their number."""
     try:
         return delivery.cleanup_old_files(outputs())
     except OSError as error:
@@ -84,6 +89,7 @@ def cleanup_old_files() -> int:
 
 
 def main() -> None:
+    """Checks the settings, prepares the worker, and runs RunPod's worker loop."""
     try:
         settings()
         inference()
@@ -92,7 +98,7 @@ def main() -> None:
     startup.prepare(inference(), log())
     startup.every(_CLEANUP_SEC, cleanup_old_files)
     sdk_loop.use()
-    # The local API ends by the signal itself, which would leave the temporary folder behind.
+    # By default SIGTERM ends the local API at once, and leaves the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     start: dict[str, Any] = {"concurrency_modifier": lambda _: inference().concurrency}
     if settings().stream_jobs:

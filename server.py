@@ -23,8 +23,8 @@ from synthesis.inference import VibeVoiceInference
 
 MOST_MESSAGE_BYTES = 256 * 1024
 _LAST_ANSWERS_SEC = 30
-# Longer than a proxy keeps an idle connection (workerd 5 s, nginx 60 s): where both sides give it
-# up at once, as with uvicorn's own 5 s, a request can meet one that has just been closed.
+# Longer than a proxy keeps an idle connection (workerd 5 s, nginx 60 s). With uvicorn's 5 s a proxy
+# could send a request on a connection that the server has just closed.
 _IDLE_SEC = 75
 
 
@@ -37,7 +37,7 @@ def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server
         http=Protocol,
         ws=SocketProtocol,
         ws_max_size=MOST_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # audio does not shrink
+        ws_per_message_deflate=False,  # audio cannot be compressed further
         log_config=None,
         access_log=False,
         server_header=False,
@@ -49,7 +49,7 @@ def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server
 
 
 def serve(inference: VibeVoiceInference, log: logging.Logger) -> None:
-    """Serves until a signal ends it; what is being said then may end within 30 s."""
+    """Serves until a signal. Answers under way then have 30 s to end."""
     settings, health = inference.settings, Health(inference)
     server = make_server(inference, health)
     own_port = settings.port_health if settings.port_health != settings.port else None
@@ -65,17 +65,19 @@ def serve(inference: VibeVoiceInference, log: logging.Logger) -> None:
 
 
 def log_to_stderr() -> None:
+    """Logs to stderr, at the level LOG_LEVEL (default INFO)."""
     logging.basicConfig(
         stream=sys.stderr,
         level=os.environ.get("LOG_LEVEL", "INFO").upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        force=True,  # whatever a library has set
+        force=True,  # replaces what a library has set
     )
-    # It logs the paths that callers send; `api.middleware` logs routes.
+    # uvicorn logs paths as callers send them; `api.middleware` logs routes.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 
 def main() -> None:
+    """Checks the settings and serves."""
     log_to_stderr()
     try:
         settings = Settings.from_env()
@@ -86,7 +88,7 @@ def main() -> None:
     log = logging.getLogger("vibevoice.http")
     for problem in inference.voices.problems():
         log.warning(problem)
-    # uvicorn raises a signal again once it has shut down; by default that ends the process at once.
+    # uvicorn raises the signal again after its shutdown. By default that skips the `finally` below.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
     try:

@@ -1,9 +1,13 @@
-"""Who may call: keys, and which pages of which sites.
+"""Authentication and origin checks: API keys, and the web sites whose pages may call.
 
-Keys are compared by their digests, every one of them, so that the time taken tells nothing about
-how much of a guess was right. A browser sends requests on behalf of any page, so a page of another
-site needs leave (`CORS_ORIGIN`), and a server that binds loopback without keys answers to loopback
-names alone: a foreign name that resolves to it is a page's way around the first rule.
+Timing attacks: a key is compared by its SHA-256 digest, in constant time, with every known key.
+The time taken says nothing about how much of a guess was right.
+
+Cross-origin requests: a browser sends requests for any page. A page of another site may call only
+if `CORS_ORIGIN` names its site.
+
+DNS rebinding: a page can point a name of its own at 127.0.0.1, and then counts as the same site.
+So a server on loopback without keys accepts only loopback names in the `Host` header.
 """
 
 import hashlib
@@ -26,13 +30,15 @@ _KEY_SUBPROTOCOL = "key."
 
 
 class Access:
+    """The checks of one server, by its settings `API_KEYS`, `CORS_ORIGIN` and `HOST`."""
+
     def __init__(self, settings: Settings) -> None:
         self._digests = [_digest(key) for key in settings.keys]
         self._origin = settings.cors_origin
         self._only_here = is_loopback(settings.address) and not settings.keys
 
     def check(self, scope: Scope) -> None:
-        """Raises a 403 or a 401 for an HTTP request that is not to be answered."""
+        """Raises `ApiError` 403 or 401 for an HTTP request whose caller may not make it."""
         headers, path = Headers(scope=scope), scope["path"]
         self.check_origin(headers)
         is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
@@ -40,7 +46,7 @@ class Access:
             self.check_key(headers)
 
     def check_origin(self, headers: Headers) -> None:
-        """Raises a 403 for a page that may not call."""
+        """Raises `ApiError` 403 for a page whose site may not call, or for a foreign `Host`."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._only_here and not is_loopback(_name(host)):
             raise _forbidden(f"This server answers to local names, not to '{host[:100]}'.")
@@ -48,8 +54,11 @@ class Access:
             raise _forbidden("Pages of other sites may not call this server; see CORS_ORIGIN.")
 
     def check_key(self, headers: Headers, subprotocols: Sequence[str] = ()) -> None:
-        """Raises a 401 for who has no key. A browser's WebSocket cannot send headers, so there the
-        key comes as a subprotocol `key.THE_KEY` beside `speech`."""
+        """Raises `ApiError` 401 for a caller without a valid key.
+
+        The key is a bearer token. A browser's WebSocket cannot send headers. Its key is the
+        subprotocol `key.THE_KEY` beside `speech`.
+        """
         if not self._digests:
             return
         found = _BEARER.fullmatch(headers.get("authorization", ""))
@@ -73,7 +82,7 @@ def _digest(key: str) -> bytes:
 
 
 def _name(host: str) -> str:
-    """A `Host` header's name, without the port."""
+    """The name in a `Host` header, without the port; "" if the header is malformed."""
     return urlsplit(f"//{host}").hostname or "" if re.fullmatch(r"[\w.:\[\]-]*", host) else ""
 
 

@@ -1,8 +1,7 @@
-"""Admission control: how many answers are spoken, or sockets are open, at the same time, and how
-many may wait for that.
+"""Admission control: a limit on answers spoken, or sockets open, at the same time.
 
-First in, first out, with a bounded queue: one request more is refused at once. A seat that becomes
-free goes to the first in the queue directly, so nobody who comes later can take it.
+Seats are given first in, first out. The queue is bounded: a request beyond its length is refused at
+once. A freed seat is handed directly to the first in the queue, so a later request cannot take it.
 """
 
 import asyncio
@@ -18,7 +17,12 @@ _FIRST_GUESS_SEC = 2.0
 
 
 class AdmissionControl:
-    """Belongs to one event loop. `taken` and `waiting` may be read by any thread."""
+    """A number of seats, and a bounded queue for them.
+
+    `count` is the number of seats, `taken` how many are held. `most_waiting` bounds the queue, and
+    `longest_wait_sec` the time in it. An object belongs to one event loop; any thread may read
+    `taken` and `waiting`.
+    """
 
     def __init__(
         self, count: int, most_waiting: int, longest_wait_sec: float = _LONGEST_WAIT_SEC
@@ -32,14 +36,18 @@ class AdmissionControl:
 
     @property
     def waiting(self) -> int:
+        """The length of the queue."""
         return len(self._queue)
 
     def seat(self) -> "Seat":
+        """A seat for one answer, not yet taken."""
         return Seat(self)
 
     async def take(self, first: bool = False) -> None:
-        """Waits for a seat, with `first` in front of all others and in a full queue too. Raises a
-        503 where the queue is full or the wait too long."""
+        """Waits for a seat. Raises `ApiError` 503 if the queue is full or the wait is too long.
+
+        With `first` the caller goes to the head of the queue, even of a full one.
+        """
         if self.taken < self.count:
             self.taken += 1
             return
@@ -62,27 +70,30 @@ class AdmissionControl:
             raise
 
     def free(self) -> None:
-        """Hands a seat to the first who still waits."""
+        """Hands one seat to the first waiting caller that is not cancelled."""
         for place in self._queue:
-            if not place.done():  # one who was just cancelled leaves the queue by himself
+            if not place.done():  # a cancelled one removes itself in `take`
                 self._queue.remove(place)
                 place.set_result(None)
                 return
         self.taken -= 1
 
     def note(self, seconds: float) -> None:
-        """How long a seat was held, for `soon`."""
+        """Updates the moving mean of how long a seat is held, in seconds, for `soon`."""
         self._usual_sec += 0.1 * (seconds - self._usual_sec)
 
     def soon(self) -> int:
-        """Seconds after which it is worth another try."""
+        """The seconds for `Retry-After`, 1 to 60: when a seat should be free again."""
         ahead = (self.waiting + 1) / self.count
         return min(60, max(1, math.ceil(self._usual_sec * ahead)))
 
 
 class Seat:
-    """One answer's seat: taken once and kept until `leave` or the end of the block. Whoever left it
-    in the middle of an answer takes the next one that is free, before all who never had one."""
+    """One answer's seat: taken once, and held until `leave` or the end of the `with` block.
+
+    An answer may leave its seat midway and take one again. Then it waits at the head of the queue,
+    before answers that have not begun.
+    """
 
     def __init__(self, admission: AdmissionControl) -> None:
         self._admission = admission
@@ -90,8 +101,10 @@ class Seat:
         self._had_one = False
 
     async def take(self) -> float:
-        """Seconds that were waited for it; none where it is held. Raises what
-        `AdmissionControl.take` does."""
+        """Takes a seat and gives the seconds waited for it; 0 if the seat is held already.
+
+        Raises what `AdmissionControl.take` does.
+        """
         if self._since is not None:
             return 0.0
         asked = time.monotonic()
@@ -101,6 +114,7 @@ class Seat:
         return self._since - asked
 
     def leave(self) -> None:
+        """Frees the seat. Does nothing if it is not held."""
         if self._since is not None:
             self._admission.note(time.monotonic() - self._since)
             self._since = None

@@ -1,4 +1,4 @@
-"""The second door as one ASGI application: every route, and what each answers."""
+"""Door 2 as one ASGI application: every route, and what each answers."""
 
 import re
 import uuid
@@ -55,6 +55,7 @@ _REQUEST_ID = re.compile(notes_of("request_id")["bounds"]["pattern"])
 
 
 def create_app(state: AppState) -> FastAPI:
+    """The application with all routes, middleware and error handlers."""
     settings = state.settings
     access = Access(settings)
     api = FastAPI(
@@ -92,15 +93,18 @@ def create_app(state: AppState) -> FastAPI:
     _figures(api, state)
     add_pages(api)
     if settings.keys:
-        described = api.openapi()  # which FastAPI keeps
+        described = api.openapi()  # FastAPI caches this object, so the change lasts
         described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         described["security"] = [{"key": []}]
     return api
 
 
 def _cross_origin(origin: str | None) -> Iterator[Middleware]:
-    """CORS for the pages of one site, or of all. A preflight allows every method and header: what
-    is wrong with a request is said in its own answer, in the envelope."""
+    """CORS headers for the pages of one site, or of all with `*`; nothing without an origin.
+
+    A preflight allows every method and header. An error in the request itself then reaches the
+    page in OpenAI's envelope, which a failed preflight would hide.
+    """
     if origin:
         yield Middleware(
             CORSMiddleware,
@@ -166,7 +170,7 @@ def _voices(api: FastAPI, voices: Voices) -> None:
         consent: Annotated[str, Form(json_schema_extra=VOICE_CONSENT)],
         audio_sample: Annotated[UploadFile, File(description=VOICE_SAMPLE)],
     ) -> dict[str, Any]:
-        """Stores a voice: 3 to 30 seconds of one who agreed to be spoken like."""
+        """Stores a voice: 3 to 30 seconds of a person who agreed to be cloned."""
         return await voices.add(name, consent, audio_sample)
 
     @api.delete("/v1/audio/voices/{name}")
@@ -194,6 +198,7 @@ def _lists(api: FastAPI, state: AppState) -> None:
 
 
 def capabilities(state: AppState) -> dict[str, Any]:
+    """The body of `GET /v1/capabilities`. `slots` are seats for answers, not those of the GPU."""
     engine, settings = state.inference.engine.inspect(), state.settings
     return {
         "engine": engine.name,

@@ -1,7 +1,7 @@
-"""What a caller may ask for: OpenAI's `CreateSpeechRequest`, and fields of our own beside it.
+"""The request body of `/v1/audio/speech`: OpenAI's `CreateSpeechRequest` plus fields of our own.
 
-`parse` gives whole `SpeechParams` or raises the error that OpenAI would. Fields that nobody knows
-never fail a request: `ignored` names them. Characters are code points, as OpenAI counts them.
+`parse` gives complete `SpeechParams` or raises the error that OpenAI's API gives. An unknown field
+never fails a request: `SpeechParams.ignored` names it. Lengths count code points, as OpenAI's do.
 """
 
 import json
@@ -20,13 +20,13 @@ from request.values import Wrong, kind_of, number
 JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json *(;|$)", re.I)
 
 _FIELDS = SPEECH["properties"]
-# It is in no contract, and clients send it: the answer is a stream in any case.
+# Some clients send `stream`, which OpenAI's contract has not. Every answer is a stream anyway.
 _OF_NO_EFFECT = {"stream"}
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechParams:
-    """A request that can be served; `ignored` are the fields that change nothing."""
+    """A checked request. `sse` asks for server-sent events; `ignored` names the unknown fields."""
 
     speech: SpeechRequest
     sse: bool
@@ -34,13 +34,15 @@ class SpeechParams:
 
 
 def most_bytes(input_limit: int) -> int:
-    """Bytes that no body within the limits exceeds, but for a recording in it: an escaped character
-    takes up to twelve."""
+    """The largest body in bytes for an `input` of `input_limit` characters, without a recording.
+
+    JSON escapes a character in up to 12 bytes. Other fields have 1 MiB.
+    """
     return 2**20 + 12 * input_limit
 
 
 def loads(body: bytes | str) -> object:
-    """Strict JSON. Raises a 400."""
+    """Parses strict JSON, without NaN and Infinity. Raises `ApiError` 400."""
     try:
         return json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError):
@@ -53,7 +55,7 @@ def _no_number(name: str) -> None:
 
 
 def check_size(body: object, count: int, input_limit: int) -> None:
-    """Raises a 413 where a body of so many bytes is too large without the recording in it."""
+    """Raises `ApiError` 413 if a body of `count` bytes, less its recording, is too large."""
     recording = body.get("voice_base64") if isinstance(body, dict) else None
     spoken = len(recording) if isinstance(recording, str) else 0
     if count - spoken > (most := most_bytes(input_limit)):
@@ -61,6 +63,10 @@ def check_size(body: object, count: int, input_limit: int) -> None:
 
 
 def parse(body: object, defaults: Defaults) -> SpeechParams:
+    """Checks a parsed JSON body.
+
+    Raises `ApiError` 400 or 404 for a field of OpenAI's, `RequestError` for one of ours.
+    """
     if not isinstance(body, dict):
         raise invalid(None, "invalid_value", "The body must be a JSON object.")
     given = {
@@ -90,6 +96,7 @@ def parse(body: object, defaults: Defaults) -> SpeechParams:
 
 
 def limited(defaults: Defaults, input_limit: int) -> Defaults:
+    """The same defaults with a text limit of `input_limit` characters."""
     return replace(defaults, max_text_length=input_limit)
 
 
@@ -104,7 +111,7 @@ def _voice(value: object) -> str:
 def _string(
     name: str, value: object, most: int | None = None, schema: Mapping[str, Any] | None = None
 ) -> str:
-    """`most` is the limit where the schema, which is the field's if none is given, has none."""
+    """Checks a string by `schema` (default: the field's). `most` replaces its maximum length."""
     limits = schema or _FIELDS[name]
     most, least = most or limits["maxLength"], limits.get("minLength", 0)
     if not isinstance(value, str):

@@ -1,7 +1,7 @@
-"""What can go wrong over HTTP, in the envelope that OpenAI's clients know.
+"""Errors over HTTP, in the JSON envelope that OpenAI's clients know.
 
-SDKs repeat 429 and 5xx by themselves, twice. So an error says what they should do: `retry` is a
-number of seconds, or False for what would fail, and cost, the same again.
+OpenAI's SDKs repeat a 429 or 5xx twice on their own. So an error says whether they should. `retry`
+is the seconds to wait. It is False if a repeat would fail, and cost, the same again; else True.
 """
 
 import json
@@ -26,7 +26,11 @@ _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 
 
 class ApiError(HTTPException):
-    """An answer that is an error. `message` is written for the caller and holds no secret."""
+    """An error answer. `message` is written for the caller and holds no secret.
+
+    `kind` is the envelope's `type`, `param` the field at fault. `retry` becomes `Retry-After` in
+    seconds, or `x-should-retry: false`.
+    """
 
     def __init__(
         self,
@@ -49,32 +53,37 @@ class ApiError(HTTPException):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
     def response(self) -> Response:
-        # In ASCII: what it quotes may hold half of a surrogate pair, which has no UTF-8.
+        """The error as an HTTP response with a JSON body."""
+        # ASCII escapes: a quoted value may hold a lone surrogate, which UTF-8 cannot encode.
         body = json.dumps(self.body, separators=(",", ":"))
         return Response(body, self.status_code, self.headers, "application/json")
 
 
 def invalid(param: str | None, code: str, message: str, status: int = 400) -> ApiError:
-    """The request cannot be served as it stands."""
+    """An error of the caller's: the same request would fail again. `param` is the field."""
     return ApiError(status, message, param=param, code=code)
 
 
 def too_large(most: int) -> ApiError:
+    """A 413 for a body of more than `most` bytes."""
     return invalid(None, "request_too_large", f"The body has more than {most} bytes.", 413)
 
 
 def failed(status: int, code: str | None, message: str, retry: int | bool) -> ApiError:
-    """The fault is not the caller's."""
+    """An error of the server's; `retry` as in `ApiError`."""
     return ApiError(status, message, kind="server_error", code=code, retry=retry)
 
 
 def busy(message: str, seconds: int) -> ApiError:
+    """A 503 with `Retry-After: seconds`."""
     return failed(503, "queue_full", message, seconds)
 
 
 async def enveloped(request: Request, error: Exception) -> Response:
-    """What a route raised, or what FastAPI and Starlette raise in its place. OPTIONS is no route of
-    anybody's: its answer is what the 405 would have named."""
+    """The exception handler: an error of a route, of FastAPI or of Starlette as a response.
+
+    No route takes OPTIONS. Its 405 becomes a 200 with the same `Allow` header.
+    """
     if isinstance(error, RequestValidationError):
         error = SpeechError(tuple(map(_problem, error.errors())))
     elif isinstance(error, HTTPException) and not isinstance(error, ApiError):
@@ -85,7 +94,7 @@ async def enveloped(request: Request, error: Exception) -> Response:
 
 
 def _problem(item: Any) -> Problem:
-    """A field of a form that is not there, or is a file where it should be a text."""
+    """One of FastAPI's form errors: a field is missing, or is a file instead of a text."""
     code = "missing_required_parameter" if item["type"] == "missing" else "invalid_type"
     return Problem(str(item["loc"][-1]), code, item["msg"])
 
@@ -102,7 +111,10 @@ def _of_routing(request: Request, error: HTTPException) -> ApiError:
 
 
 def _methods(request: Request) -> str:
-    """Those of a path: FastAPI's 405 names those of one of its routes, and never HEAD."""
+    """The methods of a path, over all its routes, for `Allow`.
+
+    FastAPI's own 405 names the methods of one route, and never HEAD.
+    """
     found = {"OPTIONS"}
     for route in request.app.routes:
         if route.matches(request.scope)[0] != Match.NONE:
@@ -113,8 +125,11 @@ def _methods(request: Request) -> str:
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """The answer for whatever was raised. Logs what nobody foresaw, without its message, which may
-    quote the text."""
+    """The error answer for any exception.
+
+    An unforeseen exception becomes a 500 and is logged, without its message: that may quote the
+    caller's text.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, SpeechError):
@@ -128,7 +143,7 @@ def as_api_error(error: BaseException) -> ApiError:
 
 
 def _of_speech(error: SpeechError) -> ApiError:
-    """The first problem's code and field, and the sentence of all, in OpenAI's names."""
+    """An envelope with the first problem's code and field, and a sentence of all problems."""
     first, sentence = error.problems[0], error.told(OPENAI_WORDS)
     status = CODES[first.code].status
     if status >= 500:
@@ -138,6 +153,6 @@ def _of_speech(error: SpeechError) -> ApiError:
 
 
 def event_of(error: BaseException) -> dict[str, Any]:
-    """The same as a message in a stream or on a socket."""
+    """The error as a message for a stream of events or a WebSocket."""
     told = as_api_error(error).body["error"]
     return {"type": "error", "message": told["message"], "error": told}

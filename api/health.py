@@ -1,8 +1,10 @@
-"""Whether this server can speak: 200 while it can, 204 while its engine is loaded or started anew,
-503 once it has failed for good or again and again, so that the worker is better replaced.
+"""Health check, as RunPod's load balancer reads it: 200, 204 or 503.
 
-With `PORT_HEALTH` the answer comes from a port and a thread of its own, so a busy event loop does
-not look like a dead worker.
+200: the engine can speak. 204: the engine loads or is started anew. 503: the engine did not load,
+or was lost too often, and the platform should replace the worker.
+
+With `PORT_HEALTH` a thread of its own answers on that port. So a busy event loop does not look like
+a dead worker.
 """
 
 import logging
@@ -18,7 +20,7 @@ log = logging.getLogger("vibevoice.http")
 
 
 class Health:
-    """May be read by any thread."""
+    """The state of one server's engine. Any thread may read `status`."""
 
     def __init__(self, inference: VibeVoiceInference) -> None:
         self._inference = inference
@@ -26,6 +28,7 @@ class Health:
 
     @property
     def status(self) -> int:
+        """The HTTP status of `/ping`: 200, 204 or 503."""
         engine = self._inference.engine
         if engine.ready:
             self._load_failed = False  # a request's attempt went well
@@ -33,16 +36,17 @@ class Health:
         return 503 if self._load_failed or engine.lost else 204
 
     def load(self) -> None:
-        """Loads the engine; a failure is said, and the next request tries again."""
+        """Loads the engine. A failure is logged, and the next request tries again."""
         try:
             self._inference.load_model()
-        except EngineLost as error:  # which either starts anew or says that it is lost
+        except EngineLost as error:  # `engine.lost` says whether it is started again
             log.error("the engine is lost: %s", error)
         except SpeechError as error:
             log.error("the model is not loaded: %s", error)
             self._load_failed = True
 
     def load_in_thread(self) -> threading.Thread:
+        """Starts `load` in a daemon thread."""
         thread = threading.Thread(target=self.load, name="load", daemon=True)
         thread.start()
         return thread
@@ -50,7 +54,10 @@ class Health:
 
 @contextmanager
 def health_port(health: Health, address: str, port: int | None) -> Iterator[int | None]:
-    """Serves `/ping` on a port of its own while the block runs; gives the port."""
+    """Serves `/ping` on a port of its own while the block runs.
+
+    Gives the port that was bound, or None without one.
+    """
     if port is None:
         yield None
         return
@@ -65,7 +72,7 @@ def health_port(health: Health, address: str, port: int | None) -> Iterator[int 
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """A line for every probe would be noise."""
+            """Logs nothing: probes come every few seconds."""
 
     server = ThreadingHTTPServer((address, port), Ping)
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)

@@ -1,4 +1,4 @@
-"""What `/metrics` shows, in Prometheus' text format."""
+"""Metrics of one server, in Prometheus' text format, for `/metrics`."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ _ENGINE: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str]]
 
 
 class _Figures(Collector):
-    """An engine's own figures; none before it is loaded."""
+    """A collector of the engine's own figures. They are read at each scrape."""
 
     def __init__(self, figures: Callable[[], Mapping[str, float]]) -> None:
         self._figures = figures
@@ -36,9 +36,12 @@ class _Figures(Collector):
 
 
 class Metrics:
-    """The figures of one server. Labels are from small sets; none comes from a caller."""
+    """The metrics of one server. Label values come from small fixed sets, never from a caller.
 
-    def __init__(self, seats: AdmissionControl, cold_start: Callable[[], float | None]) -> None:
+    `cold_start` gives the seconds from process start to a loaded engine, or None before.
+    """
+
+    def __init__(self, admission: AdmissionControl, cold_start: Callable[[], float | None]) -> None:
         self.registry = CollectorRegistry()
         into = self.registry
         self.answers = Counter(
@@ -73,13 +76,13 @@ class Metrics:
             registry=into,
         )
         active = Gauge("vibevoice_active_streams", "Answers that are being spoken", registry=into)
-        active.set_function(lambda: seats.taken)
+        active.set_function(lambda: admission.taken)
         depth = Gauge("vibevoice_queue_depth", "Requests that wait for a place", registry=into)
-        depth.set_function(lambda: seats.waiting)
+        depth.set_function(lambda: admission.waiting)
         self._factors = (0.0, 0.0)
 
     def watch(self, figures: Callable[[], Mapping[str, float]]) -> None:
-        """Shows what an engine has counted, as it is when somebody looks."""
+        """Adds an engine's figures to the metrics. `figures` is called at each scrape."""
         self.registry.register(_Figures(figures))
 
     def _times(self, name: str, text: str) -> Histogram:
@@ -89,12 +92,12 @@ class Metrics:
 
     @property
     def real_time_factor(self) -> float | None:
-        """The mean so far, weighted by duration."""
+        """Synthesis time divided by audio duration, over all answers so far; None before any."""
         spent, made = self._factors
         return round(spent / made, 4) if made else None
 
     def spoken(self, door: str, result: Result, waited_sec: float) -> None:
-        """Notes an answer that came to its end."""
+        """Counts a finished answer. `waited_sec` is its time in the queue."""
         timings = result.timings
         self._first.labels(door).observe(waited_sec + timings["first_audio_sec"])
         self._encode.labels(door).observe(timings["encode_sec"])
@@ -106,4 +109,5 @@ class Metrics:
         self._factors = (spent + timings["total_sec"], made + result.duration_sec)
 
     def text(self) -> bytes:
+        """All metrics in Prometheus' text format 0.0.4."""
         return generate_latest(self.registry)

@@ -1,7 +1,6 @@
-"""What every request and answer has, whatever its route: a caller who may call, a bounded body, the
-common headers, a line in the log, and an envelope around whatever goes wrong.
+"""Middleware for all routes: access check, bounded body, common headers, error envelope, log line.
 
-A log line holds a request's id, method, route, status and time, and never a text or a key.
+A log line holds a request's id, method, route, status and time in ms. It never holds a text or key.
 """
 
 import asyncio
@@ -23,14 +22,17 @@ log = logging.getLogger("vibevoice.http")
 
 
 class BodyLimit(NamedTuple):
-    """Bytes that a body may have, and seconds in which it has to be there."""
+    """The largest body in bytes, and the seconds within which it has to arrive."""
 
     most: int
     seconds: float
 
 
 class BoundedBody:
-    """`receive` of a request's body. Raises a 413, a 408, or a 400 where the body breaks off."""
+    """An ASGI `receive` with a `BodyLimit`.
+
+    Raises `ApiError`: 413 for too many bytes, 408 for a late body, 400 for one that breaks off.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, limit: BodyLimit) -> None:
         self._receive, self._most, self._left = receive, limit.most, limit.most
@@ -55,7 +57,7 @@ class BoundedBody:
 
 
 class RequestMiddleware:
-    """Stands around all routes, within the middleware that gives a request its id."""
+    """The middleware around all routes. The one that sets the request id is outside of it."""
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class RequestMiddleware:
         limits: Mapping[str, BodyLimit],
         limit: BodyLimit,
     ) -> None:
-        """`limits` are those of paths, `limit` is that of all others."""
+        """`limits` maps paths to their body limits; `limit` is for all other paths."""
         self._app, self._access, self._metrics = app, access, metrics
         self._limits, self._limit = limits, limit
 
@@ -74,7 +76,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         began, status, ended = time.monotonic(), 0, False
-        # The server leaves out the body where its own scope says HEAD.
+        # Routes see GET. uvicorn omits the body, because its own scope still says HEAD.
         asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         async def send_noted(message: Message) -> None:
@@ -94,7 +96,7 @@ class RequestMiddleware:
             body = BoundedBody(scope, receive, self._limits.get(scope["path"], self._limit))
             await self._app(asked, body, send_noted)
         except Exception as raised:  # noqa: BLE001 - the last line of defence: see `as_api_error`
-            # An answer that has begun cannot become an envelope any more.
+            # Once a status is sent, an envelope is not possible: the connection is reset.
             if not status:
                 await as_api_error(raised).response()(asked, receive, send_noted)
             elif not ended:

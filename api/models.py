@@ -1,5 +1,7 @@
-"""The models: one of ours, and every name that OpenAI's speech models had, for clients that carry
-one in their code. All of them are the same voice."""
+"""Model names: our own, and all names of OpenAI's speech models.
+
+Many clients have one of OpenAI's names in their code. All names mean the same model.
+"""
 
 from typing import Any
 
@@ -20,7 +22,7 @@ _CREATED = 1_756_166_400  # seconds: 2025-08-26, when VibeVoice came out
 
 
 def model(name: str) -> dict[str, Any]:
-    """Raises the 404 of OpenAI for a name that no model has."""
+    """A model as OpenAI's `model` object. Raises `ApiError` 404 for an unknown name."""
     if name not in NAMES:
         shown = name[:100]
         raise invalid("model", "model_not_found", f"The model '{shown}' does not exist", 404)
@@ -28,6 +30,6 @@ def model(name: str) -> dict[str, Any]:
 
 
 def models() -> dict[str, Any]:
-    """`models` is where GUIs look for the list in /v1/audio/models."""
+    """All models as OpenAI's `list`. The key `models` is for GUIs that read /v1/audio/models."""
     data = [model(name) for name in NAMES]
     return {"object": "list", "data": data, "models": data}

@@ -1,11 +1,13 @@
-"""uvicorn's protocols with what the second door needs besides: a reset, bounded headers, errors of
-the protocol itself in the envelope, and an end for connections that are only held.
+"""uvicorn's protocols, extended: TCP reset, bounded headers, protocol errors in OpenAI's envelope,
+and time limits for idle connections.
 
-HTTP is parsed by h11. uvicorn's other parser, httptools, ends a request at its headers where they
-offer an upgrade that is not taken, and reads the body as the next request (uvicorn #2722).
+Parser: h11. Request smuggling is possible with uvicorn's other parser, httptools. If an offered
+upgrade is not taken, httptools ends the request at its headers. It then reads the body as the next
+request (uvicorn #2722).
 
-ASGI has no way to break an answer off. uvicorn closes the connection when an application fails in
-the middle, which looks like a clean end to HTTP/1.0 and to sloppy clients; a reset never does.
+Reset: ASGI has no way to abort an answer. When an application fails midway, uvicorn closes the
+connection. HTTP/1.0 and careless clients take that for a complete answer; they never take a TCP
+reset for one.
 """
 
 import asyncio
@@ -24,22 +26,24 @@ from uvicorn.server import ServerState
 
 MOST_HEADER_BYTES = 32 * 1024
 HEAD_SEC = 20.0
-"""A request's head arrives whole in that time: from the connection's begin or the head's first
-byte on. Browsers connect ahead of need, so a connection that has asked before may idle longer."""
+"""Slowloris: the seconds in which a request's head has to arrive.
+
+They count from the connection, or from a later head's first byte. Between two requests the longer
+keep-alive of `server.py` holds, since browsers keep connections open ahead of need."""
 MOST_UNREAD_BYTES = 2**20
-"""What is kept for a WebSocket's peer that asks and does not read."""
+"""The most bytes that wait to be sent to a WebSocket's peer when it sends a ping."""
 _LAST_READ_SEC = 10.0
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 def most_connections() -> int:
-    """Three quarters of the files that the process may open: the rest serves its own work."""
+    """The most connections at once: 3/4 of the process's file descriptors (`RLIMIT_NOFILE`)."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return soft * 3 // 4 if soft != resource.RLIM_INFINITY else 2**16
 
 
 class _Connection(h11.Connection):
-    """h11 bounds a head that is incomplete; this one bounds every head."""
+    """h11 bounds only an incomplete head; this class bounds every head."""
 
     def next_event(self) -> Any:
         event = super().next_event()
@@ -51,7 +55,7 @@ class _Connection(h11.Connection):
 
 
 class Protocol(H11Protocol):
-    """`scope["state"]["reset"]` breaks the connection off."""
+    """HTTP/1.1 by h11. An application resets its connection by `scope["state"]["reset"]()`."""
 
     def __init__(
         self,
@@ -62,14 +66,14 @@ class Protocol(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, {**app_state, "reset": self.reset}, _loop)
         self.conn = _Connection(h11.SERVER, MOST_HEADER_BYTES)
-        self._asked_at = time.monotonic()  # uvloop's clock stands still within a turn
+        self._asked_at = time.monotonic()  # uvloop's clock is fixed within an iteration
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._await_head()
         if len(self.connections) > most_connections():
-            self._drop_an_idle_one()
+            self._drop_longest_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
@@ -87,7 +91,7 @@ class Protocol(H11Protocol):
         super().handle_websocket_upgrade(event)
 
     def reset(self) -> None:
-        """Ends the connection by a RST; what is not sent yet is dropped."""
+        """Ends the connection by a TCP RST. Unsent bytes are dropped."""
         peer = self.transport.get_extra_info("socket")
         if peer is not None and peer.fileno() != -1:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
@@ -95,7 +99,7 @@ class Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         if self.cycle is not None and self.cycle.response_started and not self._is_idle():
-            self.reset()  # an answer is under way: what follows would look like a part of it
+            self.reset()  # the client would read the error as a part of the answer under way
             return
         error: dict[str, Any] = {
             "message": msg,
@@ -112,7 +116,7 @@ class Protocol(H11Protocol):
         self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """RFC 9110, 7.8: an upgrade that is not taken is ignored."""
+        """Logs nothing: a server may ignore an upgrade (RFC 9110, 7.8)."""
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -127,8 +131,8 @@ class Protocol(H11Protocol):
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _drop_an_idle_one(self) -> None:
-        """Who has asked nothing for longest makes room, so that `/ping` is always answered."""
+    def _drop_longest_idle(self) -> None:
+        """Drops the connection that is idle for longest, so that `/ping` can always connect."""
         idle = [
             each
             for each in self.connections - {self}
@@ -139,10 +143,15 @@ class Protocol(H11Protocol):
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn closes a WebSocket once all that was written is read, which for who does not read is
-    never: whoever waits to send would wait with it. Here what is unread is dropped: at a ping that
-    was not answered, and some seconds after the session's end. Who pings without reading is dropped
-    too, since uvicorn writes every pong at once."""
+    """A WebSocket whose peer may stop reading.
+
+    uvicorn closes a WebSocket only once its peer has read all bytes. A peer that does not read
+    would keep the connection, and the task that sends, for ever. So this class aborts:
+
+    - when a ping is not answered and bytes are unsent;
+    - when a ping comes in and more than `MOST_UNREAD_BYTES` are unsent, since every pong adds some;
+    - 10 s after the session's end.
+    """
 
     def handle_ping(self) -> None:
         super().handle_ping()

@@ -1,5 +1,7 @@
-"""What `/openapi.json` says beyond what FastAPI sees by itself. `SPEECH` is also what the bridge
-goes by, as `bridge/request.schema.json`."""
+"""OpenAPI: the parts of `/openapi.json` that FastAPI cannot derive.
+
+`SPEECH` is the JSON schema of a speech request. The bridge has it as `bridge/request.schema.json`.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +22,8 @@ DESCRIPTION = (
 
 
 class Problem(BaseModel):
+    """The envelope's content: `param` is the field at fault, `code` a stable name."""
+
     message: str
     type: str
     param: str | None
@@ -63,8 +67,7 @@ OWN: dict[str, dict[str, Any]] = {
     "speed": {},
     "stream_format": {"type": "string", "enum": ["audio", "sse"], "default": "audio"},
 }
-"""OpenAI's fields, in the order in which they are checked, and what `SpeechRequest` does not say
-of them."""
+"""OpenAI's fields in the order of their checks, with what `SpeechRequest` does not say of them."""
 
 
 _NULL = {"type": "null"}
@@ -79,7 +82,7 @@ _NOT_OF_A_KIND = {"title", "default", "description", *_BOUNDS, *notes_of("text")
 
 
 def _speech_schema() -> dict[str, Any]:
-    """A request for speech as OpenAI's clients write it."""
+    """The JSON schema of a request in OpenAI's names: OpenAI's fields first, then ours."""
     made = SpeechRequest.model_json_schema()["properties"]
     ours = {
         notes["openai"] or name: _shown(name, made[name], notes)
@@ -97,13 +100,15 @@ def _speech_schema() -> dict[str, Any]:
 
 
 def _shown(name: str, made: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
-    """What pydantic makes of a field, without our notes, and without the null that stands for a
-    field that is not given."""
+    """The JSON schema of one field, made of pydantic's.
+
+    Our notes are left out. So is the branch `null`, where null means that a field is not given.
+    """
     field = {
         key: made[key] for key in ("default", "description") if made.get(key) not in (None, {})
     }
     field["description"] = field["description"].replace("{max_text_length}", "OPENAI_INPUT_LIMIT")
-    # Pydantic shows no bounds of what a validator of ours has read.
+    # Pydantic's schema has no bounds of a field that a `BeforeValidator` reads.
     bounds = {_BOUNDS[key]: value for key, value in notes["bounds"].items()}
     branches = [_kind(branch, bounds) for branch in made.get("anyOf", [made])]
     if name not in NULL_COUNTS and _NULL in branches:
@@ -118,7 +123,7 @@ def _kind(branch: Mapping[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
 
 SPEECH = _speech_schema()
 EXTRAS = frozenset(SPEECH["properties"]) - frozenset(OWN)
-"""Our own fields."""
+"""The names of our own fields."""
 
 SPEECH_BODY: dict[str, Any] = {
     "required": True,
@@ -130,7 +135,7 @@ SPEECH_BODY: dict[str, Any] = {
     },
 }
 
-# What `VoiceStore` checks, in its own words.
+# The same limits as `voices.uploads.VoiceStore` checks.
 VOICE_NAME: dict[str, Any] = {"pattern": f"^{NAME.pattern}$"}
 VOICE_CONSENT: dict[str, Any] = {
     "minLength": 1,

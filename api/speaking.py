@@ -1,4 +1,4 @@
-"""One answer for one caller of the server: a place in the queue, and the figures."""
+"""One answer for one caller of the server: its seat in admission control, and its metrics."""
 
 import asyncio
 from collections import deque
@@ -22,7 +22,7 @@ from synthesis.stream import StreamItem
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """What all answers of a server share."""
+    """The objects that all answers of a server share."""
 
     settings: Settings
     inference: VibeVoiceInference
@@ -32,14 +32,16 @@ class AppState:
 
     @classmethod
     def of(cls, inference: VibeVoiceInference, health: Health) -> "AppState":
+        """The state of a server over this inference, by its settings."""
         settings = inference.settings
-        seats = AdmissionControl(settings.max_streams, settings.max_queue)
-        metrics = Metrics(seats, lambda: inference.cold_start_sec)
+        admission = AdmissionControl(settings.max_streams, settings.max_queue)
+        metrics = Metrics(admission, lambda: inference.cold_start_sec)
         metrics.watch(lambda: inference.engine.inspect().figures)
-        return cls(settings, inference, seats, metrics, health)
+        return cls(settings, inference, admission, metrics, health)
 
     @property
     def defaults(self) -> Defaults:
+        """The defaults of a request, with `OPENAI_INPUT_LIMIT` as its text limit."""
         return limited(self.inference.defaults, self.settings.openai_input_limit)
 
 
@@ -47,24 +49,28 @@ _WHOLE = StreamOptions(longest_part_sec=0)
 
 
 class Speaking:
-    """One answer: its seat, and its figures. `waited_sec` is how long the seat was waited for last.
-    `label` and `why` are labels in the figures: by which door, and what it means when the answer is
-    closed before its end."""
+    """One answer: its seat and its metrics.
+
+    `waited_sec` is the last wait for the seat. `label` is the metrics' label `door`. `why` is the
+    label of an answer that is closed before its end.
+    """
 
     def __init__(self, state: AppState, label: str, why: str = "left") -> None:
         self.seat = state.admission.seat()
         self.waited_sec = 0.0
-        self._waits: deque[float] = deque()  # of those whose result was not read yet
+        self._waits: deque[float] = deque()  # seconds, one per result to come
         self._state, self._label, self._why = state, label, why
 
     async def take_seat(self) -> None:
-        """Raises a 503 where there is none."""
+        """Waits for the seat. Raises `ApiError` 503 if none becomes free."""
         self.waited_sec = await self.seat.take()
         self._waits.append(self.waited_sec)
 
     async def whole(self, request: SpeechRequest) -> AsyncGenerator[StreamItem, None]:
-        """The answer to a text that is whole. The engine's work has ended, and the seat is free, by
-        the end of it."""
+        """The stream of a complete text: start, audio parts, result.
+
+        When it ends, the engine has stopped and the seat is free.
+        """
         with self.seat:
             await self.take_seat()
             async with aclosing(self._state.inference.stream(request, _WHOLE)) as stream:
@@ -72,7 +78,7 @@ class Speaking:
                     yield item
 
     async def noted(self, items: AsyncIterator[StreamItem]) -> AsyncGenerator[StreamItem, None]:
-        """The same items, and in the figures how they ended."""
+        """Passes the items on, and counts their result, their error or their cancellation."""
         metrics = self._state.metrics
         try:
             async for item in items:

@@ -1,8 +1,10 @@
-"""`POST /v1/audio/speech`: bytes from the first frame on.
+"""`POST /v1/audio/speech`: a chunked answer whose bytes are sent while they are made.
 
-The answer begins once there is sound, so what fails before has a status and an envelope. What fails
-after it breaks the connection off, never ends it as if it were whole (a stream of events says it in
-an event). A caller who leaves, or who stops reading, stops the engine.
+Errors: the status is sent with the first audio. An error before it has a status and an envelope. An
+error after it resets the connection, so that the answer never looks complete. A stream of events
+carries it as an event instead.
+
+Cancellation: a caller who disconnects, or reads nothing for 60 s, stops the engine.
 """
 
 import asyncio
@@ -26,7 +28,10 @@ _MOST_HEADER = 1000
 
 
 async def params_of(request: Request, state: AppState) -> SpeechParams:
-    """The request's body, checked."""
+    """Reads and checks the request's body.
+
+    Raises `ApiError` 400, 404, 413 or 415, or `RequestError`.
+    """
     kind = request.headers.get("content-type")
     if kind is not None and not JSON_TYPE.match(kind):
         problem = "The Content-Type must be application/json."
@@ -39,14 +44,14 @@ async def params_of(request: Request, state: AppState) -> SpeechParams:
 
 
 async def planned(state: AppState, params: SpeechParams) -> Response:
-    """The answer to a dry run, as JSON."""
+    """The answer to a dry run: a `DryRunAnswer` as JSON."""
     answer = await state.inference.dry_run(params.speech)
     ignored = [f"{name}: unknown field, ignored" for name in params.ignored]
     return JSONResponse({**answer.model_dump(), "warnings": [*ignored, *answer.warnings]})
 
 
 class SpeechResponse(Response):
-    """Speaks while it is sent."""
+    """A response whose body is spoken while it is sent."""
 
     def __init__(self, state: AppState, params: SpeechParams) -> None:
         self.status_code = 200
@@ -70,7 +75,7 @@ class SpeechResponse(Response):
             return
         if not self._started:
             raise error
-        as_api_error(error)  # so that an unforeseen one is logged
+        as_api_error(error)  # logs an unforeseen one
         scope["state"]["reset"]()
 
     async def _serve(self, send: Send) -> None:
@@ -83,31 +88,31 @@ class SpeechResponse(Response):
             try:
                 async for item in items:
                     if isinstance(item, StreamStart):
-                        began = item
+                        start = item
                     elif isinstance(item, AudioPart):
                         if not self._started:
-                            await self._start(send, began)
+                            await self._start(send, start)
                         await _send(send, deltas.feed(item.data) if deltas else item.data)
                     elif isinstance(item, Result):
                         end = self._end(deltas, item)
-                # The place is free by now: who has heard the end may ask for the next.
+                # The seat is free before the end is sent: the caller may ask again at once.
                 await _send(send, end, more=False)
             except Exception as error:
                 if not (deltas and self._started):
                     raise
                 await _send(send, sse.event(event_of(error)), more=False)
 
-    async def _start(self, send: Send, began: StreamStart) -> None:
+    async def _start(self, send: Send, start: StreamStart) -> None:
         kind = FORMATS[self._params.speech.output_format].content_type
         headers = {
             "content-type": sse.CONTENT_TYPE if self._params.sse else kind,
             "x-speech-engine": self._state.inference.engine.capabilities.name,
-            "x-speech-voice": _printable(began.voices[:1]),
-            "x-speech-seed": str(began.seed),
+            "x-speech-voice": _printable(start.voices[:1]),
+            "x-speech-seed": str(start.seed),
             "x-speech-queue-ms": str(round(self._speaking.waited_sec * 1000)),
         }
-        if began.warnings:
-            headers["x-speech-warnings"] = _printable(began.warnings)
+        if start.warnings:
+            headers["x-speech-warnings"] = _printable(start.warnings)
         if self._params.ignored:
             headers["x-speech-ignored"] = _printable(self._params.ignored)
         if self._params.sse:
@@ -123,7 +128,7 @@ class SpeechResponse(Response):
 
 
 async def _send(send: Send, data: bytes, more: bool = True) -> None:
-    """Raises `TimeoutError` where the caller does not read."""
+    """Sends a part of the body. Raises `TimeoutError` if it cannot be sent for 60 s."""
     if data or not more:
         async with asyncio.timeout(_STALLED_SEC):
             await send({"type": "http.response.body", "body": data, "more_body": more})
@@ -135,5 +140,5 @@ async def _left(receive: Receive) -> None:
 
 
 def _printable(words: Iterable[str]) -> str:
-    """Headers carry ASCII; a caller's words may be in a warning."""
+    """A header's value in ASCII, up to 1000 characters: a warning may quote the caller's words."""
     return re.sub(r"[^ -~]", "?", "; ".join(words))[:_MOST_HEADER]

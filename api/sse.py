@@ -1,8 +1,7 @@
-"""Speech as server-sent events, byte for byte as OpenAI sends them: 4096 bytes of the file in each
-delta, then the usage, then [DONE].
+"""Server-sent events (SSE) in OpenAI's framing: deltas of 4096 file bytes, the usage, [DONE].
 
-`usage` counts tokens as nobody here has them: four bytes of text are one, and so are 40 ms of
-audio, which is about what OpenAI's own models come to.
+`usage` is an estimate, since this engine has no OpenAI tokens. Four bytes of text count as one
+token, and 40 ms of audio as one. OpenAI's own models come to about the same.
 """
 
 import base64
@@ -19,27 +18,30 @@ DONE = b"data: [DONE]\r\n\r\n"
 
 
 class Deltas:
-    """Bytes of any number into events of 4096 each."""
+    """Splits a byte stream into delta events of 4096 bytes each."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
+        """The events that `data` completes; b"" if none."""
         data = self._rest + data
         full = len(data) - len(data) % _SLICE
         self._rest = data[full:]
         return b"".join(_delta(data[at : at + _SLICE]) for at in range(0, full, _SLICE))
 
     def end(self) -> bytes:
+        """The event of the remaining bytes; b"" if none."""
         return _delta(self._rest) if self._rest else b""
 
 
 def event(data: dict[str, Any]) -> bytes:
+    """One event with JSON data."""
     return f"data: {json.dumps(data, separators=(',', ':'))}\r\n\r\n".encode()
 
 
 def done(text: str, seconds: float, cost: Mapping[str, float]) -> bytes:
-    """The usage of a finished answer, what it cost beside it, and the end."""
+    """The last events: usage and cost of an answer of `seconds` of audio, then [DONE]."""
     spoken = math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_A_TOKEN)
     heard = math.ceil(seconds * _TOKENS_A_SECOND)
     usage = {"input_tokens": spoken, "output_tokens": heard, "total_tokens": spoken + heard}

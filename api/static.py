@@ -1,5 +1,8 @@
-"""The page at `/`, FastAPI's at `/docs`, and their files: read once, from a fixed list, with a
-policy that lets the browser fetch nothing from anywhere else."""
+"""Static files: the page at `/`, Swagger UI at `/docs`, and what they load.
+
+Files are read once, from a fixed list. A Content-Security-Policy keeps the browser from loading
+anything from another host.
+"""
 
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +21,7 @@ _POLICY = (
 
 
 def add_pages(api: FastAPI) -> None:
+    """Adds a GET route for each file."""
     html = (_FOLDER / "index.html").read_bytes()
     _add(api, "/", html, "text/html; charset=utf-8")
     for name in _FILES:
@@ -30,7 +34,7 @@ def add_pages(api: FastAPI) -> None:
         swagger_favicon_url="data:,",
     )
     _add(api, "/docs", bytes(page.body), "text/html; charset=utf-8", inline=" 'unsafe-inline'")
-    # FastAPI's page would load them from another host.
+    # By default FastAPI's page loads these two from a CDN.
     for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
         data = (files("fastapi_offline") / "static" / name).read_bytes()
         _add(api, f"/docs/{name}", data, _TYPES[Path(name).suffix])

@@ -1,4 +1,4 @@
-"""`/v1/audio/voices`: what can be asked for, and voices that callers bring or take away."""
+"""`/v1/audio/voices`: the list of voices, and the voices that callers upload or delete."""
 
 import asyncio
 from pathlib import Path
@@ -19,22 +19,22 @@ UPLOAD = BodyLimit(MOST_RECORDING_BYTES + 64 * 1024, seconds=120)
 
 
 async def is_form(request: Request) -> None:
-    """Raises a 415."""
+    """Raises `ApiError` 415 for a body that is not multipart/form-data."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         problem = "The Content-Type must be multipart/form-data."
         raise invalid(None, "unsupported_content_type", problem, 415)
 
 
 class Voices:
-    """The voices of a server."""
+    """The voices of a server: those of its folder, and uploads into it."""
 
     def __init__(self, state: AppState) -> None:
         self._state = state
         self._store = VoiceStore(state.settings.audio_prompts_dir)
-        self._decoding = asyncio.Lock()  # a recording takes up to 200 MB while it is decoded
+        self._decoding = asyncio.Lock()  # one at a time: decoding takes up to 200 MB
 
     def listed(self) -> dict[str, Any]:
-        """OpenAI's names and the worker's own, in every shape that clients are known to read."""
+        """OpenAI's names and the worker's own. Clients read the list as `data` or as `voices`."""
         notes, own = self._store.notes(), self._state.inference.voices.names()
         aliases = {name: voice for name, voice in openai_voices().items() if name not in own}
         voices = [{**_shown(name, None), "alias_of": voice} for name, voice in aliases.items()]
@@ -42,6 +42,10 @@ class Voices:
         return {"object": "list", "data": voices, "voices": voices}
 
     async def add(self, name: str, consent: str, sample: UploadFile) -> dict[str, Any]:
+        """Stores a voice and gives its description.
+
+        Raises `ApiError` 413 for more than `MOST_RECORDING_BYTES`, or `VoiceError`.
+        """
         check_name(name)
         data = await sample.read(MOST_RECORDING_BYTES + 1)
         if len(data) > MOST_RECORDING_BYTES:
@@ -63,6 +67,10 @@ class Voices:
         return {**_shown(note.name, note), "warnings": warnings}
 
     def remove(self, name: str) -> dict[str, Any]:
+        """Deletes an uploaded voice.
+
+        Raises `ApiError`: 403 for a voice that was not uploaded, 404 for an unknown one.
+        """
         if not self._store.remove(name):
             known = {*openai_voices(), *self._state.inference.voices.names()}
             if name in known:

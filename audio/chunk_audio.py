@@ -1,9 +1,9 @@
 """A chunk's audio on its way to the answer.
 
 A `ChunkAudio` resamples and shapes a chunk's frames as they come. A `KeptChunkAudio` also appends
-them to a spool that all takes of a request share, so chunks may come in any order and interleave,
-and a take that is not used leaves only dead bytes behind. A `Join` puts chunks one after the other
-with the silences between them. Each is used by one thread.
+them to a spool that all takes of a request share. So chunks may come in any order and interleave.
+The bytes of a take that is not used stay in the spool until it closes. A `Join` concatenates
+chunks with the silences between them. No object here is safe for two threads at once.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,11 @@ _BLOCK = 1 << 16
 
 
 class ChunkAudio:
-    """One attempt at a chunk. `count` is its length so far, in samples at the answer's rate."""
+    """A take: the audio of one attempt at a chunk, at the answer's `rate` in Hz.
+
+    `speed` is the tempo factor; 2.0 halves the length. `count` is the length so far, in samples at
+    `rate`.
+    """
 
     def __init__(self, rate: int, speed: float) -> None:
         self.count = 0
@@ -29,20 +33,21 @@ class ChunkAudio:
 
     @property
     def seconds(self) -> float:
-        """How long the engine spoke, before any change of speed."""
+        """The take's length in seconds as the engine spoke it, before the change of speed."""
         return self.count / self._rate * self._speed
 
     def feed(self, samples: Samples) -> Samples:
-        """Takes the chunk's next samples at the engine's rate and gives what is shaped of them.
+        """Shapes the chunk's next samples.
 
-        Raises `EngineError` on NaN.
+        Takes (n,) samples at `SAMPLE_RATE`, and gives those at the answer's rate that are ready.
+        Raises `EngineError` on NaN and infinity.
         """
         if not np.isfinite(samples).all():
             raise EngineError("the engine made samples that are no numbers")
         return self._out(self._shaper.feed(self._resampler.feed(samples)))
 
     def finish(self) -> Samples:
-        """The rest."""
+        """The samples that were still held back, at the answer's rate. Nothing may follow."""
         last = self._shaper.feed(self._resampler.flush())
         last = np.concatenate([last, self._shaper.flush()])
         del self._resampler, self._shaper  # their buffers are many times a finished take
@@ -54,7 +59,7 @@ class ChunkAudio:
 
 
 class KeptChunkAudio(ChunkAudio):
-    """A take that can be read again."""
+    """A take whose samples are kept in a spool, so that they can be read again."""
 
     def __init__(self, spool: Spool, rate: int, speed: float) -> None:
         super().__init__(rate, speed)
@@ -70,15 +75,18 @@ class KeptChunkAudio(ChunkAudio):
         return super()._out(samples)
 
     def read(self) -> Iterator[Samples]:
-        """The take, in blocks."""
+        """All samples of the take, in blocks of at most 65,536."""
         for extent in self._extents:
             yield from self._spool.read(extent)
 
 
 class Join:
-    """Chunks in their order with silences between. `pauses` are the silences asked for, in samples:
-    before all chunks, then after each. A chunk without a sound has none of its own; the pause
-    before it stays in force. `starts` are where the chunks begin, `count` is the length so far."""
+    """Concatenates chunks in their order, with silences between them. All lengths are in samples.
+
+    `pauses` has one silence before all chunks, then one after each chunk. The pause after a chunk
+    without samples is dropped; the pause before it stays due. `starts` has the offset at which each
+    ended chunk begins. `count` is the length so far.
+    """
 
     def __init__(self, pauses: Sequence[int]) -> None:
         self.count = 0
@@ -87,7 +95,7 @@ class Join:
         self._start: int | None = None  # of the chunk that has begun to sound
 
     def feed(self, samples: Samples) -> Iterator[Samples]:
-        """The chunk's next samples, with what lies before the first of them."""
+        """The chunk's next samples. The silence that is due comes before the chunk's first."""
         if not len(samples):
             return
         if self._start is None:
@@ -97,20 +105,21 @@ class Join:
         yield samples
 
     def end_chunk(self) -> None:
+        """Ends the current chunk; the next `feed` begins the chunk after it."""
         self.starts.append(self.count if self._start is None else self._start)
         if self._start is not None:
             self._pending = self._pauses[len(self.starts) - 1]
             self._start = None
 
     def finish(self) -> Iterator[Samples]:
-        """The silence that is due."""
+        """The silence that is due, in blocks of at most 65,536 samples."""
         self.count += self._pending
         for at in range(0, self._pending, _BLOCK):
             yield silence(min(_BLOCK, self._pending - at))
 
 
 def joined_count(counts: Iterable[int], pauses: Sequence[int]) -> int:
-    """The length of a join of chunks of these lengths, all in samples."""
+    """The length of a `Join` of chunks with `counts` samples and these `pauses`, in samples."""
     total, pending = 0, pauses[0]
     for count, pause in zip(counts, pauses[1:], strict=True):
         if count:

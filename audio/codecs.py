@@ -1,9 +1,10 @@
 """The formats of an answer, and one continuous encoder for each.
 
-The shapes are those that OpenAI's speech endpoint puts on the wire: CBR mp3 without ID3 or Xing,
-Ogg Opus, ADTS, FLAC and WAV as they are on a stream that cannot be rewound.
+The bytes are laid out as OpenAI's speech endpoint sends them: CBR mp3 without ID3 or Xing, Ogg
+Opus, ADTS, FLAC and WAV. No header is patched afterwards, because a stream cannot be rewound.
 
-Every format is fed the same 16-bit samples (`pcm16`), so wav, pcm and flac of one answer are equal.
+Every encoder gets the same 16-bit samples (`pcm16`). So wav, pcm and flac of one answer decode to
+equal samples.
 """
 
 import struct
@@ -58,17 +59,20 @@ def codec_rate(format_name: str, wanted_rate: int) -> int:
 
 
 def pcm16(samples: Samples) -> NDArray[np.int16]:
-    """16-bit samples of finite ones: times 32768, to the nearest, clipped.
+    """Quantises finite float samples to 16 bits, same shape: times 32768, rounded, clipped.
 
-    By 32768 and not 32767, so that audio which came from 16 bits returns as it was.
+    The factor is 32768 and not 32767, so that audio which was read from 16 bits is unchanged.
     """
     nearest: Samples = np.rint(samples * np.float32(32768))
     return nearest.clip(-32768, 32767).astype(np.int16)
 
 
 def wav_header(rate: int, total_samples: int | None) -> bytes:
-    """The 44 bytes before mono 16-bit samples. Sizes that are unknown, or that 32 bits cannot
-    hold, are 0xFFFFFFFF: players then read to the end, where a 0 reads as an empty file."""
+    """A WAV header for mono 16-bit samples at `rate` Hz: 44 bytes.
+
+    A size that is unknown, or that 32 bits cannot hold, is 0xFFFFFFFF. Players then read to the
+    end; they would take 0 for an empty file.
+    """
     data = 0xFFFFFFFF if total_samples is None else 2 * total_samples
     riff = data + 36
     if riff > 0xFFFFFFFF:
@@ -81,8 +85,7 @@ def wav_header(rate: int, total_samples: int | None) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
-    """How FFmpeg makes a format. All are told to leave out version strings and random serials, so
-    equal samples give equal bytes."""
+    """FFmpeg's settings for a format. `bit_rate` is in bits/s, `gain` multiplies the samples."""
 
     muxer: str
     codec: Literal["libmp3lame", "libopus", "aac", "flac"]
@@ -94,10 +97,9 @@ class _Recipe:
 
 
 _RECIPES = {
-    # 128 kbit/s are plenty for mono speech: there LAME's quality 7 is 1.5 times as fast as its
-    # default 3 and no further from the samples (46 dB of SNR against 40). Below 16 kHz LAME goes
-    # to 64 kbit/s and no higher. The gain undoes LAME's own: with CBR it multiplies by 0.95, which
-    # made mp3 0.45 dB softer than the other formats.
+    # At 128 kbit/s LAME's quality 7 is 1.5 times as fast as its default 3, and its SNR is no worse
+    # (46 dB against 40). Below 16 kHz LAME's highest bit rate is 64 kbit/s. With CBR, LAME
+    # multiplies samples by 0.95, which made mp3 0.45 dB softer than the rest. `gain` undoes it.
     "mp3": _Recipe(
         "mp3",
         "libmp3lame",
@@ -107,8 +109,8 @@ _RECIPES = {
         muxer_options={"write_xing": "0", "id3v2_version": "0"},
         codec_options={"compression_level": "7"},
     ),
-    # Pages of 100 ms: the default of 1 s delays a stream by as much. Unconstrained, the bit rate
-    # of the same speech goes from 56 to 86 kbit/s.
+    # Pages of 100 ms, because Ogg's default of 1 s delays a stream by 1 s. With unconstrained VBR
+    # the bit rate of the same speech rises from 56 to 86 kbit/s.
     "opus": _Recipe(
         "ogg",
         "libopus",
@@ -117,33 +119,33 @@ _RECIPES = {
         muxer_options={"page_duration": "100000"},
         codec_options={"vbr": "constrained"},
     ),
-    # The "fast" coder is 4 times as fast, but made a tone 0.25 dB louder.
+    # FFmpeg's "fast" AAC coder is 4 times as fast, but it made a tone 0.25 dB louder.
     "aac": _Recipe("adts", "aac", "fltp", 64_000),
-    # No padding: it is 8 kB of zeros in front, for tags that nobody adds.
+    # No padding: FFmpeg reserves 8 kB of zeros in the header for tags, and we write none.
     "flac": _Recipe("flac", "flac", "s16", muxer_options={"metadata_header_padding": "0"}),
 }
 
 
 def bytes_a_second(format_name: str, rate: int) -> int:
-    """What a second of speech takes, about."""
+    """The approximate size of one second of speech at `rate` Hz, in bytes."""
     recipe = _RECIPES.get(format_name)
     if recipe is None:
         return 2 * rate
     if recipe.bit_rate is None:
         return round(1.2 * rate)  # flac: 64 % of the preview voice at 24 kHz, 39 % at 48 kHz
-    # Below 16 kHz LAME goes no higher than 64 kbit/s.
+    # Below 16 kHz LAME's highest bit rate is 64 kbit/s.
     return min(recipe.bit_rate, 64_000 if rate < 16_000 else recipe.bit_rate) // 8
 
 
 def _with_length(flac: bytes, total_samples: int) -> bytes:
-    """A FLAC header with the number of samples, for which STREAMINFO has 36 bits (0: unknown)."""
+    """The FLAC header with the sample count written into STREAMINFO: 36 bits, 0 for unknown."""
     known = total_samples if total_samples < 2**36 else 0
     fields = int.from_bytes(flac[18:26], "big") | known
     return flac[:18] + fields.to_bytes(8, "big") + flac[26:]
 
 
 class _Sink:
-    """What FFmpeg writes to. It has no `seek`, so headers are never patched."""
+    """The file object that FFmpeg writes to. It has no `seek`, so FFmpeg never patches a header."""
 
     def __init__(self) -> None:
         self._written = bytearray()
@@ -159,11 +161,12 @@ class _Sink:
 
 
 class Encoder:
-    """One answer's encoder: bytes come as samples go in. Used by one thread at a time.
+    """The streaming encoder of one answer, at `rate` Hz. Not for two threads at once.
 
-    `total_samples`, where it is known, lets a wav or flac header say its true length; a decoder
-    that allocates by the header (libsndfile's Python module) needs that to read flac at once.
-    An encoder may be dropped without `close`; nothing is left behind.
+    `total_samples` is written into a wav or flac header, where it is known. The soundfile package
+    needs it to read a whole flac, because it allocates by the header. An encoder may be dropped
+    without `close`: its FFmpeg threads end with it. Raises `ValueError` for a rate that the format
+    does not have.
     """
 
     def __init__(self, format_name: str, rate: int, total_samples: int | None = None) -> None:
@@ -183,10 +186,11 @@ class Encoder:
             self._sink.write(_with_length(self._sink.take(), total_samples))
 
     def _open(self, recipe: _Recipe) -> None:
+        # bitexact: no version strings and no random serials, so equal samples give equal bytes.
         options = {"fflags": "+bitexact", **recipe.muxer_options}
         self._container = av.open(self._sink, "w", format=recipe.muxer, options=options)
-        # A container and its streams are a cycle: without this a dropped encoder, and the threads
-        # that FFmpeg starts for it, would wait for the garbage collector.
+        # A container and its streams form a reference cycle. Without this, a dropped encoder and
+        # its FFmpeg threads would live until the garbage collector runs.
         weakref.finalize(self, self._container.close).atexit = False
         options = {"flags": "+bitexact", **recipe.codec_options}
         self._stream = self._container.add_stream(recipe.codec, self._rate, options, layout="mono")
@@ -196,7 +200,10 @@ class Encoder:
         self._container.start_encoding()
 
     def encode(self, samples: Samples) -> bytes:
-        """The bytes that these samples complete, if any; the first call brings the header."""
+        """Encodes the next (n,) samples and gives the bytes that are ready.
+
+        The first call also gives the header. Raises `ValueError` after `close`.
+        """
         if self._closed:
             raise ValueError("the encoder is closed")
         if len(samples):
@@ -217,10 +224,10 @@ class Encoder:
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> bytes:
-        """The rest of the bytes; nothing when called again.
+        """The last bytes; empty when called again.
 
-        Raises SpeechError when there was not one sample (no format has a file for that which all
-        players open), ValueError when their number is not the announced one.
+        Raises `SpeechError` when no sample was encoded, because no format has an empty file that
+        all players open. Raises `ValueError` when the count differs from `total_samples`.
         """
         if self._closed:
             return b""

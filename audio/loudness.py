@@ -1,7 +1,8 @@
-"""How loud an answer is, and one constant gain with a true-peak limiter to change that.
+"""Loudness normalisation: one constant gain an answer, then a true-peak limiter.
 
-`LoudnessMeter` measures chunk by chunk, `gain_to` turns the measurement into decibels, `Level`
-applies them to a stream. Samples are finite, mono float32, full scale at 1.0.
+`LoudnessMeter` measures chunks (BS.1770, in LUFS). `gain_to` turns the measurement into a gain in
+dB. `Level` applies the gain and the limiter to a stream. Samples are finite float32 of shape (n,),
+with full scale at 1.0.
 """
 
 import math
@@ -16,27 +17,30 @@ from audio.pcm import Resampler, Samples, silence
 
 CEILING_DBTP = -1.5
 TYPICAL_LUFS = -23.0
-"""Voices are given to the model at -25 dBFS RMS, and it speaks as it was spoken to."""
+"""The loudness of a voice that was never measured. The model gets voices at -25 dBFS RMS, and its
+speech is about as loud as the voice that it gets."""
 MOST_GAIN_DB = 30.0
 SHORTEST_S = 0.4
-"""A shorter chunk has no loudness: BS.1770 measures in blocks of this length."""
+"""Seconds. A shorter chunk has no loudness, because BS.1770 measures blocks of this length."""
 LONGEST_S = 60
-"""Longer chunks are measured in parts: pyloudnorm takes 2 GB for an hour in one piece."""
+"""Seconds. Longer chunks are measured in parts: pyloudnorm takes 2 GB for an hour at once."""
 
 MARGIN_DB = 0.15
-"""How far below the ceiling the limiter works: alimiter may miss its own mark by 0.12 dB."""
+"""The limiter's target lies this far below the ceiling: `alimiter` overshoots by up to 0.12 dB."""
 _PHASES = 8
 _BLOCK_S = 0.5
 _ATTACK_S, _RELEASE_S = 0.005, 0.05
 _SETTLED_S = 2 * (_ATTACK_S + _RELEASE_S)
-"""That long after its last peak alimiter's gain has been back at 1 for half of the time."""
+"""Seconds after its last peak until the filter is left. The gain of `alimiter` is back at 1 after
+half of them."""
 
 
 class LoudnessMeter:
-    """The integrated loudness (BS.1770) of everything that was added, in LUFS.
+    """The integrated loudness (BS.1770) of all added chunks, in LUFS. `rate` is in Hz.
 
-    Each chunk is gated for itself; the whole is the mean of their powers, weighted by duration.
-    Chunks shorter than 0.4 s, and those that the gate finds silent, do not count.
+    The gate of BS.1770 works on each chunk separately. The result is the mean power of the chunks,
+    weighted by duration. Chunks shorter than 0.4 s, and chunks that the gate finds silent, do not
+    count.
     """
 
     def __init__(self, rate: int) -> None:
@@ -45,9 +49,10 @@ class LoudnessMeter:
         self._duration = 0.0
 
     def add(self, samples: Samples) -> None:
+        """Measures a chunk's samples, shape (n,)."""
         if len(samples) < SHORTEST_S * self._rate:
             return
-        import pyloudnorm  # brings scipy, 0.8 s: not for answers that are not levelled
+        import pyloudnorm  # imports scipy, which takes 0.8 s; an answer without a level needs none
 
         meter = pyloudnorm.Meter(self._rate)
         for part in np.array_split(samples, math.ceil(len(samples) / (LONGEST_S * self._rate))):
@@ -57,14 +62,14 @@ class LoudnessMeter:
                 self._duration += len(part)
 
     def integrated(self) -> float | None:
-        """LUFS, or None where nothing could be measured."""
+        """The loudness in LUFS, or None where no chunk counted."""
         return 10 * math.log10(self._energy / self._duration) if self._duration else None
 
 
 def gain_to(target_lufs: float, measured: float | None, most_db: float = MOST_GAIN_DB) -> float:
-    """The constant gain in dB that brings `measured` to the target, within +-`most_db`.
+    """The constant gain in dB from `measured` to `target_lufs`, both in LUFS, within +-`most_db`.
 
-    0.0 where there was nothing to measure.
+    0.0 where `measured` is None.
     """
     if measured is None:
         return 0.0
@@ -72,9 +77,10 @@ def gain_to(target_lufs: float, measured: float | None, most_db: float = MOST_GA
 
 
 class LoudnessMemory:
-    """How loud each voice speaks before any gain, for those who cannot measure first.
+    """The last measured loudness of each voice before any gain, in LUFS.
 
-    A voice that was never measured is taken for `TYPICAL_LUFS`. Safe to share between threads.
+    A stream needs it, because its gain is set before its audio can be measured. A voice that was
+    never measured has `TYPICAL_LUFS`. The `most` last used voices are kept. Safe for many threads.
     """
 
     def __init__(self, most: int = 1000) -> None:
@@ -85,24 +91,28 @@ class LoudnessMemory:
         with self._lock:
             return self._heard.get(voice, TYPICAL_LUFS)
 
-    def remember(self, voice: str, measured: float) -> None:
-        with self._lock:
-            self._heard[voice] = measured
+    def remember(self, voice: str, measured: float | None) -> None:
+        """None is what too little sound gives, and changes nothing."""
+        if measured is not None:
+            with self._lock:
+                self._heard[voice] = measured
 
 
 class Limiter:
     """A streaming look-ahead limiter that keeps the true peak under a ceiling, in dBTP.
 
-    FFmpeg's `alimiter` (5 ms ahead, 50 ms release) knows samples only, not the peaks between them.
-    But it turns all channels down by the highest of them, so it is given the 8 phases of the
-    8 times oversampled signal as channels, the first being the signal itself. That one comes back
-    limited by its true peak, and bit by bit as it was where nothing is too high.
-    The filter holds the interpreter lock and costs as much as the oversampling, so it is entered
-    only where a phase is too high, and left once its gain is back at 1: the samples are the same.
-    As many samples come out as go in; at 24 kHz they are held for less than 60 ms.
+    FFmpeg's `alimiter` (5 ms look-ahead, 50 ms release) sees samples, not the peaks between them.
+    But it turns all channels down by the highest one. So the signal is oversampled 8 times, and its
+    8 phases are the filter's channels. The first phase is the signal itself, which comes back
+    limited by its true peak. Where no phase is too high, it comes back bit for bit.
 
-    The oversampling passes up to 0.9 of the Nyquist frequency. White noise can exceed the ceiling
-    by 1 dB through what lies above that; speech has nothing there.
+    The filter holds the interpreter lock (GIL) and costs as much as the oversampling. So it is
+    entered only where a phase is too high, and left once its gain is back at 1. The samples are the
+    same as if it ran all the time. As many samples come out as go in. At 24 kHz they are held for
+    less than 60 ms.
+
+    The oversampling passes frequencies up to 0.9 of Nyquist. Above that, white noise can exceed the
+    ceiling by 1 dB; speech has no energy there.
     """
 
     def __init__(self, rate: int, ceiling_dbtp: float = CEILING_DBTP) -> None:
@@ -110,12 +120,12 @@ class Limiter:
         self._limit = 10 ** ((ceiling_dbtp - MARGIN_DB) / 20)
         self._ahead = int(rate * _ATTACK_S) - 1
         self._settled = round(rate * _SETTLED_S)
-        self._graph: Graph | None = None  # only while it may change a sample
+        self._graph: Graph | None = None  # the filter; None while it would change no sample
         self._oversampler = Resampler(rate, _PHASES * rate)
         self._held = silence(0)  # samples whose phases are not all known yet
         self._finer = silence(0)
-        self._newest = silence(0)  # what the filter looks at and has not let go
-        self._low_for = 0
+        self._newest = silence(0)  # the look-ahead: fed, but not yet given out
+        self._low_for = 0  # samples since the last one above the limit
 
     def feed(self, samples: Samples) -> Samples:
         block = round(self._rate * _BLOCK_S)
@@ -152,7 +162,7 @@ class Limiter:
             return known[:done]
         if self._graph is None:
             self._graph = _limiting(self._rate, self._limit)
-            # They are known to be low, so the peaks between them do not matter.
+            # No phase of these samples is above the limit, so zeros may stand for them.
             _push(self._graph, self._rate, self._newest, silence(len(self._newest) * _PHASES))
         _push(self._graph, self._rate, block, finer)
         limited = _pulled(self._graph)
@@ -168,7 +178,7 @@ def _peak(samples: Samples) -> float:
 
 def _limiting(rate: int, limit: float) -> Graph:
     graph = Graph()
-    graph.threads = 1  # or as many as there are cores, up to 16, to do nothing
+    graph.threads = 1  # FFmpeg's default is one a core, up to 16, and this filter uses one
     source = f"sample_rate={rate}:sample_fmt=dbl:channel_layout=7.1:time_base=1/{rate}"
     times = f"attack={_ATTACK_S * 1000:g}:release={_RELEASE_S * 1000:g}"
     options = f"limit={limit}:{times}:level=false:latency=true"
@@ -199,7 +209,10 @@ def _pulled(graph: Graph) -> Samples:
 
 
 class Level:
-    """A constant gain, then the limiter. Without a gain nothing at all is changed."""
+    """A constant gain, then the limiter, on a stream at `rate` Hz.
+
+    With `gain_db` None there is neither, and samples pass unchanged.
+    """
 
     def __init__(
         self, rate: int, gain_db: float | None, ceiling_dbtp: float = CEILING_DBTP

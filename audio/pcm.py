@@ -1,7 +1,7 @@
-"""Samples and their rate: the one place that names the internal format and resamples.
+"""The internal sample format, and the resampler.
 
-Audio inside the worker is mono float32 with full scale at 1.0, at VibeVoice's native 24 kHz until
-the answer's own rate is asked for.
+Audio inside the worker is mono float32 with full scale at 1.0. Its rate is VibeVoice's native
+24 kHz until a chunk is resampled to the answer's rate.
 """
 
 import numpy as np
@@ -12,17 +12,19 @@ Samples = NDArray[np.float32]
 """Mono audio, shape (n,), full scale at 1.0."""
 
 SAMPLE_RATE = 24_000
-"""Hz. What VibeVoice makes, and what every engine hands over."""
+"""Hz: VibeVoice's native rate, at which every engine gives its frames."""
 
 
 def silence(count: int) -> Samples:
+    """`count` zeros."""
     return np.zeros(count, np.float32)
 
 
 class Resampler:
-    """A streaming sample-rate converter: feed pieces, then `flush`.
+    """A streaming sample-rate converter (soxr), from `rate_in` to `rate_out` Hz.
 
-    The whole of what comes out has round(n * rate_out / rate_in) samples, without delay.
+    Feed arrays of any length, then call `flush` once. Of n samples it makes
+    round(n * rate_out / rate_in), and the output has no delay against the input.
     """
 
     def __init__(self, rate_in: int, rate_out: int) -> None:
@@ -44,6 +46,6 @@ class Resampler:
 
 
 def resample(samples: Samples, rate_in: int, rate_out: int) -> Samples:
-    """The same conversion for audio that is already whole."""
+    """Converts a whole recording, shape (n,), from `rate_in` to `rate_out` Hz. See `Resampler`."""
     converter = Resampler(rate_in, rate_out)
     return np.concatenate([converter.feed(samples), converter.flush()])

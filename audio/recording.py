@@ -1,7 +1,7 @@
-"""Recordings: an audio file of any common kind, as the samples that a voice is cloned from.
+"""Recordings: decodes an audio file to the samples that a voice is cloned from.
 
-Reading is bounded: files up to 64 MiB, 8 channels and 8 to 192 kHz, of which no more than 31 s are
-decoded, into about 200 MB at worst. A file is only opened where it really lies in its folder.
+Reading is bounded: a file has at most 64 MiB, 8 channels and a rate of 8 to 192 kHz. At most 31 s
+are decoded, into about 200 MB at worst. A link that leads out of the folder is refused.
 """
 
 import os
@@ -20,31 +20,35 @@ MAX_SECONDS = 30
 _MAX_BYTES = 64 * 2**20
 _MAX_CHANNELS = 8
 _MIN_RATE, _MAX_RATE = 8_000, 192_000
-_SILENCE = 1e-3  # a peak of -60 dBFS: what is left is hiss
-_PADDING_S = 0.1  # AAC adds up to 40 ms to a clip; not worth a warning
-_CONTAINERS = "mp3,mov,ogg,matroska,aac"  # FFmpeg follows a playlist by any name to other files
-_FULL_SCALE = 2**30  # of 32-bit integers: the bit to spare takes up rounding, 24 are kept
+_SILENCE = 1e-3  # a peak of -60 dBFS; below it there is only noise
+_PADDING_S = 0.1  # AAC adds up to 40 ms to a clip, which is no reason for a warning
+_CONTAINERS = "mp3,mov,ogg,matroska,aac"  # no playlists: FFmpeg would open the files they name
+_FULL_SCALE = 2**30  # in 32-bit integers: one bit of headroom for rounding; float32 keeps 24
 
 
 class Unusable(Exception):
-    """What is wrong with a file, as the rest of a sentence about it.
+    """A file that cannot be used as a voice.
 
-    It never reaches a caller: the message becomes a warning or part of a `VoiceError`.
+    The message completes a sentence that begins with the file's name. It never reaches a caller by
+    itself: it becomes a warning or a part of a `VoiceError`.
     """
 
 
 class TooShort(Unusable):
-    """Nothing but the length is wrong."""
+    """A recording that is fine except that it is shorter than `MIN_SECONDS`."""
 
 
 class Unreachable(Unusable):
-    """The file system does not hand the file over. Another time it may."""
+    """A file that the file system does not give. A later attempt may succeed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Decoded:
-    """The first seconds of a file: `frames` is (n, 1 or 2); `seconds` is what the header says of
-    the whole, 0.0 if nothing."""
+    """The first seconds of a file. `frames` has shape (n, channels), with 1 or 2 channels.
+
+    `rate` is in Hz. `seconds` is the whole file's length by its header, 0.0 where it has none.
+    `damaged` means that decoding stopped at an error.
+    """
 
     frames: Samples
     rate: int
@@ -53,15 +57,21 @@ class _Decoded:
 
 
 def probe(path: Path, folder: Path) -> None:
-    """Raise `Unusable` if the header shows that `decode` would. Decodes only clips that seem short,
-    because an estimated length may be wrong."""
+    """Checks the header of a file in `folder`. Raises `Unusable` where `decode` would.
+
+    A clip whose header says that it is too short is decoded, because some headers only estimate.
+    """
     header = _read(path, folder, 0)
     if header.seconds < MIN_SECONDS:
         decode(path, folder)
 
 
 def decode(path: Path, folder: Path) -> tuple[Samples, list[str]]:
-    """The first 30 s, and remarks on the file that complete a sentence. Raises `Unusable`."""
+    """Decodes the first 30 s of a file in `folder`. Raises `Unusable`.
+
+    Gives samples of shape (n,) at `SAMPLE_RATE`, and remarks. A remark completes a sentence that
+    begins with the file's name.
+    """
     decoded = _read(path, folder, MAX_SECONDS + 1)
     seconds = len(decoded.frames) / decoded.rate
     if not seconds:
@@ -81,13 +91,14 @@ def decode(path: Path, folder: Path) -> tuple[Samples, list[str]]:
 
 
 def _mono(decoded: _Decoded) -> Samples:
-    warnings.filterwarnings("ignore", module=r"pydub\.")  # of a missing ffmpeg: it is not needed
+    # Of a missing ffmpeg binary, which we do not use.
+    warnings.filterwarnings("ignore", module=r"pydub\.")
     from pydub import AudioSegment
 
     peak = float(np.abs(decoded.frames).max())
     if not np.isfinite(peak):
         raise Unusable("has samples that are not numbers")
-    gain = _FULL_SCALE / max(1.0, peak)  # float files may go beyond full scale
+    gain = _FULL_SCALE / max(1.0, peak)  # the samples of a float file may exceed full scale
     segment = AudioSegment(
         data=(decoded.frames * np.float32(gain)).astype("<i4").tobytes(),
         sample_width=4,
@@ -101,7 +112,7 @@ def _mono(decoded: _Decoded) -> Samples:
 
 
 def _read(path: Path, folder: Path, seconds: int) -> _Decoded:
-    """The header and the first `seconds` of a file, each mixed down to two channels at most."""
+    """Decodes the first `seconds` of a file, mixed down to at most two channels."""
     import av
 
     try:
@@ -110,7 +121,7 @@ def _read(path: Path, folder: Path, seconds: int) -> _Decoded:
             raise Unusable("leads outside the folder")
         if not real.is_file():
             raise Unusable("is not a file")
-        with real.open("rb") as file:  # before the decoders: they do not tell what failed
+        with real.open("rb") as file:  # first, because a decoder's error does not say what failed
             size = os.fstat(file.fileno()).st_size
         if size > _MAX_BYTES:
             raise Unusable(f"is larger than {_MAX_BYTES // 2**20} MiB")

@@ -1,11 +1,11 @@
-"""The shape of one chunk: quiet edges trimmed, tempo changed, edges faded.
+"""Filters for one chunk's audio: trim quiet edges, change the tempo, fade the edges.
 
-Every filter here is a stream: `feed` pieces of any size, then `flush` once. What comes out does
-not depend on how the input was cut. Samples are finite, mono float32; at speed 1.0 those that no
-fade covers leave as they came, bit by bit.
+Every filter is a stream: call `feed` with arrays of any length, then `flush` once. The output does
+not depend on how the input was cut. Samples are finite float32 of shape (n,). At speed 1.0 all
+samples outside the fades pass bit for bit.
 
-Nothing here knows of other chunks: the silence between two of them is added by whoever joins them,
-so speech never overlaps speech.
+No filter knows of other chunks. `audio.chunk_audio.Join` adds the silence between two of them, so
+speech never overlaps speech.
 """
 
 from typing import Protocol
@@ -18,24 +18,26 @@ from numpy.typing import NDArray
 from audio.pcm import Samples, silence
 
 QUIET_DBFS = -54.0
-"""A 10 ms window whose RMS lies below this is quiet (0 dBFS is an RMS of 1.0)."""
+"""A 10 ms window whose RMS lies below this is quiet. 0 dBFS is an RMS of 1.0."""
 KEPT_BEFORE_S, KEPT_AFTER_S, HELD_S, FADE_S = 0.05, 0.08, 0.5, 0.01
 SLOWEST, FASTEST = 0.25, 4.0
 
 
 class Filter(Protocol):
+    """A streaming filter: (n,) samples in, those that are ready out."""
+
     def feed(self, samples: Samples) -> Samples: ...
 
     def flush(self) -> Samples: ...
 
 
 class Trim:
-    """Cuts a chunk's quiet edges by an absolute threshold, so that a stream needs no second look.
+    """Cuts a chunk's quiet edges by an absolute threshold, so that one pass is enough.
 
     Windows lie on a 10 ms grid from the first sample; the last may be shorter. 50 ms are kept
-    before the first loud window and 80 ms after the last. No more than 500 ms are ever held back:
-    of a silence longer than that the surplus leaves as it goes, also when nothing follows it.
-    A chunk without a loud window gives nothing.
+    before the first loud window and 80 ms after the last. At most 500 ms are held back. So of a
+    longer silence all but the last 500 ms is given out, even at the end of a chunk. A chunk without
+    a loud window gives no samples.
     """
 
     def __init__(self, rate: int) -> None:
@@ -44,8 +46,8 @@ class Trim:
         self._after = round(rate * KEPT_AFTER_S)
         self._most = round(rate * HELD_S)
         self._seen = 0
-        self._held = silence(0)  # the newest samples, not yet let go or dropped
-        self._open = silence(0)  # the window that is not complete: it may have left already
+        self._held = silence(0)  # the newest samples, neither given out nor dropped yet
+        self._open = silence(0)  # the incomplete last window; its samples may be given out already
         self._loud_end: int | None = None  # where the last loud window ended, counted in _seen
 
     def feed(self, samples: Samples) -> Samples:
@@ -76,22 +78,22 @@ class Trim:
         self._loud_end = end
 
     def _take(self, to: int) -> Samples:
-        """The held samples before position `to`, which are held no longer."""
+        """Removes the held samples before position `to`, counted from the first, and gives them."""
         count = max(0, to - (self._seen - len(self._held)))
         taken, self._held = self._held[:count], self._held[count:]
         return taken
 
 
 def _loud(windows: Samples) -> NDArray[np.intp]:
-    """The numbers of the windows that are loud."""
+    """The indices of the loud windows; `windows` has shape (count, samples)."""
     return np.flatnonzero(np.square(windows).mean(axis=1) >= 10 ** (QUIET_DBFS / 10))
 
 
 class Stretch:
-    """Changes the tempo and keeps the pitch, by FFmpeg's `atempo`.
+    """Time stretching: changes the tempo and keeps the pitch, by FFmpeg's `atempo`.
 
-    The whole of what comes out has round(n / speed) samples. Raises ValueError unless
-    0.25 <= speed <= 4: `atempo=8` ends the process by SIGABRT.
+    Of n samples it makes round(n / speed). Raises `ValueError` unless 0.25 <= speed <= 4, because
+    `atempo=8` ends the process by SIGABRT.
     """
 
     def __init__(self, rate: int, speed: float) -> None:
@@ -99,7 +101,7 @@ class Stretch:
             raise ValueError(f"speed is {speed}; it must be from {SLOWEST} to {FASTEST}")
         self._rate, self._speed = rate, speed
         self._graph = None if speed == 1.0 else _tempo(rate, speed)
-        # atempo's last samples depend on how it was fed, so it is fed in blocks of one size.
+        # The last samples of atempo depend on the sizes of its inputs, so all blocks are 20 ms.
         self._block = rate // 50
         self._waiting = silence(0)
         self._ready: list[Samples] = []
@@ -120,8 +122,8 @@ class Stretch:
         if self._graph is None:
             return silence(0)
         length = round(self._fed / self._speed)
-        # Silence drives the last samples out. atempo's own end of stream left up to 60 ms of
-        # them behind, and gave nothing at all for less than 43 ms of input.
+        # Silence is fed until the last samples are out. The end of stream of atempo dropped up to
+        # 60 ms of them, and gave no samples for less than 43 ms of input.
         while self._made < length:
             padded = np.concatenate([self._waiting, silence(self._block - len(self._waiting))])
             self._waiting = silence(0)
@@ -143,7 +145,7 @@ class Stretch:
             self._made += len(self._ready[-1])
 
     def _take(self, to: int) -> Samples:
-        """What is ready of the first `to` samples and has not been given yet."""
+        """Those of the first `to` output samples that are ready and were not given out yet."""
         ready = np.concatenate([silence(0), *self._ready])
         count = max(0, to - self._given)
         taken = ready[:count]
@@ -153,10 +155,10 @@ class Stretch:
 
 
 def _tempo(rate: int, speed: float) -> Graph:
-    # One atempo refuses less than 0.5 and skips samples above 2, so a larger change takes two.
+    # One atempo refuses a tempo below 0.5 and skips samples above 2; a larger change takes two.
     stages = 1 if 0.5 <= speed <= 2.0 else 2
     graph = Graph()
-    graph.threads = 1  # or as many as there are cores, up to 16, to do nothing
+    graph.threads = 1  # FFmpeg's default is one a core, up to 16, and this filter uses one
     source = f"sample_rate={rate}:sample_fmt=flt:channel_layout=mono:time_base=1/{rate}"
     tempos = [graph.add("atempo", repr(speed ** (1 / stages))) for _ in range(stages)]
     graph.link_nodes(graph.add("abuffer", source), *tempos, graph.add("abuffersink")).configure()
@@ -164,9 +166,9 @@ def _tempo(rate: int, speed: float) -> Graph:
 
 
 class Fade:
-    """Fades the first and the last 10 ms by a raised cosine, and holds 10 ms back for that.
+    """Fades the first and the last 10 ms by a raised cosine. Holds back the newest 10 ms.
 
-    Audio shorter than both fades together is faded in over its first half and out over the rest.
+    Audio shorter than 20 ms is faded in over its first half and out over its second.
     """
 
     def __init__(self, rate: int) -> None:
@@ -200,7 +202,7 @@ def _rise(length: int) -> Samples:
 
 
 class Shaper:
-    """One chunk's way from the engine to the join: trim, then stretch, then fade."""
+    """All filters of one chunk in their order: `Trim`, `Stretch`, `Fade`. `rate` is in Hz."""
 
     def __init__(self, rate: int, speed: float = 1.0) -> None:
         self._filters: tuple[Filter, ...] = (Trim(rate), Stretch(rate, speed), Fade(rate))

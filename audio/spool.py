@@ -1,4 +1,4 @@
-"""Audio that waits on disk, so that memory does not grow with it."""
+"""A spool: audio in a temporary file, so that memory does not grow with its length."""
 
 import tempfile
 import weakref
@@ -14,13 +14,15 @@ _BLOCK = 1 << 16
 _BYTES = 4
 
 Extent = tuple[int, int]
-"""Where samples lie in a spool: the first, and the one after the last."""
+"""A range of a spool, in samples: the first index, and the one after the last."""
 
 
 class Spool:
-    """A temporary file of samples: appended at its end, read back by place, in any order. The first
-    `append` makes the file, in `folder` or the system's temporary folder; it goes with the spool.
-    Used by one thread at a time."""
+    """A temporary file of float32 samples, appended at its end and read by `Extent`.
+
+    The first `append` creates the file in `folder`, or in the system's temporary folder. The file
+    is deleted with the spool. `count` is its length in samples. Not for two threads at once.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.count = 0
@@ -28,6 +30,7 @@ class Spool:
         self._file: IO[bytes] | None = None
 
     def append(self, samples: Samples) -> Extent:
+        """Writes (n,) samples and gives their extent. Raises `OSError` where the disk is full."""
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (it outlives this call)
             weakref.finalize(self, self._file.close)
@@ -37,7 +40,7 @@ class Spool:
         return start, self.count
 
     def read(self, extent: Extent) -> Iterator[Samples]:
-        """What was appended there, in blocks of up to 65,536 samples."""
+        """The samples of an extent, in blocks of at most 65,536."""
         start, end = extent
         for at in range(start, end, _BLOCK):
             assert self._file is not None  # noqa: S101 - there is an extent, so there was an append
@@ -46,7 +49,7 @@ class Spool:
             yield np.frombuffer(block, np.float32)
 
     def clear(self) -> None:
-        """Drops all that was appended: the file is empty again."""
+        """Empties the file. All extents become invalid."""
         self.count = 0
         if self._file is not None:
             self._file.truncate(0)

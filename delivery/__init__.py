@@ -1,1 +1,1 @@
-"""Audio on its way to the caller: a link, inline, a kept copy. Also what a caller points to."""
+"""Delivery of audio as a link, inline or as a kept copy. Also downloads from callers' URLs."""

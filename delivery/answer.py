@@ -1,7 +1,7 @@
-"""How a finished answer reaches its caller: as a link or inline, with a copy on the volume.
+"""Delivers a finished audio file: as a link or inline, with a copy in the output folder.
 
-A finished result is never lost: what is too large to be sent stays in the output folder, and the
-error says under which name. Messages name files relative to the volume, never by a full path.
+A finished result is never lost. A file that is too large to be sent stays in the output folder,
+and the error gives its name. Messages name files relative to the volume, never by a full path.
 """
 
 import base64
@@ -21,22 +21,23 @@ from delivery.bucket import Bucket
 from request.errors import Cancelled, DeliveryError, RequestError
 
 INLINE_LIMIT = 7 * 1024 * 1024
-"""Bytes of audio that fit into an answer: RunPod refuses a result of /run above 10 MB, a worker
-cannot see how a job came, and base64 adds a third."""
+"""The largest audio that is sent inline, in bytes. RunPod refuses results above 10 MB for /run, and
+a worker cannot tell /run from /runsync. base64 adds a third."""
 FACTS_LIMIT = 200_000
-"""Bytes that are left for all else in an answer. A stream's last item has no more either."""
+"""The largest JSON beside the audio of an answer, in bytes. It also bounds a stream's last item."""
 
 _MOST = f"an answer carries at most {INLINE_LIMIT / 1e6:.1f} MB"
 _STORE = "S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY and S3_BUCKET_NAME"
 _QUICKEST = 0.75
-"""Of the expected time: a voice may be quicker, and only what cannot fit is refused."""
+"""The shortest length of an answer as a share of the expected one. A request is refused only when
+its audio would be too large even at this length."""
 
 _OURS = re.compile(r"[A-Za-z0-9._-]{1,64}_[0-9a-f]{32}\.[a-z0-9]{2,5}(?:\.part)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The folder that keeps copies, and for how long."""
+    """The output folder: whether it keeps copies (`save`), and for how many days."""
 
     folder: Path
     save: bool = True
@@ -45,15 +46,22 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What the answer says about its audio, and what went wrong on the way."""
+    """The outcome of a delivery.
+
+    `fields` go into the answer: `audio_url` or `audio_base64`. `warnings` are sentences about what
+    failed on the way.
+    """
 
     fields: dict[str, str]
     warnings: tuple[str, ...] = ()
 
 
 class Delivery:
-    """One answer's way to its caller: a link where there is a bucket, else base64. `owner` is the
-    session or job that the copies are named after; `seconds` is what all this took so far."""
+    """The delivery of one answer: a link where there is a bucket, else base64.
+
+    `owner` is the id of the session or job; copies and objects are named after it. `seconds` is the
+    time spent in this delivery so far.
+    """
 
     def __init__(self, owner: str, outputs: Outputs, bucket: Bucket | None = None) -> None:
         self._owner, self._outputs, self._bucket = owner, outputs, bucket
@@ -62,9 +70,11 @@ class Delivery:
         self._warnings: list[str] = []
 
     def foresee(self, size: int) -> str:
-        """What a caller has to know, before any synthesis, of an answer of about `size` bytes: ""
-        where it fits, or a store takes it. Raises `RequestError` where it cannot fit and no copy is
-        wanted either."""
+        """Checks before any synthesis whether an answer of about `size` bytes can be delivered.
+
+        Gives a warning for the caller, or "" where it fits or a bucket takes it. Raises
+        `RequestError` where it cannot fit and no copy would be kept.
+        """
         if self._bucket is not None or size <= INLINE_LIMIT:
             return ""
         problem = f"the audio will have about {size / 1e6:.1f} MB, and {_MOST}"
@@ -77,10 +87,10 @@ class Delivery:
         return f"{problem}: it will be kept on the volume; with {_STORE} the answer is a link"
 
     def reaches(self, audio: Path, content_type: str, cancelled: Callable[[], bool]) -> bool:
-        """Whether the file gets to its caller. One that is too large for an answer is uploaded for
-        this, after which `deliver` has to be given the same; a store that fails is asked no more.
+        """Whether the file can be delivered: it fits into an answer, or its upload succeeded.
 
-        Raises `Cancelled` once `cancelled()` is true.
+        A file that is too large for an answer is uploaded here, at most once. After that, `deliver`
+        must get the same file. Raises `Cancelled` once `cancelled()` is true.
         """
         with self._timed():
             return _fits(audio) or self._upload(audio, content_type, cancelled)
@@ -91,10 +101,10 @@ class Delivery:
         content_type: str = "application/octet-stream",
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Delivered:
-        """Hands over the file at `audio`, and keeps a copy.
+        """Delivers the file at `audio`, and keeps a copy where `Outputs.save` is set.
 
-        An upload that fails is a warning where the audio fits into an answer. Raises
-        `DeliveryError` where it does not, `Cancelled` once `cancelled()` is true.
+        A failed upload is a warning where the audio fits into an answer. Where it does not fit, the
+        file is kept and `DeliveryError` is raised. Raises `Cancelled` once `cancelled()` is true.
         """
         with self._timed():
             return self._deliver(audio, content_type, cancelled)
@@ -151,7 +161,10 @@ def _too_large(size: int, kept: str, warnings: list[str]) -> str:
 
 
 def copied(audio: Path, owner: str, outputs: Outputs) -> Delivered:
-    """For audio that has reached its caller already: keeps the copy that is wanted."""
+    """Keeps a copy of audio that was streamed to its caller already, where `outputs.save` is set.
+
+    A copy that cannot be kept is a warning.
+    """
     if not outputs.save:
         return Delivered({})
     try:
@@ -162,7 +175,7 @@ def copied(audio: Path, owner: str, outputs: Outputs) -> Delivered:
 
 
 def _spare() -> Path:
-    """Takes what the volume does not take."""
+    """The folder on the container's disk for results that the volume does not take."""
     return Path(tempfile.gettempdir()) / "vibevoice-output"
 
 
@@ -171,9 +184,9 @@ def _no_copy(error: OSError) -> str:
 
 
 def keep(audio: Path, owner: str, folder: Path) -> str:
-    """Copies a file into the folder, whole or not at all. Gives the copy's name.
+    """Copies a file into the folder atomically, and gives the copy's file name.
 
-    Raises OSError when the folder cannot take it.
+    Raises `OSError` when the folder cannot take it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", owner)[:64] or "job"
@@ -188,10 +201,10 @@ def keep(audio: Path, owner: str, folder: Path) -> str:
 
 
 def cleanup_old_files(outputs: Outputs, now: float | None = None) -> int:
-    """Removes copies of ours that are past their retention. Gives their number.
+    """Removes copies that are older than the retention, and gives their number.
 
-    Only files with the names that `keep` makes are touched; a file that another worker removed
-    first is no error.
+    Only files named as `keep` names them are removed. `now` is Unix time in seconds. A file that
+    another worker removed first is no error.
     """
     oldest = (time.time() if now is None else now) - outputs.retention_days * 86_400
     return sum(_remove_older(folder, oldest) for folder in (outputs.folder, _spare()))

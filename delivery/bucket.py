@@ -1,7 +1,7 @@
-"""An S3 bucket: where it is, whose rights reach it, how its links are made.
+"""An S3 bucket: its endpoint, credentials and settings, checked.
 
-A job may bring one of its own, so everything about it is hostile until checked. Messages name the
-field and what is allowed, and never repeat what was given: it may be a secret in the wrong place.
+A job may bring its own bucket, so every field is hostile until it is checked (SSRF). Messages name
+the field and what is allowed. They never repeat the value, which may be a secret in a wrong field.
 """
 
 import ipaddress
@@ -19,12 +19,12 @@ _AUTHORITY = re.compile(
 _REGION_IN_HOST = re.compile(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2,}(?:-[a-z]+)+-\d+)\.")
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 _NO_REGIONS = (".r2.cloudflarestorage.com", ".googleapis.com")
-# IPv6 that stands for some IPv4 (NAT64, 6to4, Teredo), and the old private range.
+# IPv6 ranges that embed an IPv4 address (NAT64, 6to4, Teredo), and the old site-local range.
 _INSIDE = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "2002::/16", "2001::/32", "fec0::/10")))
 
 
 class BucketError(ValueError):
-    """A bucket's `field` cannot be as it is; the text never repeats what was given."""
+    """A bucket's `field` has a value that is not allowed. The text never repeats that value."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -32,7 +32,7 @@ class BucketError(ValueError):
 
 
 class Address(NamedTuple):
-    """What a client of a bucket needs to know besides the keys."""
+    """The settings of a bucket's client besides the keys. `endpoint_url` is None for AWS."""
 
     endpoint_url: str | None
     style: Literal["path", "virtual"]
@@ -41,12 +41,12 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Where uploads go and with whose rights. Raises `BucketError`.
+    """The bucket for uploads, with its credentials. Raises `BucketError`.
 
-    Without `endpoint_url` it is AWS. Without `region` it is the one that the endpoint's name tells,
-    "auto" where there are none, else us-east-1. The bucket's name stands before the host at AWS and
-    in the link's path elsewhere.
-    An endpoint that names the bucket already, as consoles show it, is understood.
+    `endpoint_url` None means AWS. `region` None means the region in the endpoint's host name, or
+    "auto" for stores without regions, else us-east-1. Links are virtual-hosted at AWS and
+    path-style elsewhere. An endpoint that already contains the bucket's name, as consoles show it,
+    is accepted. `url_ttl_seconds` is the lifetime of a link.
     """
 
     endpoint_url: str | None
@@ -57,7 +57,7 @@ class Bucket:
     prefix: str = ""
     url_ttl_seconds: int = 3600
     public_only: bool = False
-    """Connect to no private address and through no proxy."""
+    """True for a job's bucket: no private address is dialled, and no proxy is used."""
 
     def __post_init__(self) -> None:
         if self.endpoint_url is not None:
@@ -84,7 +84,7 @@ class Bucket:
             raise BucketError("url_ttl_seconds", "must be a whole number from 1 to 604800")
 
     def address(self) -> Address:
-        """How the bucket is reached."""
+        """The endpoint, addressing style and region for the client."""
         if self.endpoint_url is None:
             return Address(None, "virtual", self.region or "us-east-1")
         parts = urlsplit(self.endpoint_url)
@@ -104,11 +104,11 @@ class Bucket:
     def from_job(
         cls, raw: object, *, url_ttl_seconds: int = 3600, allow_private: bool = False
     ) -> Self:
-        """The bucket in a job's `s3Config`: accessId, accessSecret, bucketName, endpointUrl, and
-        perhaps region and prefix. Looks the endpoint's name up, so it may block for seconds.
+        """Checks a job's `s3Config`. Raises `RequestError`.
 
-        `allow_private` also takes http and endpoints that are not on the public internet.
-        Raises `RequestError`.
+        It has accessId, accessSecret, bucketName, endpointUrl, and optionally region and prefix.
+        The endpoint's name is resolved, so this may block for seconds. `allow_private` also accepts
+        http and endpoints that are not on the public internet.
         """
         if not isinstance(raw, dict):
             raise RequestError("must be an object", "s3Config")
@@ -170,7 +170,7 @@ def _check_public(url: str) -> None:
 
 
 def is_public(address: str) -> bool:
-    """Whether a numeric address belongs to one host on the public internet."""
+    """Whether a numeric IP address is a unicast address on the public internet."""
     ip = ipaddress.ip_address(address)
     special = ip.is_multicast or ip.is_reserved or any(ip in net for net in _INSIDE)
     return ip.is_global and not special

@@ -1,7 +1,7 @@
-"""The connections of one boto3 client: refused where they lead inside, cut where they hang.
+"""SSRF protection and hard time limits for the connections of one boto3 client.
 
-A name that was public when a job brought it may mean another address when it is dialled, so the
-address is checked on the open connection, before anything is sent.
+DNS rebinding: a name may resolve to a public address when it is checked, and to a private one when
+it is dialled. So the peer's address is checked on the open connection, before anything is sent.
 """
 
 import contextlib
@@ -12,11 +12,15 @@ from typing import Any
 from delivery.bucket import is_public
 
 ANSWER_BYTES = 1_000_000
-"""The longest answer that is read; those that S3 gives to an upload have a few hundred bytes."""
+"""The longest response that is read, in bytes. S3 answers an upload with a few hundred bytes."""
 
 
 class GuardedConnections:
-    """Keeps hold of a client's connections. `refused` tells that one led inside."""
+    """The open connections of one client.
+
+    With `public_only`, a connection to an address that is not public is closed, and `refused` is
+    set.
+    """
 
     def __init__(self, public_only: bool) -> None:
         self.public_only = public_only
@@ -24,8 +28,9 @@ class GuardedConnections:
         self._open: list[socket.socket] = []
 
     def watch(self, client: Any) -> None:
-        """Has the client make its connections through here."""
-        # No public way leads here. Where boto3 changes it, this fails and nothing is sent.
+        """Makes the client open all its connections through this object."""
+        # boto3 has no public API for this. If its internals change, this line raises, and nothing
+        # is sent.
         pools = client._endpoint.http_session._pool_classes_by_scheme
         for scheme, pool in pools.items():
             kind = pool.ConnectionCls
@@ -38,30 +43,32 @@ class GuardedConnections:
 
     def _checked(self, connect: Callable[[Any], socket.socket]) -> Callable[[Any], socket.socket]:
         def checked(connection: Any) -> socket.socket:
-            line = connect(connection)
-            if self.public_only and not is_public(line.getpeername()[0]):
+            opened = connect(connection)
+            if self.public_only and not is_public(opened.getpeername()[0]):
                 self.refused = True
-                line.close()
+                opened.close()
                 raise ConnectionRefusedError
-            # A second handle, because TLS takes the first one over.
-            self._open.append(line.dup())
-            return line
+            # A duplicate handle, because TLS detaches the first one.
+            self._open.append(opened.dup())
+            return opened
 
         return checked
 
     def cut(self) -> None:
-        """Ends what goes on on every connection there is, from any thread."""
-        for line in tuple(self._open):
+        """Shuts all connections down, so that every pending call fails. From any thread."""
+        for handle in tuple(self._open):
             with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
+                handle.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Gives the handles back. The client itself has to be closed first."""
-        for line in self._open:
-            line.close()
+        """Closes the handles. The client itself must be closed first."""
+        for handle in self._open:
+            handle.close()
 
 
 def _bounded(getresponse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Bounds a response's body: `ConnectionAbortedError` after `ANSWER_BYTES`."""
+
     def bounded(connection: Any) -> Any:
         response = getresponse(connection)
         pieces = response.stream

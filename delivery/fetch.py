@@ -1,8 +1,8 @@
-"""Gets what a caller points to, from public addresses only.
+"""Downloads from a caller's URL, with SSRF protection: public addresses only.
 
-Every connection, also a redirect's, is checked by the very address that it dials, so a name cannot
-mean one thing when it is checked and another when it is used. All of it together has one limit of
-time; the SDK's `safe_get` reads on for as long as a byte drips in now and then.
+The check is on the address that is dialled, for every connection and every redirect. So DNS
+rebinding, where a name resolves differently the second time, has no effect. One time limit covers
+the whole download. The RunPod SDK's `safe_get` has none: it reads on while single bytes arrive.
 """
 
 import asyncio
@@ -17,12 +17,14 @@ from request.errors import VoiceError
 from request.values import MOST_RECORDING_BYTES as MOST_BYTES
 
 _TIMEOUT_SEC = 30
-_AS_IT_IS = {"Accept-Encoding": "identity"}  # what is packed can be a thousand times as large
+_AS_IT_IS = {"Accept-Encoding": "identity"}  # no decompression bombs: they expand a thousandfold
 
 
 def fetch_voice(url: str) -> bytes:
-    """The bytes at `url`, at most 10 MB within 30 s. Raises `VoiceError`. Not for a thread that has
-    an event loop."""
+    """Downloads a recording: at most 10 MB, within 30 s. Raises `VoiceError`.
+
+    It runs an event loop of its own, so the calling thread must not have a running one.
+    """
     return asyncio.run(_fetch(url))
 
 
@@ -58,7 +60,7 @@ async def _fetch(url: str) -> bytes:
 
 
 def _exact(url: str) -> URL:
-    """As it is: a signature may hold for these very bytes."""
+    """The URL without normalisation, because a signature may cover its exact bytes."""
     return URL(url, encoded=url.isascii())
 
 

@@ -1,10 +1,10 @@
-"""A file into an S3 bucket, and a link to it back: AWS, R2, GCS, MinIO and what is like them.
+"""Uploads a file to an S3 bucket and signs a link to it: AWS, R2, GCS, MinIO and compatible stores.
 
-Whatever a store answers, it can end an upload but not hold it or fill the memory; no message
-carries a secret, or a word of the store's beyond its error code.
+A store's responses are bounded in size and time: they can fail an upload, but never block it for
+ever. Messages carry no secret, and nothing of the store's response but its error code.
 
-Nothing is kept between uploads: a worker can be frozen in between, and its sockets are dead then.
-A link is signed and not tried: where the credentials may only write, it answers 403.
+No connection is kept between uploads, because sockets are dead after a worker was frozen. The link
+is signed but not tested: where the credentials may only write, it answers 403.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from delivery.connections import GuardedConnections
 from request.errors import Cancelled, DeliveryError
 
 PART_BYTES = 8_000_000
-"""Files from this size on go in parts of this size, at most `THREADS` at a time."""
+"""Bytes. From this size on a file is uploaded in parts of this size, `THREADS` at a time."""
 THREADS = 4
 CONNECT_SECONDS = 10
 READ_SECONDS = 30
 ATTEMPTS = 3
 PATIENCE_SECONDS = 120
 SLOWEST_BYTES_PER_SECOND = 500_000
-"""An upload may take the patience, and the time that its size needs at the slowest rate."""
+"""An upload may take `PATIENCE_SECONDS`, plus the time that its size needs at this rate."""
 GRACE_SECONDS = 10
-"""A stopped upload may use this long to clean up; then its connections are cut."""
+"""A stopped upload has this many seconds to clean up. Then its connections are cut."""
 POLL_SECONDS = 0.1
 
 _FAILED = "the upload to the S3 store failed:"
@@ -46,7 +46,7 @@ def upload(
     content_type: str,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> str:
-    """Puts the file under `<prefix>/<key_folder>/<uuid>.<ext>` and gives a link for reading it.
+    """Uploads the file to `<prefix>/<key_folder>/<uuid>.<ext>` and gives a presigned URL for it.
 
     Blocks until the object is there. An upload that fails or is cancelled leaves no object and no
     parts behind, as far as the store still answers and the credentials may remove.
@@ -62,36 +62,39 @@ def upload(
         "ContentDisposition": f'inline; filename="{folder}{path.suffix}"',
     }
     seconds = PATIENCE_SECONDS + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
-    lines = GuardedConnections(bucket.public_only)
+    connections = GuardedConnections(bucket.public_only)
     try:
-        with contextlib.closing(lines), contextlib.closing(_client(bucket, lines)) as client:
-            _send(client, path, target, headers, lines, cancelled, seconds)
+        with (
+            contextlib.closing(connections),
+            contextlib.closing(_client(bucket, connections)) as client,
+        ):
+            _send(client, path, target, headers, connections, cancelled, seconds)
             life = bucket.url_ttl_seconds
             return str(client.generate_presigned_url("get_object", target, ExpiresIn=life))
     except _failures() as error:
-        reason = "its host is not on the public internet" if lines.refused else _reason(error)
+        reason = "its host is not on the public internet" if connections.refused else _reason(error)
         raise DeliveryError(f"{_FAILED} {reason}") from error
 
 
 _MAKING = threading.Lock()
-"""A session makes one client at a time; the clients themselves share nothing."""
+"""Making a client in a session is not thread-safe. The clients themselves share nothing."""
 
 
 @functools.cache
 def _session() -> Any:
-    """boto3's descriptions of S3: read once they make a client in 3 ms, anew in 60 to 110 ms."""
+    """A shared session, which caches boto3's service descriptions: a client takes 3 ms, not 60."""
     import boto3
 
     return boto3.session.Session()
 
 
-def _client(bucket: Bucket, lines: GuardedConnections) -> Any:
+def _client(bucket: Bucket, connections: GuardedConnections) -> Any:
     from botocore.config import Config
 
     endpoint_url, style, region = bucket.address()
     config = Config(
         signature_version="s3v4",
-        # boto3's own default, a CRC32 trailer, is refused by R2, GCS and others.
+        # R2, GCS and others refuse boto3's default, which is a CRC32 trailer.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         connect_timeout=CONNECT_SECONDS,
@@ -113,12 +116,12 @@ def _client(bucket: Bucket, lines: GuardedConnections) -> Any:
         )
     client.meta.events.register_first("needs-retry.s3", _stay_in_region)
     client.meta.events.register("after-call.s3.PutObject", _be_stored)
-    lines.watch(client)
+    connections.watch(client)
     return client
 
 
 def _stay_in_region(response: Any, operation: Any, **_: Any) -> None:
-    """Fails where boto3 would follow a bucket to its region: it signs the link for the old one."""
+    """Fails where boto3 would redirect to the bucket's region: the link would name the old one."""
     from botocore.exceptions import ClientError
 
     if response is None:
@@ -129,7 +132,7 @@ def _stay_in_region(response: Any, operation: Any, **_: Any) -> None:
 
 
 def _be_stored(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
-    """Any web server can say 200; a store says what it has got."""
+    """Raises `KeyError` for a success without an ETag: then the server is no S3 store."""
     if http_response.status_code < 300 and "ETag" not in parsed:
         raise KeyError("ETag")
 
@@ -139,7 +142,7 @@ def _send(
     path: Path,
     target: dict[str, str],
     headers: dict[str, str],
-    lines: GuardedConnections,
+    connections: GuardedConnections,
     cancelled: Callable[[], bool],
     seconds: float,
 ) -> None:
@@ -157,12 +160,12 @@ def _send(
     with create_transfer_manager(client, config) as manager:
         end = SimpleNamespace(on_done=lambda **_: done.set())
         future = manager.upload(str(path), *target.values(), headers, [end])
-        # An exception out of boto3's progress callback would count as a lost connection and be
-        # tried again, so the transfer is stopped from outside.
+        # boto3 takes an exception from its progress callback for a lost connection and retries. So
+        # the transfer is stopped from outside.
         while not done.wait(POLL_SECONDS):
             late = time.monotonic() > limit
             if stopped and late:
-                lines.cut()
+                connections.cut()
             elif not stopped and (late or cancelled()):
                 stopped = DeliveryError(f"{_FAILED} it took too long") if late else Cancelled()
                 future.cancel()
@@ -173,7 +176,7 @@ def _send(
             future.result()
             if not isinstance(stopped, Cancelled):
                 return
-            client.delete_object(**target)  # the last bytes were on their way already
+            client.delete_object(**target)  # the upload had finished before the cancellation
         except Exception as error:
             if stopped:
                 raise stopped from error
@@ -185,7 +188,7 @@ def _failures() -> tuple[type[Exception], ...]:
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
 
-    # KeyError: an answer of success that lacks what S3 promises in it.
+    # KeyError: a successful response without a field that S3 guarantees.
     return BotoCoreError, ClientError, ResponseParserError, KeyError
 
 

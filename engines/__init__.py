@@ -1,4 +1,4 @@
-"""Engines turn a plan into audio frames, and nothing else.
+"""Engines: each turns a plan into frames of audio.
 
     base.py           what goes into an engine, and what comes out
     registry.py       the engines by name
@@ -6,8 +6,8 @@
     vibevoice/        the model
     subprocess.py     an engine in a process of its own, started anew when it is lost
     child.py          that process
-    backoff.py        how long to wait before a start
-    priority_lock.py  who is served next
+    backoff.py        exponential back-off between starts of a lost engine
+    priority_lock.py  a lock that serves the earliest deadline first
 
-An engine is entered by `create(settings)` of its package, through the registry.
+The registry makes an engine by calling `create(settings)` of its package.
 """

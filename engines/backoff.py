@@ -1,4 +1,4 @@
-"""How long to wait before what was lost is started again."""
+"""Exponential back-off between starts of a process that is lost again and again."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,10 @@ _STEADY_SEC = _LONGEST_PAUSE_SEC = 60
 
 
 class Backoff:
-    """Exponential back-off: pauses of 1, 2, 4 ... 60 s, and of 1 s again after a minute of work.
-    `now` is a monotonic clock in seconds."""
+    """Pauses of 1, 2, 4 ... 60 s. After a minute of work the next pause is 1 s again.
+
+    `now` is a monotonic clock in seconds.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._losses = 0
@@ -15,11 +17,12 @@ class Backoff:
         self._due = 0.0
 
     def in_a_row(self, works_since: float | None) -> int:
-        """Losses until now, of what has worked since then; None for what never worked."""
+        """The number of losses in a row. `works_since` is a time on the clock, None for never."""
         steady = works_since is not None and self._now() - works_since >= _STEADY_SEC
         return 0 if steady else self._losses
 
     def lost(self, worked_since: float | None) -> None:
+        """Records a loss. `worked_since` is a time on the clock, None if it never worked."""
         self._losses = self.in_a_row(worked_since) + 1
         self._due = self._now() + min(_LONGEST_PAUSE_SEC, 2 ** min(self._losses - 1, 6))
 

@@ -1,9 +1,9 @@
-"""The engine wall: what goes into an engine (`Plan`) and what comes out (`Speech`).
+"""The engine protocol: a `Plan` goes into an engine, and a `Speech` comes out.
 
-A `Plan` holds all chunks of one request and can be pickled, so an engine may run the chunks of many
-jobs side by side or live in another process. A `Speech` is iterated once, by one thread. It yields
-each chunk's `Frame`s in order, then that chunk's `End`; different chunks may interleave. Ordering,
-repeating and joining them is the inference layer's work.
+A `Plan` holds all chunks of one request and can be pickled. So an engine may run the chunks of many
+requests side by side, or live in another process. A `Speech` is iterated once, by one thread. It
+yields each chunk's `Frame`s in order, then that chunk's `End`. Different chunks may interleave.
+`synthesis/` orders, repeats and joins them.
 
 An engine knows nothing of requests, markup, loudness, formats or delivery.
 """
@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 EngineSettings = Mapping[str, Any]
-"""The worker's settings of its engines, by the names of their fields; an engine reads those that it
-knows. Secrets are `pydantic.SecretStr`, so that none is ever printed."""
+"""The settings of all engines, by field name; an engine reads its own. Secrets are
+`pydantic.SecretStr`, so that none is ever printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,13 @@ class PlannedChunk:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to generate. An engine without a knob ignores its value.
+    """Options of generation. An engine ignores those that it does not have.
 
-    A chunk may take max(`min_frames`, `frames_per_token` * its text's tokens) frames of 3200
-    samples; what is longer ends as `cap`. Where `repeatable`, the same plan gives the same bits
-    whatever else runs, which may cost speed; else it may differ in rounding. With `cfg_is_default`
-    nobody asked for `cfg_scale`: an engine may know a better one for a chunk.
+    A chunk has at most max(`min_frames`, `frames_per_token` * its text's tokens) frames of 3,200
+    samples; a longer one is cut and ends as `cap`. With `repeatable` the same plan gives the same
+    bits whatever else runs, which may cost speed. Otherwise results may differ in rounding.
+    `cfg_scale` is the scale of classifier-free guidance. With `cfg_is_default` the caller gave
+    none, and an engine may choose a better one for a chunk.
     """
 
     cfg_scale: float = 1.3
@@ -71,8 +72,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All chunks of a request with the voices that their turns point to. A plan without chunks is
-    silence; it is never given to an engine."""
+    """All chunks of a request, with the voices that their turns refer to.
+
+    A plan without chunks is silence and never reaches an engine.
+    """
 
     chunks: tuple[PlannedChunk, ...]
     voices: tuple[Voice, ...]
@@ -88,7 +91,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """The next samples of a chunk, at `SAMPLE_RATE`."""
+    """The next (n,) samples of a chunk, at `SAMPLE_RATE`. `chunk` is its index in the plan."""
 
     chunk: int
     samples: Samples
@@ -96,9 +99,12 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The last event of a chunk: it ended by itself (`eos`), hit its length limit (`cap`) or has
-    no audio at all (`empty`). `device_sec` is its share of the model's time in seconds: what moves
-    several chunks on is divided among them. It is 0 where no model is at work."""
+    """The last event of a chunk.
+
+    `reason` is `eos` (the model ended it), `cap` (it reached its length limit) or `empty` (it has
+    no audio). `device_sec` is the chunk's share of the model's time in seconds: the time of a step
+    is divided among its chunks. It is 0 for an engine without a model.
+    """
 
     chunk: int
     reason: Literal["eos", "cap", "empty"]
@@ -107,11 +113,11 @@ class End:
 
 
 class Speech(Protocol):
-    """The audio of a plan while it is made.
+    """The audio of a plan while it is being generated: an iterator of `Frame` and `End`.
 
     Iteration raises `request.errors.EngineError` when the engine fails and
     `request.errors.Cancelled` after `cancel()`, which any thread may call, any number of times.
-    Buffers are bounded, then spill to disk: a slow reader never stalls another job.
+    Buffers in memory are bounded and spill to disk, so a slow reader never stalls another speech.
     """
 
     def __iter__(self) -> Iterator[Frame | End]: ...
@@ -121,13 +127,15 @@ class Speech(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can do. `voices` are those that it brings itself, the default first; with
-    `varies` another attempt at a chunk comes out differently, so a bad one is worth repeating;
-    `jobs` is how many it is best given at a time; `languages` are BCP 47 tags that it speaks well;
-    `details` say what an answer was made with (which model, on what), as far as it is loaded;
-    `figures` what was counted and measured since then, by name; with `gpu` a loaded model is on
-    one, so that `device_sec` costs money; with `in_caller` the work is done in the thread that
-    iterates a `Speech`, on the CPU."""
+    """What an engine can do, and what it has loaded.
+
+    `voices` are its built-in voices, the default first. `varies`: another attempt at a chunk sounds
+    different, so a bad take is worth repeating. `jobs` is the best number of plans at a time.
+    `languages` are BCP 47 tags of the languages that it speaks well. `details` name the loaded
+    model and its device; they are empty before. `figures` are counters and measurements by name.
+    `gpu`: the loaded model is on a GPU, so `device_sec` costs money. `in_caller`: the work is done
+    on the CPU, in the thread that iterates a `Speech`.
+    """
 
     name: str
     cloning: bool
@@ -142,9 +150,9 @@ class Capabilities:
 
 
 class Engine(Protocol):
-    """A voice model behind the wall.
+    """A speech engine.
 
-    `check` raises `EngineError` for what would keep `load` from working, without the work of it.
+    `check` raises `EngineError` where `load` would fail, and loads nothing.
     `load` is idempotent and may be called from any thread.
     """
 
@@ -152,14 +160,14 @@ class Engine(Protocol):
     def capabilities(self) -> Capabilities: ...
 
     def inspect(self) -> Capabilities:
-        """`capabilities` as they are at this moment: may ask another process."""
+        """The current `capabilities`. It may block, because it may ask another process."""
 
     @property
     def ready(self) -> bool: ...
 
     @property
     def lost(self) -> bool:
-        """Whether it will not work again soon: the worker is better replaced."""
+        """Whether the engine will not work again soon, so that the worker should be replaced."""
 
     def check(self) -> None: ...
 

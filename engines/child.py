@@ -1,10 +1,10 @@
-"""The other side of `engines.subprocess`: one engine, and a thread for each who asks it.
+"""The child process of `engines.subprocess`: one engine, and one thread for each connection.
 
     python -m engines.child FD
 
-FD is an end of a socket pair. Over it come what the engine is made with and then connections, each
-with one question; what is logged goes back. The process ends when the other end is closed, whatever
-closes it.
+FD is one end of a socket pair, the control channel. It receives the engine's name and settings, and
+then a file descriptor for each connection. A connection carries one call. Log records go back over
+the control channel. The process ends when the other end is closed, also by the parent's death.
 """
 
 import faulthandler
@@ -30,8 +30,8 @@ log = logging.getLogger("vibevoice")
 
 
 def main(create: Callable[[str, EngineSettings], Engine] = create_engine) -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group; the parent decides
-        signal.signal(signum, lambda *_: None)  # SIG_IGN would be inherited by compilers
+    for signum in (signal.SIGINT, signal.SIGTERM):  # the process group gets them; the parent acts
+        signal.signal(signum, lambda *_: None)  # compilers that we start would inherit SIG_IGN
     control = Connection(int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)  # a program left running would keep it open
     name, settings = control.recv()
@@ -39,19 +39,19 @@ def main(create: Callable[[str, EngineSettings], Engine] = create_engine) -> Non
     engine = create(name, settings)
     with suppress(ConnectionError):
         _serve(control, engine)
-    faulthandler.dump_traceback_later(_END_SEC, exit=True)  # a GPU that hangs holds nobody up
+    faulthandler.dump_traceback_later(_END_SEC, exit=True)  # exits even if a GPU call hangs
     engine.close()
 
 
 class _ToParent(logging.Handler):
-    """Sends the level and the words of each record."""
+    """A logging handler that sends the name, level and message of each record to the parent."""
 
     def __init__(self, control: Connection) -> None:
         super().__init__()
         self._control = control
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # the parent has ended, and soon so does this process
+        with suppress(OSError):  # the parent has ended, and this process is about to
             self._control.send((record.name, record.levelno, self.format(record)))
 
 
@@ -63,12 +63,12 @@ def _serve(control: Connection, engine: Engine) -> None:
 
 
 def _answer(connection: Connection, engine: Engine) -> None:
-    with connection, suppress(EOFError, ConnectionError):  # of one who has left
+    with connection, suppress(EOFError, ConnectionError):  # the caller has closed it
         asked = connection.recv()
         try:
             answer = _speak if isinstance(asked, Plan) else _call
             answer(connection, engine, asked)
-        except Exception as error:  # noqa: BLE001 - told to the other side
+        except Exception as error:  # noqa: BLE001 - sent to the parent
             has_left = connection.poll()
             if not (has_left or isinstance(error, Cancelled)):
                 connection.send(_told(error))
@@ -85,12 +85,12 @@ def _speak(connection: Connection, engine: Engine, plan: Plan) -> None:
 
     def cancel_when_left() -> None:
         with suppress(OSError):
-            connection.poll(None)  # nothing more is sent: it is closed, at the latest in the end
+            connection.poll(None)  # the caller sends nothing more, so this waits for end of file
         speech.cancel()
 
     threading.Thread(target=cancel_when_left, daemon=True).start()
     for event in speech:
-        if isinstance(event, Frame):  # as bytes it costs the other side 29 us, as an array 40
+        if isinstance(event, Frame):  # to unpickle bytes takes the parent 29 us, an array 40 us
             connection.send((event.chunk, event.samples.tobytes()))
         else:
             connection.send(event)
@@ -98,12 +98,12 @@ def _speak(connection: Connection, engine: Engine, plan: Plan) -> None:
 
 
 def _told(error: Exception) -> SpeechError:
-    """The error as one that the other side knows."""
+    """The error as a `SpeechError`, which the parent can unpickle."""
     if isinstance(error, SpeechError):
         kinds = (k for k in type(error).__mro__ if k.__module__ == errors.__name__)
         kind: type[SpeechError] = next(kinds)
         return kind(error.problems)
-    # The message may quote the text.
+    # The message may quote the user's text, so only type and traceback are logged.
     place = "".join(traceback.format_tb(error.__traceback__))
     log.error("internal error: %s\n%s", type(error).__name__, place)
     return EngineError(f"the engine failed ({type(error).__name__})")

@@ -1,4 +1,4 @@
-"""A lock that serves first whoever needs it soonest, and lets go of cancelled waiters."""
+"""A priority lock: the waiter with the earliest deadline gets it next. Waiters can be cancelled."""
 
 import threading
 from bisect import insort
@@ -19,9 +19,11 @@ class _Waiter:
 
 
 class PriorityLock:
-    """At most `places` holders at a time, by the earliest deadline first. A place goes from its
-    holder to the next waiter directly, so nobody else is woken. Whoever sets a waiter's `cancelled`
-    calls `wake` after it."""
+    """A lock for at most `places` holders at a time, earliest deadline first.
+
+    A holder hands its place directly to the next waiter, so no other waiter is woken. After setting
+    a waiter's `cancelled`, call `wake`.
+    """
 
     def __init__(self, places: int = 1) -> None:
         self._lock = threading.Lock()
@@ -31,8 +33,12 @@ class PriorityLock:
 
     @contextmanager
     def enter(self, cancelled: threading.Event, due: float = 0.0) -> Iterator[None]:
-        """The one with the least `due` comes first, of equals the one who came first. Raises
-        `Cancelled` if that is set by the time the turn comes, or while it waits."""
+        """Holds a place for the block. The waiter with the smallest `due` gets the next free place.
+
+        Waiters with equal `due` are served in order of arrival. `due` is a time in seconds on any
+        clock that all waiters share. Raises `Cancelled` if `cancelled` is set before the place is
+        held.
+        """
         waiter = _Waiter(due, next(self._numbers), cancelled)
         with self._lock:
             if has_place := self._free > 0:
@@ -49,12 +55,12 @@ class PriorityLock:
             self._leave()
 
     def _wait(self, waiter: _Waiter) -> None:
-        """Until a place is handed over."""
-        if waiter.cancelled.is_set():  # and its `wake` may have come before it was in the line
+        """Blocks until a place is handed over or the waiter is cancelled."""
+        if waiter.cancelled.is_set():  # its `wake` may have come before it was among the waiters
             self.wake()
         waiter.turn.wait()
         with self._lock:
-            if waiter in self._waiting:  # woken without a place
+            if waiter in self._waiting:  # woken by its cancellation, without a place
                 self._waiting.remove(waiter)
                 raise Cancelled
 

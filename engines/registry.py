@@ -1,10 +1,10 @@
-"""Every engine by its name. One more is a folder here with `create(settings)`, and its name below.
+"""The engines by name. To add one, add a folder with `create(settings)`, and its name below.
 
     engines/<name>/__init__.py    create(settings)    the engine, not yet loaded
                                   IN_PROCESS          whether it may share a server's process
 
-`settings` are `config.Settings.engine_settings`: data, so that an engine knows nothing of the
-environment and can be made in another process.
+`settings` are `config.Settings.engine_settings`. They are plain data, so an engine reads no
+environment variables and can be made in another process.
 """
 
 import importlib
@@ -18,8 +18,10 @@ NAMES = ("vibevoice", "espeak")
 
 
 def create_engine(name: str, settings: EngineSettings, *, subprocess: bool = False) -> Engine:
-    """The engine of that name, not yet loaded; with `subprocess` in a process of its own, unless it
-    gains nothing from one. Raises `EngineError` where there is none of that name."""
+    """Makes an engine by name; it is not loaded yet. Raises `EngineError` for an unknown name.
+
+    With `subprocess` it runs in a process of its own, unless its package says `IN_PROCESS`.
+    """
     if name not in NAMES:
         raise EngineError(f"ENGINE={name} is unknown: set it to auto, {' or '.join(NAMES)}")
     package = importlib.import_module(f"engines.{name}")
@@ -32,8 +34,8 @@ def create_engine(name: str, settings: EngineSettings, *, subprocess: bool = Fal
 def choose_engine(setting: str, on_runpod: bool) -> str:
     """Resolves `auto`: VibeVoice on RunPod and wherever there is a GPU, else the preview voice.
 
-    A RunPod worker never falls back to the preview voice: a paying caller would take it for the
-    model's own.
+    A RunPod worker never falls back to the preview voice, because a paying caller would take it for
+    the model's voice.
     """
     if setting != "auto":
         return setting

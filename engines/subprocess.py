@@ -1,13 +1,13 @@
-"""An engine in a process of its own, behind the same wall, which is started anew when it is lost.
+"""A subprocess engine: an `Engine` in a process of its own, restarted when it is lost.
 
-A frame loop in Python and a server that sends a frame every 20 ms share an interpreter badly: the
-gaps of 3 paced sessions were off by 124 ms (p95) beside two busy threads, by 36 ms beside two busy
-processes on the same loaded 2-core machine. And a CUDA context that failed is broken for as long as
-its process lives.
+A frame loop in Python and a server that sends a frame every 20 ms compete for the GIL. Three paced
+sessions had a jitter of 124 ms (p95) beside two busy threads. Beside two busy processes it was
+36 ms, on the same loaded 2-core machine. Besides, a CUDA context that failed stays broken until its
+process ends.
 
-The other side is `engines.child`. Both hold one end of a socket pair, which nobody else can open.
-`multiprocessing`'s spawn would import the door's modules into the child as well: 0.74 instead of
-0.27 CPU seconds a start, 91 instead of 41 MB, and a third process that tracks resources.
+The child process runs `engines.child`. Both hold one end of a socket pair, which no other process
+can open. The spawn of `multiprocessing` would also import the door's modules into the child. That
+takes 0.74 instead of 0.27 CPU seconds a start, 91 instead of 41 MB, and a third process.
 """
 
 import logging
@@ -35,19 +35,19 @@ _COMMAND = ("-P", "-m", "engines.child")
 _END_SEC = 20
 _LOOK_SEC = 0.05
 _PATIENCE_SEC = 5
-"""A request waits for a start that is so near; else it is told when to come again."""
+"""Seconds. A request waits for a restart that is due so soon; else it gets `EngineLost`."""
 _MANY = 3
-"""Losses in a row after which a worker is better replaced."""
+"""After so many losses in a row the worker should be replaced."""
 
 log = logging.getLogger("vibevoice")
 
 
 class SubprocessEngine:
-    """The engine `name` of the registry, in a process that starts when it is needed and ends with
-    this one, whatever ends that.
+    """The registry's engine `name` in a child process, which starts on the first call.
 
-    A lost engine is started and loaded anew, after a pause. Who asks meanwhile waits for it, or
-    gets `EngineLost` with the seconds after which it is worth another try.
+    The child ends with this process, whatever ends that. A lost engine is restarted and loaded
+    after a pause (`Backoff`). Calls meanwhile wait for it, or raise `EngineLost` with the seconds
+    until a retry makes sense.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class SubprocessEngine:
         return replace(known, figures={**known.figures, "restarts": self._restarts})
 
     def inspect(self) -> Capabilities:
-        """Of an engine that is lost what was known of it."""
+        """The child's current capabilities; the last known ones while it is lost."""
         if self._process is not None and not self._process.ended:
             with suppress(EngineLost):
                 self._ask("capabilities")
@@ -94,7 +94,7 @@ class SubprocessEngine:
         return SubprocessSpeech(self, plan)
 
     def close(self) -> None:
-        """Ends the process, so that all its memory is given back; `load` begins another."""
+        """Ends the child process, which frees all its memory; `load` starts another."""
         with self._changed:
             process, self._process = self._process, None
             self._changed.notify_all()
@@ -113,8 +113,9 @@ class SubprocessEngine:
     def asking(
         self, what: str | Plan, check: Callable[[], None] = lambda: None
     ) -> "Iterator[tuple[_Process, Connection]]":
-        """A connection over which `what` is answered; closing it cancels. `check` is called while
-        this waits for the process. Raises `EngineLost`."""
+        """Sends the call `what`, and gives the connection for its reply; closing it cancels.
+
+        `check` is called repeatedly while this waits for the process. Raises `EngineLost`."""
         process, connection = self._connected(check)
         try:
             with connection:
@@ -123,7 +124,7 @@ class SubprocessEngine:
         except (EOFError, OSError) as error:
             raise EngineLost("the engine's process has ended: send the request again") from error
         except EngineLost:
-            process.kill()  # only another one gets the device back
+            process.kill()  # only a new process gets a working CUDA context
             raise
 
     def _connected(self, check: Callable[[], None]) -> "tuple[_Process, Connection]":
@@ -132,7 +133,7 @@ class SubprocessEngine:
             try:
                 return process, process.connect()
             except ConnectionError:
-                process.kill()  # it is ending; now who waits for the next can see that
+                process.kill()  # it is ending; this lets `_follow` start the next one
 
     def _running(self, check: Callable[[], None]) -> "_Process":
         with self._changed:
@@ -159,7 +160,7 @@ class SubprocessEngine:
         return process
 
     def _follow(self, process: "_Process") -> None:
-        """Relays the log until the process ends; then begins the next and loads it."""
+        """Relays the child's log until it ends; then starts the next process and loads it."""
         process.relay_log()
         successor = self._succeed(process, process.reap())
         if successor is None:
@@ -167,7 +168,7 @@ class SubprocessEngine:
         try:
             self._ask("load", self._assert_open)
         except EngineLost:
-            return  # it was closed, or who follows that process begins another
+            return  # it was closed, or the thread that follows `successor` starts another
         except SpeechError as error:
             log.error("the engine cannot be loaded anew: %s", error)
             successor.kill()
@@ -179,7 +180,7 @@ class SubprocessEngine:
             raise EngineLost("the engine was closed")
 
     def _succeed(self, process: "_Process", status: int) -> "_Process | None":
-        """The process after this one, once the pause is over. None where the engine was closed."""
+        """The process after this one, once the pause is over. None if the engine was closed."""
         with self._changed:
             while self._process is process:
                 self._backoff.lost(process.works_since)
@@ -189,7 +190,7 @@ class SubprocessEngine:
                 while self._process is process and (left := self._backoff.left()):
                     self._changed.wait(min(left, _LOOK_SEC))
                 if self._process is process:
-                    with suppress(EngineLost):  # no process could be started: later, then
+                    with suppress(EngineLost):  # none could be started; try again after a pause
                         self._process = self._begun()
                         self._restarts += 1
                         return self._process
@@ -197,8 +198,11 @@ class SubprocessEngine:
 
 
 class _Process:
-    """One life of an engine. `works_since` is when it was first known to work, on the clock `now`;
-    `ended` is set as soon as it is known to end. Raises `OSError` where it cannot begin."""
+    """One child process of an engine.
+
+    `works_since` is when it first answered, in seconds on the clock `now`. `ended` is set as soon
+    as its end is known. Raises `OSError` where it cannot be started.
+    """
 
     def __init__(self, made_by: tuple[str, EngineSettings], now: Callable[[], float]) -> None:
         self.ended = False
@@ -213,7 +217,7 @@ class _Process:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # what a library prints is no answer
+                stdout=2,  # libraries that print must not write to the parent's stdout
             )
         self._control.send(made_by)
 
@@ -222,8 +226,10 @@ class _Process:
             self.works_since = self._now()
 
     def connect(self) -> Connection:
-        """A connection of its own: a slow reader holds up one thread there and nobody else. Raises
-        `ConnectionError` where the process has ended."""
+        """Opens a connection for one call, so that a slow reader blocks only one thread there.
+
+        Raises `ConnectionError` where the process has ended.
+        """
         ours, theirs = Pipe()
         try:
             with theirs, self._sending:
@@ -234,7 +240,7 @@ class _Process:
         return ours
 
     def relay_log(self) -> None:
-        """Logs in this process what it logs, until it ends."""
+        """Logs the child's records in this process, until the child ends."""
         with self._control, suppress(EOFError, OSError):
             while True:
                 name, level, words = self._control.recv()
@@ -245,8 +251,10 @@ class _Process:
         self._child.kill()
 
     def reap(self) -> int:
-        """Waits until it has ended, but not for ever: a GPU that is gone can hold what was killed.
-        Gives its exit status."""
+        """Waits for the process with a time limit, and gives its exit status.
+
+        A process that waits in the kernel for a lost GPU cannot be killed.
+        """
         self.ended = True
         for _ in range(2):
             with suppress(subprocess.TimeoutExpired):
@@ -259,14 +267,14 @@ class _Process:
         return -signal.SIGKILL if status is None else status
 
     def close(self) -> None:
-        """Lets it end by itself."""
+        """Closes the control channel, at which the child ends itself."""
         with self._sending, suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         self.reap()
 
 
 class SubprocessSpeech:
-    """See `engines.base.Speech`. Begins when it is read."""
+    """See `engines.base.Speech`. The first read starts the work."""
 
     def __init__(self, engine: SubprocessEngine, plan: Plan) -> None:
         self._engine, self._plan = engine, plan

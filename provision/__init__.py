@@ -1,5 +1,6 @@
-"""What bootstrap.sh does where something is missing: `python -m provision`.
+"""Builds what bootstrap.sh found missing on the volume: `python -m provision`.
 
-All of it needs Python 3.11 and the standard library alone, for it runs before there is a virtual
-environment. But `installed` and `model` run in that environment, and `in_use` in the worker.
+Its modules need only Python 3.11 and the standard library, because they run before there is a
+virtual environment. Exceptions: `installed` and `model` run in that environment, and `in_use` runs
+in the worker.
 """

@@ -1,10 +1,10 @@
-"""The start, where bootstrap.sh found something missing, and `--check`.
+"""The command line: the start where bootstrap.sh found something missing, and `--check`.
 
     PYTHON -m provision start [ARGUMENT ...]
     PYTHON -m provision check
 
-bootstrap.sh execs it and hands its variables over in the environment (`wanted`). `start` becomes
-the worker, or with `--prefetch` ends once everything is there.
+bootstrap.sh execs it and passes its variables in the environment (see `wanted`). `start` execs the
+worker at its end. With `--prefetch` it exits once everything is there.
 """
 
 import os
@@ -43,12 +43,12 @@ def main() -> None:
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
     for each in _ENDING:
-        signal.signal(each, signal.SIG_IGN)  # what is tidied up now takes a moment
+        signal.signal(each, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
     sys.exit(130 if number == signal.SIGINT else 143)
 
 
 def become_the_worker(wanted: Wanted, ready: Ready, arguments: list[str]) -> NoReturn:
-    """As bootstrap.sh does after a warm start."""
+    """Execs the worker's program, as bootstrap.sh does after a warm start."""
     os.environ |= {
         "VIBEVOICE_VOLUME": str(ready.base),
         "VIBEVOICE_CODE": str(ready.code),

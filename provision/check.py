@@ -1,4 +1,4 @@
-"""--check: what is on the volume, as a table."""
+"""`--check`: prints the state of the volume as a table."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from provision.wanted import Wanted
 
 
 def check(wanted: Wanted) -> bool:
-    """Prints it. Whether the next start is warm, which bootstrap.sh has found out."""
+    """Prints the table. True where the next start is warm, which bootstrap.sh has determined."""
     volume = wanted.volume
     _row("part", "state", "size", "detail")
     _part("Python environment", wanted.find_venv(), wanted.venv.name, "torch", "flash_attention")
@@ -39,7 +39,7 @@ def _row(title: str, state: str = "", size: str = "", detail: str = "") -> None:
 
 
 def _part(title: str, folder: Path | None, name: str, *keys: str) -> None:
-    """Its manifest's entries are the detail."""
+    """Prints the row of a part; the entries `keys` of its manifest are the detail."""
     if not folder:
         _row(title, "missing", detail=name)
         return

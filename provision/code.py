@@ -1,4 +1,4 @@
-"""VibeVoice's code: fetched beside its place, which it then takes in one step."""
+"""Fetches VibeVoice's code into a temporary folder, which is then renamed atomically."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The Python environment: built where it stays, for it cannot be moved; checked; then it counts."""
+"""Builds the Python environment in its final place, because a venv cannot be moved.
+
+It counts once it was checked and its manifest is written.
+"""
 
 import importlib.util
 import os
@@ -21,14 +24,15 @@ def provide(builder: Builder) -> Path:
     if not wanted.prefetch and [bool(os.environ.get(name)) for name in names] == [False, True]:
         say("RUNPOD_INIT_TIMEOUT is not set: RunPod ends this worker after 7 minutes, ready or not")
     venv = builder.base / wanted.venv.name
-    if venv.exists():  # what a killed worker left; whatever has no manifest counts for nothing
+    if venv.exists():  # a killed worker left it; a folder without a manifest is not whole
         shutil.rmtree(venv)
     _build(builder, venv)
     return venv
 
 
 def _build(builder: Builder, venv: Path) -> None:
-    # Python's own pip where it has one: then the thousand files of a pip need not go to the volume.
+    # The base Python's pip where it has one: then pip's thousand files are not written to the
+    # volume.
     wanted, own = builder.wanted, venv / "bin" / "python"
     bare, pip = ["--without-pip"], [wanted.python, "-m", "pip", "--python", str(own)]
     if importlib.util.find_spec("pip") is None:

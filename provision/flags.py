@@ -1,4 +1,7 @@
-"""Flags: what a warm start compares. One for each set of settings, as the parts are."""
+"""Flags: files that tell bootstrap.sh that a start is warm. Each set of settings has its own.
+
+A flag is a manifest that names the environment, the code, the model and the model's files.
+"""
 
 import os
 from dataclasses import dataclass
@@ -11,8 +14,11 @@ from provision.wanted import Wanted
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What the worker runs with. `model`: its folder, None where none is asked for; `files` are the
-    names of its files. `mark` names what it uses, for as long as it is fresh."""
+    """The folders that the worker runs with, below `base` or elsewhere.
+
+    `model` is None where no model is asked for. `files` are the names of the model's files. `mark`
+    is the file that names the parts in use; it counts while it is fresh (see `in_use`).
+    """
 
     base: Path
     venv: Path
@@ -27,7 +33,11 @@ class Ready:
 
 
 def raise_flag(wanted: Wanted, ready: Ready) -> None:
-    """The links are for people; but without the last, to the newest flag, no flag counts."""
+    """Writes the flag of these settings, and symbolic links to the parts.
+
+    The links to the parts are for people. `.first_run_complete` links to the newest flag; without
+    that link bootstrap.sh accepts no flag.
+    """
     base = ready.base
     _link(base, "venv", ready.venv)
     _link(base, "vibevoice", ready.code)
@@ -53,12 +63,15 @@ def _link(base: Path, name: str, target: Path) -> None:
 
 
 def below(path: Path, base: Path) -> Path:
-    """Relative where it can be: a volume may be mounted elsewhere tomorrow."""
+    """The path relative to `base` if it lies there: a volume may be mounted elsewhere later."""
     return path.relative_to(base) if path.is_relative_to(base) else path
 
 
 def model_of(base: Path, flag: str) -> Path | None:
-    """The model that a flag names, if no file of it is missing, empty or newer than the flag."""
+    """The model's folder that a flag names.
+
+    None if one of its files is missing, empty or newer than the flag.
+    """
     facts = read_manifest(base / flag)
     if not facts.get("model"):
         return None
@@ -77,7 +90,7 @@ def all_flags(base: Path) -> list[Path]:
 
 
 def lower_flags(base: Path, part: str) -> None:
-    """Those that name the part, so that no warm start finds it from now on."""
+    """Removes all flags that name the part, so that no later warm start finds it."""
     for flag in all_flags(base):
         if os.fsencode(f'{part}"') in flag.read_bytes():
             flag.unlink()

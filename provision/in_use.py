@@ -1,6 +1,7 @@
-"""bootstrap.sh's mark for this worker, kept fresh by both doors: what it names stays on the volume.
+"""Keeps a worker's mark of use fresh. bootstrap.sh writes the mark; both doors touch it.
 
-A part of the volume that no fresh mark names is removed after a day.
+A mark is a file that names parts of the volume. A part that no fresh mark names is removed after a
+day.
 """
 
 import logging
@@ -12,19 +13,19 @@ log = logging.getLogger("vibevoice")
 
 
 def mark_in_thread() -> None:
-    """Touches the mark that bootstrap.sh left, if it did, for as long as the process lives."""
+    """Touches the mark of bootstrap.sh, if there is one, in a thread until the process ends."""
     if mark := os.environ.get("VIBEVOICE_IN_USE"):
         never = threading.Event()
         threading.Thread(target=stay_in_use, args=(Path(mark), never), daemon=True).start()
 
 
 def stay_in_use(mark: Path, ended: threading.Event, every_sec: float = 60) -> None:
-    """Touches the mark until `ended`."""
+    """Touches the mark every `every_sec` seconds until `ended`."""
     named = mark.read_bytes() if mark.is_file() else b""
     failed = False
     while True:
         try:
-            # A worker that was frozen for days may find that its mark has been cleared away.
+            # Another start may have removed the mark while this worker was frozen for days.
             if mark.exists():
                 os.utime(mark)
             else:

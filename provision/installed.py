@@ -1,9 +1,9 @@
-"""Checks a new virtual environment and completes it with its manifest.
+"""Checks a new virtual environment from inside it, and writes its manifest.
 
     VENV/bin/python -m provision.installed VENV [FLASH_ATTENTION_OUTCOME]
 
-Every file that a package recorded has to be there in its size, and the large packages have to be
-importable. flash-attn is not imported: that needs a GPU, and the worker tries it before it is used.
+Every file in a package's RECORD must exist in its size, and the large packages must be importable.
+flash-attn is not imported, because that needs a GPU. The worker tries it before it uses it.
 """
 
 import importlib
@@ -19,7 +19,7 @@ IMPORTED = ("torch", "transformers", "diffusers", "accelerate", "runpod", "sound
 
 
 def damaged_files(package: Distribution) -> list[str]:
-    """The files of a package that are not as they were installed."""
+    """The files of a package that are missing or have another size than in its RECORD."""
     return [
         str(file)
         for file in package.files or ()
@@ -32,10 +32,10 @@ def _size(file: Path) -> int | None:
 
 
 def cannot_be_imported(name: str) -> str | None:
-    """Why not; None where it can."""
+    """Imports a module. Gives the error as a sentence, or None where it succeeds."""
     try:
         importlib.import_module(name)
-    except Exception as problem:  # noqa: BLE001 - whatever it is, the environment is of no use
+    except Exception as problem:  # noqa: BLE001 - an import may raise anything
         lines = str(problem).splitlines() or [""]
         return f"{name} cannot be imported ({type(problem).__name__}: {lines[0][:200]})"
     return None

@@ -1,9 +1,10 @@
-"""One builder at a time on a volume.
+"""A distributed lock: one builder at a time on a volume.
 
-`.lock/` holds a folder for each turn, by number; the highest one counts. Only one worker can make
-the folder of the next number, and it may once the turn is over: its owner has put `released` into
-it, or has not changed `beat` for `Pace.stale` seconds while somebody watched. So no clock is
-compared with another machine's, and a turn whose owner was slow or dead at any point passes on.
+`.lock/` holds a folder for each turn, named by its number. The highest number is the current turn.
+mkdir is atomic, so only one worker can create the folder of the next number. It may do so once the
+current turn is over: the owner has written `released`, or a waiter saw no change of `beat` for
+`Pace.stale` seconds. No clock is compared with another machine's. An owner that dies at any point
+loses the turn.
 """
 
 import math
@@ -28,8 +29,8 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds between beats, between looks, until an owner counts as dead, and between lines in the
-    log of who waits."""
+    """Intervals in seconds: between an owner's beats, between a waiter's looks, until an owner
+    counts as dead (`stale`), and between a waiter's log lines."""
 
     beat: float = 5
     look: float = 0.5
@@ -44,7 +45,7 @@ class Pace:
 
 @dataclass(slots=True)
 class Lock:
-    """The turns of one volume, as one worker sees them. `turn` is its own; 0 while it has none."""
+    """One worker's side of the lock. `turn` is the number of its own turn, 0 while it has none."""
 
     folder: Path
     worker: str
@@ -61,7 +62,7 @@ class Lock:
         while True:
             latest = self.latest()
             state = (latest, self._read(latest, "beat"))
-            # Looks are counted, not the clock: who was frozen, with its owner or not, saw nothing.
+            # Counts looks and not clock time: a waiter that was frozen saw nothing meanwhile.
             seen, idle = state, idle + self.pace.look if state == seen else 0.0
             owner = self._read(latest, "owner") or "a worker unknown"
             is_over = self.is_over(latest)
@@ -83,7 +84,7 @@ class Lock:
             self.clock.sleep(self.pace.look)
 
     def latest(self) -> int:
-        """The highest number there is; 0 for none."""
+        """The number of the current turn; 0 where there was none."""
         try:
             names = [entry.name for entry in self.folder.iterdir()]
         except FileNotFoundError:
@@ -95,20 +96,20 @@ class Lock:
         return number == 0 or os.path.exists(self._file(number, "released"))  # noqa: PTH110
 
     def begin(self, number: int) -> bool:
-        """Whether the turn of that number is now ours. Clears the turns before it away."""
+        """Tries to take the turn of that number. On success removes the turns before it."""
         try:
             (self.folder / str(number)).mkdir()
         except FileExistsError:
             return False
-        if self.latest() != number:  # the turns before had long been cleared away
-            with suppress(OSError):  # whose turn it is may clear it away at this moment
+        if self.latest() != number:  # this turn is long over, and its folder had been removed
+            with suppress(OSError):  # the owner of the turn may remove it at this moment
                 (self.folder / str(number)).rmdir()
             return False
         self.turn = number
         self._write("owner", self.worker)
         for entry in self.folder.iterdir():
             if entry.name != str(number):
-                # An owner that was only frozen may write there meanwhile; what stays has no say.
+                # An owner that was frozen may still write there. Old turns are never read again.
                 shutil.rmtree(entry, ignore_errors=True)
         return True
 
@@ -116,21 +117,21 @@ class Lock:
         self._write("beat", str(count))
 
     def doing(self, what: str) -> None:
-        """For those who wait."""
+        """Writes what the owner is doing, which waiters log."""
         self._write("doing", what)
 
     def is_ours(self) -> bool:
         return self.turn > 0 and self.latest() == self.turn
 
     def describe(self) -> str:
-        """Who holds it and what for; empty while it is free."""
+        """The owner and what it is doing, as a sentence; empty while the lock is free."""
         latest = self.latest()
         if self.is_over(latest):
             return ""
         return f"by {self._read(latest, 'owner')}, {self._read(latest, 'doing')}"
 
     def release(self) -> None:
-        # Where this cannot be written, the turn passes on once it is stale.
+        # Where `released` cannot be written, the turn is over once it is stale.
         with suppress(OSError):
             if self.is_ours():
                 self._write("released", "")
@@ -145,5 +146,5 @@ class Lock:
     def _read(self, number: int, name: str) -> str:
         try:
             return self._file(number, name).read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:  # not yet there, or cleared away, which a network volume calls stale
+        except OSError:  # not yet written, or removed, which NFS reports as ESTALE
             return ""

@@ -3,9 +3,10 @@
     VENV/bin/python -m provision.model OUT
     VENV/bin/python -m provision.model --tokenizer CACHE
 
-Where the worker itself would look; what is nowhere is downloaded. Writes to OUT, a line each, the
-model's folder and the names of its files. With `--tokenizer` it only puts the tokenizer of the
-published models into a hub cache, for an image. Exits with 28 where there is no room.
+It searches where the worker itself would, and downloads what is missing. OUT gets the model's
+folder and the names of its files, one a line. With `--tokenizer` it only downloads the tokenizer of
+the published models into the hub cache CACHE, for an image. The exit status is 28 (ENOSPC) where
+there is no room.
 """
 
 import errno
@@ -23,7 +24,10 @@ log = logging.getLogger("vibevoice")
 
 
 def provide(settings: Settings) -> list[str]:
-    """The lines of OUT. Raises `EngineError`."""
+    """Finds or downloads the model and its tokenizer, and gives the lines of OUT.
+
+    Raises `EngineError`.
+    """
     if settings.hf_token is None:
         log.warning("HF_TOKEN is not set; for a public model that is enough")
     hub = Hub.of(

@@ -1,4 +1,4 @@
-"""What a start says, and how it fails: a refusal, or no room where it was to be built."""
+"""The messages of a start, and its two failures: refused, or no room on a disk."""
 
 import re
 import sys
@@ -8,11 +8,11 @@ NO_ROOM = 28
 
 
 class Refused(Exception):
-    """The start ends with this sentence; with none where a step has said it already."""
+    """The start fails with this message. It is empty where a step has printed its own already."""
 
 
 class NoRoom(Exception):
-    """The folder takes no more: another may."""
+    """The disk or quota below a folder is full. Another folder may have room."""
 
 
 _REASONS = {
@@ -35,11 +35,14 @@ def say(sentence: str) -> None:
 
 
 def is_full(output: str) -> bool:
-    """Whether a command failed for want of room. A quota shows in its output alone."""
+    """Whether a command failed because of a full disk or quota, judged by its output.
+
+    No system call reports the free space of a quota.
+    """
     return bool(_FULL.search(output))
 
 
 def reason(output: str, ref: str) -> str:
-    """Why a command failed, by its output; empty where that is not known."""
+    """The cause of a command's failure, judged by its output; empty where it is unknown."""
     found = (text for words, text in _REASONS.items() if re.search(words, output))
     return next(found, "").format(ref=ref)

@@ -1,6 +1,7 @@
-"""Parts of a volume, and the manifests that make them count.
+"""Parts of a volume (environment, code), and their manifests.
 
-A manifest is JSON with one entry a line, so that bash can read it; there whole or not at all.
+A part counts once its manifest is there, which is written last. A manifest is JSON with one entry a
+line, so that bash can read it. It is written atomically.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The environment or the code. `proof` is a file without which its folder is not whole."""
+    """The environment or the code. A folder without the file `proof` is not whole."""
 
     kind: str
     definition: bytes
@@ -26,8 +27,10 @@ class Part:
         return f"{self.kind}-{digest(self.definition)}"
 
     def find(self, *places: Path) -> Path | None:
-        """The first of the folders that holds it whole: its manifest is there, which is written
-        last, and its definition is, to the letter, this one."""
+        """The first of the folders that holds the part whole, or None.
+
+        Whole means that its manifest exists, and that its kept definition equals this one.
+        """
         return next((place / self.name for place in places if self._is_whole(place)), None)
 
     def _is_whole(self, place: Path) -> bool:
@@ -43,7 +46,7 @@ def digest(text: bytes) -> str:
 
 
 def write_manifest(path: Path, facts: Mapping[str, object]) -> None:
-    """Puts it in place in one step, once its bytes are on the disk."""
+    """Writes a manifest atomically: fsync of a temporary file, then a rename."""
     fresh = path.with_name(f".building-{os.getpid()}{path.name}")
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     text = json.dumps({**facts, "written": now}, indent=2, ensure_ascii=False)
@@ -55,7 +58,7 @@ def write_manifest(path: Path, facts: Mapping[str, object]) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Empty where there is none that can be read: then it counts for nothing."""
+    """The entries of a manifest; empty where there is none or it cannot be read."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -64,5 +67,5 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in it."""
+    """The size of all files in a folder, in bytes."""
     return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())

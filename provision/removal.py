@@ -1,8 +1,8 @@
 """Removal of parts that nobody has used for a day.
 
-Who removes a part lowers the flags that name it and then looks for marks of use; who starts writes
-its mark and then looks whether its flag still stands (bootstrap.sh). So one of the two sees the
-other, and a part in use is not even renamed.
+Removal first removes the flags that name a part, then looks for marks of use. A start
+(bootstrap.sh) first writes its mark, then looks whether its flag still exists. So at least one of
+the two sees the other, and a part in use is not even renamed.
 """
 
 import os
@@ -21,8 +21,10 @@ _MONTH = 30 * _DAY
 
 
 def remove_old(base: Path, ready: Ready) -> None:
-    """Not what this start is `ready` with. What cannot be removed is said and left to the next:
-    no start fails for it."""
+    """Removes the parts below `base` that nobody used for a day, except those in `ready`.
+
+    A part that cannot be removed is logged and left to the next start. It fails no start.
+    """
     with _said():
         _remove(base, ready.model, ready.names)
 
@@ -37,14 +39,14 @@ def _said() -> Iterator[None]:
 
 def _remove(base: Path, model: Path | None, used: Sequence[str]) -> None:
     parts = [*base.glob("venv-*"), *base.glob("vibevoice-*")]
-    # Of models the other revisions of this one alone: another endpoint may live on this volume too.
+    # Only other revisions of this model are removed: another endpoint may share this volume.
     if model and model.match("models--*/snapshots/*") and model.is_relative_to(base / "hf_cache"):
         parts += model.parent.iterdir()
         _remove_abandoned_downloads(model.parent.parent)
     for mark in (base / ".in-use").iterdir():
         if _is_old(mark):
             mark.unlink()
-    # Each start reads all flags; one that is missed is raised again within a second.
+    # Removes month-old flags, since each start reads all. A start rewrites its own within a second.
     for flag in all_flags(base):
         if _is_old(flag, _MONTH):
             flag.unlink()
@@ -59,11 +61,11 @@ def _remove(base: Path, model: Path | None, used: Sequence[str]) -> None:
 def _remove_part(base: Path, part: Path, used: Sequence[str]) -> None:
     name = part.name
     if not re.search(r"(^|-)[0-9a-f]{12,}$", name) or part.is_symlink() or not part.is_dir():
-        return  # whatever else is the user's
+        return  # whatever has another name, or is no folder, is the user's
     if name in used or not _is_old(part) or _is_in_use(base, name):
         return
     lower_flags(base, name)
-    if _is_in_use(base, name):  # by a worker that found its flag until just now
+    if _is_in_use(base, name):  # a worker wrote its mark before the flags were removed
         return
     say(f"removing {name}, which nobody has used for a day")
     trash = base / f".trash-{name}"

@@ -1,4 +1,4 @@
-"""A start that builds: on the volume, or else on the container's own disk."""
+"""A cold start: builds what is missing on the volume, or else on the container's own disk."""
 
 import math
 import os
@@ -21,7 +21,10 @@ _INIT_TIMEOUT_SEC = 420  # RunPod's own
 
 
 def make_ready(wanted: Wanted) -> Ready:
-    """Raises `Refused`, and `NoRoom` where neither has room."""
+    """Builds what is missing, and gives the folders that the worker runs with.
+
+    Raises `Refused`, and `NoRoom` where neither the volume nor the disk has room.
+    """
     if not wanted.prefetch:
         refuse_old_cards(wanted)
     why = "no network volume is attached at /runpod-volume"
@@ -47,7 +50,10 @@ def make_ready(wanted: Wanted) -> Ready:
 
 
 def refuse_old_cards(wanted: Wanted) -> None:
-    """Before a model is downloaded for them; the worker itself looks again."""
+    """Raises `Refused` for a GPU that is too old, before a model is downloaded.
+
+    The worker checks the GPU again.
+    """
     if not wanted.is_cuda or os.environ.get("ENGINE") == "espeak":
         return
     try:
@@ -57,7 +63,7 @@ def refuse_old_cards(wanted: Wanted) -> None:
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return
-    # What is no number comes from a driver that does not say.
+    # Old drivers print no number here; then no GPU is refused.
     lines = listed.stdout.splitlines()
     cards = [re.fullmatch(r"(.*), (([0-9]+)\.[0-9]+)", line) for line in lines]
     if cards and (card := cards[-1]) and all(each and int(each[3]) < 8 for each in cards):
@@ -101,8 +107,10 @@ def _take_turn(wanted: Wanted, lock: Lock) -> None:
 
 
 def _fill(builder: Builder) -> Ready:
-    """Each step looks first whether its part is whole already, so all of it can be repeated from
-    any state that a kill leaves behind."""
+    """Builds all parts. Idempotent: each step first checks whether its part is whole already.
+
+    So it can be repeated after a kill at any moment.
+    """
     base, wanted = builder.base, builder.wanted
     with builder.step("the Python environment"):
         venv = environment.provide(builder)
@@ -125,7 +133,7 @@ def _fill(builder: Builder) -> Ready:
 
 
 def _copy_voices(builder: Builder, source: Path) -> None:
-    """Upstream's recordings, once; what lies there already is the user's."""
+    """Copies upstream's recordings to the volume. Files that exist there are never overwritten."""
     base = builder.base
     home, own = (place / "demo" / "voices" for place in (base, builder.wanted.volume))
     home.mkdir(parents=True, exist_ok=True)
@@ -140,7 +148,7 @@ def _copy_voices(builder: Builder, source: Path) -> None:
 
 
 def _find_model(builder: Builder, venv: Path) -> tuple[Path | None, list[str]]:
-    """By the engine's own rules, in its environment. Downloads what is missing."""
+    """Runs `provision.model` in the new environment. Gives the model's folder and file names."""
     wanted, base = builder.wanted, builder.base
     if wanted.model_wanted == "none":
         return None, []
@@ -161,7 +169,7 @@ def _find_model(builder: Builder, venv: Path) -> tuple[Path | None, list[str]]:
 
 
 def _clear(base: Path, venv: Path) -> None:
-    """What is half built: room for others."""
+    """Removes half-built parts, which frees their space."""
     halves = [*base.glob(".building-*"), *([] if (venv / ".manifest.json").exists() else [venv])]
     for half in halves:
         shutil.rmtree(half, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What this start asks for, as bootstrap.sh has read it from the environment."""
+"""The settings of this start, as bootstrap.sh has read them from the environment."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from provision.parts import Part, digest
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """bootstrap.sh's variables of these names. Empty is no.
+    """bootstrap.sh's variables of these names. An empty value means no.
 
     `volume` and `disk`: the volume's folder and the container disk's; they are one where
     `unattached`. `cached`: the model's folder in the platform's cache. `warm`: nothing is missing.
@@ -43,14 +43,14 @@ class Wanted:
 
     @classmethod
     def take_from(cls, environment: MutableMapping[str, str]) -> Self:
-        """Takes them out of the environment: they are not the worker's."""
+        """Reads the variables, and removes them from the environment, which the worker inherits."""
         given: dict[str, Any] = {each.name: environment.pop(each.name) for each in fields(cls)}
         paths = {name: Path(given[name]) for name in ("volume", "disk", "requirements_file")}
         return cls(**given | paths)
 
     @property
     def requirements(self) -> bytes:
-        return self.requirements_file.read_bytes().partition(b"\0")[0]  # as far as bash reads it
+        return self.requirements_file.read_bytes().partition(b"\0")[0]  # bash stops at a NUL byte
 
     @property
     def is_cuda(self) -> bool:
@@ -75,12 +75,12 @@ class Wanted:
         return self.venv.find(self.disk, self.volume)
 
     def find_code(self) -> Path | None:
-        """The user's own counts as it is."""
+        """The folder of VibeVoice's code, or None. A user's own clone is accepted unchecked."""
         own = os.environ.get("VIBEVOICE_CODE")
         return Path(own) if own else self.code.find(self.disk, self.volume)
 
     def flash_address(self) -> str:
-        """For the log: without login and signature."""
+        """The address of flash-attn without login and signature, for the log."""
         return re.sub(r"^([^/]*//)[^/]*@|[?#].*", r"\1", self.flash_wheel)
 
     def hub_folders(self, base: Path) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Who has the turn on a folder, and commands that are never left behind, whoever is killed.
+"""Runs build commands under the lock, and kills them when the turn or the worker ends.
 
-Beside the worker stands its guardian, a process that shows the lock's life. A pipe leads to it, on
-which each command says its process group before it begins. When the pipe ends, because the turn is
-over or because the worker was killed, the guardian kills that group.
+The guardian is a forked process that writes the lock's heartbeat. Each command writes its process
+group to a pipe before its exec. When the pipe reaches end of file, the turn is over or the worker
+was killed. Then the guardian kills that process group.
 """
 
 import os
@@ -24,11 +24,11 @@ _QUIET = {
     "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_NO_INPUT": "1", "GIT_TERMINAL_PROMPT": "0",
 }  # fmt: skip
-_KEPT = 1_000_000  # bytes of a command's output, of which the last ones say why it failed
+_KEPT = 1_000_000  # the last bytes of a command's output, which say why it failed
 
 
 class CommandFailed(Exception):
-    """`output` is what it said last, `status` as in `subprocess`: negative for a signal."""
+    """A command failed. `output` is the end of its output; a negative `status` is a signal."""
 
     def __init__(self, output: str, status: int) -> None:
         killed = f"signal {-status} ended it"
@@ -37,7 +37,7 @@ class CommandFailed(Exception):
 
 
 class Guardian:
-    """For a turn that has begun. This process must have no other thread, for it forks."""
+    """The guardian of a turn that has begun. It forks, so this process must have one thread."""
 
     def __init__(self, lock: Lock) -> None:
         reading, self._pipe = os.pipe()
@@ -48,13 +48,15 @@ class Guardian:
                 os.close(self._pipe)
                 _guard(lock, reading, parent)
             finally:
-                os._exit(0)  # nothing that is the worker's to do may be done here too
+                os._exit(0)  # skips the worker's exit handlers, which the fork has copied
         os.close(reading)
-        os.setpgid(self._pid, self._pid)  # it has to outlive us by a moment
+        os.setpgid(self._pid, self._pid)  # the guardian must outlive a kill of our process group
 
     def run(self, *command: str | Path, env: Mapping[str, str]) -> None:
-        """Runs a command in a session of its own, its output copied to our standard error. Raises
-        `CommandFailed`."""
+        """Runs a command in its own session and copies its output to standard error.
+
+        Raises `CommandFailed`, and `OSError` where it cannot be started.
+        """
         reading, writing = os.pipe()
         try:
             process = subprocess.Popen(
@@ -77,11 +79,11 @@ class Guardian:
             raise CommandFailed(kept.decode(errors="replace"), status)
 
     def _announce(self) -> None:
-        """In the command's process, before it begins: so there is none that is unknown."""
+        """Writes the process group to the guardian's pipe, in the command's process before exec."""
         os.write(self._pipe, b"%d\n" % os.getpid())
 
     def close(self) -> None:
-        """Ends what still runs: what is half built counts for nothing."""
+        """Closes the pipe, at which the guardian kills the running command, and waits for it."""
         os.close(self._pipe)
         os.waitpid(self._pid, 0)
 
@@ -106,8 +108,11 @@ def _guard(lock: Lock, pipe: int, parent: int) -> None:
 
 
 def _show_life(lock: Lock, count: int) -> bool:
-    """Whether the turn is still ours. A volume that does not answer shows no life of ours: the turn
-    may pass on, which is seen when it answers again, and before anything is published."""
+    """Writes the heartbeat. False once another worker has taken the turn over.
+
+    While the volume does not respond, no heartbeat arrives, and another worker may take the turn.
+    That is noticed when the volume responds again, and before anything is published.
+    """
     with suppress(OSError):
         lock.beat(count)
     try:
@@ -117,7 +122,7 @@ def _show_life(lock: Lock, count: int) -> bool:
 
 
 def unfit(folder: Path, wanted: Wanted) -> str:
-    """Makes the folder and tries to write there. Why that does not work; empty where it does."""
+    """Creates the folder and writes a probe file. Gives the problem, empty where it works."""
     if not folder.parent.is_dir() and folder != wanted.disk:
         return f"there is no {folder.parent}: no network volume is attached"
     probe = folder / f".probe-{wanted.worker}"
@@ -134,7 +139,7 @@ def unfit(folder: Path, wanted: Wanted) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Builder:
-    """`base` is what is filled: the volume's folder or the container disk's."""
+    """The tools of a build step. `base` is the folder to build in, on the volume or the disk."""
 
     wanted: Wanted
     base: Path
@@ -142,7 +147,7 @@ class Builder:
     guardian: Guardian
 
     def doing(self, what: str) -> None:
-        """For the log and for those who wait."""
+        """Logs what is being done, also for the workers that wait for the lock."""
         say(what)
         self.lock.doing(what)
 
@@ -151,13 +156,16 @@ class Builder:
         self.guardian.run(*command, env=os.environ | _QUIET | env)
 
     def assert_ours(self) -> None:
-        """Before anything is published: a worker that was frozen may have lost its turn."""
+        """Exits with 143 if the turn was lost, as after a freeze. Call it before publishing."""
         if not self.lock.is_ours():
             say("another worker took the lock over")
             sys.exit(143)
 
     def room_for(self, what: str, needed_mb: int) -> None:
-        """By what the system says, which is more than a quota's. Raises `NoRoom`."""
+        """Raises `NoRoom` where the file system has less than `needed_mb` MB free.
+
+        The file system does not report quotas, so a build may still run out of room.
+        """
         usage = shutil.disk_usage(self.base)
         # RunPod replaces workers whose container disk is fuller than nine tenths.
         is_kept = self.base == self.wanted.disk and not self.wanted.prefetch
@@ -170,7 +178,7 @@ class Builder:
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """Makes of whatever fails a sentence: `NoRoom` if it was that, else `Refused`."""
+        """Turns any failure inside the block into `NoRoom`, or into `Refused` with a sentence."""
         try:
             yield
         except (CommandFailed, OSError) as problem:

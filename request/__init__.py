@@ -1,1 +1,1 @@
-"""What a caller may ask for, and what can go wrong."""
+"""The request model: fields, their values, and errors as data."""

@@ -1,10 +1,10 @@
-"""What can go wrong, as data. Every sentence is written for the caller who reads it.
+"""Errors as data: codes, problems, and the exceptions that carry them.
 
-An error holds one or more `Problem`s; `str()` makes the sentence of them. No code reads a sentence:
-what is done about a failure goes by its `code`, and `CODES` says what each means to a caller.
+A `SpeechError` holds one or more `Problem`s, and `str()` makes a sentence of them for the caller.
+No code reads a sentence: programs decide by the `code`. `CODES` has the meaning of each.
 
-A problem names no path of the machine and carries no secret; whatever else escapes a job is an
-internal error, which the doors report without its text.
+A problem names no path of the machine and carries no secret. Any other exception is an internal
+error, which a door reports without its text.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """What a code means: the HTTP status, and after how many seconds the same request may succeed
-    (None: it would fail again)."""
+    """The meaning of a code: its HTTP status, and `retry`, the seconds after which the same request
+    may succeed (None: it would fail again)."""
 
     status: int
     meaning: str
@@ -39,11 +39,11 @@ CODES: Mapping[str, Code] = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong.
+    """One error in a request or in its processing.
 
-    `field` is our name of the request's field, perhaps with a place in it (`speakers.2`), or None
-    where no field is to blame. `allowed` says what the field takes, where that helps. `retry_sec`
-    is known better here than by the code.
+    `field` is our name of the field at fault, with a place in it if needed (`speakers.2`), or None.
+    `problem` completes a sentence that begins with the field. `allowed` says what the field takes.
+    `retry_sec` replaces the code's `retry`, in seconds.
     """
 
     field: str | None
@@ -54,27 +54,32 @@ class Problem:
 
     @property
     def retry(self) -> int | None:
-        """After how many seconds the same request may succeed; None where it would fail again."""
+        """Seconds after which the same request may succeed; None if it would fail again."""
         return self.retry_sec or CODES[self.code].retry
 
     def named(self, words: Mapping[str, str]) -> str | None:
-        """The field in the caller's words: `words` has them by our names, where they differ."""
+        """The field's name for the caller. `words` maps our names to others, such as OpenAI's."""
         if self.field is None:
             return None
         name, dot, place = self.field.partition(".")
         return f"{words.get(name, name)}{dot}{place}"
 
     def told(self, words: Mapping[str, str]) -> str:
+        """The problem as a sentence; `words` as in `named`."""
         field = self.named(words)
         named = f"{field}: {self.problem}" if field else self.problem
         return f"{named} (allowed: {self.allowed})" if self.allowed else named
 
 
 class SpeechError(Exception):
-    """A failure that the caller is told about. `problems` has at least one item."""
+    """A failure that is reported to the caller. `problems` has at least one item.
+
+    `problem` is a tuple of problems, or the sentence of one; then the other arguments are its
+    fields.
+    """
 
     code: ClassVar[str] = "engine_failed"
-    """Of a problem that names none."""
+    """The code of a problem that is given as a sentence without one."""
 
     def __init__(
         self,
@@ -94,35 +99,35 @@ class SpeechError(Exception):
         return self.told()
 
     def told(self, words: Mapping[str, str] | None = None) -> str:
-        """The sentence, with its fields in the caller's words; see `Problem.named`."""
+        """The sentence of all problems; `words` as in `Problem.named`."""
         return "; ".join(problem.told(words or {}) for problem in self.problems)
 
 
 class RequestError(SpeechError):
-    """The request cannot be served as it stands. Raised before any synthesis."""
+    """The request cannot be served, and would fail again. Raised before any synthesis."""
 
     code = "invalid_value"
 
 
 class VoiceError(RequestError):
-    """A voice that was asked for does not exist or cannot be used."""
+    """A requested voice does not exist or cannot be used."""
 
 
 class EngineError(SpeechError):
-    """The engine could not load or could not finish what it began."""
+    """The engine could not load, or could not finish a request."""
 
 
 class EngineLost(EngineError):
-    """The engine has ended, or cannot work again in its process: that has to be replaced."""
+    """The engine's process has ended or cannot work any more, and must be replaced."""
 
     code = "worker_unavailable"
 
 
 class DeliveryError(SpeechError):
-    """The audio is made but cannot be handed over; the sentence says where it is kept."""
+    """The audio is made, but cannot be delivered. The sentence says where it is kept."""
 
     code = "delivery_failed"
 
 
 class Cancelled(Exception):
-    """The job was cancelled. Not an error of anybody's, so not a `SpeechError`."""
+    """The caller cancelled the request. This is no failure, so it is no `SpeechError`."""

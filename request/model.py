@@ -1,11 +1,10 @@
-"""What a caller may ask for, checked once: the one description of a speech request.
+"""The request model: one description of a speech request for all doors.
 
-`parse_request` either gives a whole `SpeechRequest` or raises `RequestError` with a problem for
-every bad field: what is wrong with it and what is allowed. Fields that nobody knows never fail a
-request: they come back as warnings.
+`parse_request` gives a complete `SpeechRequest`, or raises `RequestError` with a problem for each
+bad field. An unknown field never fails a request: it becomes a warning.
 
 A field is one entry of `SpeechRequest`. OpenAPI, the bridge's JSON schema and the table in
-docs/api.md are made of it (`python -m tools.contract`).
+docs/api.md are generated from it (`python -m tools.contract`).
 """
 
 from collections.abc import Mapping
@@ -44,7 +43,7 @@ Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """The settings that fill what a request leaves open; see `config.Settings`."""
+    """The settings that replace missing fields: characters, guidance, and loudness in LUFS."""
 
     max_text_length: int = 100_000
     cfg_scale: float = 1.3
@@ -61,9 +60,9 @@ def _field(
     jobs_only: bool = False,
     **bounds: Any,
 ) -> Any:
-    """`meaning` and `unset`, what counts where the field is left out and has no plain default, are
-    for docs/api.md; `allowed` is what a refusal says. `openai` is OpenAI's name of it, and
-    `jobs_only` leaves it out at doors that speak OpenAI's protocol."""
+    """A field. `meaning` is its text in docs/api.md, `unset` the default shown there if `default`
+    is not it. `allowed` is for error messages. `openai` is OpenAI's name of the field. A field that
+    is `jobs_only` is unknown over HTTP and to the bridge."""
     notes: dict[str, Any] = {
         "meaning": meaning,
         "unset": unset,
@@ -86,7 +85,7 @@ def _flag(meaning: str, **more: Any) -> Any:
 
 
 class SpeechRequest(BaseModel):
-    """A request that can be served."""
+    """A checked request. Its fields are described in docs/api.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,13 +113,13 @@ class SpeechRequest(BaseModel):
     )
     voice_base64: Recording | None = _field(
         None,
-        "The same, sent along",
+        "The same recording, sent with the request",
         f"a recording of up to {MOST_RECORDING_BYTES // 2**20} MB in base64",
     )
     speakers: Speakers | None = _field(
         None,
-        "Voices of a script's speakers: by their numbers, or in order of appearance. Who is not "
-        "named gets `speaker_name` if first, else a voice that is still free",
+        "Voices of a script's speakers, by number or in order of appearance. Of speakers without a "
+        "name, the first gets `speaker_name`, each other one a voice that is still free",
         f'up to {MAX_SPEAKERS} voices as {{"1": "Alice", "2": "Frank"}} or as a list in order of '
         "appearance",
     )
@@ -169,7 +168,7 @@ class SpeechRequest(BaseModel):
     )
     pronunciations: Pronunciations = _field(
         {},
-        "Whole words. A word in lower case is found in any case, others as they are written",
+        "Respellings of whole words. A word in lower case matches any case, others match exactly",
         f"up to {MAX_PRONUNCIATIONS} words of up to {MAX_WORD} characters with respellings of up "
         f'to {MAX_WORD}, as {{"word": "respelling"}}',
         unset="none",
@@ -195,14 +194,14 @@ class SpeechRequest(BaseModel):
         jobs_only=True,
     )
     stream: Boolean = _flag(
-        "Pieces as they are made, see [Streaming](#streaming)",
+        "Send audio in parts while it is made, see [Streaming](#streaming)",
         jobs_only=True,
     )
-    dry_run: Boolean = _flag("Say what would be read, and speak nothing, see [Dry run](#dry-run)")
+    dry_run: Boolean = _flag("Give the text's plan and speak nothing, see [Dry run](#dry-run)")
 
 
 def notes_of(name: str) -> Mapping[str, Any]:
-    """What `_field` was told of a field, besides its bounds."""
+    """The arguments that `_field` got for a field: meaning, unset, openai, jobs_only, bounds."""
     notes = SpeechRequest.model_fields[name].json_schema_extra
     assert isinstance(notes, dict)  # noqa: S101 - for the type checker
     return notes
@@ -211,20 +210,21 @@ def notes_of(name: str) -> Mapping[str, Any]:
 OPENAI_WORDS: dict[str, str] = {
     name: words for name in SpeechRequest.model_fields if (words := notes_of(name)["openai"])
 }
-"""OpenAI's names, by our own."""
+"""OpenAI's names of fields by our names."""
 
 ALIASES = {theirs: ours for ours, theirs in OPENAI_WORDS.items()}
 
 NULL_COUNTS = frozenset({"loudness"})
-"""Fields whose `null` is a value; else it counts as not given."""
+"""Fields whose `null` is a value. For any other field null means that it is not given."""
 
 EXCLUSIVE = ("voice_url", "voice_base64")
-"""Of these only one may be given."""
+"""Two fields of which a request may have only one."""
 
 
 def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[str]]:
-    """Checks a job's input. Gives the request and the warnings that its answer must carry. A
-    `cfg_scale` that the job left open is not in the request's `model_fields_set`."""
+    """Checks a request given as parsed JSON. Raises `RequestError`.
+
+    Also gives warnings for the answer. A default `cfg_scale` is not in `model_fields_set`."""
     if not isinstance(raw, Mapping):
         allowed = "an object with a field `text`"
         problem = f"is {kind_of(raw)}"
@@ -261,7 +261,7 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
 
 
 def words_of(raw: object) -> dict[str, str]:
-    """The caller's names for fields, by our own, where they are others; see `Problem.named`."""
+    """OpenAI's names that the caller used, by our names; for `Problem.named`."""
     if not isinstance(raw, Mapping):
         return {}
     given = {name for name, value in raw.items() if value is not None}
@@ -269,7 +269,7 @@ def words_of(raw: object) -> dict[str, str]:
 
 
 def _known_fields(raw: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The request's own fields, and warnings on the rest."""
+    """The known fields by our names, and warnings on unknown and doubled ones."""
     fields: dict[str, Any] = {}
     names: dict[str, str] = {}
     warnings: list[str] = []

@@ -1,7 +1,7 @@
-"""How the values of a request are taken: what counts as a number, a name, a recording.
+"""Values of a request: what counts as a number, a name or a recording.
 
-Every door takes the same: `api/schema.py` writes these rules into the JSON schema by which the
-bridge goes (`bridge/values.js`). So a pattern means the same in Python, Rust and JavaScript.
+All doors use the same rules. `api/schema.py` writes them into the JSON schema that the bridge reads
+(`bridge/values.js`). So each pattern must mean the same in Python, Rust and JavaScript.
 """
 
 import base64
@@ -20,9 +20,9 @@ MAX_WORD = 100
 MOST_RECORDING_BYTES = 10 * 1024 * 1024
 MOST_RECORDING_CHARS = MOST_RECORDING_BYTES * 4 // 3 + 4
 MOST_WHOLE = 2**53 - 1
-"""Above it JavaScript does not tell neighbours apart."""
+"""The largest safe integer in JavaScript. Above it two integers may be equal there."""
 
-_BLANK = r"\s\x00-\x20\x85\uFEFF"  # inside of a class: `\s` alone is another set in each language
+_BLANK = r"\s\x00-\x20\x85\uFEFF"  # in a character class: `\s` alone differs between languages
 VISIBLE = rf"[^{_BLANK}]"
 WEB_ADDRESS = rf"^https?://[^{_BLANK}]+$"
 TEXTS: dict[str, Any] = {
@@ -33,7 +33,7 @@ TEXTS: dict[str, Any] = {
     "true": ["true", "t", "yes", "y", "on", "1"],
     "false": ["false", "f", "no", "n", "off", "0"],
 }
-"""The texts that are taken for numbers, whole numbers and, in any case, booleans."""
+"""The texts that count as numbers and whole numbers; those for booleans in any case."""
 
 _NUMBER, _WHOLE, _NOT_FINITE = (
     re.compile(TEXTS[kind]) for kind in ("number", "integer", "not_finite")
@@ -44,7 +44,7 @@ _NO_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 
 
 class Wrong(ValueError):
-    """A problem of a value; `code` is one of `request.errors.CODES`."""
+    """A value is wrong. `code` is one of `request.errors.CODES`."""
 
     def __init__(self, problem: str, code: str = "invalid_value") -> None:
         super().__init__(problem)
@@ -52,21 +52,22 @@ class Wrong(ValueError):
 
 
 def visible(text: str) -> bool:
+    """Whether the text has a character other than white space and control characters."""
     return _VISIBLE.search(text) is not None
 
 
 def whole_characters(value: Any) -> Any:
-    """JSON can carry half a surrogate pair, which no encoder takes; it counts as one character."""
+    """Replaces lone surrogates, which JSON can carry and UTF-8 cannot, by U+FFFD."""
     return re.sub("[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else value
 
 
 def plain(value: Any) -> Any:
-    """A number that stands for a text."""
+    """A whole number as its text; any other value as it is."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def name(value: Any) -> Any:
-    """OpenAI also writes a voice as `{"id": "name"}`."""
+    """A voice's name of `{"id": "name"}`, as OpenAI writes it, or of a number."""
     if isinstance(value, dict) and set(value) == {"id"}:
         return value["id"]
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -77,6 +78,7 @@ def name(value: Any) -> Any:
 
 
 def number(value: Any) -> Any:
+    """A finite number, also of a text. Raises `Wrong`. Other kinds of values stay."""
     if isinstance(value, bool):
         raise Wrong("is not a number", "invalid_type")
     if isinstance(value, str) and not _NUMBER.search(value) and not _NOT_FINITE.fullmatch(value):
@@ -136,10 +138,9 @@ def _speakers(value: Any) -> Any:
         raise Wrong(f"is {kind_of(value)}", "invalid_type")
     if not 1 <= len(value) <= MAX_SPEAKERS:
         raise Wrong(f"has {len(value)} entries")
-    named = value.items() if isinstance(value, dict) else enumerate(value)
     problems: list[Wrong] = []
     names = {}
-    for key, given in named:
+    for key, given in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(key, str) and not re.fullmatch(_SPEAKER, key):
             problems.append(Wrong(f"{shown(key)} is no speaker's number"))
         try:
@@ -164,13 +165,13 @@ def _voice(given: Any, key: str | int) -> str:
 
 
 def _raise_first(problems: Iterable[Wrong]) -> None:
-    """The first by its code, since the order of an object's fields differs between languages."""
+    """Raises the first by code: the order of an object's fields differs between languages."""
     if problem := min(problems, key=lambda each: each.code, default=None):
         raise problem
 
 
 def _recording(value: Any) -> Any:
-    """The bytes of a base64 text, which may stand in a `data:` URL."""
+    """The bytes of a base64 text, or of a `data:` URL with one."""
     if not isinstance(value, str):
         raise Wrong(f"is {kind_of(value)}", "invalid_type")
     encoded = value.partition(";base64,")[2] if value.startswith("data:") else value
@@ -195,11 +196,11 @@ _PROBLEMS = {
     "string_too_long": ("string_above_max_length", "is too long"),
     "too_long": ("string_above_max_length", "is too long"),
 }
-"""Code and problem, by pydantic's types of errors. `int_from_float` is 1.5; OpenAI calls it so."""
+"""Code and problem by pydantic's error types. OpenAI too calls 1.5 an `invalid_type`."""
 
 
 def problem_of(item: Any, value: object) -> tuple[str, str]:
-    """The code and the problem that one of pydantic's errors is, of a value as it was given."""
+    """The code and problem of one of pydantic's errors; `value` is what the caller gave."""
     kind = item["type"]
     if kind == "value_error" and isinstance(wrong := item["ctx"]["error"], Wrong):
         return wrong.code, str(wrong)
@@ -214,12 +215,13 @@ def problem_of(item: Any, value: object) -> tuple[str, str]:
 
 
 def shown(value: object) -> str:
-    """A caller's value, short and on one line."""
+    """A caller's value for a message: ASCII, one line, at most 40 characters."""
     text = ascii(value[:50] if isinstance(value, str) else value)
     return text if len(text) <= 40 else f"{text[:36]}...{text[-1]}"
 
 
 def kind_of(value: object) -> str:
+    """The JSON type of a value, in words."""
     kinds = {
         type(None): "null",
         bool: "a boolean",
@@ -242,7 +244,7 @@ _NAME_OBJECT = {
     "additionalProperties": False,
 }
 VOICE_SCHEMA: dict[str, Any] = {"anyOf": [_NAME, _NAME_OBJECT]}
-"""OpenAI's `voice`."""
+"""The JSON schema of OpenAI's `voice`."""
 _ANY_NAME = {
     "anyOf": [
         *VOICE_SCHEMA["anyOf"],

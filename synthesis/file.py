@@ -15,7 +15,7 @@ from audio.codecs import FORMATS
 from audio.loudness import LoudnessMeter, gain_to
 from audio.pcm import silence
 from audio.spool import Spool
-from synthesis.parts import Context, PartEncoder, Parts, StreamOptions, load, remember, spoken_of
+from synthesis.parts import Context, PartEncoder, Parts, StreamOptions, load, spoken_of
 from synthesis.plan import PlannedRequest
 from synthesis.quality import Progress, QualityRetry
 from synthesis.result import Result, Spoken, result_of
@@ -42,8 +42,13 @@ class SpeechFile:
 def speak_file(context: Context, planned: PlannedRequest, progress: Progress) -> SpeechFile:
     """Speaks a plan into a file in the context's folder, every chunk as well as it comes out.
     Raises `EngineError` where nothing is to be heard."""
-    spoken = _levelled(context, _record(context, planned, progress))
-    return _encoded(context, spoken, planned.request.output_format, spoken.level_sec)
+    spool = Spool(context.folder)
+    try:
+        spoken = _levelled(context, _record(context, planned, progress, spool))
+        return _encoded(context, spoken, planned.request.output_format, spoken.level_sec)
+    except BaseException:
+        spool.close()  # its disk would be free only once the error's traceback is collected
+        raise
 
 
 def shrunk(context: Context, file: SpeechFile) -> SpeechFile:
@@ -72,11 +77,10 @@ def _encoded(
 
 
 def _record(
-    context: Context, planned: PlannedRequest, progress: Progress
+    context: Context, planned: PlannedRequest, progress: Progress, spool: Spool
 ) -> Spoken[KeptChunkAudio]:
     """Speaks the whole plan, again where it came out badly."""
-    services, spool = context.services, Spool(context.folder)
-    retries = services.settings.max_retries
+    services, retries = context.services, context.services.settings.max_retries
     quality = QualityRetry(services.engine, services.pace, retries, context.token, progress)
     loading = load(context, planned)
     takes = quality.record(
@@ -94,7 +98,7 @@ def _levelled(context: Context, spoken: Spoken[KeptChunkAudio]) -> Spoken[KeptCh
         context.token.check()
         meter.add(np.concatenate([silence(0), *each.take.read()]))
     measured = meter.integrated()
-    remember(context.services, spoken.planned, measured)
+    context.services.loudness.remember(spoken.planned.cast, measured)
     level_sec = time.monotonic() - spoken.ended_at
     if measured is None and spoken.takes:
         note = "loudness: could not be measured, so the level is left as is"

@@ -127,10 +127,11 @@ class VibeVoiceInference:
             return self.request_voices.resolve(data, Path(folder), field)
 
     def workspace(self) -> "tempfile.TemporaryDirectory[str]":
-        """A folder for one job; it goes with the job, at the latest with `close`."""
+        """A folder for one job; it goes with the job, or with `close` where that fails: on NFS a
+        folder stays while a file in it is open."""
         # Some systems clear old folders out of the temporary one.
         Path(self._folder.name).mkdir(exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=self._folder.name)
+        return tempfile.TemporaryDirectory(dir=self._folder.name, ignore_cleanup_errors=True)
 
     def close(self) -> None:
         self.engine.close()
@@ -173,12 +174,13 @@ class VibeVoiceInference:
         return SpeechStream(self, request, options, sections)
 
     async def work(self, work: Callable[[], T], token: CancelToken) -> T:
-        """What `work` gives, in one of the threads. A cancelled task sets the token and waits for
-        the end of the work before it is re-raised; what has not begun never will."""
+        """What `work` gives, in one of the threads. A failure sets the token, which ends whatever
+        the work has begun. So does a cancelled task, which waits for the end of the work before it
+        is re-raised; what has not begun never will."""
         working = self._pool.submit(work)
         try:
             return await asyncio.shield(_awaitable(working))
-        except asyncio.CancelledError:
+        except BaseException:
             token.cancel()
             if not working.cancel():
                 await asyncio.wait([_awaitable(working)])

@@ -7,7 +7,7 @@ reported, and the level is not measured but remembered from what the voice said 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,8 +143,9 @@ def live_parts(
     takes: list[Recorded[ChunkAudio]] = []
     take, heard = ChunkAudio(rate, speed), list[Samples]()
     events = in_blocks(in_order(quality.events(planned.plan), context.folder), block_sec)
-    in_caller = services.engine.capabilities.in_caller
-    for event in _in_turns(events, turn if in_caller else nullcontext):
+    if services.engine.capabilities.in_caller:
+        events = _in_turns(events, turn)
+    for event in events:
         with turn():
             samples = take.finish() if isinstance(event, End) else take.feed(event.samples)
             heard.append(samples)
@@ -158,17 +159,12 @@ def live_parts(
             out.join.end_chunk()
             take, heard = ChunkAudio(rate, speed), []
     spoken = spoken_of(planned, quality, takes, loading, gain_db)
-    remember(services, planned, meter.integrated())
+    services.loudness.remember(planned.cast, meter.integrated())
     with turn():
         parts = list(out.close())
     yield from parts
     total_sec = time.monotonic() - planned.asked_at
     return result_of(services, spoken, out.join, form, out.encode_sec, total_sec)
-
-
-def remember(services: Services, planned: PlannedRequest, measured: float | None) -> None:
-    if measured is not None:
-        services.loudness.remember(planned.cast, measured)
 
 
 def load(context: Context, planned: PlannedRequest) -> tuple[float, float]:
@@ -204,7 +200,7 @@ def spoken_of(
 def _in_turns(
     events: Iterator[Frame | End], turn: Callable[[], AbstractContextManager[None]]
 ) -> Iterator[Frame | End]:
-    """The same, each in its turn: where the engine's work is this thread's."""
+    """The same, each in its turn: for an engine whose work is this thread's."""
     while True:
         with turn():
             event = next(events, None)
@@ -233,24 +229,25 @@ def in_blocks(
 def in_order(events: Iterable[Frame | End], folder: Path) -> Iterator[Frame | End]:
     """Puts interleaved chunks in order: the chunk whose turn it is passes at once, the others wait
     on disk."""
-    turn, spool = 0, Spool(folder)
+    turn = 0
     waiting: defaultdict[int, list[Extent | End]] = defaultdict(list)
-    for arrived in events:
-        if arrived.chunk != turn:
-            waiting[arrived.chunk].append(
-                spool.append(arrived.samples) if isinstance(arrived, Frame) else arrived
-            )
-            continue
-        yield arrived
-        ended = isinstance(arrived, End)
-        while ended:
-            turn += 1
-            ended = False
-            for entry in waiting.pop(turn, ()):
-                if isinstance(entry, End):
-                    yield entry
-                    ended = True
-                else:
-                    yield from (Frame(turn, samples) for samples in spool.read(entry))
-            if not waiting:
-                spool.clear()
+    with closing(Spool(folder)) as spool:
+        for arrived in events:
+            if arrived.chunk != turn:
+                waiting[arrived.chunk].append(
+                    spool.append(arrived.samples) if isinstance(arrived, Frame) else arrived
+                )
+                continue
+            yield arrived
+            ended = isinstance(arrived, End)
+            while ended:
+                turn += 1
+                ended = False
+                for entry in waiting.pop(turn, ()):
+                    if isinstance(entry, End):
+                        yield entry
+                        ended = True
+                    else:
+                        yield from (Frame(turn, samples) for samples in spool.read(entry))
+                if not waiting:
+                    spool.clear()

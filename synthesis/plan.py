@@ -117,6 +117,10 @@ def said(plan: Plan, index: int) -> tuple[str, str]:
     return voice, " ".join(turn.text for turn in turns)
 
 
+_UNLABELLED = -1
+"""The number of who speaks before any label: none that a label can have."""
+
+
 class GrowingPlan:
     """The plan of a request whose text comes section by section. Speakers keep their voices; a
     section without `Speaker N:` lines goes on with the speaker before. `recording` gives the voice
@@ -138,7 +142,7 @@ class GrowingPlan:
         self._recording = recording or (lambda: services.request_voice(request))
         self._voices: dict[int, Voice] = {}
         self._speakers: list[int] = []
-        self._last = 0
+        self._last = _UNLABELLED
 
     def add(self, section: Section, asked_at: float) -> PlannedRequest:
         """Plans the next section. Raises `RequestError`s."""

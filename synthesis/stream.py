@@ -46,12 +46,13 @@ class SpeechStream:
         self._services, self._options = services, options
         self._sections = sections or _whole(request)
         self._plan = GrowingPlan(services, request, options.sample_rate, grows=sections is not None)
-        self._token = CancelToken(services.cpu.wake)
+        self._token = CancelToken(self._wake)
         self._room = threading.Semaphore(options.parts_ahead)
         # Bounded by the room: every section has parts, and each of them takes some.
         self._items: asyncio.Queue[StreamItem | BaseException | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._making = asyncio.create_task(self._make())
+        self._making.add_done_callback(self._made)
 
     def __aiter__(self) -> Self:
         return self
@@ -67,10 +68,9 @@ class SpeechStream:
 
     def cancel(self) -> None:
         """Ends the work within one frame, without waiting for that."""
-        if self._token.event.is_set():
+        if self._making.cancelling():
             return  # a second one would cut short the wait for the thread
         self._token.cancel()
-        self._room.release()
         self._making.cancel()
         _ENDING.add(self._making)
         self._making.add_done_callback(_ENDING.discard)
@@ -80,17 +80,20 @@ class SpeechStream:
         self.cancel()
         await asyncio.wait({self._making})
 
+    def _wake(self) -> None:
+        """For the thread, wherever it waits."""
+        self._services.cpu.wake()
+        self._room.release()
+
     async def _make(self) -> None:
-        end: BaseException | None = Cancelled()
-        try:
-            with self._services.workspace() as folder:
-                async with aclosing(self._sections) as sections:
-                    await self._speak(sections, Path(folder))
-            end = None
-        except Exception as error:  # noqa: BLE001 - raised again where the stream is read
-            end = error
-        finally:
-            self._items.put_nowait(end)
+        with self._services.workspace() as folder:
+            async with aclosing(self._sections) as sections:
+                await self._speak(sections, Path(folder))
+
+    def _made(self, making: "asyncio.Task[None]") -> None:
+        """A task that is cancelled before its first step runs no line of its own, so this tells the
+        end."""
+        self._items.put_nowait(Cancelled() if making.cancelled() else making.exception())
 
     async def _speak(self, sections: AsyncGenerator[Section, None], folder: Path) -> None:
         services, start = self._services, None

@@ -57,7 +57,7 @@ class FragileSpeech(FakeSpeech):
                 raise RuntimeError(text)
             if "refused" in text:
                 raise ConnectionRefusedError(text)
-            if "program" in text:
+            if "program" in text and not Path(text).exists():
                 os.system(f"sleep 600 >/dev/null 2>&1 & echo $! >'{text}'")  # noqa: S605
             if "log" in text:
                 logging.getLogger("vibevoice").warning("a line of the engine's")

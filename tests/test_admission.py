@@ -276,7 +276,7 @@ def test_the_recording_at_a_callers_address_is_fetched_once_an_utterance(
 
 def test_the_seat_that_comes_free_is_handed_to_the_first_who_waits() -> None:
     async def scenario() -> None:
-        seats = AdmissionControl(1, 5)
+        admission = AdmissionControl(1, 5)
         order: list[str] = []
 
         async def sit(name: str, seat: Seat) -> None:
@@ -284,29 +284,29 @@ def test_the_seat_that_comes_free_is_handed_to_the_first_who_waits() -> None:
                 await seat.take()
                 order.append(name)
 
-        held, back = seats.seat(), seats.seat()
+        held, back = admission.seat(), admission.seat()
         await back.take()
         back.leave()
         await held.take()
-        tasks = [asyncio.create_task(sit(name, seats.seat())) for name in "ab"]
+        tasks = [asyncio.create_task(sit(name, admission.seat())) for name in "ab"]
         await asyncio.sleep(0)
         tasks.append(asyncio.create_task(sit("back", back)))
         await asyncio.sleep(0)
-        assert (seats.taken, seats.waiting) == (1, 3)
+        assert (admission.taken, admission.waiting) == (1, 3)
         held.leave()
-        assert (seats.taken, seats.waiting) == (1, 2)  # nobody can come between
-        late = asyncio.create_task(sit("late", seats.seat()))
+        assert (admission.taken, admission.waiting) == (1, 2)  # nobody can come between
+        late = asyncio.create_task(sit("late", admission.seat()))
         await asyncio.gather(*tasks, late)
         assert order == ["back", "a", "b", "late"]
-        assert (seats.taken, seats.waiting) == (0, 0)
+        assert (admission.taken, admission.waiting) == (0, 0)
 
     run(scenario)
 
 
 def test_a_seat_that_is_handed_to_one_who_just_left_goes_to_the_next() -> None:
     async def scenario() -> None:
-        seats = AdmissionControl(1, 5)
-        held, first, second = seats.seat(), seats.seat(), seats.seat()
+        admission = AdmissionControl(1, 5)
+        held, first, second = admission.seat(), admission.seat(), admission.seat()
         await held.take()
         leaving, staying = (asyncio.create_task(each.take()) for each in (first, second))
         await asyncio.sleep(0)
@@ -315,25 +315,25 @@ def test_a_seat_that_is_handed_to_one_who_just_left_goes_to_the_next() -> None:
         await asyncio.wait({leaving})
         assert leaving.cancelled()
         await staying
-        assert (seats.taken, seats.waiting) == (1, 0)
+        assert (admission.taken, admission.waiting) == (1, 0)
 
-        gone = asyncio.create_task(seats.seat().take())
+        gone = asyncio.create_task(admission.seat().take())
         await asyncio.sleep(0)
         gone.cancel()
         second.leave()
         await asyncio.wait({gone})
-        assert (seats.taken, seats.waiting) == (0, 0)
+        assert (admission.taken, admission.waiting) == (0, 0)
 
     run(scenario)
 
 
 def test_a_wait_has_an_end_and_leaves_nothing_behind() -> None:
     async def scenario() -> None:
-        seats = AdmissionControl(1, 1, longest_wait_sec=0.01)
-        await seats.seat().take()
+        admission = AdmissionControl(1, 1, longest_wait_sec=0.01)
+        await admission.seat().take()
         with pytest.raises(ApiError) as caught:
-            await seats.seat().take()
+            await admission.seat().take()
         assert caught.value.status_code == 503
-        assert (seats.taken, seats.waiting) == (1, 0)
+        assert (admission.taken, admission.waiting) == (1, 0)
 
     run(scenario)

@@ -137,6 +137,16 @@ def test_speakers_keep_their_voices_and_who_is_new_gets_another(
     assert named == ["Frank", "Alice", "Alice", "Frank"]
 
 
+def test_who_speaks_before_the_first_label_is_not_speaker_0(inference: VibeVoiceInference) -> None:
+    plan = GrowingPlan(inference, request("-", speakers={"0": "Frank"}))
+    lines = ["Hi.", "Speaker 0: Ho.", "Speaker 1: Hm."]
+    assert [plan.add(Section(line), 0.0).voices for line in lines] == [
+        ("Alice",),
+        ("Frank",),
+        ("Alice",),
+    ]
+
+
 def test_a_voice_is_warned_about_once(inference: VibeVoiceInference) -> None:
     items = grown(inference, request("-", speaker_name="nobody"))
     assert [len(result.warnings) for result in results(items)] == [1, 0, 0]

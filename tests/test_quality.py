@@ -49,9 +49,9 @@ def record(tmp_path: Path) -> Record:
     def record(
         engine: FakeEngine, max_retries: int = 1, pace: Pace | None = None, plan: Plan = PLAN
     ) -> tuple[list[Recorded[KeptChunkAudio]], list[str]]:
-        recorder = QualityRetry(engine, pace or Pace(3), max_retries, CancelToken())
+        retry = QualityRetry(engine, pace or Pace(3), max_retries, CancelToken())
         spool = Spool(tmp_path)
-        recorded = recorder.record(plan, lambda: KeptChunkAudio(spool, 24_000, 1))
+        recorded = retry.record(plan, lambda: KeptChunkAudio(spool, 24_000, 1))
         spool.close()
         return recorded, list(flaws(recorded))
 

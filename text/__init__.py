@@ -1,1 +1,1 @@
-"""What is written becomes what is spoken. Imports neither torch nor runpod."""
+"""Text normalisation and the text plan. Imports neither torch nor runpod."""

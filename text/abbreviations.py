@@ -1,7 +1,7 @@
-"""Abbreviations of several languages, and whether a sentence goes on behind one.
+"""Abbreviations of several languages, and whether a sentence continues after one.
 
-What sentencex (1.0.32, English) knows is not repeated. Case counts: `Ex. 4` is an example, and
-`her ex.` may end a sentence.
+The tables hold only what sentencex (1.0.32, English) does not know. Case counts: `Ex. 4` is an
+example, but `her ex.` may end a sentence.
 """
 
 import re
@@ -11,14 +11,14 @@ def _words(written: str) -> frozenset[str]:
     return frozenset(written.split())
 
 
-# Titles, and words that need what follows them: never an end.
+# Titles, and words that need what follows: they never end a sentence.
 _TITLES = _words(
     "M MM Mme Mlle Mgr St Ste Sr Sra Srta Sres Dña Dra Drs Dres Profa Sig sig Sigra dott Dott Avv "
     "avv Ing ing Hr Hrn Fr Frl Dhr dhr Mevr mevr mw drs ir Exmo Exma mgr inż ks św г ул пр им тов "
     "проф акад ген ul vgl Vgl cf Cf viz bspw bzw EE Apt Ms Mx Messrs Amb Atty Brig Ft Ud Uds Vd "
     "Lic Arq Fam Hl sra srta"
 )
-# Before a number they name or measure it; before a small letter the sentence goes on.
+# Before a number they never end a sentence, nor before a lower-case letter.
 _NUMBERED = _words(
     "approx aprox max min incl inkl excl exkl est avg Ex Exs Tab Tabs Abb Abs Kap Art Aufl Eq Eqs "
     "Op op Fig Figs fig figs Ext ext eds Suppl Vol Vols vol vols No Nos no nos Nr nr Sec Secs sec "
@@ -32,7 +32,7 @@ _NUMBERED = _words(
     "Prob prob Cert Acct acct Inv inv Ter Terr Sek sek Deut Exod Isa Ezek Matt Eph Thess Heb Prov "
     "Eccl febr szept márc"
 )
-# The same where a sentence begins with it: `Max. 5 people`, but `I met Max.`
+# The same, but only as a sentence's first word: `Max. 5 people`, but `I met Max.`
 _NUMBERED_AT_START = _words(
     "Approx Aprox Max Min Incl Inkl Excl Est Avg Evtl Ggf Zzgl Ca Circa Temp Qty"
 )
@@ -40,21 +40,21 @@ _MONTHS = _words(
     "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Okt Nov Dec Dez janv févr avr juil sept oct nov déc "
     "ene feb abr ago sep dic genn febbr giu lug ott sett янв февр апр авг сент окт нояб дек"
 )
-# Before a day's number alone.
+# Abbreviations only before the number of a day of the month.
 _DAYS = _words(
     "Mon Tue Tues Wed Weds Thu Thur Thurs Fri Sat Sun Mo Di Mi lun mar mer jeu ven sam dim mié jue "
     "vie sáb dom gio"
 )
-# Before a Roman number or a letter too: `Vol. II`, `Fig. A`.
+# Abbreviations before a Roman number or a letter too: `Vol. II`, `Fig. A`.
 _PARTS = _words(
     "Vol Vols Fig Figs Sec Ch Chap Art Pt App Bd Kap Tab Abb Eq Op Rm Bldg Ex fig vol sec ch art"
 )
 _SCALES = _words("Mio Mrd Tsd mln mld tys млн млрд тыс")
 _BEFORE_NUMBER = _TITLES | _NUMBERED | _MONTHS
 _BEFORE_SMALL = _BEFORE_NUMBER | _NUMBERED_AT_START
-# Without a vowel, as Rm, Bldg, blz; not in capitals (TV), nor a sound (hmm).
+# Words without a vowel: Rm, Bldg, blz. Not those in capitals (TV), nor sounds (hmm).
 _VOWELLESS = re.compile(r"(?![A-Z]+\Z|[Hh]m|[Ss]h|[Pp]st)[b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ]{2,5}")
-# `т.` of `т. е.`, `e.g.`, `J.-C.`: a letter, of which more may follow.
+# Single letters with full stops between: `т.` of `т. е.`, `e.g.`, `J.-C.`
 _LETTERS = re.compile(r"[^\W\d_](?:\.-?(?:[^\W\d_]|ex)){0,4}")
 _TWO_PARTS = re.compile(r"\b(?:z\. ?B|d\. ?h|u\. ?a|o\. ?ä|e\.g|i\.e|p\. ?ex|p\. ?ej)\.\Z")
 _LAST_WORD = re.compile(r"(?P<amount>\d ?)?(?P<word>[^\s\"'\u201c\u2018(\[\d]{1,12})\.\Z")
@@ -69,8 +69,8 @@ _PART = re.compile(r"(?:[IVXLC]{1,6}|[A-Z]\d{0,4})\b(?!['.])")
 
 
 def leads_on(before: str, after: str) -> bool:
-    """Whether the full stop between two texts is no sentence's end, but an abbreviation's.
-    `before` is a sentence or its last 40 characters."""
+    """Whether the full stop at the end of `before` belongs to an abbreviation, so that the sentence
+    continues in `after`. `before` is a sentence or its last 40 characters."""
     is_number, first = _NUMBER.match(after), after[:1]
     if not is_number and first.lower() == first.upper():
         return False
@@ -86,7 +86,7 @@ def leads_on(before: str, after: str) -> bool:
         return starts or is_short or _leads_to_number(word, is_amount, after)
     if first.islower():
         return is_short or word in _BEFORE_SMALL
-    if is_amount:  # `5 Mio. Euro`; Russian has a year's letter behind a number
+    if is_amount:  # `5 Mio. Euro`; in Russian a letter for `year` follows a number
         return word in _SCALES
     if _LETTER.match(after) and (is_short or word in _BEFORE_SMALL):
         return True

@@ -1,7 +1,7 @@
-"""Text that remembers where it came from.
+"""AlignedText: a string whose characters carry their offsets in the source.
 
-Cleaning rewrites a text many times over; answers still report offsets into what the caller sent.
-So every character carries the offset, in code points of the source, that it stands for.
+Cleaning rewrites a text many times, and answers report offsets into the caller's own text. So each
+character carries the offset, in code points, of the source character that it stands for.
 """
 
 import re
@@ -11,11 +11,12 @@ from typing import Self
 
 Piece = str | int | slice
 Pieces = Sequence[Piece]
-"""What takes a match's place: new text, or what stays as it is: a group's number or a slice."""
+"""What replaces a match: new text (str), a group of the match (int) or a part of the text (slice).
+A group and a part keep their offsets."""
 
 
 class AlignedText:
-    """A string and, for each of its characters, the offset of its origin in the source."""
+    """A string `text`, and `at` of the same length: each character's offset in the source."""
 
     __slots__ = ("at", "text")
 
@@ -35,11 +36,11 @@ class AlignedText:
         pieces: Pieces | Callable[[re.Match[str]], Pieces | None],
         needs: str = "",
     ) -> Self:
-        """Replaces each match by `pieces`; a function may answer None to leave its match alone.
+        """Replaces each match by `pieces`, or by what a function gives; None keeps the match.
 
-        New text counts as coming from what it follows in the match, at first from its start. Every
-        match has one of the characters `needs`: a text without any is not searched, which saves
-        half of the time of a plain text.
+        New text gets the offset of the kept text before it in the match, else of the match's start.
+        `needs` are characters of which each match has one. A text without any of them is not
+        searched, which halves the time for a plain text.
         """
         if needs and not any(char in self.text for char in needs):
             return self
@@ -74,7 +75,7 @@ class AlignedText:
         return type(self)("".join(text), at)
 
     def replaced(self, spans: Iterable[tuple[int, int]], by: str) -> Self:
-        """Puts `by` in the place of each span; of nested ones the outermost counts."""
+        """Replaces each span (start, end) by `by`. Of nested spans the outermost counts."""
         text: list[str] = []
         at: array[int] = array("L")
         end = 0
@@ -91,5 +92,5 @@ class AlignedText:
         return type(self)("".join(text), at)
 
     def translate(self, table: dict[int, str]) -> Self:
-        """Replaces characters one for one."""
+        """Replaces characters, each by one character; the keys are code points."""
         return type(self)(self.text.translate(table), self.at)

@@ -1,9 +1,9 @@
-"""The text plan: which words are generated together, who says them, and the silences between.
+"""The text plan: chunks that are generated together, their turns, and the silences between them.
 
-The plan depends on the text and the settings alone, never on the door that the request came by.
-Every chunk keeps its span: offsets in code points into the caller's own text. The spans do not
-overlap, are in order, and together cover all of the text but white space. Sizes are in letters: a
-Chinese character counts as three (`text.writing_systems.letters`).
+The plan depends on the text and the settings, never on the door of the request. A chunk's span is
+in code points of the caller's own text. Spans are in order, do not overlap, and together cover all
+text except white space. Sizes are in letters: a Chinese character counts as three
+(`text.writing_systems.letters`).
 """
 
 import unicodedata
@@ -19,14 +19,14 @@ from text.writing_systems import letters
 _CLOSERS = "\"')]}»”’」』】）"
 _ENDS = ".,:;!?…。，、：；！？।؟۔-"
 TURN_CHARS = 300
-"""A longer turn starts to hurry: VibeVoice's authors advise many turns of one speaker instead."""
+"""Letters of a turn. The model speaks too fast in longer ones; its authors advise several turns."""
 SHORTEST_PARAGRAPH = 60
-"""A shorter one, such as a heading, shares a chunk with its neighbour."""
+"""Letters. A shorter paragraph, such as a heading, shares a chunk with its neighbour."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The settings that shape a plan; see `config.Settings`."""
+    """The settings of a plan, as in `config.Text`. Lengths in letters, silences in ms."""
 
     max_chunk_chars: int = 1000
     min_last_chunk_chars: int = 150
@@ -36,7 +36,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one speaker says without a break. `speaker` is an index into the plan's voices."""
+    """What one speaker says without another between. `speaker` is an index into the voices."""
 
     speaker: int
     text: str
@@ -44,7 +44,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Turns that are generated together; `pause_ms` of silence follow."""
+    """Turns that are generated together. `pause_ms` is the silence after them."""
 
     turns: tuple[Turn, ...]
     text_start: int
@@ -54,8 +54,8 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class TextPlan:
-    """All chunks of a text. `speakers` are a script's own numbers, in order of appearance; empty
-    for a text that is no script. `lead_ms` of silence come before the first chunk."""
+    """All chunks of a text. `speakers` are a script's own speaker numbers in order of appearance,
+    or empty without labels. `lead_ms` is the silence before the first chunk."""
 
     chunks: tuple[Chunk, ...]
     speakers: tuple[int, ...]
@@ -66,7 +66,7 @@ class TextPlan:
 def plan_text(
     source: str, limits: Limits, pronunciations: Mapping[str, str] | None = None
 ) -> TextPlan:
-    """Plans `source`. Raises `request.errors.RequestError` when it cannot be spoken."""
+    """Plans `source`. Raises `RequestError` for a script of too many speakers."""
     reading = read(source, pronunciations)
     groups = [group for section in _sections(reading.passages) for group in _pack(section, limits)]
     pauses = [_pause_after(group[-1], limits) for group in groups]
@@ -82,9 +82,9 @@ def plan_text(
 
 
 class _Piece(NamedTuple):
-    """A sentence, or a part of one that is too long for a turn or a chunk. A span into its
-    passage. `size` is in letters, with a comma that it gets; `breaks_off` says that its sentence
-    goes on behind it."""
+    """A sentence, or a part of one that is too long for a turn or a chunk. `start` and `end` are
+    offsets into its passage. `size` is in letters, its added comma included. `breaks_off`: its
+    sentence continues in the next piece."""
 
     passage: Passage
     start: int
@@ -103,12 +103,12 @@ _Group = list[_Piece]
 
 
 def _size(group: Sequence[_Piece]) -> int:
-    """Letters of a chunk: its pieces and one space between them."""
+    """The size of a chunk in letters: its pieces with one space between them."""
     return sum(piece.size + 1 for piece in group) - 1
 
 
 def _sections(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
-    """Passages between pauses that were asked for: a model cannot make silence to order."""
+    """Splits passages at requested pauses, since the model cannot make a silence of a length."""
     section: list[Passage] = []
     for passage in passages:
         section.append(passage)
@@ -120,8 +120,8 @@ def _sections(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
 
 
 def _pack(section: list[Passage], limits: Limits) -> list[_Group]:
-    """Fills chunks with whole sentences. A paragraph's end also ends a chunk, unless that is too
-    short to stand alone: the model speaks badly from a few words."""
+    """Fills chunks with whole sentences. A paragraph's end also ends a chunk, unless the chunk
+    would be a few words, which the model speaks badly."""
     groups: list[_Group] = [[]]
     size = -1
     for sentence, length in _sentences(section, limits.max_chunk_chars):
@@ -142,8 +142,8 @@ def _pack(section: list[Passage], limits: Limits) -> list[_Group]:
 
 
 def _sentences(section: list[Passage], limit: int) -> Iterator[tuple[_Group, int]]:
-    """Sentences in pieces that a turn can hold, with their sizes. What does not fit into a chunk
-    comes in parts."""
+    """Sentences as pieces that each fit a turn, with their sizes. A sentence that is longer than
+    `limit` comes in several parts."""
     for passage in section:
         text = passage.text.text
         parts = [
@@ -156,13 +156,13 @@ def _sentences(section: list[Passage], limit: int) -> Iterator[tuple[_Group, int
             pieces = _pieces(passage, part, breaks_off, index == len(parts), limit)
             if (size := _size(pieces)) <= limit:
                 yield pieces, size
-            else:  # a word without an end, which is cut: it needs room for spaces
+            else:  # one endless word: its parts need room for spaces
                 narrow = limit - limit // 50
                 yield from (([each], each.size) for each in _recut(pieces, narrow, limit))
 
 
 def _recut(pieces: _Group, size: int, limit: int) -> _Group:
-    """The same words in parts of another size."""
+    """Cuts the pieces' text again, into parts of at most `size` letters."""
     passage, (first, last) = pieces[0].passage, (pieces[0], pieces[-1])
     text = passage.text.text
     parts = split_long(text, (first.start, last.end), size)
@@ -201,13 +201,13 @@ def _pieces(
 
 
 def _is_open(text: str, end: int) -> bool:
-    """Whether a cut is between two words without a mark."""
+    """Whether the cut at `end` is between two words without punctuation."""
     return text[end - 1].isalnum() and text[end : end + 1].isspace()
 
 
 def _balance(pieces: _Group, limits: Limits) -> list[_Group]:
-    """One chunk if it fits, else two of which the second is no shorter than the minimum, if need
-    be by cutting the sentence before. The limit wins."""
+    """One chunk if it fits, else two. The second has at least the minimum size, even if a sentence
+    must be cut. The maximum size takes precedence over the minimum."""
     if _size(pieces) <= limits.max_chunk_chars:
         return [pieces]
     most = limits.max_chunk_chars
@@ -221,15 +221,15 @@ def _balance(pieces: _Group, limits: Limits) -> list[_Group]:
             and ends[-1] - end - 1 >= limits.min_last_chunk_chars
         ]
         if cuts:
-            # Paragraph ends are better places than others, then sentence ends, then even ones.
+            # Preferred cuts: a paragraph's end, then a sentence's end, then the most even cut.
             best = min(cuts)[-1]
             return [candidate[:best], candidate[best:]]
     return [pieces[:-1], pieces[-1:]]
 
 
 def _turns(group: _Group) -> tuple[Turn, ...]:
-    """Sentences of one speaker and paragraph share a turn while it is short. A turn that ends
-    between two words gets a comma: with a full stop the voice would fall."""
+    """Joins sentences of one speaker and paragraph into turns of at most `TURN_CHARS` letters. A
+    turn that ends between two words gets a comma: at a full stop the pitch would fall."""
     runs: list[_Group] = []
     size = 0
     for piece in group:
@@ -256,7 +256,7 @@ def _pause_after(piece: _Piece, limits: Limits) -> int:
 
 
 def _spans(source: str, groups: list[_Group]) -> list[Span]:
-    """Gives every character of the source to a chunk, then takes white space off the edges."""
+    """The span of each chunk in the source, without white space at its edges."""
     starts = [0] if groups else []
     for before, group in pairwise(groups):
         starts.append(_start(source, before[-1], group[0]))
@@ -268,11 +268,11 @@ def _spans(source: str, groups: list[_Group]) -> list[Span]:
 
 
 def _start(source: str, before: _Piece, piece: _Piece) -> int:
-    """Where a chunk begins: marks that stand directly before its first word belong to it."""
+    """Where a chunk begins: punctuation directly before its first word belongs to it."""
     at_start = piece.start == 0
     start = piece.passage.start if at_start else piece.passage.text.at[piece.start]
     end = before.passage.text.at[before.end - 1] + 1
-    # A pause's tag belongs to the chunk that it ends.
+    # A pause tag belongs to the chunk before it.
     stops = "]>" if at_start and before.passage.pause_ms is not None else ""
     while start > end and not source[start - 1].isspace() and source[start - 1] not in stops:
         start -= 1
@@ -280,8 +280,8 @@ def _start(source: str, before: _Piece, piece: _Piece) -> int:
 
 
 def spoken(turns: Iterable[Turn]) -> tuple[Turn, ...]:
-    """The turns as the model reads them best: each on one line, and ending in a full stop where
-    it ends in no mark at all. Turns that hold nothing but marks are left out."""
+    """The turns as the model reads them best: each on one line, with a full stop if it ends without
+    punctuation. Turns of punctuation alone are left out."""
     return tuple(
         Turn(turn.speaker, _ended(" ".join(turn.text.split())))
         for turn in turns

@@ -1,8 +1,8 @@
-"""Text that is written while it is spoken: pieces of any size go in, whole sentences come out.
+"""Streaming sentence segmentation: text of any size goes in, complete sentences come out.
 
-A sentence is let go when its end is sure: when a word of the next one is whole, since only that
-tells `Dr.` or `No.` from an end. What has no end in `LONG_SENTENCE` characters is cut at the best
-place. Spans are offsets in code points into all that was fed.
+A sentence comes out when its end is certain. That needs a complete word of the next sentence, which
+tells an end from `Dr.` or `No.`. A sentence longer than `LONG_SENTENCE` letters is cut at the best
+place. Spans are offsets in code points into the whole text.
 """
 
 import re
@@ -15,8 +15,8 @@ from text.sentences import LONG_SENTENCE, is_settled, sentences, split_long
 
 Granularity = Literal["sentence", "clause", "none"]
 
-# What the search for sentences knows, each for one character: plain spaces, and no halves of
-# surrogate pairs, which JSON can carry and UTF-8 cannot.
+# One-to-one replacements for `text.sentences`: it expects plain spaces, and no lone surrogates,
+# which JSON can carry and UTF-8 cannot.
 _KNOWN = {
     **dict.fromkeys(map(ord, "\t\r\u00a0"), " "),
     **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
@@ -26,14 +26,14 @@ _WRITTEN = re.compile(r"\S")
 _CLAUSE = re.compile(r"(?<=[,;:\u2014]) ")
 _SHORTEST_CLAUSE = 30
 _MOST_UNSAID = 600
-"""Characters without a word wait for one to go with; more of them are dropped, since all that
-waits is read anew with every piece."""
+"""Characters. A text without a word waits for the next sentence, up to this length, and is then
+dropped. Without the bound each `feed` would search it anew: quadratic time."""
 _TAGS = re.compile(r"\[[^\[\]]*\]|<[^<>]*>")
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """`starts_paragraph` says that an empty line came before it."""
+    """A sentence and its span. `starts_paragraph`: an empty line precedes it."""
 
     text: str
     start: int
@@ -42,8 +42,11 @@ class Sentence:
 
 
 class SentenceFeed:
-    """With the granularity `clause` long sentences leave clause by clause, with `none` all text
-    waits for `flush`."""
+    """One text that grows. `text` is all of it so far.
+
+    `sentence` gives whole sentences, `clause` gives clauses of at least 30 characters, `none` gives
+    all text at `flush`.
+    """
 
     def __init__(self, granularity: Granularity = "sentence") -> None:
         self.text = ""
@@ -54,9 +57,11 @@ class SentenceFeed:
 
     @property
     def waiting(self) -> bool:
+        """Whether some text has not come out yet."""
         return bool(self.text[self._at :].strip())
 
     def feed(self, text: str) -> list[Sentence]:
+        """Appends text, and gives the sentences that it completes."""
         self.text += text
         if self._granularity == "none":
             return []
@@ -64,7 +69,7 @@ class SentenceFeed:
         return self._found()
 
     def flush(self) -> list[Sentence]:
-        """All that waits, as if the text ended here."""
+        """Gives the rest as sentences, as if the text ended here."""
         if self._granularity == "none":
             start, self._at = self._at, len(self.text)
             return self._taken([(start, self._at)])
@@ -74,11 +79,11 @@ class SentenceFeed:
     def _found(self) -> list[Sentence]:
         found: list[Sentence] = []
         shown = self._mask.text
-        while shown[self._at : self._at + 1] == " ":  # all that is left of a block
+        while shown[self._at : self._at + 1] == " ":  # spaces in place of a removed block
             self._at += 1
         while paragraph := _PARAGRAPH.search(shown, self._at):
             if paragraph.end() == len(shown):
-                break  # more of the empty lines may come
+                break  # more empty lines may follow
             found += self._sure(paragraph.start(), whole=True)
             self._at = paragraph.end()
             said_before = bool(_WRITTEN.search(shown, 0, paragraph.start()))
@@ -110,7 +115,7 @@ class SentenceFeed:
         return [(span[0], ends[-1])] if ends else []
 
     def _taken(self, spans: list[tuple[int, int]]) -> list[Sentence]:
-        """What of it can be spoken. A tag alone goes with the sentence after it."""
+        """The spans as sentences. A span without words (a tag) joins the sentence after it."""
         found: list[Sentence] = []
         held: int | None = None
         for start, end in spans:

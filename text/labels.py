@@ -1,8 +1,7 @@
-"""Speakers' labels: who says a line of a script, in the ways that people and programs write it.
+"""Speaker labels: who says a line of a script, in the spellings of people and programs.
 
-`take_labels` puts `SPEAKER` in the place of each label. It comes before dashes are rewritten, so
-marks are still as they were written. What looks like a label and is not taken for one stays in the
-text, with a warning that names it.
+`take_labels` replaces each label by the character `SPEAKER`. It runs before dashes and quotation
+marks are rewritten. What looks like a label and is none stays in the text, with a warning.
 """
 
 import re
@@ -18,12 +17,12 @@ from text.pauses import PAUSE
 SPEAKER = "\ue002"
 _Key = tuple[str, int]
 
-# As programs label a transcript, in the languages that they speak.
+# The word for a speaker in transcripts, by language.
 _SPEAKERS = (
     "speaker|sprecher(?:in)?|locuteur|locutrice|hablante|orador|parlante|falante|spreker|talare|"
     "mówca|konuşmacı|спикер|говорящий|说话人|說話人|发言人|發言人|話者|话者|スピーカー|화자|참석자|발화자"
 )
-# Words that also begin a list: they are labels where one of them comes again.
+# Words that also number a list. They are labels only if one number occurs twice.
 _PEOPLE = "person|voice|host|guest|participant"
 _LABEL_WORDS = f"{_SPEAKERS}|{_PEOPLE}".replace("(?:in)?", "").split("|")
 _WORDS = (  # noqa: SIM905 - a list of twenty strings reads worse
@@ -53,7 +52,7 @@ _LABEL = re.compile(
     rf"|(?(open)|(?(time)(?= )|(?!)))) ?(?:{_DASH} )?",
     re.I | re.M,
 )
-# A transcript's tags, and `[S1]` as other speech models know it.
+# Tags of transcripts, and `[S1]` of other speech models.
 _TAG = re.compile(
     rf"<(?P<word>speaker|{_PEOPLE})"
     r"(?:[ _-]?|\s{1,3}(?:id|n|name|number)\s?=\s?[\"']?(?:speaker[ _]?)?)"
@@ -66,13 +65,13 @@ _BRACKET = re.compile(
     r" ?(?=(?P<said>[^\n]{0,200}))",
     re.M,
 )
-# `Smith, J.`, a year, `et al.`: what a list of sources has.
+# What marks a list of sources: `Smith, J.`, a year, `et al.`
 _SOURCE = re.compile(r"[^\W\d_]{2,30}, [A-Z]\.|\b(?:19|20)\d\d\b|\bet al\.|\bdoi:|https?://")
 
 
 def take_tags(text: AlignedText) -> tuple[AlignedText, dict[int, _Key]]:
-    """Puts `SPEAKER` in the place of `<Person1>` and the like, before other tags are stripped;
-    also gives who speaks, by origin."""
+    """Replaces `<Person1>` and similar tags by `SPEAKER`, before `strip_tags` removes them. Also
+    gives the speaker's key of each, by its offset in the source."""
     keys: dict[int, _Key] = {}
     return _taken(text, _TAG, _tags(text.text), keys), keys
 
@@ -80,8 +79,8 @@ def take_tags(text: AlignedText) -> tuple[AlignedText, dict[int, _Key]]:
 def take_labels(
     text: AlignedText, keys: dict[int, _Key]
 ) -> tuple[AlignedText, dict[int, int], list[str]]:
-    """Puts `SPEAKER` in the place of each label; also gives the speakers' numbers, by origin.
-    `keys` are those of the tags."""
+    """Replaces each label by `SPEAKER`. Also gives the speakers' numbers, by offsets in the source,
+    and warnings. `keys` are those of `take_tags`."""
     text = _taken(text, _LABEL, _named(text.text), keys)
     if not keys:
         text = _taken(text, _BRACKET, _numbered(text.text), keys)
@@ -112,8 +111,8 @@ def _mentioned(tag: re.Match[str]) -> Pieces | None:
 
 
 def _tags(text: str) -> dict[int, _Key | None]:
-    """Two at least, one of which begins; `[S1]` where a text begins with it: it may be a paper's
-    reference."""
+    """The tags that are labels: at least two, one of them a start tag. `[S1]` counts only if the
+    text begins with one, since it may be a reference in a paper."""
     tags = list(_TAG.finditer(text)) if "<" in text or "[" in text else []
     begins = bool(tags) and bool(tags[0]["s"]) and not text[: tags[0].start()].strip()
     tags = [tag for tag in tags if begins or not tag["s"]]
@@ -123,8 +122,8 @@ def _tags(text: str) -> dict[int, _Key | None]:
 
 
 def _named(text: str) -> dict[int, _Key | None]:
-    """A colon or brackets make a label, also behind a sentence of a script; other marks where two
-    lines have one."""
+    """Labels by words: `Speaker 1`. One label with a colon or brackets is enough, and in a script
+    it may follow a sentence. Other marks need two lines with a label."""
     labels = list(_LABEL.finditer(text)) if _has_word(text) else []
     lines = [label for label in labels if _begins_line(label)]
     times = Counter(map(_key, lines))
@@ -141,8 +140,11 @@ def _named(text: str) -> dict[int, _Key | None]:
 
 
 def _numbered(text: str) -> dict[int, _Key | None]:
-    """`[1]: Hello.` is a line of a script. It is a note where each number comes once, behind a
-    text or before a source; without a colon it is one unless numbers begin every line."""
+    """Labels by numbers: `[1]: Hello.`
+
+    They are notes if each number occurs once and a text precedes them, or if sources follow them.
+    Without a colon they are labels only if one begins every line and a number occurs twice.
+    """
     found = list(_BRACKET.finditer(text)) if "[" in text else []
     labels = [label for label in found if label["colon"]]
     has_colons = bool(labels)
@@ -161,7 +163,7 @@ def _numbered(text: str) -> dict[int, _Key | None]:
 
 
 def _has_word(text: str) -> bool:
-    """Whether it is worth a search: that of a plain text takes a fifth of its plan's time."""
+    """Whether a label's word occurs. A search of a text without one would take 1/5 of its plan."""
     lowered = text.lower()
     return any(word in lowered for word in _LABEL_WORDS)
 
@@ -191,7 +193,7 @@ def _key(label: re.Match[str]) -> _Key:
 
 
 def _numbers(keys: Mapping[int, _Key]) -> dict[int, int]:
-    """The numbers as written, or counted where two kinds of speakers share one."""
+    """Each label's speaker number: as written, or counted if `Host 1` and `Guest 1` occur."""
     ordered = dict(sorted(keys.items()))
     speakers = list(dict.fromkeys(ordered.values()))
     if len({number for _, number in speakers}) == len(speakers):
@@ -212,12 +214,12 @@ _NAME = re.compile(
 )
 _LINE = re.compile(r"^ *\S", re.M)
 _MOST_NAMED = 3
-# Words and marks of speech; `Time: two hours.` and `Lisbon: The capital.` have none.
+# Signs of spoken language. `Time: two hours.` and `Lisbon: The capital.` have none.
 _SPEECH = re.compile(r"[?!]|\b(?:I|you|me|we|us|my|your|hi|hello|hey|yes|no|thanks?|bye)\b", re.I)
 
 
 def _warnings(text: str, is_script: bool) -> list[str]:
-    """Labels that are read aloud in one voice are told."""
+    """Warnings of what looks like a label and is read aloud."""
     like = _like_labels(text) if _has_word(text) or "[" in text else {}
     names = [] if is_script else _dialogue(text)
     warnings = []
@@ -241,8 +243,8 @@ def _like_labels(text: str) -> dict[str, None]:
 
 
 def _dialogue(text: str) -> list[str]:
-    """The names before a colon, where they come again and begin most lines, or begin every line
-    of what sounds like speech."""
+    """Names before colons, if the text is a dialogue. Then names recur and begin most lines, or
+    begin every line of spoken language."""
     names = Counter(match[1] for match in _NAME.finditer(text))
     count = names.total()
     if len(names) < 2:

@@ -1,7 +1,7 @@
-"""How long a text should take to say, to notice when far too little or too much came out.
+"""Expected durations: how long a text should take to say, to detect bad takes.
 
-The expectation starts at an ordinary reading pace and follows each voice as it is heard. A text
-weighs what is said of it, in Latin letters' worth: of `7%` that is "seven percent".
+The expectation starts at an ordinary reading pace and adapts to each voice. A text's weight is the
+number of Latin letters in what is said of it: `7%` weighs as much as "seven percent".
 """
 
 import re
@@ -13,28 +13,28 @@ from cachetools import LRUCache
 from text.writing_systems import HAN, HANGUL, KANA
 
 SECONDS_PER_CHARACTER = 0.065
-"""150 words a minute."""
+"""Seconds for a weight of 1: 150 words a minute."""
 _TRUST = 300
-"""Characters that the first expectation weighs as much as."""
+"""The weight of text after which a voice's own pace counts as much as the first expectation."""
 _SHORTEST = 40
-"""Below this weight the pace of natural speech varies too much to judge in full."""
+"""The least weight at which a take may count as too short: below it, pace varies too much."""
 _VOICES = 1000
 
 _CAPITAL = r"[A-Z\u0391-\u03a9\u0410-\u042f]"
 _CONSONANT = "[B-DF-HJ-NP-TV-XZb-df-hj-np-tv-xz]"
-# What a character adds to its own weight. The figures are espeak's durations over its pace of
-# prose (`python -m bench.pace`): 4.8 for a digit by itself, 5.5 in a year, 9 in a long number.
+# What a character adds to its weight of 1. The figures are espeak's durations, divided by its pace
+# in prose (`python -m bench.pace`): 4.8 for a digit by itself, 5.5 in a year, 9 in a long number.
 _ADDS = (
-    # A sign of kana is a short syllable, one of Korean a whole one, and of Chinese often more.
+    # Kana: a short syllable. Hangul: a syllable. Han: often more than one.
     (1, re.compile(f"[{KANA}]")),
     (2, re.compile(f"[{HANGUL}]")),
     (3, re.compile(f"[{HAN}]")),
     (5, re.compile(r"[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215e]")),
     # Zeros that end a number: 5,000 is "five thousand".
     (-4, re.compile(r"(?<=[1-9])0*+(?:[,.]000)*+(?!\d)")),
-    # Spelled, or short for something longer: words without a vowel (HTML, kg, Dr), four capitals
-    # without one, up to three capitals (USA) unless their neighbours are in capitals too, capitals
-    # between hyphens, letters at digits (XR7).
+    # Abbreviations, spelled or expanded: words without a vowel (HTML, kg, Dr), four capitals
+    # without one, two or three capitals (USA) unless words beside them are in capitals, capitals
+    # between hyphens, letters beside digits (XR7).
     (
         3,
         re.compile(
@@ -59,7 +59,7 @@ _ADDS = (
 
 
 def weight(text: str) -> int:
-    """What of a text takes time, in Latin letters' worth. Linear in its length."""
+    """The weight of a text, in Latin letters. Takes time linear in its length."""
     own = sum(map(str.isalnum, text)) + text.count(" ")
     if not text.isascii():  # the vowels of Indic scripts and Thai are marks
         own += sum(unicodedata.category(char) in ("Mn", "Mc") for char in text)
@@ -67,13 +67,16 @@ def weight(text: str) -> int:
 
 
 def is_short(text: str) -> bool:
-    """Whether it is a few words, said in less than some 2.6 s."""
+    """Whether a text is a few words: a weight below 40, which is about 2.6 s."""
     return weight(text) < _SHORTEST
 
 
 class Pace:
-    """The pace of many voices. `tolerance` is the factor by which a text may take longer or
-    shorter than expected. Safe to share between threads."""
+    """The pace of each voice, for the 1,000 that were used last.
+
+    `tolerance` is the factor by which a take may be longer or shorter than expected. Safe to share
+    between threads.
+    """
 
     def __init__(self, tolerance: float) -> None:
         self._tolerance = tolerance
@@ -85,21 +88,23 @@ class Pace:
         return self._pace(voice) * weight(text)
 
     def _pace(self, voice: str) -> float:
-        """Seconds for each letter's worth."""
+        """Seconds for a weight of 1."""
         with self._lock:
             seconds, characters = self._heard.get(voice, (0.0, 0.0))
         return (SECONDS_PER_CHARACTER * _TRUST + seconds) / (_TRUST + characters)
 
     def is_odd(self, voice: str, text: str, seconds: float) -> bool:
-        """Whether the text cannot well have been said, no more and no less, in this time. A few
-        words are never too short; for being too long they count as halfway to `_SHORTEST`."""
+        """Whether `seconds` is too short or too long for the text.
+
+        A few words are never too short. Their longest duration is that of a weight halfway to 40.
+        """
         said, pace = weight(text), self._pace(voice)
         longest = pace * self._tolerance * max(said, (said + _SHORTEST) / 2)
         shortest = pace / self._tolerance * said if said >= _SHORTEST else 0.0
         return not shortest <= seconds <= longest
 
     def learn(self, voice: str, text: str, seconds: float) -> None:
-        """Notes a text that was said well. A few words would teach their silences."""
+        """Adds a good take to the voice's pace. A few words are ignored: silence dominates them."""
         if is_short(text):
             return
         with self._lock:

@@ -1,7 +1,7 @@
 """Pause tags, in the spellings of SSML, of other programs and of people.
 
-`take_pauses` puts `PAUSE` in the place of each tag. `PAUSE` and `PARAGRAPH` are private-use
-characters, which `text.cleaning.symbols.normalise` has removed from the source before.
+`take_pauses` replaces each tag by the character `PAUSE`. `PAUSE` and `PARAGRAPH` are private-use
+characters. `text.cleaning.symbols.normalise` removes those of the caller first.
 """
 
 import re
@@ -46,7 +46,7 @@ _STRENGTH = re.compile(r"""\bstrength ?= ?["']? ?([a-z-]{1,10})""", re.I)
 
 
 def take_pauses(text: AlignedText) -> tuple[AlignedText, dict[int, int]]:
-    """Puts `PAUSE` in the place of each pause tag; also gives the lengths in ms, by origin."""
+    """Replaces each pause tag by `PAUSE`. Also gives lengths in ms, by offsets in the source."""
     lengths: dict[int, int] = {}
     for pattern, length_of in ((_APPLE, _apple_ms), (_WRITTEN, _written_ms), (_TAG, _tag_ms)):
         text = text.sub(pattern, partial(_mark, text, length_of, lengths))
@@ -71,7 +71,7 @@ def _apple_ms(match: re.Match[str]) -> int:
 
 
 def _written_ms(match: re.Match[str]) -> int | None:
-    """None where the brackets hold something else, such as `[5]`, `[wait]` or `(2 s)`."""
+    """The length in ms; None for other brackets, such as `[5]`, `[wait]` or `(2 s)`."""
     if (match[0][0] == "[") != (match[0][-1] == "]"):
         return None
     word = (match["word"] or match["after"] or "").lower()
@@ -85,7 +85,7 @@ def _written_ms(match: re.Match[str]) -> int | None:
 
 
 def _tag_ms(match: re.Match[str]) -> int | None:
-    """None for what only looks like a tag, such as `<wait for it>`."""
+    """The length in ms; None for what only looks like a tag, such as `<wait for it>`."""
     attributes = match["attributes"] or ""
     if (bare := _BARE.fullmatch(attributes)) and bare["number"]:
         return _ms(bare)
@@ -101,6 +101,6 @@ def _tag_ms(match: re.Match[str]) -> int | None:
 def _ms(match: re.Match[str], unit: str | None = None) -> int:
     number = float(match["number"].replace(",", "."))
     unit = (match["unit"] or unit or "").lower()
-    # Both units are in use for a bare number: [pause:1.5] is seconds, [pause:1500] cannot be.
+    # A number without a unit is seconds up to 10 (`[pause:1.5]`), else ms (`[pause:1500]`).
     bare_seconds = not unit and number * 1000 <= MAX_PAUSE_MS
     return round(number * 1000 if bare_seconds or unit.startswith("s") else number)

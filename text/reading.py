@@ -1,10 +1,11 @@
-"""From what a caller wrote to what is spoken.
+"""Text normalisation: from the caller's text to passages that are spoken.
 
-`read` cleans a text (spaces, tags, markup, symbols, pronunciations) and cuts it where silence or a
-speaker change must fall. The result is a list of `Passage`s whose characters remember their origin.
-It knows nothing of chunk sizes. The order of the steps matters: each may rely on those before.
+`read` runs the cleaning steps (spaces, tags, markup, symbols, pronunciations). Then it cuts the
+text at pauses, paragraphs and speaker changes into `Passage`s. Their characters keep their offsets
+in the source. The order of the steps matters: each relies on those before it. Chunk sizes play no
+part.
 
-Limits: link and e-mail readings ("dot", "at") and money are English; numbers are left to the voice.
+Limits: links, e-mail addresses and money are read in English. Numbers are left to the voice.
 """
 
 import re
@@ -40,11 +41,11 @@ from text.writing_systems import UNSPACED
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Passage:
-    """Text without a forced break inside.
+    """Text of one speaker without a forced break inside.
 
-    `speaker` is an index into `Reading.speakers`. `pause_ms` is the silence asked for after it
-    (None: none asked for); `ends_paragraph` says that a paragraph ends here. `start` is the offset
-    in the source where it begins, its speaker's label included.
+    `speaker` is an index into `Reading.speakers`. `start` is its offset in the source, where its
+    speaker's label begins if it has one. `pause_ms` is the requested silence after it, or None.
+    `ends_paragraph`: a paragraph ends here.
     """
 
     text: AlignedText
@@ -56,8 +57,8 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is to be read: `speakers` are a script's own numbers, in order of appearance (empty
-    for a text that is no script); `lead_ms` is the silence asked for before the first word."""
+    """A cleaned text. `speakers` are a script's own speaker numbers in order of appearance, or
+    empty without labels. `lead_ms` is the requested silence before the first word."""
 
     passages: tuple[Passage, ...]
     speakers: tuple[int, ...]
@@ -68,8 +69,9 @@ class Reading:
 def read(source: str, pronunciations: Mapping[str, str] | None = None) -> Reading:
     """Cleans `source` and cuts it into passages.
 
-    Without a word there are no passages, and `lead_ms` is the answer's whole silence. Raises
-    `RequestError` when a script has too many speakers.
+    `pronunciations` maps words to respellings. A text without a word has no passages; its `lead_ms`
+    is then the whole answer. Raises `RequestError` if a script has more than `MAX_SPEAKERS`
+    speakers.
     """
     text, pauses, labels, warnings = _clean(source)
     text = join_lines(text)
@@ -79,7 +81,7 @@ def read(source: str, pronunciations: Mapping[str, str] | None = None) -> Readin
 
 
 def _clean(source: str) -> tuple[AlignedText, dict[int, int], dict[int, int], list[str]]:
-    """The text with its marks; the lengths of pauses and the numbers of speakers, by origin."""
+    """The text with marks for pauses and labels, their values by offsets, and warnings."""
     text = decode_escapes(strip_colours(AlignedText(source)))
     text = unescape_document(normalise(text))
     text, left_out = leave_out(text)
@@ -97,7 +99,7 @@ def _clean(source: str) -> tuple[AlignedText, dict[int, int], dict[int, int], li
 
 
 def _pronounce(text: AlignedText, pronunciations: Mapping[str, str]) -> AlignedText:
-    """Whole words, longest first. A word in lower case is found in any case, others as written."""
+    """Replaces whole words, longest first. A lower-case word matches any case, others exactly."""
     spoken = {word: respelling for word, respelling in pronunciations.items() if word.strip()}
     if not spoken:
         return text
@@ -111,7 +113,7 @@ def _pronounce(text: AlignedText, pronunciations: Mapping[str, str]) -> AlignedT
         )
     if not starts:
         return text
-    # Sorted by their first letter, 500 words cost little more than one.
+    # Grouped by first letter, 500 words cost little more than one.
     finder = re.compile("|".join(f"{at}(?:{'|'.join(ends)})" for at, ends in starts.items()), re.I)
 
     def said(match: re.Match[str]) -> Pieces | None:
@@ -130,14 +132,15 @@ def _as_spoken(respelling: str) -> str:
 
 
 _SILENCE_MS = 300
-"""The answer to a text without a word. It is no error: reading apps send a page sentence by
-sentence and stop at the first refusal, and Home Assistant tries a key with a full stop."""
-# Marks that a pause or a label cut off from the words before.
+"""The silence that answers a text without a word, in ms. It is no error: reading apps send a page
+sentence by sentence and stop at an error; Home Assistant tests a key with a full stop."""
+# Punctuation that a pause or a label separated from the words before.
 _LOOSE = re.compile(r"\A(?:[ ,;:!?]|\.(?= ))*")
 _MARKS = re.compile(f"[{PAUSE}{PARAGRAPH}{SPEAKER}]")
 
 
 def speakable(text: str) -> bool:
+    """Whether the text has a letter or digit."""
     return any(map(str.isalnum, text))
 
 
@@ -168,7 +171,7 @@ def _cut(
 
 
 class _Cutter:
-    """Collects passages while the marks go by."""
+    """Builds passages from the text and its marks, in order."""
 
     def __init__(self, text: AlignedText, number: int) -> None:
         self.text = text
@@ -179,7 +182,7 @@ class _Cutter:
         self.label_start: int | None = None
 
     def add(self, first: int, last: int, ends_paragraph: bool = False) -> bool:
-        """Whether there is something to say in this span."""
+        """Adds the span as a passage. False if it has nothing to say."""
         words = self.text.text[first:last]
         if not speakable(words):
             return False
@@ -195,12 +198,14 @@ class _Cutter:
         return True
 
     def change_speaker(self, number: int, label_start: int) -> None:
+        """Following passages are of this speaker; the label is at this offset in the source."""
         self.number, self.label_start = number, label_start
         if self.passages:
-            # Scripts set turns apart by empty lines; only a speech itself has paragraphs.
+            # Empty lines between turns of a script are no paragraph ends.
             self.passages[-1] = replace(self.passages[-1], ends_paragraph=False)
 
     def pause(self, length_ms: int) -> None:
+        """Adds silence after the last passage, or before the first."""
         if not self.passages:
             self.lead_ms = min(self.lead_ms + length_ms, MAX_PAUSE_MS)
             return

@@ -1,7 +1,7 @@
-"""Where a text may be cut: sentence ends first, then clause ends, then word ends.
+"""Sentence segmentation: where a text may be cut. Sentence ends first, then clauses, then words.
 
-Spans are (start, end) into the text that was given; together they cover it but for white space at
-their edges. Bracketed tags such as `[laughs]` are never cut. Sizes are in letters
+Spans are (start, end) offsets into the given text. Together they cover it, except white space
+between them. A tag in brackets, such as `[laughs]`, is never cut. Sizes are in letters
 (`text.writing_systems.letters`).
 """
 
@@ -19,10 +19,9 @@ Span = tuple[int, int]
 LONG_SENTENCE = 300
 
 _CLOSED = r"[.!?\u2026][\"'\u201d\u2019\u00bb)\]]{1,2}"
-# Where sentencex sees no end although there is one: `etc.` or a closed bracket before a new
-# beginning, and a space that was forgotten.
+# Ends that sentencex misses: `etc.`, or punctuation with a closing mark, before a capital.
 _MISSED_END = re.compile(rf"(?:\betc\.|{_CLOSED})(?= +[\"'\u201c\u2018(\[]?[A-Z])")
-# A space that was forgotten: `left.She`.
+# An end without a space after it: `left.She`.
 _GLUED = re.compile(
     r"[.!?\u2026][\u201d)]?(?=([^\W\d_]{1,40})(?:['\u2019-][^\W\d_]{1,20}){0,2}"
     r"[.,;:!?\u2026\"'\u201d\u2019)]{0,3}(?:\s|\Z))"
@@ -42,7 +41,7 @@ _MARK = re.compile(r"[^\w ,'-]")
 
 
 def sentences(text: str) -> list[Span]:
-    """The sentences of a text whose spaces are plain (`text.cleaning.symbols.normalise`)."""
+    """The sentences of a text that went through `text.cleaning.symbols.normalise`."""
     if not _MARK.search(text):
         start, end = _stripped(text, 0, len(text))
         return [(start, end)] if start < end else []
@@ -60,7 +59,7 @@ def sentences(text: str) -> list[Span]:
 
 
 def glued_ends(text: str) -> Iterator[int]:
-    """Where a sentence ends and no space follows: `left.She`, but not `System.Out`, `e.g.The` or
+    """Offsets where a sentence ends without a space: `left.She`. Not in `System.Out`, `e.g.The` or
     `Example.com`."""
     for mark in _GLUED.finditer(text):
         after, start = mark[1], mark.start()
@@ -72,7 +71,7 @@ def glued_ends(text: str) -> Iterator[int]:
 
 
 def is_settled(before: str, after: str) -> bool:
-    """Whether more text behind `after` could not make one sentence of the two."""
+    """Whether the end between `before` and `after` stays one, whatever text follows `after`."""
     if not _WHOLE_WORD.search(after):
         return False
     return not (_QUOTED.search(before[-3:]) and _MAYBE_SPEAKER.fullmatch(after))
@@ -81,13 +80,13 @@ def is_settled(before: str, after: str) -> bool:
 _WHOLE_WORD = re.compile(r"\w\W")
 
 
-# sentencex looks for each quote's other half as far as the end, so it is given a part at a time:
-# 1,000,000 characters of `?"` took minutes.
+# sentencex searches for each closing quote up to the text's end, which is quadratic: 1,000,000
+# characters of `?"` took minutes. So it gets windows of this many characters.
 _WINDOW, _OVERLAP = 2_000, 100
 
 
 def _boundaries(text: str) -> Iterator[Span]:
-    """What sentencex finds. A sentence that a window cuts begins the next window."""
+    """The sentences that sentencex finds. A sentence cut by a window begins the next window."""
     begin = start = 0
     while start < len(text):
         found = _in_window(text[start : start + _WINDOW])
@@ -109,7 +108,7 @@ def _in_window(text: str) -> list[Span]:
     try:
         found = sentencex.get_sentence_boundaries("en", text)
     except BaseException as error:
-        # A Rust panic is no `Exception`; it must not end the worker over one odd text.
+        # A Rust panic is no `Exception`. It must not end the worker.
         if type(error).__name__ != "PanicException":
             raise
         return _cut(text, (0, len(text)), _FALLBACK)
@@ -120,7 +119,7 @@ _MARKS = str.maketrans(dict.fromkeys('"()[]', " "))
 
 
 def _finer(text: str, spans: Iterator[Span]) -> list[Span]:
-    """sentencex keeps a quotation whole; a long one is many sentences of its own."""
+    """Cuts long quotations into their sentences; sentencex keeps a quotation whole."""
     found: list[Span] = []
     for start, end in spans:
         if end - start <= LONG_SENTENCE:
@@ -131,14 +130,14 @@ def _finer(text: str, spans: Iterator[Span]) -> list[Span]:
             while (
                 found and first > start + 1 and text[first - 1] in '"([' and text[first - 2] == " "
             ):
-                first -= 1  # an opening mark belongs to what it opens
+                first -= 1  # an opening mark belongs to the text after it
                 found[-1] = (found[-1][0], first)
             found.append((first, last))
     return found
 
 
 def _cut_at(spans: list[Span], ends: list[int]) -> Iterator[Span]:
-    """Spans cut where further ends are."""
+    """Cuts the spans at the given offsets."""
     points = iter(ends)
     point = next(points, None)
     for start, end in spans:
@@ -168,7 +167,7 @@ _MAYBE_SPEAKER = re.compile(rf"{_SPEAKER}(?: [a-z]{{2,20}}ly)? ?(?:[a-z]{{1,20}}
 
 
 def _joins(text: str, before: Span, after: Span) -> bool:
-    """Whether two spans are one sentence: `approx. 5 km`, `"What?" Tom asked.`"""
+    """Whether adjacent spans are one sentence: `approx. 5 km`, `"What?" Tom asked.`"""
     tail = text[max(before[0], before[1] - 40) : before[1]]
     first = text[after[0]]
     if not first.isalnum() and not any(map(str.isalnum, text[slice(*after)])):
@@ -178,9 +177,7 @@ def _joins(text: str, before: Span, after: Span) -> bool:
     if before[1] - before[0] < 8 and _NUMBER.fullmatch(tail):
         return True
     if first.islower() and tail[-1] in "!?" and not _BEGINS_SMALL.match(text, before[0]):
-        return (
-            True  # `Yahoo! is a firm`, `¿Y tú? dijo él`; who writes no capitals ends sentences so
-        )
+        return True  # `Yahoo! is a firm`, `¿Y tú? dijo él`, but not a text without capitals
     head = text[after[0] : min(after[1], after[0] + 160)]
     return leads_on(tail, head) or bool(_QUOTED.search(tail[-3:]) and _SAID.match(head))
 
@@ -207,10 +204,10 @@ _CLAUSE_ENDS = (
 
 
 def split_long(text: str, span: Span, limit: int) -> list[Span]:
-    """Cuts a span into parts of at most `limit` letters, at the best place that each part has.
+    """Cuts a span into parts of at most `limit` letters.
 
-    The last place of the best kind within the limit wins, but a part is at least half full unless
-    there is no other way. A word longer than the limit is cut between characters.
+    Each cut is at the last place of the best kind: sentence, clause, conjunction, word. A part has
+    at least half of `limit` where such a place allows. A longer word is cut between characters.
     """
     (start, end), first = span, span[0]
     if SYLLABLE_LETTERS * (end - start) <= limit:
@@ -226,8 +223,8 @@ def split_long(text: str, span: Span, limit: int) -> list[Span]:
 
 
 def split_evenly(text: str, span: Span, limit: int) -> list[Span]:
-    """Cuts a span into parts of at most `limit` letters and of about the same size, so that no
-    few words are left."""
+    """Cuts a span into parts of at most `limit` letters, and of similar sizes: none is a few
+    words."""
     first = span[0]
     sizes = running_letters(text[slice(*span)])
 

@@ -1,1 +1,1 @@
-"""Names and the recordings that they stand for. Imports neither torch nor runpod."""
+"""Voices: names, and the recordings they stand for. Imports neither torch nor runpod."""

@@ -1,4 +1,4 @@
-"""Casting: which voice says which speaker's lines."""
+"""Casting: which voice each speaker of a script gets."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -6,7 +6,7 @@ from request.model import SpeechRequest
 from voices.catalogue import Voice, VoiceMapper
 
 Recording = Callable[[], tuple[Voice, list[str]]]
-"""Gives the voice that came with a request, and warnings. Asked only where it speaks."""
+"""Gives a request's own voice, and warnings. Called only if that voice is needed."""
 
 
 def cast(
@@ -17,10 +17,15 @@ def cast(
     recording: Recording,
     known: Mapping[int, Voice],
 ) -> tuple[dict[int, Voice], list[str]]:
-    """A voice for each speaker, and warnings: `known` ones keep theirs, others get the one that
-    they were `named`; then the first gets the request's recording or `speaker_name`, and the rest
-    get voices that are free. `numbers` are all speakers so far, in order of appearance. Raises
-    `VoiceError`."""
+    """A voice for each speaker number, and warnings. Raises `VoiceError`.
+
+    `numbers` are all speakers so far, in order of appearance. A speaker gets, in this order:
+
+    1. the voice in `known`, which it has already;
+    2. the voice named in `named`;
+    3. if it is the first, the request's recording or `speaker_name`;
+    4. a voice that no other speaker has.
+    """
     chosen, warnings = dict(known), list[str]()
     first = numbers[0]
     for number in numbers:
@@ -44,14 +49,14 @@ def cast(
 
 
 def names_of(request: SpeechRequest, speakers: Sequence[int]) -> dict[int, str]:
-    """The names that a request gives to a script's speakers, which come in order of appearance."""
+    """The request's voice names by speaker number. `speakers` are in order of appearance."""
     if isinstance(request.speakers, dict):
         return request.speakers
     return dict(zip(speakers, request.speakers or (), strict=False))
 
 
 def unmatched(request: SpeechRequest, speakers: Sequence[int]) -> list[str]:
-    """Warnings on names for speakers that a whole text has not."""
+    """Warnings on names for speakers that do not occur. `speakers` are those of the whole text."""
     if request.speakers and not speakers:
         return ["speakers: ignored, since the text has no `Speaker N:` lines"]
     if isinstance(request.speakers, dict):
@@ -65,8 +70,8 @@ def unmatched(request: SpeechRequest, speakers: Sequence[int]) -> list[str]:
 def _unused(
     voices: VoiceMapper, chosen: Collection[Voice], number: int
 ) -> tuple[str | None, list[str]]:
-    """A name for a speaker who was given none, and a warning where the voices run out. The default
-    voice comes first (None), then the others in their order."""
+    """A name for a speaker without one, and a warning if all voices are taken. None is the default
+    voice, which comes first; then come the others in their order."""
     taken = {voice.name for voice in chosen}
     if not taken or voices.resolve(None)[0].name not in taken:
         return None, []

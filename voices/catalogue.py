@@ -1,7 +1,7 @@
-"""Voices: the names that the recordings of a folder answer to, and what each name stands for.
+"""Catalogue of voices: finds the recording that a name means, in a folder of recordings.
 
-A name is only ever looked up in the table of files found, never joined to a path. Of files with
-one stem, the first by the order of `EXTENSIONS` counts.
+Path traversal: a name is looked up in the table of found files, and never joined to a path. Of
+several files with one stem, the first in the order of `EXTENSIONS` counts.
 """
 
 import re
@@ -22,8 +22,8 @@ _LISTED = 10  # names in a message
 class Voice:
     """A voice by name, with the recording to clone it from.
 
-    `samples` is mono at `SAMPLE_RATE`, or None where the engine brings the voice itself;
-    `sha256` is the hex digest of the samples' bytes ("" without samples).
+    `samples` has the shape (n,): mono float32 at `SAMPLE_RATE`. It is None for an engine's own
+    voice. `sha256` is the hex digest of the samples' bytes, or "" without samples.
     """
 
     name: str
@@ -32,16 +32,20 @@ class Voice:
 
 
 NO_VOICE = Voice("none")
-"""The model's own default voice, where there is none to choose."""
+"""Stands for the model's own default voice, if there are no recordings."""
 
 
 class VoiceMapper:
-    """The voices of a folder by name, and `builtin` ones whose names no usable file answers to.
+    """The voices of a folder by name, and an engine's own (`builtin`) under the remaining names.
 
-    A voice answers to its file's stem with and without a language prefix and suffixes, in any
-    case, then to any part of it. `others` are names from elsewhere, each with a voice's: a voice of
-    such a name itself comes before it, parts of names after it. Safe to share between threads. Any
-    call may read files, and `resolve` decodes them: not for an event loop.
+    A name means, in this order and in any case:
+
+    1. the voice whose file's stem it is;
+    2. a voice of which it is an alias: the stem without language prefix or suffixes;
+    3. the voice that `others` maps it to, such as one of OpenAI's names;
+    4. a voice whose stem contains it.
+
+    Safe to share between threads. Calls read files, so they must not run in an event loop.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class VoiceMapper:
         self._lock = threading.RLock()
 
     def setup_voice_presets(self) -> dict[str, Path]:
-        """The usable files by voice name. The folder is read again if it changed since."""
+        """The usable files by voice name. Reads the folder again if it has changed."""
         with self._lock:
             self._folder.refresh()
             presets: dict[str, Path] = {}
@@ -71,7 +75,7 @@ class VoiceMapper:
             return presets
 
     def get_voice_path(self, name: str) -> Path | None:
-        """The file that `name` means, exactly or in part; None if there is none."""
+        """The usable file that `name` means, exactly or in part; None if there is none."""
         if refusal(name):
             return None
         with self._lock:
@@ -82,14 +86,16 @@ class VoiceMapper:
         return None
 
     def names(self) -> tuple[str, ...]:
-        """What can be asked for. The first is used where nothing fits."""
+        """All names of voices. The first is used for a name that fits none."""
         with self._lock:
             self._folder.refresh()
             return self._names()
 
     def rival(self, name: str, weak: Container[str] = ()) -> str | None:
-        """A voice that a new one of this name would speak in the place of: the two share a name or
-        an alias. Of voices whose folded names are in `weak` only the name itself counts."""
+        """The voice that shares a name or alias with a new voice `name`; None if there is none.
+
+        For voices whose folded names are in `weak`, only the same name counts.
+        """
         new = Named(name)
         with self._lock:
             self._folder.refresh()
@@ -100,7 +106,7 @@ class VoiceMapper:
         return None
 
     def problems(self) -> list[str]:
-        """A line for each audio file that is not offered, or for a folder that cannot be read."""
+        """A line for each unusable audio file, or for a folder that cannot be read."""
         with self._lock:
             self._folder.refresh()
             return self._folder.problems
@@ -108,9 +114,9 @@ class VoiceMapper:
     def resolve(self, name: str | None, field: str = "speaker_name") -> tuple[Voice, list[str]]:
         """The voice that `name` means, and warnings for the answer.
 
-        None and "" mean the default voice. `field` is what messages call the name. Raises
-        `VoiceError` for an impossible name, for a recording that is too short and, when strict,
-        for a name without a usable voice.
+        None and "" mean the default voice. `field` is the request's field in messages. Raises
+        `VoiceError` for an impossible name and for a recording that is too short. With `strict` it
+        also raises it for a name without a usable voice.
         """
         asked = name or ""
         if problem := refusal(asked):
@@ -152,7 +158,7 @@ class VoiceMapper:
         return voice, [f"{field}: {note}" for note in notes]
 
     def _matches(self, name: str) -> tuple[list[Named], list[Named], list[Named]]:
-        """The voices of this name, those with such an alias, and the usable ones containing it."""
+        """Voices with this name, voices with this alias, and usable voices that contain it."""
         key = folded(name.strip())
         offered = self._offered()
         pool = list(dict.fromkeys([*self._folder.files, *offered]))
@@ -186,12 +192,12 @@ class VoiceMapper:
             try:
                 return self._load(offered[0])
             except Unusable:
-                continue  # it is offered no longer, and `problems` tells
+                continue  # `load` marked the file as unusable, so `_offered` omits it
         return NO_VOICE, ()
 
 
 def _rivals(entry: Named, alias: list[Named]) -> list[str]:
-    """Other voices with the alias that would have done as well."""
+    """The names of other voices with the same alias."""
     others = alias[alias.index(entry) + 1 :] if entry in alias else []
     return [e.name for e in others if e.music == entry.music and e.key != entry.key]
 

@@ -1,6 +1,6 @@
-"""Voice files: the recordings of a folder, watched for changes and decoded once each.
+"""Voice files: the recordings of a folder. Each is decoded once, and again if it changes.
 
-Hidden files are ignored. A link that leads outside the folder is never opened.
+Hidden files are ignored. A symbolic link to outside of the folder is never opened.
 """
 
 import hashlib
@@ -17,38 +17,39 @@ from audio.recording import EXTENSIONS, TooShort, Unreachable, Unusable, decode,
 from request.values import MAX_NAME
 
 _DECODED = 32  # recordings kept in memory, 2.9 MB each at most
-_SETTLED_NS = 2_000_000_000  # a folder changed more recently may change again within its timestamp
+_SETTLED_NS = 2_000_000_000  # a younger folder may change again without a new timestamp
 _LANGUAGE = re.compile(r"^[a-z]{2}-(?=.)")
 _Stamp = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Named:
-    """Something that can be asked for by name."""
+    """Something with a name and aliases, compared in any case."""
 
     name: str
 
     @property
     def key(self) -> str:
+        """The name, folded."""
         return folded(self.name)
 
     @property
     def aliases(self) -> set[str]:
-        """Of `en-Alice_woman`: alice, alice_woman, en-alice and itself."""
+        """Folded names that mean it: of `en-Alice_woman` alice, alice_woman, en-alice, itself."""
         stems = (self.key, _LANGUAGE.sub("", self.key))
         parts = [stem.split("_") for stem in stems]
         return {"_".join(part[:n]) for part in parts for n in range(1, len(part) + 1)} - {""}
 
     @property
     def music(self) -> bool:
-        """The model answers background music with music, so such a voice comes last."""
+        """Whether the recording has background music, which the model imitates: listed last."""
         return "bgm" in self.key.split("_")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VoiceFile(Named):
-    """A recording as it was found. `fault` completes a sentence, "" means usable; `stamp` is None
-    where the file must be looked at again."""
+    """A file with a recording. `fault` says why it is unusable, as the end of a sentence, or is "".
+    `short`: it is unusable because it is too short. `stamp` is None if it must be probed again."""
 
     path: Path
     stamp: _Stamp
@@ -56,13 +57,14 @@ class VoiceFile(Named):
     short: bool = False
 
     def failing(self, error: Unusable) -> "VoiceFile":
+        """The same file, marked as unusable for this reason."""
         stamp = None if isinstance(error, Unreachable) else self.stamp
         return replace(self, stamp=stamp, fault=str(error), short=isinstance(error, TooShort))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """A decoded file: samples that nobody may write to, their digest and remarks on the file."""
+    """A decoded file: read-only samples of shape (n,), their hex digest, and remarks."""
 
     samples: Samples
     sha256: str
@@ -81,12 +83,12 @@ class VoiceFolder:
 
     @property
     def problems(self) -> list[str]:
-        """A line for each audio file that is of no use, or for a folder that cannot be read."""
+        """A line for each unusable audio file, or for a folder that cannot be read."""
         faulty = (file for file in self.files if file.fault)
         return [*self._skipped, *(f"{file.path.name!r} {file.fault}" for file in faulty)]
 
     def refresh(self) -> None:
-        """Read the folder if it changed, or if a file in it that was of no use did."""
+        """Reads the folder if it or one of its unusable files has changed."""
         stamp = _stamp(self._path)
         faulty = (file for file in self.files if file.fault)
         unchanged = self._scanned is not None and self._scanned == stamp
@@ -97,7 +99,7 @@ class VoiceFolder:
         try:
             paths = [p for p in self._path.iterdir() if p.suffix.lower() in EXTENSIONS]
         except FileNotFoundError:
-            return  # no folder is no voices, as on every fresh machine
+            return  # a new machine has no folder, and no voices
         except OSError as error:
             self._skipped.append(f"the voice folder cannot be read: {error.strerror}")
             return
@@ -113,7 +115,10 @@ class VoiceFolder:
         self.files.sort(key=lambda f: (f.music, f.key, f.name, order(f.path.suffix.lower())))
 
     def load(self, file: VoiceFile) -> Recording:
-        """Decode a file, unless it is known as it is now. Raises `Unusable` and marks the file."""
+        """Decodes a file, or gives the kept samples if it is unchanged.
+
+        Raises `Unusable`, and marks the file as such.
+        """
         if file.fault:
             raise (TooShort if file.short else Unusable)(file.fault)
         source = (file.path, _stamp(file.path))
@@ -139,7 +144,7 @@ class VoiceFolder:
 
 
 def refusal(name: str) -> str:
-    """Why nothing can have this name, or ""."""
+    """Why nothing can have this name, as the end of a sentence; "" if something can."""
     if len(name) > MAX_NAME:
         return f"is longer than {MAX_NAME} characters"
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
@@ -148,12 +153,12 @@ def refusal(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """What two spellings of one name have in common."""
+    """A name for comparison: case-folded and in NFC."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _stamp(path: Path) -> _Stamp:
-    """What changes with the content: time of the last change, and size. None where it is gone."""
+    """Time of the last change in ns, and size in bytes; None if the path does not exist."""
     try:
         info = path.stat()
     except OSError:

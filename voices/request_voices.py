@@ -1,7 +1,7 @@
-"""Voices that come with a request instead of lying in the folder.
+"""Request voices: recordings that come with a request.
 
-What a caller sends is checked by decoding it. It is known by its hash and never stored under a name
-of the caller's.
+A recording is checked by decoding it. It is identified by its hash, and never stored under a name
+that the caller chose.
 """
 
 import hashlib
@@ -14,26 +14,28 @@ from audio.recording import Unusable, decode
 from request.errors import VoiceError
 from voices.catalogue import Voice
 
-_KEPT = 32
+_KEPT = 32  # decoded recordings, 2.9 MB each at most
 
 
 class RequestVoices:
-    """Decoded guests, the last few of them. Safe to share between threads."""
+    """Decodes request voices and keeps the last few. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._known: LRUCache[str, tuple[Voice, list[str]]] = LRUCache(_KEPT)
         self._lock = threading.Lock()
 
     def resolve(self, data: bytes, folder: Path, field: str) -> tuple[Voice, list[str]]:
-        """The voice in a recording's bytes, and warnings for the answer. `folder` is a temporary
-        one of the request's; `field` is what messages call the recording. Raises `VoiceError`."""
+        """The voice in an audio file's bytes, and warnings for the answer. Raises `VoiceError`.
+
+        `folder` is a temporary folder of the request. `field` is the request's field in messages.
+        """
         digest = hashlib.sha256(data).hexdigest()
         with self._lock:
             if known := self._known.get(digest):
                 return known
-        # Where the format is wav or flac the decoder goes by the name.
+        # The decoder chooses wav and flac by the file's suffix.
         suffix = {b"RIFF": ".wav", b"fLaC": ".flac"}.get(data[:4], ".audio")
-        file = folder / f"guest{suffix}"
+        file = folder / f"recording{suffix}"
         file.write_bytes(data)
         try:
             samples, remarks = decode(file, folder)

@@ -1,8 +1,10 @@
-"""Voices that callers bring to stay: a recording in the voice folder, and a note beside it.
+"""Uploaded voices: a recording in the voice folder, and a note with the consent beside it.
 
-What comes is decoded first, and only its samples are stored, as `NAME.wav`; the note `NAME.json`
-holds the consent, and marks what may be removed again. A name is checked before it becomes part of
-a path, and what is to be removed is looked up among the notes that are there.
+An upload is decoded first, and only its samples are stored, as `NAME.wav`. The note `NAME.json`
+holds the consent. Only a voice with a note can be removed.
+
+Path traversal: a name is checked before it becomes part of a path. A name to be removed is looked
+up among the existing notes.
 """
 
 import json
@@ -25,7 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 _.-]{0,62}[A-Za-z0-9_-])?")
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is kept of an upload. `created_at` is in seconds of Unix time."""
+    """The note of an upload. `created_at` is Unix time in seconds."""
 
     name: str
     consent: str
@@ -33,18 +35,21 @@ class Note:
 
 
 class VoiceStore:
-    """Safe to share between threads; other processes may add and remove files at any time."""
+    """The uploads in a voice folder. Safe to share between threads and processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
 
     def notes(self) -> dict[str, Note]:
-        """By folded name."""
+        """All notes by folded name."""
         return {folded(note.name): note for note in self._notes()}
 
     def add(self, name: str, consent: str, samples: Samples, taken: set[str]) -> Note:
-        """Stores a voice. `taken` are the names that others have. Raises `VoiceError`."""
+        """Stores a voice. Raises `VoiceError`.
+
+        `samples` has the shape (n,), at `SAMPLE_RATE`. `taken` are the names of all voices.
+        """
         import soundfile
 
         check_name(name)
@@ -60,8 +65,8 @@ class VoiceStore:
                 raise VoiceError(problem, "name")
             self._folder.mkdir(parents=True, exist_ok=True)
             note = Note(name, consent.strip(), int(time.time()))
-            # The note first: a crash between the two leaves a note without a voice, which `add`
-            # overwrites, and no voice that nobody may remove.
+            # The note first: a crash between the two writes leaves a note without a voice, which
+            # `add` overwrites. The other order would leave a voice that cannot be removed.
             self._write(f"{name}.json", json.dumps(asdict(note)).encode())
             hidden = self._folder / f".{name}.{os.getpid()}.tmp"
             try:
@@ -72,7 +77,7 @@ class VoiceStore:
         return note
 
     def remove(self, name: str) -> bool:
-        """Whether there was such an upload."""
+        """Removes an upload. False if there is none of this name."""
         with self._lock:
             note = self.notes().get(folded(name))
             if note is None:
@@ -106,7 +111,7 @@ def check_name(name: str) -> None:
 
 
 def _read(path: Path) -> Note | None:
-    """A note of ours; None for any other file of that kind, which may be anybody's."""
+    """The note in a JSON file; None if the file is no note of ours."""
     try:
         fields = json.loads(path.read_bytes()[:10_000])
         note = Note(str(fields["name"]), str(fields["consent"]), int(fields["created_at"]))

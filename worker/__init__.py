@@ -1,1 +1,1 @@
-"""Door 1's inside: the SDK's loop, progress, the start."""
+"""The queue door: RunPod jobs, their progress, the SDK's loop, the start of a worker."""

@@ -1,4 +1,4 @@
-"""What the queue's jobs are answered with: a job is checked, spoken and delivered.
+"""Answers the queue's jobs: checks a job, has it spoken and delivers the audio.
 
 Logs carry the job's id and never its text.
 """
@@ -31,7 +31,7 @@ from worker import sdk_loop
 from worker.progress import reporting
 
 _MOST_POSTED = 1_000_000
-"""Bytes of a stream's item: RunPod takes no longer ones, and tells nobody."""
+"""The largest item of a stream, in bytes. RunPod drops larger ones without an error."""
 
 Job = dict[str, Any]
 Answer = dict[str, Any]
@@ -39,14 +39,16 @@ T = TypeVar("T")
 
 
 class Jobs:
-    """Answers jobs by one inference layer; `log` is RunPod's."""
+    """Answers jobs with one `VibeVoiceInference`. `log` is RunPod's logger."""
 
     def __init__(self, inference: VibeVoiceInference, outputs: Outputs, log: Any) -> None:
         self._inference, self._outputs, self._log = inference, outputs, log
 
     async def answer(self, job: Job) -> Answer:
-        """One answer with its audio, or `{"error": "[code] sentence"}`. Raises only on
-        cancellation."""
+        """Answers a job in one piece: the audio with its facts, or `{"error": "[code] sentence"}`.
+
+        Raises only `asyncio.CancelledError`.
+        """
         try:
             request, warnings = parse_request(job.get("input"), self._inference.defaults)
             if request.stream and not request.dry_run:
@@ -59,11 +61,12 @@ class Jobs:
             return self._failure(error, job)
 
     async def items(self, job: Job) -> AsyncGenerator[Answer, None]:
-        """With `stream` the file in parts and the facts at the end, else the one answer.
+        """Answers a job as a generator: with `stream` audio parts, then the facts; else one item.
 
-        The SDK posts each item before it asks for the next, and keeps the very objects for the
-        job's final list. So audio is taken out of a part once it is posted, and put into a whole
-        answer only then: posts stay below 1 MB, and so does the list of a stream.
+        The SDK posts each item before it asks for the next. It keeps the same objects for the job's
+        final list. So audio is removed from a part once the part is posted, which keeps the list of
+        a stream below 1 MB. A whole answer gets its audio only after its post, which keeps the post
+        below 1 MB.
         """
         try:
             request, warnings = parse_request(job.get("input"), self._inference.defaults)
@@ -97,8 +100,8 @@ class Jobs:
             raise
         except Exception as error:  # noqa: BLE001 - the last line of defence: see `_failure`
             if isinstance(error, EngineLost) and on_runpod():
-                # The SDK does not read `refresh_worker` in an item, and asks for nothing after an
-                # error; after SIGTERM it posts what is left and ends the worker.
+                # The SDK ignores `refresh_worker` in an item, and reads no item after an error. On
+                # SIGTERM it posts the remaining results and ends the worker.
                 os.kill(os.getpid(), signal.SIGTERM)
             yield self._failure(error, job)
 
@@ -126,12 +129,12 @@ class Jobs:
         return self._done(job, result, delivered, warnings, delivery_sec=round(way.seconds, 4))
 
     async def _fitting(self, way: Delivery, file: SpeechFile, job_id: str) -> SpeechFile:
-        """The file, or a smaller one where it would not reach its caller."""
+        """The file, or a smaller one where the file could not be delivered."""
         if await _in_thread(way.reaches, file.path, file.result.content_type):
             return file
         try:
             return await self._inference.shrink(file)
-        except OSError as error:  # what is finished is delivered as it is
+        except OSError as error:  # a finished result is never lost: deliver the file as it is
             self._log.error(f"no smaller file could be made: {error.strerror}", job_id)
             return file
 
@@ -148,7 +151,7 @@ class Jobs:
     ) -> AsyncGenerator[Answer, None]:
         self._log_begin(job, request)
         with self._inference.workspace() as folder:
-            # The formats' names are also their extensions.
+            # The name of a format is also its file extension.
             copy = Path(folder) / f"stream.{request.output_format}"
             index = 0
             with copy.open("wb") as file:
@@ -171,15 +174,17 @@ class Jobs:
         yield self._done(job, result, delivered, warnings)
 
     def _failure(self, error: Exception, job: Job) -> Answer:
-        """What the caller is told: RunPod takes one string, so the code stands before the sentence.
-        The SDK would send an exception with its traceback and paths."""
+        """The error for the caller. RunPod takes one string, so the code precedes the sentence.
+
+        No exception may reach the SDK, which would send its traceback and paths to the caller.
+        """
         job_id = _id(job)
         if isinstance(error, SpeechError):
             code = error.problems[0].code
             self._log.info(f"refused or failed: {code}", job_id)
             lost = {"refresh_worker": True} if isinstance(error, EngineLost) else {}
             return {"error": f"[{code}] {error.told(words_of(job.get('input')))}", **lost}
-        # The message may quote the text, so only the kind and the place are logged.
+        # An exception's message may quote the user's text, so only type and traceback are logged.
         place = "".join(traceback.format_tb(error.__traceback__))
         self._log.error(f"internal error: {type(error).__name__}\n{place}", job_id)
         detail = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
@@ -194,7 +199,7 @@ class Jobs:
         warnings: list[str],
         **further_timings: float,
     ) -> Answer:
-        """The answer's facts; some of them go to the log."""
+        """Builds the answer from a result, and logs its timings."""
         timings = {**result.timings, **further_timings}
         facts = {"audio_sec": result.duration_sec, "chunks": len(result.chunks), **timings}
         self._log.info(f"done: {json.dumps(facts)}", _id(job))
@@ -222,7 +227,7 @@ class Jobs:
         if result.speakers:
             numbers = map(str, result.speakers)
             answer["speakers"] = dict(zip(numbers, result.voices, strict=True))
-        # The SDK drops an answer that is no strict JSON without a word; better to fail here.
+        # The SDK silently drops an answer with NaN or infinity in it. `allow_nan=False` raises.
         if len(json.dumps(answer, allow_nan=False)) > delivery.FACTS_LIMIT:
             answer["chunks"] = []
             answer["warnings"] = [*answer["warnings"][:100], "chunks: left out, there are too many"]
@@ -235,7 +240,7 @@ class Jobs:
 
 
 async def _in_thread(work: Callable[..., T], path: Path, content_type: str) -> T:
-    """Delivers in a thread; a cancelled job's upload ends before the cancellation goes on."""
+    """Runs a delivery in a thread. On cancellation, waits for the upload to end, then re-raises."""
     cancelled = threading.Event()
     working = asyncio.create_task(asyncio.to_thread(work, path, content_type, cancelled.is_set))
     try:
@@ -243,14 +248,16 @@ async def _in_thread(work: Callable[..., T], path: Path, content_type: str) -> T
     except asyncio.CancelledError:
         cancelled.set()
         await asyncio.wait([working])
-        working.exception()  # asked for, so that asyncio does not report it as forgotten
+        working.exception()  # retrieved, or asyncio would log "exception was never retrieved"
         raise
 
 
 def _closes_with_task(items: AsyncGenerator[Answer, None]) -> Callable[[], asyncio.Task[None]]:
-    """Gives a stream's one and only end, which also comes with the task that reads it. A stop that
-    comes while the SDK posts a piece reaches its generator with the garbage: the engine was seen to
-    speak on for seconds."""
+    """Gives a function that closes `items` once; the end of the current task calls it as well.
+
+    When a job is stopped while the SDK posts an item, only the garbage collector would close the
+    generator. The engine was seen to speak on for seconds.
+    """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     close = functools.cache(lambda: loop.create_task(items.aclose()))
     if task is not None:

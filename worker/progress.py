@@ -1,8 +1,8 @@
-"""How far a job has come, told to RunPod while it runs: `/status` shows it as the output.
+"""Posts a job's progress to RunPod while it runs; `/status` shows it as the job's output.
 
-The SDK's own `progress_update` sends from a thread that nobody waits for, and its post was seen to
-arrive after the job's result, which leaves the job in progress for ever. Here the last post has
-ended before the block does.
+The SDK's own `progress_update` posts from a thread that is never joined. Such a post was seen to
+arrive after the job's result, and then the job stays in progress for ever. Here the last post has
+ended when the `reporting` block ends.
 """
 
 import asyncio
@@ -25,8 +25,10 @@ _TIMEOUT_SEC = 5.0
 async def reporting(
     job: dict[str, Any], progress: Progress
 ) -> AsyncIterator[Callable[[str], None]]:
-    """Reports `progress` every two seconds while it changes, and at once a warning that the block
-    gives to what it gets. Does nothing off the platform."""
+    """Posts `progress` every two seconds while it changes. Does nothing outside RunPod.
+
+    The block gets a function; a warning passed to it is posted at once.
+    """
     wake, done = asyncio.Event(), asyncio.Event()
 
     def tell(warning: str) -> None:
@@ -67,7 +69,7 @@ async def _report(
                 async with asyncio.timeout(_TIMEOUT_SEC):
                     await send_result(session, {"status": "IN_PROGRESS", "output": shown}, job)
             except TimeoutError:
-                continue  # a slow platform must not hold up the job; the next state is tried
+                continue  # RunPod's API is slow; drop this post, so that the job never waits for it
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:

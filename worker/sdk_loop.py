@@ -1,21 +1,21 @@
-"""Where the SDK's worker loop (runpod 1.12) loses jobs or time, put right before it starts.
+"""Fixes for the RunPod SDK's worker loop (runpod 1.12), which loses jobs and time.
 
-`use()` replaces the SDK's scaler, its posts of pieces, how often it posts again and what it logs of
-jobs; all else is the SDK's. What it cures, each seen against the loopback API of the tests:
+`use()` replaces the SDK's scaler, its posts of stream items, its retries and its log of jobs. All
+else is the SDK's. Faults that are fixed, each reproduced against the loopback API of the tests:
 
-* a job that is stopped before its task exists was spoken to its end, and one whose task had not
-  yet begun kept its place for ever;
-* once a job was stopped after SIGTERM, no further stop was looked for;
-* a job that came again while it was at work was spoken twice, and could not be stopped;
-* a number of thousands of digits or a nesting of a thousand levels in one job's input lost all the
-  jobs that were taken with it;
-* a job that came in an open poll after SIGTERM was taken and never begun, and open polls held the
-  exit for up to 90 s;
-* room for a next job was looked for once a second and a taken job ten times a second, so that a
-  worker idled between jobs;
-* a result whose connection broke, or that came too soon after others (429), was not posted again;
-* a stream's piece that RunPod did not take was passed over, and the job completed with a gap;
-* at the level DEBUG whole answers went into the log: audio, links, what they quote of the caller.
+* a job stopped before its task existed was spoken to its end;
+* a job stopped before its task's first step kept its place for ever;
+* after SIGTERM and one stopped job, no further stop was polled for;
+* a job that was delivered again while it ran was spoken twice, and could not be stopped;
+* a number of thousands of digits, or a nesting of a thousand levels, in one job's input lost all
+  jobs of the same poll;
+* a job from a poll that was open at SIGTERM was taken and never begun;
+* open polls delayed the exit by up to 90 s;
+* the SDK polled for a free place once a second and for a taken job ten times a second, so a worker
+  idled between jobs;
+* a result was not posted again after a broken connection or a 429;
+* a stream's item that RunPod refused was skipped, and the job completed with a gap;
+* at the level DEBUG whole answers went into the log, with audio, links and users' texts.
 """
 
 import asyncio
@@ -32,10 +32,10 @@ from runpod.serverless.modules import rp_http, rp_job, rp_scale
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
 LOST = "lost"
-"""The field that a piece gets which RunPod did not take."""
+"""The field that marks a stream's item which RunPod did not take."""
 _EARLY_STOP_SEC = 5.0
-"""Longest time between a stop and its job's arrival. A retried job has the same id, so a stop must
-not be kept for long."""
+"""Seconds that a stop waits for its job to arrive. A retried job has the same id, so a stop must
+not be kept for longer."""
 _DEEPEST = 100
 _TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 _PAUSE_SEC = 1.0
@@ -51,7 +51,7 @@ def use() -> None:
 
 
 async def _post_piece(session: ClientSession, item: dict[str, Any], job: dict[str, Any]) -> None:
-    """As the SDK's `stream_result`, but a piece that does not arrive is marked as lost."""
+    """The SDK's `stream_result`, except that an item whose post fails is marked with `LOST`."""
     url = rp_http.JOB_STREAM_URL.replace("$ID", job["id"]) + "&isStream=false"
     session.headers["X-Request-ID"] = job["id"]
     try:
@@ -62,7 +62,7 @@ async def _post_piece(session: ClientSession, item: dict[str, Any], job: dict[st
 
 
 class _Discreet:
-    """RunPod's log without the lines of level DEBUG."""
+    """RunPod's logger without the level DEBUG, at which it would log users' texts."""
 
     def debug(self, *_: object) -> None:
         """Not logged."""
@@ -72,7 +72,7 @@ class _Discreet:
 
 
 class _Reply(ClientResponse):
-    """Reads whatever jobs hold; what cannot be used of it is for the handler to say."""
+    """A response whose JSON parser accepts any job's input. The handler checks the values."""
 
     async def json(self, **more: Any) -> Any:
         return await super().json(**more, loads=_loads)
@@ -81,12 +81,12 @@ class _Reply(ClientResponse):
 def _loads(text: str) -> Any:
     try:
         return json.loads(text, parse_int=_whole_number)
-    except RecursionError:  # at a depth that is each Python's own
+    except RecursionError:  # the depth at which it is raised differs between Python versions
         return json.loads(_shallow(text), parse_int=_whole_number)
 
 
 def _shallow(text: str) -> str:
-    """JSON with null for whatever lies deeper than `_DEEPEST` levels."""
+    """The JSON text with null in place of all values nested deeper than `_DEEPEST` levels."""
     kept, depth, end = [], 0, 0
     for token in _TOKENS.finditer(text):
         if token[0] in "[{":
@@ -105,8 +105,11 @@ def _whole_number(digits: str) -> float:
 
 
 class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
-    """Takes jobs while there is room, begins each at once, stops those that are to be; after
-    SIGTERM it lets those at work finish."""
+    """Takes jobs while there is a free place, and begins each at once.
+
+    It stops the jobs that RunPod wants stopped. After SIGTERM it takes no more, and running jobs
+    finish.
+    """
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config)
@@ -115,7 +118,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         self._early_stops: dict[str, float] = {}
 
     async def run(self) -> None:
-        for signum in (signal.SIGTERM, signal.SIGINT):  # the SDK's handlers do not wake the loop
+        for signum in (signal.SIGTERM, signal.SIGINT):  # the SDK's do not wake the event loop
             asyncio.get_running_loop().add_signal_handler(signum, self.kill_worker)
         async with AsyncClientSession(response_class=_Reply) as session:
             stops = asyncio.create_task(self.monitor_stop_signals(session))
@@ -126,7 +129,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
             await asyncio.wait([stops])
 
     def is_alive(self) -> bool:
-        """Whether there may still be something to stop."""
+        """Whether stops must still be polled for."""
         return bool(self.jobs_tasks) or not self._shutdown_event.is_set()
 
     async def get_jobs(self, session: ClientSession) -> None:
@@ -143,22 +146,23 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
                     self._begin(session, job)
             except TooManyRequests:
                 await self._or_the_end(asyncio.sleep(_BUSY_PAUSE_SEC))
-            except Exception as error:  # noqa: BLE001 - whatever a poll brings, the next may do
+            except Exception as error:  # noqa: BLE001 - one failed poll must not end the worker
                 self._log.error(f"no job could be taken: {type(error).__name__}")
                 await self._or_the_end(asyncio.sleep(_PAUSE_SEC))
 
     def _begin(self, session: ClientSession, job: dict[str, Any]) -> None:
         if working := self.jobs_tasks.get(job["id"]):
-            if working.cancelling():  # it timed out, and its caller has asked for it again
+            if working.cancelling():  # the job timed out and is retried under the same id
                 working.add_done_callback(lambda _: self._begin(session, job))
             else:
                 self._log.warn("came again while it is at work", job["id"])
             return
         self.job_progress.add(job)
-        self.jobs_queue.put_nowait(job)  # `handle_job` tells the queue of each end
+        self.jobs_queue.put_nowait(job)  # because `handle_job` calls the queue's `task_done`
         self.jobs_queue.get_nowait()
         task = asyncio.create_task(self.handle_job(session, job))
-        # The SDK logs a failure; asyncio's report of an error that nobody asks for quotes the text.
+        # The SDK logs a failure. Retrieving the exception keeps asyncio from logging its message,
+        # which may quote the user's text.
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         self.jobs_tasks[job["id"]] = task
 
@@ -172,7 +176,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
             self._room.set()
 
     async def stop_job(self, job_id: str) -> bool:
-        await asyncio.sleep(0)  # a task that is cancelled before its first step never cleans up
+        await asyncio.sleep(0)  # a task cancelled before its first step never runs its `finally`
         found: bool = await super().stop_job(job_id)
         if not found:
             now = time.monotonic()
@@ -182,7 +186,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         return found
 
     async def _or_the_end(self, work: Any, seconds: float | None = None) -> Any:
-        """What `work` gives; None after `seconds`, or once the worker is to end."""
+        """The result of `work`; None after `seconds`, or once the worker has to end."""
         working = asyncio.ensure_future(work)
         ending = asyncio.create_task(self._shutdown_event.wait())
         try:

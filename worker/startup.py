@@ -1,6 +1,6 @@
-"""What a worker does before its first job: fitness checks, logs, preloading, a summary.
+"""The start of a worker before its first job: fitness checks, logs, preloading, a summary.
 
-RunPod runs the fitness checks on the platform alone, and replaces a worker that fails one.
+The SDK runs the fitness checks on RunPod only, and RunPod replaces a worker that fails one.
 """
 
 import json
@@ -20,9 +20,12 @@ from synthesis.inference import VibeVoiceInference, process_age_sec
 
 
 def prepare(inference: VibeVoiceInference, log: Any) -> None:
-    """Sets up logs and checks, starts preloading, and logs how long the start took: in seconds
-    since the process began, which for one that bootstrap.sh became is that script's begin."""
-    # The SDK logs whole answers, audio and all, at its default level.
+    """Sets up logs and checks, starts preloading, and logs the duration of the start in seconds.
+
+    The duration counts from the start of the process. bootstrap.sh execs the worker, so its own run
+    is included.
+    """
+    # The SDK logs whole answers with their audio at its default level.
     log.set_level(os.environ.get("RUNPOD_LOG_LEVEL", "INFO"))
     engines = logging.getLogger("vibevoice")
     engines.handlers, engines.propagate = [_ToRunPod(log)], False
@@ -53,8 +56,10 @@ def prepare(inference: VibeVoiceInference, log: Any) -> None:
 def every(
     seconds: float, work: Callable[[], object], ended: threading.Event | None = None
 ) -> threading.Thread:
-    """Does `work` now, and again and again until `ended`. Beside the jobs: to look at thousands of
-    files on a network volume takes seconds."""
+    """Calls `work` now and then every `seconds` until `ended`, in a daemon thread.
+
+    In a thread, because a scan of thousands of files on a network volume takes seconds.
+    """
     ending = ended or threading.Event()
 
     def repeat() -> None:
@@ -68,7 +73,7 @@ def every(
 
 
 def preload(inference: VibeVoiceInference, log: Any) -> None:
-    """Loads the model. A failure is logged; the first job tries again and is told."""
+    """Loads the model. A failure is logged; the first job loads again and gets the error."""
     start = time.monotonic()
     try:
         inference.load_model()
@@ -80,11 +85,11 @@ def preload(inference: VibeVoiceInference, log: Any) -> None:
 
 def volume_check(inference: VibeVoiceInference) -> Any:
     def volume_is_writable() -> None:
-        """No volume is fine, one that takes no files is not: results would be lost."""
+        """Fails where there is a volume that takes no files, since results would be lost."""
         volume = inference.settings.vibevoice_volume
         if not volume.is_dir():
             return
-        # Not by the process's number: in every container it is the same.
+        # A random name and not the process id, which is the same in every container.
         probe = inference.settings.output_dir / f".probe-{uuid.uuid4().hex}"
         try:
             probe.parent.mkdir(exist_ok=True)
@@ -104,7 +109,7 @@ def engine_check(inference: VibeVoiceInference) -> Any:
 
 
 class _ToRunPod(logging.Handler):
-    """Sends the engines' log lines, which Python's own logging carries, to RunPod's."""
+    """A logging handler that forwards the engines' records to RunPod's logger."""
 
     _LEVELS: ClassVar = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 

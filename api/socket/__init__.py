@@ -1,1 +1,1 @@
-"""`WS /v1/audio/speech/stream`: events, the session that reads them, the playback that answers."""
+"""The WebSocket `/v1/audio/speech/stream`: a session reads messages, a playback sends audio."""

@@ -1,4 +1,7 @@
-"""What may be said on the socket, checked. docs/streaming.md has the table."""
+"""Client messages on the socket, checked. docs/streaming.md has the table.
+
+Every function here raises `ApiError` 400 for a bad field, and names it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +23,10 @@ _MOST_MS = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """How utterances are spoken; `request` has a text that stands for theirs."""
+    """How a session's utterances are spoken: a checked `session.config`.
+
+    The text of `request` is a placeholder. `sample_rate` is in Hz.
+    """
 
     request: SpeechRequest
     sample_rate: int = 24_000
@@ -30,6 +36,7 @@ class SessionConfig:
 
 
 def parse_message(data: str) -> dict[str, Any]:
+    """A message as a JSON object with a known `type`."""
     message = loads(data)
     if not isinstance(message, dict) or message.get("type") not in TYPES:
         raise invalid("type", "invalid_value", f"A message has a type: {', '.join(TYPES)}.")
@@ -37,7 +44,7 @@ def parse_message(data: str) -> dict[str, Any]:
 
 
 def parse_config(message: Mapping[str, Any], defaults: Defaults) -> SessionConfig:
-    """Unknown fields are ignored, as everywhere."""
+    """The settings in a `session.config`. Unknown fields are ignored."""
     given = {name: value for name, value in message.items() if value is not None}
     if "model" in given:
         model(str(given["model"]))
@@ -63,6 +70,7 @@ def parse_config(message: Mapping[str, Any], defaults: Defaults) -> SessionConfi
 
 
 def whole(fields: Mapping[str, Any], name: str, least: int, most: int, default: Any) -> Any:
+    """A whole number from `least` to `most`, or `default` if the field is missing or null."""
     value = fields.get(name)
     if value is None:
         return default
@@ -75,11 +83,13 @@ def whole(fields: Mapping[str, Any], name: str, least: int, most: int, default: 
 
 
 def played_ms(message: Mapping[str, Any]) -> int | None:
+    """How much of an utterance the client has played, in ms; None if it does not say."""
     found: int | None = whole(message, "played_ms", 0, _MOST_MS, None)
     return found
 
 
 def text_of(message: Mapping[str, Any]) -> str:
+    """The text of an `input.text`."""
     text = message.get("text")
     if not isinstance(text, str):
         raise invalid("text", "invalid_type", "Invalid type for 'text': expected a string.")
@@ -87,6 +97,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def context_of(message: Mapping[str, Any]) -> str | None:
+    """The client's name of an utterance, or None."""
     name = message.get("context_id")
     if name is None or (isinstance(name, str) and 1 <= len(name) <= MOST_CONTEXT_ID):
         return name
@@ -103,4 +114,5 @@ def _choice(fields: Mapping[str, Any], name: str, default: Any, allowed: tuple[A
 
 
 def refused(code: str, message: str) -> ApiError:
+    """An error for a message that cannot be followed now; no field is at fault."""
     return invalid(None, code, message)

@@ -1,5 +1,7 @@
-"""Speaks a session's utterances one after the other, and knows what of them can have been heard:
-audio is played in the order in which it was sent, no faster than time goes by, and not in a pause.
+"""Playback: one task speaks a session's utterances, one after the other.
+
+It estimates how much audio the client can have heard. The estimate assumes that a client plays
+audio in order, in real time, and not during a pause.
 """
 
 import asyncio
@@ -19,8 +21,11 @@ from synthesis.result import AudioPart, Result
 
 
 class Playback:
-    """`open` are the utterances that are not at their end, the spoken one first; `last` is the one
-    before them. `active_at` is when a sound was last sent, in monotonic seconds."""
+    """The utterances of one session.
+
+    `open` are the unfinished utterances; the first is being spoken. `last` is the one that was
+    finished before them. `active_at` is when audio was last sent, in monotonic seconds.
+    """
 
     def __init__(self, sender: SocketSender) -> None:
         self.open: deque[Utterance] = deque()
@@ -33,27 +38,34 @@ class Playback:
 
     @property
     def awaits_engine(self) -> bool:
+        """Whether the engine works on the spoken utterance, and no pause holds it."""
         return bool(self.open) and self.open[0].in_making and self._paused_at is None
 
     def find(self, context_id: str | None) -> Utterance | None:
-        """The oldest utterance that is known, of those with this id if there is one."""
+        """The oldest utterance of `open` and `last`; with an id, the oldest with that id."""
         known = [*self.open, *([self.last] if self.last else [])]
         return next((u for u in known if context_id is None or u.context_id == context_id), None)
 
     def add(self, utterance: Utterance) -> None:
+        """Queues an utterance after the open ones."""
         self.open.append(utterance)
         self._go()
 
     async def pause(self) -> None:
+        """Holds all audio until `resume`, and answers `paused`. The engine works on."""
         self._paused_at = self._paused_at or time.monotonic()
         await self._sender.pause(lambda: place("paused", self._current))
 
     async def resume(self) -> None:
+        """Answers `resumed` and lets audio go on."""
         await self._sender.send(place("resumed", self._current))
         self._end_pause()
 
     async def cancel(self, utterance: Utterance, played_ms: float | None) -> None:
-        """Ends one that `find` gave. Nothing of it follows the answer."""
+        """Ends an utterance and answers `cancelled`. No audio of it follows that answer.
+
+        `played_ms` is what the client says it has played; None means that it is estimated.
+        """
         is_spoken = bool(self.open) and utterance is self.open[0]
         if is_spoken:
             await self.stop()
@@ -63,14 +75,14 @@ class Playback:
             self.open.remove(utterance)
         if utterance is self.last:
             self.last = None
-        if is_spoken or not self.open:  # else the pause is another's
+        if is_spoken or not self.open:  # else the pause belongs to the spoken one
             self._all_played_at = 0.0
             self._end_pause()
         await self._sender.send(cancelled(utterance, min(heard_ms, utterance.sent_ms)))
         self._go()
 
     async def stop(self) -> None:
-        """Stops the engine. What is open stays open."""
+        """Stops the speaking task and its engine work. Open utterances stay open."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -95,13 +107,13 @@ class Playback:
         self._sender.release()
 
     def _heard_ms(self, utterance: Utterance) -> float:
-        """What a caller who says nothing of it can have heard."""
+        """The estimate of what the client has heard, in ms: the time since the first sample."""
         if utterance.plays_at is None:
             return 0.0
         return max(0.0, ((self._paused_at or time.monotonic()) - utterance.plays_at) * 1000)
 
     async def _speak_all(self) -> None:
-        with suppress(WebSocketDisconnect):  # who reads the socket sees it too
+        with suppress(WebSocketDisconnect):  # the session's reading task gets it too
             while self.open:
                 await self._speak_first()
 
@@ -167,4 +179,4 @@ class Playback:
                 self.active_at = time.monotonic()
                 if utterance.plays_at is None:
                     utterance.plays_at = max(self.active_at, self._all_played_at)
-            line.end_ms = end_ms  # once it is out: a cancel may have come before
+            line.end_ms = end_ms  # only after the send: a cancel may interrupt it

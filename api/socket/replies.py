@@ -1,4 +1,7 @@
-"""What the socket says of utterances and their sentences. docs/streaming.md has the table."""
+"""Server messages about utterances and their sentences. docs/streaming.md has the table.
+
+Times are in milliseconds of an utterance's audio.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +12,7 @@ from synthesis.result import Result
 
 
 def with_name(message: Mapping[str, Any], utterance: Utterance) -> dict[str, Any]:
-    """The same, and of which utterance it is."""
+    """The message with its utterance's number and, if there is one, context id."""
     named = {**message, "utterance": utterance.number}
     if utterance.context_id is not None:
         named["context_id"] = utterance.context_id
@@ -17,6 +20,7 @@ def with_name(message: Mapping[str, Any], utterance: Utterance) -> dict[str, Any
 
 
 def started(utterance: Utterance, line: Line) -> dict[str, Any]:
+    """`audio.start`: the audio of a sentence follows."""
     request = utterance.config.request
     message = {
         "type": "audio.start",
@@ -32,6 +36,7 @@ def started(utterance: Utterance, line: Line) -> dict[str, Any]:
 
 
 def finished(utterance: Utterance, line: Line, count: int, result: Result) -> dict[str, Any]:
+    """`audio.done`: the end of a sentence's audio, of `count` bytes."""
     message = {
         "type": "audio.done",
         "sentence_index": line.index,
@@ -47,6 +52,7 @@ def finished(utterance: Utterance, line: Line, count: int, result: Result) -> di
 
 
 def done(utterance: Utterance) -> dict[str, Any]:
+    """`session.done`: the end of an utterance."""
     message = {
         "type": "session.done",
         "total_sentences": len(utterance.lines),
@@ -56,6 +62,7 @@ def done(utterance: Utterance) -> dict[str, Any]:
 
 
 def cancelled(utterance: Utterance, heard_ms: float) -> dict[str, Any]:
+    """`cancelled`: an utterance ended early, and the text that was heard."""
     message = {
         "type": "cancelled",
         "text_spoken": utterance.heard(heard_ms),
@@ -65,7 +72,7 @@ def cancelled(utterance: Utterance, heard_ms: float) -> dict[str, Any]:
 
 
 def place(kind: str, utterance: Utterance | None) -> dict[str, Any]:
-    """Where the audio of what is spoken stands, or that of the last utterance after its end."""
+    """`paused` or `resumed` with the milliseconds of the utterance's audio sent so far."""
     if utterance is None:
         return {"type": kind, "pts_ms": 0.0}
     return with_name({"type": kind, "pts_ms": round(utterance.sent_ms, 3)}, utterance)

@@ -1,4 +1,4 @@
-"""A socket's way out: one message at a time, and nothing of the playback's while it is paused."""
+"""Sending on a socket: one message at a time, and none of the playback's during a pause."""
 
 import asyncio
 import json
@@ -12,8 +12,11 @@ Message = Mapping[str, Any] | bytes
 
 
 class SocketSender:
-    """Raises `WebSocketDisconnect` where the caller has left, in whatever state that was. For one
-    who does not read it waits until the server drops him: see `api.protocol`."""
+    """Serialises what two tasks send: the session's answers and the playback's audio.
+
+    Every method that sends raises `WebSocketDisconnect` once the connection is gone. If the client
+    does not read, a send waits until `api.protocol.SocketProtocol` drops the connection.
+    """
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
@@ -22,29 +25,37 @@ class SocketSender:
         self._running.set()
 
     async def send(self, message: Message) -> None:
-        """What does not belong to the speech: an answer, a refusal."""
+        """Sends a message that a pause does not hold: an answer to the client, or an error."""
         async with self._sending:
             await self._send(message)
 
     async def close(self, code: int = 1000, why: str | None = None) -> None:
-        """To be called once nobody sends any more."""
+        """Closes the socket with a close code. Call it after the last send."""
         try:
             await self._socket.close(code, why)
         except RuntimeError:
             raise WebSocketDisconnect(1006) from None
 
     async def pause(self, message: Callable[[], Message]) -> None:
-        """`message` is made once what is on its way is out, so that it is counted."""
+        """Holds the playback's messages, and sends `message()`.
+
+        The message is made after the send that is under way, so that it counts that audio.
+        """
         self._running.clear()
         async with self._sending:
             await self._send(message())
 
     def release(self) -> None:
+        """Lets the playback's messages go on."""
         self._running.set()
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Callable[[Message], Awaitable[None]]]:
-        """The speaker's turn to send. While it lasts nobody else sends and no pause is answered."""
+        """The playback's lock to send: gives a function that sends one message.
+
+        It waits for the end of a pause. While the block runs, no other task sends, and `pause`
+        waits.
+        """
         while True:
             await self._running.wait()
             async with self._sending:
@@ -57,7 +68,7 @@ class SocketSender:
             if isinstance(message, bytes):
                 await self._socket.send_bytes(message)
             else:
-                # In ASCII: half of a surrogate pair, which JSON may carry, has no UTF-8.
+                # ASCII escapes: JSON may carry a lone surrogate, which UTF-8 cannot encode.
                 await self._socket.send_text(json.dumps(message, separators=(",", ":")))
-        except RuntimeError:  # it was closed by the other side, or by a ping that nobody answered
+        except RuntimeError:  # closed by the client, or after an unanswered ping
             raise WebSocketDisconnect(1006) from None

@@ -1,9 +1,9 @@
-"""`WS /v1/audio/speech/stream`: text comes as it is written, speech goes as it is made, and either
-side may stop at any moment.
+"""A session of the WebSocket `/v1/audio/speech/stream`: text comes in while audio goes out.
 
-One task reads messages, the playback's speaks. Whatever is sent goes through the sender, one
-message at a time, so nothing of an utterance follows the answer to its `cancel`, nor any of it one
-to a `pause`. Utterances are spoken one after the other, in the order of their first text.
+Two tasks: the session's reads messages, the playback's sends audio. Both send through one
+`SocketSender`, one message at a time. So no audio of an utterance follows the answer `cancelled`,
+and no audio at all follows the answer `paused`. Utterances are spoken one after the other, in the
+order of their first text.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ IDLE_CODE, TOO_LONG_CODE = 4408, 4409
 
 
 class Session:
-    """One socket, from its first message to its end."""
+    """One open WebSocket, from its first message to its close."""
 
     def __init__(self, state: AppState, socket: WebSocket) -> None:
         self._state, self._socket = state, socket
@@ -45,6 +45,7 @@ class Session:
         self._end = self._heard_at + LONGEST_SESSION_SEC
 
     async def run(self) -> None:
+        """Handles messages until the client closes the session or disconnects."""
         self._state.metrics.sessions.inc()
         try:
             while await self._answer(await self._receive()):
@@ -60,7 +61,7 @@ class Session:
                 utterance.abandon()
 
     async def _answer(self, data: str) -> bool:
-        """False where the session is to end."""
+        """Handles one message, or answers with its error. False ends the session."""
         try:
             return await self._handle(parse_message(data))
         except WebSocketDisconnect:
@@ -70,7 +71,7 @@ class Session:
             return True
 
     async def _receive(self) -> str:
-        """The next message. Closes the socket where there was none for too long."""
+        """The next message. Closes the socket of a session that is idle or open for too long."""
         waiting = asyncio.create_task(self._socket.receive())
         try:
             while True:
@@ -89,17 +90,17 @@ class Session:
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
         if message.get("text") is None:
-            return ""  # refused as no JSON
+            return ""  # a binary message: the parser refuses it as no JSON
         return str(message["text"])
 
     def _idle_at(self) -> float:
-        """When the silence becomes too long. It is none while the engine is at work."""
-        speaker = self._playback
-        since = time.monotonic() if speaker.awaits_engine else speaker.active_at
+        """When the session becomes idle, in monotonic seconds. Engine work counts as activity."""
+        playback = self._playback
+        since = time.monotonic() if playback.awaits_engine else playback.active_at
         return max(self._heard_at, since) + self._state.settings.session_idle_sec
 
     async def _close(self, code: int, why: str) -> NoReturn:
-        """Says why, where the caller still reads, and closes."""
+        """Sends an error with the reason, waits up to 1 s for it, and closes with `code`."""
         try:
             async with asyncio.timeout(1):
                 await self._sender.send(event_of(refused("session_closed", why)))
@@ -110,7 +111,7 @@ class Session:
         raise WebSocketDisconnect(code)
 
     async def _handle(self, message: dict[str, Any]) -> bool:
-        """False where the session is to end."""
+        """Does what a message asks for. False ends the session."""
         kind = message["type"]
         if kind == "session.config":
             if self._playback.open:
@@ -139,7 +140,7 @@ class Session:
             raise refused("too_many_contexts", f"At most {MOST_OPEN} utterances may be open.")
         else:
             utterance = Utterance(self._state, self._config, self._count + 1, context_id)
-            utterance.write(text)  # may be refused, and then there is no utterance
+            utterance.write(text)  # first: a refused text makes no utterance
             self._count += 1
             self._playback.add(utterance)
 

@@ -1,7 +1,7 @@
-"""One utterance on a socket: text that comes in pieces, the audio of its sentences as it is made,
-and what of it was heard by when.
+"""An utterance on a socket: text that arrives in parts, spoken as one stream.
 
-Times are milliseconds of audio since the utterance's begin.
+It also maps played milliseconds back to text. Times are in milliseconds of audio since the start of
+the utterance.
 """
 
 import asyncio
@@ -19,13 +19,17 @@ from synthesis.stream import Stalled, StreamItem
 from text.feed import Sentence, SentenceFeed
 
 _PARTS_AHEAD = 32
-"""Frames that are made before they are sent: 4 s, so that the next sentence begins in time."""
+"""Frames that the engine may be ahead of the sender: 32 of 133 ms, which is 4 s.
+
+That is enough for the next sentence to begin without a gap."""
 
 
 @dataclass(slots=True)
 class Line:
-    """A sentence and its place in the audio. `end_ms` is the end of what was sent of it, and its
-    real one once it is `whole`."""
+    """A sentence and its place in the utterance's audio, in milliseconds.
+
+    `end_ms` is the end of the audio sent so far. Once `whole` is set, it is the sentence's end.
+    """
 
     index: int
     sentence: Sentence
@@ -35,9 +39,12 @@ class Line:
 
 
 class Utterance:
-    """Belongs to one session. `number` counts a session's utterances from 1; `plays_at` is when its
-    first sample can be heard at the soonest, in monotonic seconds; `in_making` tells whether the
-    engine is at work on a sentence of it."""
+    """One utterance of one session.
+
+    `number` counts the session's utterances from 1. `plays_at` is the earliest time at which the
+    client can play its first sample, in monotonic seconds. `in_making` says whether the engine
+    works on one of its sentences.
+    """
 
     def __init__(
         self, state: AppState, config: SessionConfig, number: int, context_id: str | None
@@ -55,7 +62,7 @@ class Utterance:
         self._flushing: asyncio.TimerHandle | None = None
 
     def write(self, text: str) -> None:
-        """More of its text. Raises a 400 where it becomes too long."""
+        """Appends text. Raises `ApiError` 400 beyond `OPENAI_INPUT_LIMIT` characters."""
         most = self._state.settings.openai_input_limit
         if len(self.feed.text) + len(text) > most:
             problem = f"An utterance has at most {most} characters."
@@ -64,7 +71,7 @@ class Utterance:
         self._flush_later()
 
     def _flush_later(self) -> None:
-        """What has no sure end is spoken after a while without more text."""
+        """Starts the timer of `max_buffer_delay_ms` that ends an unfinished sentence."""
         self._stop_timer()
         if self.config.granularity != "none":
             delay = self.config.max_buffer_delay_ms / 1000
@@ -75,11 +82,11 @@ class Utterance:
             self._flushing.cancel()
 
     def flush(self) -> None:
-        """Its last sentence ends here, though more may come."""
+        """Ends the last sentence here. More text may follow."""
         self._take(self.feed.flush())
 
     def close(self) -> None:
-        """Its text is whole. One without a word is silence, as at the other doors."""
+        """Ends the text. A text without words, but with pauses, is spoken as silence."""
         self.flush()
         text = self.feed.text
         if text.strip() and not self._has_words:
@@ -88,7 +95,7 @@ class Utterance:
         self._sentences.put_nowait(None)
 
     def abandon(self) -> None:
-        """No more text is taken, and none that waits for more is spoken."""
+        """Accepts no more text, and speaks no sentence that is unfinished."""
         self._stop_timer()
         self.closed = True
 
@@ -99,18 +106,22 @@ class Utterance:
 
     @property
     def sent_ms(self) -> float:
+        """The milliseconds of audio sent so far."""
         return self.lines[-1].end_ms if self.lines else 0.0
 
     def begin(self) -> Line:
-        """The place of the sentence whose audio follows."""
+        """Adds the line of the sentence whose audio is next."""
         index = len(self.lines)
         line = Line(index, self._given[index], self.sent_ms, self.sent_ms)
         self.lines.append(line)
         return line
 
     async def audio(self) -> AsyncGenerator[StreamItem, None]:
-        """One stream of all its sentences, made ahead by up to `_PARTS_AHEAD`. Raises what the
-        making raises. Closing it stops the engine at once, without waiting for it."""
+        """One stream of all sentences, up to `_PARTS_AHEAD` parts ahead of the reader.
+
+        Raises what `synthesis.stream` raises, or `ApiError` if nothing is read for
+        `SESSION_IDLE_SEC`. Closing it stops the engine without waiting for its end.
+        """
         state, config = self._state, self.config
         speaking = Speaking(state, "ws", "stopped")
         longest = state.settings.session_idle_sec
@@ -133,7 +144,7 @@ class Utterance:
             stream.cancel()
 
     async def _sections(self, speaking: Speaking) -> AsyncGenerator[Section, None]:
-        """Its sentences as they come, in one seat from the first to the end."""
+        """The sentences as they come. One seat serves them all, but for a long wait for text."""
         with speaking.seat:
             while (sentence := await self._next_sentence(speaking.seat)) is not None:
                 self.in_making = True
@@ -145,8 +156,11 @@ class Utterance:
                     self.in_making = False
 
     async def _next_sentence(self, seat: Seat) -> Sentence | None:
-        """None at the end of its text. The engine has nothing to do meanwhile, so after a while the
-        seat goes to others."""
+        """The next sentence; None at the end of the text.
+
+        After `UTTERANCE_IDLE_SEC` without one the seat goes to another answer: the engine would
+        have nothing to do in it.
+        """
         try:
             async with asyncio.timeout(self._state.settings.utterance_idle_sec):
                 return await self._sentences.get()
@@ -155,7 +169,7 @@ class Utterance:
         return await self._sentences.get()
 
     def _silence_ms(self, sentence: Sentence) -> int:
-        """What lies before a sentence, as between two chunks of one text."""
+        """The silence before a sentence, in ms: the same as between two chunks of one text."""
         if len(self._given) == 1:
             return 0
         settings = self._state.settings
@@ -163,8 +177,11 @@ class Utterance:
         return settings.paragraph_silence_ms if paragraph else settings.chunk_silence_ms
 
     def heard(self, played_ms: float) -> str:
-        """The text of whole words that was heard after that much audio. Within a sentence it is
-        measured by the share of its time; while that is not known, by the voice's usual pace."""
+        """The text that was heard after `played_ms` of audio, cut before a partial word.
+
+        Within a sentence, the share of characters is the share of its duration. While the duration
+        is not known, the voice's usual pace estimates it.
+        """
         end = 0
         for line in self.lines:
             if played_ms <= line.start_ms:
@@ -177,7 +194,7 @@ class Utterance:
             text = line.sentence.text
             count = int(share * len(text) + 1e-6)
             while 0 < count < len(text) and not text[count].isspace():
-                count -= 1  # a word that was cut was not heard
+                count -= 1  # a partial word does not count as heard
             end = line.sentence.start + count
             break
         return self.feed.text[:end].rstrip()

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from engines.base import Engine, EngineSettings
 
 IN_PROCESS = True
-"""It is C that lets go of the interpreter, and has no device to lose."""
+"""espeak-ng is C code that releases the GIL, and it has no GPU context that could break."""
 
 
 def create(_: "EngineSettings") -> "Engine":

@@ -1,15 +1,15 @@
 """The preview voice: espeak-ng on the CPU, for demos and tests without a GPU.
 
-It clones nothing. A built-in name gets its own espeak voice; any other name (a voice file's, say)
-gets one by the words in it (`Alice`, `woman`, `man`), else by its hash. A turn is read in one
-language, that of the script of most of its letters: Latin letters are read as English, Japanese
-only where kana outnumber kanji, and a script outside `_LANGUAGES` is spelled out in English.
-Options and attempts are ignored; a seed moves only the breath noise.
+It clones no voice. A built-in name has its own espeak voice. Any other name gets one by the words
+in it (`Alice`, `woman`, `man`), else by its hash. A turn is read in one language, chosen by the
+script of most of its letters. Latin letters are read as English. Han characters are read as
+Japanese only where kana outnumber them. A script outside `_LANGUAGES` is spelled out in English.
+Options and attempts are ignored. A seed changes only the breath noise.
 
-espeak is called for one piece of text at a time (some 15 s of speech in 15 ms), by whichever thread
-iterates. Between pieces nobody holds it, so a slow reader stops no one and an abandoned speech
-leaves nothing behind. Of many speeches the one comes first whose listener runs out of sound first:
-one that has not begun before all that are ahead of real time.
+espeak speaks one piece of text at a time (about 15 s of speech in 15 ms), in the thread that
+iterates. Its lock is released between pieces, so a slow reader blocks no other speech. The lock
+serves the earliest deadline first: a deadline is when the speech's listener has heard all that was
+made. So a speech without sound yet precedes all that are ahead of real time.
 """
 
 import re
@@ -34,12 +34,12 @@ from text.cleaning.symbols import plain_letters
 from text.sentences import sentences
 
 _FRAME = 3200  # samples: 133 ms, as VibeVoice's
-_PIECE = 240  # characters; the worst found (letters that must be spelled) keep espeak for 0.2 s
+_PIECE = 240  # characters; the slowest piece found (spelled letters) takes espeak 0.2 s
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One of espeak's voice variants at a pitch of ours (base and top in Hz, before stress)."""
+    """One of espeak's voice variants, and our pitch for it: base and top in Hz, before stress."""
 
     variant: str
     pitch: tuple[int, int]
@@ -107,7 +107,7 @@ _CUTS = [
 
 
 class EspeakEngine:
-    """The preview voice behind the engine wall. Any number of speeches may run side by side."""
+    """The preview voice as an `Engine`. Any number of speeches may run side by side."""
 
     capabilities = Capabilities(
         name="espeak",
@@ -138,7 +138,7 @@ class EspeakEngine:
         return EspeakSpeech(espeak_library.load(), plan)
 
     def close(self) -> None:
-        """The library stays in the process; speeches that run may run on."""
+        """Does nothing: the library stays in the process, and running speeches go on."""
         self.ready = False
 
 
@@ -150,7 +150,7 @@ class EspeakSpeech:
         self._plan = plan
         self._looks = _cast(plan.voices)
         self._cancelled = threading.Event()
-        self._due = 0.0  # when who listens from the begin has heard all of it (monotonic seconds)
+        self._due = 0.0  # deadline: when the listener has heard all audio so far, monotonic seconds
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -177,7 +177,7 @@ class EspeakSpeech:
         converter = Resampler(self._library.rate, SAMPLE_RATE)
         for pcm in self._pieces(chunk):
             converted = converter.feed(pcm.astype(np.float32) / np.float32(32768))
-            yield np.clip(converted, -1, 1)  # a piece at full scale may ring beyond it
+            yield np.clip(converted, -1, 1)  # the resampler may overshoot full scale
         yield np.clip(converter.flush(), -1, 1)
 
     def _pieces(self, chunk: PlannedChunk) -> Iterator[NDArray[np.int16]]:
@@ -186,7 +186,7 @@ class EspeakSpeech:
             language = _language(text)
             look = self._looks[turn.speaker]
             for piece in _cut(text):
-                if not any(map(str.isalnum, piece)):  # espeak calls a lone "!" by its name
+                if not any(map(str.isalnum, piece)):  # espeak would read a lone "!" as a word
                     continue
                 with self._library.line.enter(self._cancelled, self._due):
                     pcm = self._library.say(
@@ -199,7 +199,7 @@ class EspeakSpeech:
 
 
 def _cast(voices: Iterable[Voice]) -> list[_Look]:
-    """A look for every voice, no two alike while there are enough."""
+    """A look for every voice; all differ while there are enough looks."""
     cast: dict[tuple[str, str], str] = {}
     for name, sha256 in sorted({(v.name, v.sha256): 0 for v in voices}, key=_is_borrowed):
         wishes = _wishes(name)
@@ -212,7 +212,7 @@ def _is_borrowed(voice: tuple[str, str]) -> bool:
 
 
 def _wishes(name: str) -> list[str]:
-    """Every built-in name, the most fitting for a voice of this name first."""
+    """All built-in names, the best match for a voice of this name first."""
     words = re.findall("[a-z]+", name.lower())
     named = [known for known in _LOOKS if known.lower() in words]
     women = {_LOOKS[known].woman for known in named} or {
@@ -224,10 +224,13 @@ def _wishes(name: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """With ordinary digits and letters for wide, circled and joined ones and words for powers and
-    the rarer fractions, which espeak leaves out or misreads, and without control characters (it
-    takes commands after a 0x01), lone surrogates and what Unicode does not know; newlines and the
-    joiners that Indic scripts need stay."""
+    """The text with characters that espeak reads correctly.
+
+    Wide, circled and joined letters and digits become ordinary ones. Powers and the rarer fractions
+    become words, because espeak drops or misreads them. Control characters are removed, because
+    espeak takes commands after a 0x01. So are lone surrogates and unassigned code points. Newlines
+    and the joiners of Indic scripts stay.
+    """
     plain = plain_letters(AlignedText(text)).text
     return "".join(
         c if c in "\n\u200c\u200d" or unicodedata.category(c)[0] != "C" else " "
@@ -235,7 +238,7 @@ def _plain(text: str) -> str:
     )
 
 
-# Halves, thirds and quarters it knows; of m² it says "m two".
+# espeak reads halves, thirds and quarters correctly, and m² as "m two".
 _UNKNOWN = re.compile("[\u2150-\u2152\u2155-\u215e]|(?<=[A-Za-z0-9)])[\u00b2\u00b3]")
 _POWERS = {"\u00b2": "squared", "\u00b3": "cubed"}
 
@@ -252,7 +255,7 @@ def _language(text: str) -> str:
 
 
 def _cut(text: str) -> Iterator[str]:
-    """Pieces of at most `_PIECE`, the first a sentence by itself: with it, sound begins."""
+    """Pieces of at most `_PIECE` characters; the first is one sentence, for an early start."""
     if (spans := sentences(text[:_PIECE]))[1:]:
         yield text[: spans[1][0]]
         text = text[spans[1][0] :]
@@ -265,7 +268,7 @@ def _cut(text: str) -> Iterator[str]:
 
 
 def _framed(parts: Iterable[Samples]) -> Iterator[Samples]:
-    """The same samples in frames of `_FRAME`, the last one shorter, as soon as they are full."""
+    """Regroups samples into frames of `_FRAME`, given out once full; the last may be shorter."""
     rest = silence(0)
     for part in parts:
         rest = np.concatenate([rest, part])

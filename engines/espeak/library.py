@@ -1,8 +1,8 @@
 """espeak-ng by ctypes, from the package espeakng-loader (library and data, no system package).
 
-The library has one global state and is not thread-safe, so it is loaded once in a process and used
-by one thread at a time: call `say` inside `line.enter`. Nothing else in the process may use it.
-What it says depends on the arguments alone, never on what was said before.
+The C library has global state and is not thread-safe. So it is loaded once in a process and used by
+one thread at a time: call `say` only while holding its `PriorityLock`. Nothing else in the process
+may use it. The samples depend on the arguments alone, never on earlier calls.
 """
 
 import ctypes
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from engines.priority_lock import PriorityLock
 from request.errors import EngineError
 
-_VOLUME = 60  # of the usual 100, where Mandarin reaches 1.4 times full scale and meets the limiter
-_BUFFER_MS = 500  # of speech between two looks at `cancelled`: less than 1 ms of work
+_VOLUME = 60  # espeak's default of 100 drives Mandarin to 1.4 times full scale, into its limiter
+_BUFFER_MS = 500  # milliseconds of speech between two checks of `cancelled`: below 1 ms of work
 
-# espeak's own numbers: synchronous output, no exit() where data is missing, UTF-8, a pause at the
-# end as after any sentence, and the volume's.
+# Constants of espeak's C API: synchronous output, no exit() where data is missing, UTF-8, a pause
+# at the end as after any sentence, and the parameter of the volume.
 _SYNCHRONOUS, _STAY, _UTF8, _END_PAUSE, _VOLUME_PARAMETER = 2, 0x8000, 1, 0x1000, 2
 
-# Said before every text and thrown away: how some texts begin (single letters in Burmese and Thai)
-# depends on the sound before. It must not depend on another job's.
+# This voice speaks before every text, and its audio is dropped. The beginning of some texts (single
+# letters in Burmese and Thai) depends on the sound before, which must not be another request's.
 _PRIMER = ("gmw/en-US", "m3", (80, 120))
 
 _Callback = ctypes.CFUNCTYPE(
@@ -37,7 +37,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 
 class Library:
-    """`rate` is that of the samples, in Hz. `load` makes the only one."""
+    """The loaded library. `rate` is the rate of its samples in Hz. Only `load` makes it, once."""
 
     def __init__(self) -> None:
         import espeakng_loader
@@ -53,7 +53,7 @@ class Library:
         self._lib.espeak_SetParameter(_VOLUME_PARAMETER, _VOLUME, 0)
         self._callback = _Callback(self._collect)
         self._lib.espeak_SetSynthCallback(self._callback)
-        # Open as long as the library.
+        # Both stay open as long as the library lives.
         self._voice_file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self._primer_file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self._primer_file.write(self._voice(*_PRIMER))
@@ -69,8 +69,11 @@ class Library:
         seed: int,
         cancelled: threading.Event,
     ) -> NDArray[np.int16]:
-        """The samples of a text without control characters, or some of them once `cancelled` is
-        set. `language` and `variant` are files of espeak's data, `pitch` is in Hz (base, top)."""
+        """Speaks a text without control characters; gives 16-bit samples, shape (n,).
+
+        `language` and `variant` are files of espeak's data. `pitch` is (base, top) in Hz. Once
+        `cancelled` is set, the samples so far are given.
+        """
         self._stopped = cancelled.is_set
         self._set_voice(self._primer_file)
         self._synthesise("hi")
@@ -85,13 +88,12 @@ class Library:
         self._made.clear()
         return pcm
 
-    @cache  # noqa: B019 - there is one library. Each read would wait for the interpreter lock
+    @cache  # noqa: B019 - there is one library, and each file read would wait for the GIL
     def _voice(self, language: str, variant: str, pitch: tuple[int, int]) -> bytes:
-        """A voice file.
+        """The bytes of a voice file for espeak.
 
-        Flutter (a wobble of the pitch) and roughness run on counters that espeak never resets:
-        with them a text's samples depend on what was said before. Only a voice file can turn
-        them off.
+        Flutter (a wobble of the pitch) and roughness use counters that espeak never resets. With
+        them the samples would depend on earlier calls. Only a voice file can turn them off.
         """
         return b"%s\n%s\npitch %d %d\nflutter 0\nroughness 8\n" % (
             (self._data / "lang" / language).read_bytes(),
@@ -100,7 +102,7 @@ class Library:
         )
 
     def _set_voice(self, file: BinaryIO) -> None:
-        # By number because espeak cuts a path at 60 bytes and lowers its case.
+        # By file descriptor, because espeak cuts a path at 60 bytes and lowercases it.
         if self._lib.espeak_SetVoiceByFile(b"/dev/fd/%d" % file.fileno()):
             raise EngineError("espeak-ng does not take the preview voice's file")
 

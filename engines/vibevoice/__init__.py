@@ -1,4 +1,4 @@
-"""VibeVoice behind the engine wall.
+"""VibeVoice as an engine.
 
     engine.py      the engine: finds, loads, starts        code.py    where upstream's code is
     fast/          the fast runtime                        hub.py     where models lie
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engines.base import Engine, EngineSettings
 
 IN_PROCESS = False
-"""Its frame loop is Python, and only a new process gets a CUDA context that failed anew."""
+"""Its Python loop would compete for the GIL, and a broken CUDA context needs a new process."""
 
 
 def create(settings: "EngineSettings") -> "Engine":

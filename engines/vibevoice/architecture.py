@@ -1,7 +1,7 @@
-"""The sizes of a model, as far as its forward needs them, from its `config.json`.
+"""The sizes of a model's networks, read from its `config.json`.
 
-Raises `Unsupported` for what `fast/step.py` does not compute; upstream's classes may still run
-that.
+Raises `Unsupported` for a network that `fast/step.py` cannot compute. The reference runtime may
+still run such a model.
 """
 
 import math
@@ -20,9 +20,12 @@ class Unsupported(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """A codec's network: a stem, then a stage of `depths[i]` blocks at each of `widths[i]`
-    channels, with a convolution of stride `strides[i - 1]` before all but the first, and a head of
-    `outputs` channels. `inputs` are the stem's channels."""
+    """A codec's network: a stem, stages, and a head.
+
+    Stage i has `depths[i]` blocks of `widths[i]` channels. A convolution of stride `strides[i - 1]`
+    stands before every stage but the first. The stem takes `inputs` channels, and the head gives
+    `outputs` channels.
+    """
 
     inputs: int
     outputs: int
@@ -34,8 +37,12 @@ class Net:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """`latent` and `semantic` are the values that the two codecs have for a frame of `hop`
-    samples; `voice_std` scales the noise on a cloned voice (see `fast/voice_cache.py`)."""
+    """The sizes of a model.
+
+    A frame has `hop` samples. The acoustic codec encodes it to `latent` values, the semantic codec
+    to `semantic` values. `voice_std` scales the noise that is added to a voice's latents (see
+    `fast/layers/noise.py`).
+    """
 
     hidden: int
     layers: int
@@ -62,13 +69,16 @@ class Architecture:
 
     @property
     def kv_values(self) -> int:
-        """The keys and values of a token in all layers."""
+        """The number of key and value elements of one token in all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
 
 def architecture(config: Section) -> Architecture:
-    """Reads a `config.json`. `encoder` is the semantic codec's, which hears every frame;
-    `listener` is the acoustic codec's, which hears the voices."""
+    """Reads a `config.json`. Raises `Unsupported`.
+
+    `encoder` is the semantic codec's encoder, which encodes every generated frame. `listener` is
+    the acoustic codec's encoder, which encodes the voices' recordings.
+    """
     decoder = config["decoder_config"]
     acoustic, semantic = config["acoustic_tokenizer_config"], config["semantic_tokenizer_config"]
     head = config["diffusion_head_config"]

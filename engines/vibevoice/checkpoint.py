@@ -1,7 +1,7 @@
-"""What a model folder holds, told from its JSON files and the heads of its weight files.
+"""Inspects a model folder by its JSON files and the headers of its weight files.
 
-Nothing here reads a weight. `inspect` passes only what upstream's classes load as it is meant: they
-do not refuse other formats, but fill memory with a model of their default size.
+No weight is read. `inspect` accepts only checkpoints that upstream's classes load correctly. Those
+classes do not refuse other formats, but allocate a model of their default size.
 """
 
 import json
@@ -32,8 +32,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Checkpoint:
     """A whole checkpoint in the original format.
 
-    `tied`: the output head is the embedding's weight. `context` is in tokens, `hop` in samples for
-    each frame. `tokenizer` is as the model names it: a hub id or a folder.
+    `tied`: the output head shares the embedding's weight. `context` is in tokens, `hop` in samples
+    a frame. `tokenizer` is a hub id or a folder, as the model's config names it.
     """
 
     folder: Path
@@ -46,12 +46,15 @@ class Checkpoint:
 
     @property
     def is_small(self) -> bool:
-        """The 1.5B, of the two that were published."""
+        """Whether this is the 1.5B and not the 7B, the two published models."""
         return self.parameters < _LARGE_SIZE
 
 
 def find(hub: Hub, name: str, revision: str = "main") -> tuple[Checkpoint, Path]:
-    """A model and the folder of its tokenizer, downloaded if need be. Raises `EngineError`."""
+    """Finds a model and the folder of its tokenizer, and downloads what is missing.
+
+    Raises `EngineError`.
+    """
     checkpoint = inspect(hub.find(name, "MODEL_PATH", inspect, FILES, revision))
     tokenizer = hub.find(
         checkpoint.tokenizer, "the model's tokenizer", check_tokenizer, TOKENIZER_FILES
@@ -60,7 +63,10 @@ def find(hub: Hub, name: str, revision: str = "main") -> tuple[Checkpoint, Path]
 
 
 def inspect(folder: Path) -> Checkpoint:
-    """Raises `Incomplete` where files are missing and `EngineError` for any other format."""
+    """Reads a checkpoint's description. Raises `Incomplete` where files are missing.
+
+    Raises `EngineError` for any other format.
+    """
     config = _read(folder, "config.json")
     _check_format(config)
     shapes = _shapes(folder)
@@ -134,7 +140,7 @@ def _check_sizes(decoder: Mapping[str, Any], shapes: Shapes) -> None:
 
 
 def _shapes(folder: Path) -> Shapes:
-    """All tensors by name. An index names the files that there should be."""
+    """The shapes of all tensors by name. An index, where there is one, names the files."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return _head(folder / "model.safetensors")
@@ -146,7 +152,7 @@ def _shapes(folder: Path) -> Shapes:
 
 
 def _head(file: Path) -> Shapes:
-    """The tensors of a safetensors file, which has to be as long as its head says."""
+    """The shapes in a safetensors file. The file must be as long as its header says."""
     from safetensors import SafetensorError, safe_open  # the demo's environment has none
 
     if not file.is_file():
@@ -167,7 +173,7 @@ def _head(file: Path) -> Shapes:
 
 
 def _tokenizer(folder: Path, processor: Mapping[str, Any]) -> str:
-    """A folder beside the weights wins over a hub id: it needs no network."""
+    """The tokenizer's folder or hub id. A folder beside the weights is preferred to a hub id."""
     named = str(processor.get("language_model_pretrained_name") or DEFAULT_TOKENIZER)
     for bundled in (folder / named, folder):
         if has_tokenizer(bundled):
@@ -176,6 +182,7 @@ def _tokenizer(folder: Path, processor: Mapping[str, Any]) -> str:
 
 
 def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder holds a tokenizer."""
     return (folder / "tokenizer.json").is_file() or all(
         (folder / name).is_file() for name in ("vocab.json", "merges.txt")
     )

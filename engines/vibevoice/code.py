@@ -1,6 +1,6 @@
-"""Upstream's code: found in its clone or as an installed package, put on the path, imported.
+"""Finds and imports upstream's code, from a clone or an installed package.
 
-A process imports one copy and keeps it.
+A process imports one copy of it and keeps it.
 """
 
 import importlib
@@ -34,7 +34,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """The classes that we use of it; upstream is not typed."""
+    """Upstream's classes that we use. They are `Any`, because upstream has no types."""
 
     Config: Any
     Model: Any
@@ -72,11 +72,13 @@ def _clone(folder: Path) -> Code:
 
 
 def clone_commit(folder: Path) -> str | None:
-    """The commit that is checked out in a clone, read from its files; None where it is not to be
-    found. git need not be there."""
+    """The commit that is checked out in a clone, or None where it cannot be found.
+
+    It is read from git's files, so git need not be installed.
+    """
     try:
         git = folder / ".git"
-        if git.is_file():  # a worktree's or a submodule's
+        if git.is_file():  # in a worktree or a submodule `.git` is a file
             git = folder / git.read_text().removeprefix("gitdir:").strip()
         head = (git / "HEAD").read_text().strip()
         if head.startswith("ref: "):
@@ -99,8 +101,10 @@ def _resolved(git: Path, ref: str) -> str:
 
 
 def import_code(code: Code) -> Upstream:
-    """Puts a clone first on the path and imports upstream's classes. Raises `EngineError` if that
-    fails or if the process already has another copy."""
+    """Puts a clone first on `sys.path` and imports upstream's classes.
+
+    Raises `EngineError` if that fails, or if the process has imported another copy already.
+    """
     if code.folder != _in_use.setdefault("folder", code.folder):
         raise _another_copy(code)
     if code.folder is not None and str(code.folder) not in sys.path:
@@ -111,7 +115,7 @@ def import_code(code: Code) -> Upstream:
         config = importlib.import_module("vibevoice.modular.configuration_vibevoice")
         tokens = importlib.import_module("vibevoice.modular.modular_vibevoice_text_tokenizer")
         audio = importlib.import_module("vibevoice.processor.vibevoice_tokenizer_processor")
-    except (ImportError, ValueError) as problem:  # newer transformers refuse it by a ValueError
+    except (ImportError, ValueError) as problem:  # newer transformers raise ValueError
         raise EngineError(
             f"the code of VibeVoice ({code.version}) cannot be imported"
             f" ({_first_line(problem)}): install the worker's requirements.txt"

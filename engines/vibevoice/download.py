@@ -1,9 +1,9 @@
-"""Downloads from the Hugging Face hub into a cache of the hub's own layout: whole, or not at all.
+"""Atomic downloads from the Hugging Face hub into a cache of the hub's own layout.
 
-A commit's files are gathered in `.COMMIT.part`, where a later attempt goes on, and are renamed to
-`snapshots/COMMIT` once all of them are there in their full size and `check` has passed. Only then
-does `refs/REVISION` name the commit. So a revision is asked for once, and a kill at any moment
-leaves no half model. Of two processes that want the same one works and the other waits.
+A commit's files are downloaded to `.COMMIT.part`, where a later attempt resumes. The folder is
+renamed to `snapshots/COMMIT` once all files have their full size and `check` has passed. Only then
+does `refs/REVISION` name the commit. So the hub is asked for a revision once, and a kill at any
+moment leaves no half model. Single-flight: a file lock lets one process download, and others wait.
 """
 
 import errno
@@ -30,7 +30,7 @@ log = logging.getLogger("vibevoice")
 
 
 class NoRoom(EngineError):
-    """The disk or the volume's quota is too small for what is downloaded."""
+    """The disk or the volume's quota has no room for the download."""
 
 
 def download(
@@ -42,8 +42,11 @@ def download(
     revision: str = "main",
     token: str | None = None,
 ) -> Path:
-    """The snapshot's folder. `files` are patterns; `setting` is what the model is called in
-    messages. Raises `EngineError`, and what `check` raises of a download that is whole."""
+    """Downloads a model's `files` (glob patterns), and gives the snapshot's folder.
+
+    `setting` names the model in messages. `check` gets the folder of a complete download; what it
+    raises is passed on. Raises `EngineError`.
+    """
     from filelock import FileLock
     from huggingface_hub import snapshot_download
 
@@ -53,7 +56,7 @@ def download(
         final, part = root / "snapshots" / commit, root / f".{commit}.part"
         locks = cache / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        # The hub library locks single files; the folder must not be renamed under another worker.
+        # The hub library locks single files only. Another worker must not rename the folder.
         with FileLock(locks / f"{root.name}.download"):
             if not _is_there(final, part, check):
                 part.mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,7 @@ def download(
                 _name(root / "refs" / revision, commit)
     except NoRoom:
         raise
-    except (OSError, ValueError, RuntimeError) as problem:  # the library's own errors are these
+    except (OSError, ValueError, RuntimeError) as problem:  # bases of the library's own errors
         if _is_no_room(problem):
             raise NoRoom(f"{setting}: no space for {name}: {_text(problem)}") from problem
         log.warning("%s: the download of %s failed: %s", setting, name, _text(problem))
@@ -85,7 +88,7 @@ def download(
 def _ask(
     name: str, files: Sequence[str], revision: str, token: str | None
 ) -> tuple[str, dict[str, int]]:
-    """The commit, and its files with their sizes in bytes."""
+    """Asks the hub for a revision: its commit, and its files with their sizes in bytes."""
     from huggingface_hub import HfApi
 
     info = HfApi(token=token).model_info(name, revision=revision, files_metadata=True)
@@ -97,7 +100,7 @@ def _ask(
 
 
 def _is_there(final: Path, part: Path, check: Callable[[Path], object]) -> bool:
-    """Whether another process was first. What is damaged is set aside."""
+    """Whether another process has finished the download. A damaged snapshot becomes `part`."""
     if not final.is_dir():
         return False
     try:
@@ -109,7 +112,7 @@ def _is_there(final: Path, part: Path, check: Callable[[Path], object]) -> bool:
 
 
 def _set_aside(final: Path, part: Path) -> None:
-    """What is good of a damaged snapshot need not come again: the library compares it by hash."""
+    """Moves a damaged snapshot to `part`. The library compares hashes and keeps its good files."""
     if part.exists():
         shutil.rmtree(final)
     else:
@@ -118,13 +121,13 @@ def _set_aside(final: Path, part: Path) -> None:
 
 def _check_room(part: Path, size: int, name: str) -> None:
     have = _bytes_in(part)
-    free = shutil.disk_usage(part).free  # of a network volume this is the cluster's, not the quota
+    free = shutil.disk_usage(part).free  # a network volume reports its cluster's, not the quota's
     if size - have > free:
         raise NoRoom(f"no space for {name}: it needs {_gb(size - have)} and {_gb(free)} are free")
 
 
 def _drop_torn_notes(part: Path) -> None:
-    """huggingface_hub 0.36 fails over a note that a kill left half written (its issue 3609)."""
+    """Removes half-written metadata files. huggingface_hub 0.36 fails on them (its issue 3609)."""
     for note in (part / ".cache").rglob("*.metadata"):
         if note.read_bytes().count(b"\n") < 3:
             note.unlink()
@@ -136,7 +139,7 @@ def _publish(
     short = [name for name, size in sizes.items() if not _is_whole(part / name, size)]
     if short or not sizes:
         raise OSError(errno.EIO, f"files are missing or cut off: {', '.join(short) or 'all'}")
-    shutil.rmtree(part / ".cache", ignore_errors=True)  # the library's notes for going on
+    shutil.rmtree(part / ".cache", ignore_errors=True)  # the library's metadata for resuming
     check(part)
     for name in sizes:
         with (part / name).open("rb") as file:
@@ -158,7 +161,7 @@ def _name(ref: Path, commit: str) -> None:
 
 @contextmanager
 def _reporting(part: Path, size: int, setting: str) -> Iterator[None]:
-    """Logs how far the download is: the library's own bars are unreadable line by line."""
+    """Logs the progress of a download. The library's own bars are unreadable in a log."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
@@ -201,13 +204,13 @@ def _is_no_room(problem: BaseException) -> bool:
 
 
 def _text(problem: BaseException) -> str:
-    text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", str(problem))  # a signature may be in there
+    text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", str(problem))  # a query may hold a signature
     lines = text.strip().splitlines()
     return f"{type(problem).__name__}: {lines[0][:200]}" if lines else type(problem).__name__
 
 
 def _meaning(problem: Exception, revision: str, with_token: bool) -> str:
-    """What can be done about it. No text of the library's: it may hold paths."""
+    """What the user can do about an error. The library's text is left out: it may hold paths."""
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RevisionNotFoundError
     from requests.exceptions import RequestException
 

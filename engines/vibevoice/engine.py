@@ -1,8 +1,8 @@
-"""VibeVoice behind the engine wall: finds its code and its model, and loads a runtime for it.
+"""The VibeVoice engine: finds upstream's code and a model, and loads a runtime.
 
-The fast runtime (`fast/`) makes many chunks at once by our own forward; the reference
-(`reference.py`) runs upstream's `generate`, one chunk at a time. Which one it is makes no
-difference to what is asked and answered.
+The fast runtime (`fast/`) generates many chunks at once by our own forward pass. The reference
+runtime (`reference.py`) runs upstream's `generate`, one chunk at a time. Both have the same
+interface.
 """
 
 import functools
@@ -31,7 +31,7 @@ log = logging.getLogger("vibevoice")
 
 
 class Runtime(Protocol):
-    """A loaded model. `lost` is why it works no more, if so."""
+    """A loaded model. `lost` is the error after which it no longer works, or None."""
 
     lost: EngineLost | None
 
@@ -49,11 +49,12 @@ class Runtime(Protocol):
 class VibeVoiceEngine:
     """VibeVoice, loaded at the first `load` or `start`.
 
-    `model` is a hub id, of which `revision` is used, or a folder. `code` is a clone of upstream, by
-    default the one in `volume` or else the installed package. Where models are looked for and
-    downloaded to is said by `Hub.of`.
-    `slots` bounds the chunks that the fast runtime makes at once, by default as memory allows.
-    Where that cannot run the model the reference does, with the reason in log and details.
+    `model` is a folder, or a hub id of which `revision` is used. `code` is a clone of upstream; by
+    default the one in `volume`, else the installed package. `Hub.of` says where models are searched
+    and where they are downloaded to.
+    `slots` is the most chunks that the fast runtime generates at once; by default as many as fit
+    into memory. Where the fast runtime cannot run the model, the reference does. The reason is in
+    the log and in `details`.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class VibeVoiceEngine:
 
     @functools.cached_property
     def _jobs(self) -> int:
-        """A quarter of the slots, so that a long text's chunks still run side by side."""
+        """A quarter of the slots, so that the chunks of a long text run side by side."""
         if self._runtime_name == "reference":
             return 1
         from engines.vibevoice.loader import choose_device
@@ -129,8 +130,10 @@ class VibeVoiceEngine:
         return self._lost or (self._runtime.lost if self._runtime is not None else None)
 
     def check(self) -> None:
-        """Looks for the code, at the GPU and, where the model is on a disk already, at its files
-        and for the memory that it needs."""
+        """Checks the code and the GPU, and of a model on a disk its files and memory needs.
+
+        Raises `EngineError`.
+        """
         from engines.vibevoice.loader import check_room
 
         find_code(self._code, self._volume)
@@ -142,8 +145,10 @@ class VibeVoiceEngine:
             check_room(checkpoints.inspect(folder), device)
 
     def load(self) -> None:
-        """Loads the model once; whoever calls meanwhile waits for the same outcome. After a failure
-        the next call tries again. Raises `EngineError`."""
+        """Loads the model. Single-flight: calls meanwhile wait for the same outcome.
+
+        After a failure the next call loads again. Raises `EngineError`.
+        """
         self._loaded()
 
     def _loaded(self) -> Runtime:
@@ -187,7 +192,7 @@ class VibeVoiceEngine:
         return runtime
 
     def _card(self) -> "torch.device":
-        """Where the model will be. Raises `EngineError` before anything is downloaded for it."""
+        """The model's device. Raises `EngineError` for an unfit one, before any download."""
         from engines.vibevoice.loader import check_card, choose_device
 
         device = choose_device(self._device)
@@ -215,7 +220,7 @@ class VibeVoiceEngine:
             except Unsupported as reason:
                 log.warning("the reference runtime is used: %s", reason)
                 self._details["fallback"] = str(reason)
-            free_memory()  # only here the weights of the attempt are let go of
+            free_memory()  # only now does no exception refer to the failed attempt's weights
         attention = {"flash": "flash_attention_2", "sdpa": "sdpa", None: None}[self._attention]
         reference = Reference(load_model(upstream, checkpoint, tokenizer, device, attention))
         if device.type == "cuda":
@@ -228,7 +233,7 @@ class VibeVoiceEngine:
         return speech
 
     def close(self) -> None:
-        """Ends all speeches and lets go of the model; `load` brings it back."""
+        """Ends all speeches and frees the model; `load` loads it again."""
         for speech in list(self._speeches):
             speech.cancel()
         with self._guard:

@@ -1,4 +1,4 @@
-"""What a GPU's errors mean for the job and for the worker."""
+"""Translates a GPU's errors: out of memory, unsupported, or a broken device."""
 
 import gc
 import logging
@@ -19,7 +19,7 @@ _OUT_OF_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 _NO_KERNELS = ("no kernel image is available", "CUBLAS_STATUS_ARCH_MISMATCH")
-_UNSUPPORTED = (  # by one way to do a step; the device works on
+_UNSUPPORTED = (  # one kernel cannot do it; the device still works
     "CUDNN_STATUS_NOT_SUPPORTED",
     "CUDNN_STATUS_BAD_PARAM",
     "CUBLAS_STATUS_NOT_SUPPORTED",
@@ -32,7 +32,7 @@ log = logging.getLogger("vibevoice")
 
 
 def meaning(error: RuntimeError) -> EngineError | None:
-    """The error that a job reports instead, or None if this is none of the device's."""
+    """The error that a request reports instead, or None if it is no error of the device."""
     text = str(error)
     if _is_memory(error):
         return EngineError(
@@ -46,19 +46,19 @@ def meaning(error: RuntimeError) -> EngineError | None:
         )
     if any(mark in text for mark in _UNSUPPORTED):
         return Unsupported(f"the GPU cannot take a step of the model ({first_line(error)})")
-    # After such an error every later call fails as well, in this process.
+    # After such an error every later CUDA call in this process fails too.
     if isinstance(error, torch.AcceleratorError) or any(mark in text for mark in _POISONED):
         return EngineLost("the GPU failed and the engine has to be replaced: send the job again")
     return None
 
 
 def failure_of(error: Exception) -> Exception:
-    """What the reader of a speech is told."""
+    """The error that the reader of a speech gets."""
     return (meaning(error) if isinstance(error, RuntimeError) else None) or error
 
 
 def loss_of(error: BaseException) -> EngineLost:
-    """What ends the frame loop, be it a broken device or an error on the way out of another."""
+    """The `EngineLost` that ends the loop, for a broken device or any unexpected error."""
     meant = meaning(error) if isinstance(error, RuntimeError) else error
     if isinstance(meant, EngineLost):
         return meant
@@ -74,14 +74,14 @@ def _is_memory(error: RuntimeError) -> bool:
 
 
 def free_memory() -> None:
-    """Gives unused memory back. Call it where no exception holds on to tensors any more."""
+    """Frees unused memory. Call it where no exception's traceback refers to tensors any more."""
     gc.collect()
     if torch.cuda.is_available():
         empty_cache()
 
 
 def empty_cache() -> None:
-    """Never raises: with memory that stays taken a worker can still serve."""
+    """Frees torch's cached device memory. Never raises, since the worker can serve without it."""
     try:
         torch.cuda.empty_cache()
     except RuntimeError as error:
@@ -89,7 +89,7 @@ def empty_cache() -> None:
 
 
 def free_device_memory(device: torch.device) -> int:
-    """Bytes, with what torch keeps of tensors that are gone."""
+    """The free memory of a device in bytes, including torch's cache of freed tensors."""
     empty_cache()
     return int(torch.cuda.mem_get_info(device)[0])
 
@@ -99,7 +99,7 @@ def first_line(error: BaseException) -> str:
 
 
 def loaded(load: Callable[[], T]) -> T:
-    """What `load` gives. Raises the device's failures in our words, with its memory given back."""
+    """The result of `load`. A device's failure is raised as `EngineError`, its memory freed."""
     try:
         return load()
     except RuntimeError as error:

@@ -1,6 +1,7 @@
-"""Frames on their way from the thread that makes them to the one that reads them.
+"""A queue of events from the thread that generates them to the thread that reads them.
 
-The maker never waits: what a slow reader leaves goes to a file once memory holds its share.
+No back-pressure: the generating thread never waits. Once memory holds `_IN_MEMORY` events, further
+ones spill to a file.
 """
 
 import threading
@@ -15,7 +16,7 @@ from engines.base import End, Frame
 from request.errors import Cancelled
 
 _IN_MEMORY = 256
-"""Events: half a minute of audio, 3 MB."""
+"""Events held in memory: half a minute of audio, 3 MB."""
 
 
 class Frames:
@@ -62,13 +63,13 @@ class Frames:
         return bool(self._near or self._far or self._closed or self._finished)
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Nothing more comes. An error is raised where the events are read, after them."""
+        """Ends the queue. The reader gets the remaining events, then `error` is raised there."""
         with self._changed:
             self._finished, self._error = True, error
             self._changed.notify()
 
     def close(self) -> None:
-        """Drops what was not read, and all that still comes. A reader gets `Cancelled`."""
+        """Drops all unread and all later events. The reader gets `Cancelled`."""
         with self._changed:
             self._closed = True
             self._near.clear()

@@ -1,6 +1,6 @@
-"""Where models lie: folders, caches in the layout of the Hugging Face hub, and the hub itself.
+"""Finds models in folders, in caches of the Hugging Face hub's layout, and on the hub.
 
-What is complete on a disk is used without asking the network.
+A model that is complete on a disk is used without any network access.
 """
 
 import contextlib
@@ -28,8 +28,11 @@ class Incomplete(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """`caches` have the hub's own layout and are searched in order, `models` has a folder for each
-    model; downloads go to `download_to` (None: the hub library's own cache)."""
+    """The places of models.
+
+    `caches` have the hub's own layout and are searched in order. `models` has a folder for each
+    model. Downloads go to `download_to`; None means the hub library's own cache.
+    """
 
     caches: tuple[Path, ...] = ()
     models: Path | None = None
@@ -45,8 +48,11 @@ class Hub:
         platform_cache: Path = PLATFORM_CACHE,
         more: Sequence[Path] = (),
     ) -> Self:
-        """Searches the platform's cache, `hub_cache`, the volume's `hf_cache` and `more`, then the
-        volume's `models`; downloads to `hub_cache` or else to the volume."""
+        """The usual places.
+
+        It searches the platform's cache, `hub_cache`, the volume's `hf_cache` and `more`, then the
+        volume's `models`. It downloads to `hub_cache`, else to the volume.
+        """
         own = volume / "hf_cache" if volume else None
         return cls(
             caches=tuple(cache for cache in (platform_cache, hub_cache, own, *more) if cache),
@@ -63,9 +69,9 @@ class Hub:
         files: Sequence[str],
         revision: str = "main",
     ) -> Path:
-        """The folder of a model, downloaded if need be: then `files` (patterns) are fetched.
+        """The folder of a model. Where no disk has it, `files` (glob patterns) are downloaded.
 
-        See `local`. Raises `EngineError`.
+        See `local` for the arguments. Raises `EngineError`.
         """
         folder = self.local(name, setting, check, revision)
         if folder is None:
@@ -83,12 +89,14 @@ class Hub:
     def local(
         self, name: str, setting: str, check: Callable[[Path], object], revision: str = "main"
     ) -> Path | None:
-        """The folder of a model that is on this machine's disks, else None. `name` is a folder or a
-        hub id, `setting` what it is called in messages. `check` raises `Incomplete` for a folder
-        that a download would complete. `revision` counts in caches alone: a folder has but one.
-        Raises `EngineError`."""
+        """The folder of a model that is on this machine's disks, else None.
+
+        `name` is a folder or a hub id. `setting` names it in messages. `check` raises `Incomplete`
+        for a folder that a download would complete. `revision` applies to caches only, because a
+        folder holds one revision. Raises `EngineError`.
+        """
         folder = Path(name)
-        with contextlib.suppress(RuntimeError):  # `~NAME` of a user that this machine has not
+        with contextlib.suppress(RuntimeError):  # `~NAME` of a user whom this machine does not know
             folder = folder.expanduser()
         if name and folder.is_dir():
             check(folder)
@@ -114,8 +122,10 @@ class Hub:
 
 
 def snapshot(cache: Path, name: str, revision: str = "main") -> Path | None:
-    """A model's folder in a hub cache: the snapshot of a commit, branch or tag. Where nothing says
-    what `main` is, it is the newest one."""
+    """A model's folder in a hub cache: the snapshot of a commit, branch or tag, or None.
+
+    Where no ref names the commit of `main`, it is the newest snapshot.
+    """
     root = cache / f"models--{name.replace('/', '--')}"
     ref = root / "refs" / revision
     commit = ref.read_text().strip() if ref.is_file() else revision

@@ -1,4 +1,4 @@
-"""Loads upstream's model onto its device, if it fits and is what it should be."""
+"""Loads upstream's model onto its device, after checks of the device, the memory and the tokens."""
 
 import importlib
 import logging
@@ -15,13 +15,13 @@ from request.errors import EngineError
 
 _GIB = 1 << 30
 _OLDEST = (8, 0)  # Ampere: older ones have no kernels for bfloat16
-_ROOM = _GIB  # for all that is no weight: a long chunk's cache takes 0.2 GiB in the 7B
+_ROOM = _GIB  # for all but the weights: the KV cache of a long chunk takes 0.2 GiB in the 7B
 
 log = logging.getLogger("vibevoice")
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` is the GPU where there is one."""
+    """The device by name; `auto` is the GPU where there is one, else the CPU."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
@@ -34,14 +34,16 @@ def load_model(
     device: torch.device,
     attention: str | None = None,
 ) -> Model:
-    """Loads the weights: bfloat16 with flash attention on a GPU, else float32. `attention` asks for
-    another implementation than the device's own. Raises `EngineError`."""
+    """Loads the weights: bfloat16 with flash attention on a GPU, float32 on a CPU.
+
+    `attention` selects another implementation than the device's default. Raises `EngineError`.
+    """
     dtype = dtype_for(device)
     check_room(checkpoint, device)
     tokenizer = upstream.Tokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     config = upstream.Config.from_pretrained(checkpoint.folder, local_files_only=True)
-    # The model class asks this key, whose default says tied whatever the decoder's own key says;
-    # with it the published 7B would lose its output head. The weights know.
+    # Upstream's class reads this key, whose default is tied, whatever the decoder's own key says.
+    # With that default the published 7B would lose its output head. The weight files decide.
     config.tie_word_embeddings = checkpoint.tied
     network = loaded(lambda: _load_weights(upstream, checkpoint, config, device, dtype, attention))
     network.eval()
@@ -114,7 +116,10 @@ def _load_weights(
 
 
 def _flash_problem(device: torch.device) -> Exception | None:
-    """Tries flash attention out: a build without this GPU's kernels loads well and fails later."""
+    """The error of a trial run of flash attention, or None where it works.
+
+    A build without kernels for this GPU imports without an error and fails later.
+    """
     if device.type != "cuda":
         return None
     try:

@@ -1,4 +1,4 @@
-"""The host's memory: what is still free before something large is put there, and what is kept."""
+"""The host's memory: how much is free, and how much glibc keeps for reuse."""
 
 import ctypes
 from pathlib import Path
@@ -20,8 +20,10 @@ _LIMITS = (  # cgroup v2, then v1
 
 
 def free_host_memory(groups: Path = _GROUPS, meminfo: Path = _MEMINFO) -> int | None:
-    """The machine's available memory or what the container's limit leaves of it; None where
-    neither can be read (not Linux)."""
+    """The free memory in bytes: the machine's, or less where the container's limit leaves less.
+
+    None where neither can be read, as on other systems than Linux.
+    """
     rooms = [
         room
         for room in (_available(meminfo), *(_left(groups, *names) for names in _LIMITS))
@@ -40,7 +42,7 @@ def _left(groups: Path, limit: str, used: str, stat: str, reclaimable: str) -> i
         now = int((groups / used).read_text())
     except (OSError, ValueError):
         return None
-    # Files in the page cache count as used, though they go as soon as memory is asked for.
+    # cgroups count the page cache as used, but the kernel frees it on demand.
     return max(0, most - now + (_field(groups / stat, reclaimable, 1) or 0))
 
 
@@ -54,9 +56,11 @@ def _field(file: Path, name: str, unit: int) -> int | None:
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep what is freed of up to 32 MiB a piece. Otherwise it gives the activations of
-    every frame back to the system, and at 16 slots a quarter of a frame's time goes into getting
-    them anew. Without glibc nothing changes."""
+    """Makes glibc keep freed blocks of up to 32 MiB for reuse. Without glibc nothing changes.
+
+    By default glibc returns the activations of every step to the system. At 16 slots on a CPU a
+    quarter of a step's time went into allocating them again.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)

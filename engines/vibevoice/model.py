@@ -1,8 +1,7 @@
 """Upstream's model on its device, and its own `generate` for one chunk at a time.
 
-Not for two threads at once: upstream's noise scheduler has state, and so have torch's random
-numbers, which upstream draws from. Every call seeds them anew, so a chunk's samples depend on its
-arguments alone.
+Not for two threads at once: upstream's noise scheduler has state, and upstream draws from torch's
+global random generators. Every call seeds them, so a chunk's samples depend on its arguments alone.
 """
 
 import inspect
@@ -23,13 +22,16 @@ from text.chunks import spoken
 
 Reason = Literal["eos", "cap", "empty"]
 
-_UNCUT = 1e6  # upstream also ends a text at this times the prompt's length, by default at twice it
+_UNCUT = 1e6  # upstream also ends a text at this multiple of the prompt's length; its default is 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recordings:
-    """The voices of a plan as upstream wants them: `frames` by speaker, in order, the levelled
-    waveforms padded to one length, and which of their frames are real. Empty without voices."""
+    """The voices of a plan in upstream's format; empty without voices.
+
+    `frames` has the number of frames by speaker, in order. The levelled waveforms are padded to one
+    length, and a mask marks the frames that are no padding.
+    """
 
     frames: Mapping[int, int]
     waves: torch.Tensor
@@ -37,8 +39,7 @@ class Recordings:
 
 
 class _Nothing:
-    """Stands for the voices in upstream code that cannot do without: it only moves them to the
-    device before it asks whether there are any."""
+    """A null object for absent voices. Upstream calls `to` on them before it checks for None."""
 
     def to(self, *_args: object, **_kwargs: object) -> None:
         return None
@@ -66,7 +67,7 @@ class Model:
         }
 
     def record(self, voices: Sequence[Samples | None]) -> Recordings:
-        """Levels the voices' samples as upstream's processor does; None for a speaker without."""
+        """Levels the voices' samples as upstream does; None for a speaker without a voice."""
         waves = {
             speaker: np.asarray(
                 self._normaliser(samples) if self.checkpoint.normalise else samples, np.float32
@@ -90,9 +91,10 @@ class Model:
         emit: Callable[[Samples], None],
         stopped: Callable[[], bool],
     ) -> Reason:
-        """Generates a chunk and hands out each frame. Once `stopped`, it returns within a frame.
+        """Generates a chunk, calls `emit` with each frame, and gives the reason of its end.
 
-        Raises `EngineError`, after which the next call works again, or `EngineLost`.
+        Once `stopped()` is true, it returns within a frame. Raises `EngineError`, after which the
+        next call works again, or `EngineLost`.
         """
         turns = spoken(chunk.turns)
         if not turns:
@@ -107,13 +109,13 @@ class Model:
             failure = meaning(error)
             if failure is None:
                 raise
-        if failure is not None:  # only here the failed call's tensors are let go of
+        if failure is not None:  # only now does no traceback refer to the failed call's tensors
             if not isinstance(failure, EngineLost):
                 free_memory()
             raise failure
         if not frames.count:
             return "empty"
-        # Upstream's own flag for this stays False: it breaks off without a word.
+        # Upstream's own flag for a reached limit stays False, so the last token decides.
         return "eos" if last == self.tokenizer.eos_token_id else "cap"
 
     def _generate(
@@ -126,7 +128,7 @@ class Model:
         frames: "_Frames",
         stopped: Callable[[], bool],
     ) -> int:
-        """The last token that came out."""
+        """Runs upstream's `generate` and gives the last token."""
         network = self.network
         ids = torch.tensor([prompt.ids], device=network.device)
         network.set_ddpm_inference_steps(options.steps)
@@ -157,8 +159,11 @@ class Model:
 
 
 class _Noise:
-    """Seeds torch for a chunk. A further attempt gets the voices' sample of the first one, which
-    is drawn before all else, and then noise of its own."""
+    """Seeds torch's generators for a chunk.
+
+    Upstream draws the noise of the voices first. A further attempt draws the same noise for the
+    voices as the first attempt, and then other noise for the frames.
+    """
 
     def __init__(self, network: Any, chunk: PlannedChunk, with_voices: bool) -> None:
         self.with_voices = with_voices
@@ -171,7 +176,7 @@ class _Noise:
             torch.manual_seed(self._chunk.seed)
         elif self.with_voices:
             torch.manual_seed(self._chunk.seed)
-            # The connector's first call is the voices', directly after their sample.
+            # The connector is first called for the voices, directly after their noise is drawn.
             connector = self._network.model.acoustic_connector
             self._hook = connector.register_forward_hook(self._reseed)
         else:
@@ -203,4 +208,4 @@ class _Frames:
         self._emit(np.clip(samples, -1, 1))
 
     def end(self, _rows: torch.Tensor | None = None) -> None:
-        """The return of `generate` says the same."""
+        """Does nothing: the return of `generate` says the same."""

@@ -1,7 +1,7 @@
-"""The prompt of a chunk: token ids, and where the voices go in.
+"""The prompt of a chunk: token ids, and the places of the voices' frames.
 
-Equal to what upstream's processor makes of the same script, piece by piece, with two differences:
-marks of control tokens in a text are read as text, and no line is ever dropped.
+It equals the prompt of upstream's processor for the same script, with two differences. A control
+token's name in a text is read as text (no prompt injection), and no line is ever dropped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _SYSTEM = (
 
 
 class Tokenizer(Protocol):
-    """What we need of upstream's tokenizer."""
+    """The methods of upstream's tokenizer that we use."""
 
     speech_start_id: int
     speech_end_id: int
@@ -34,8 +34,11 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`ids` with `is_voice` for each: whether a frame of a voice takes its place. `text_tokens`
-    counts those of the turns; the first `shared` are the same for every text."""
+    """The token ids of a prompt.
+
+    `is_voice` says for each id whether a frame of a voice replaces its embedding. `text_tokens` is
+    the number of ids of the turns. The first `shared` ids are the same for every text.
+    """
 
     ids: tuple[int, ...]
     is_voice: tuple[bool, ...]
@@ -46,8 +49,11 @@ class Prompt:
 def build_prompt(
     tokenizer: Tokenizer, turns: Sequence[Turn], voice_frames: Mapping[int, int]
 ) -> Prompt:
-    """The prompt for turns with words (see `spoken`). `voice_frames`: the frames of each
-    speaker's recording, for those who have one, in the order in which the model gets them."""
+    """The prompt for turns that have words (see `spoken`).
+
+    `voice_frames` has the number of frames of each speaker's recording, by speaker, in the order in
+    which the model gets them. Speakers without a recording are left out.
+    """
     ids: list[int] = _encode(tokenizer, _SYSTEM)
     is_voice = [False] * len(ids)
     if voice_frames:
@@ -75,8 +81,11 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def guidance_for(turns: Sequence[Turn], options: Options, is_small: bool) -> float:
-    """The guidance of a chunk. Of a few words the 1.5B makes noise or other words at a low one:
-    its authors advise 3 then (microsoft/VibeVoice, issue 103)."""
+    """The scale of classifier-free guidance for a chunk.
+
+    From a few words and a low scale the 1.5B makes noise or other words. Its authors advise 3 for
+    them (microsoft/VibeVoice, issue 103).
+    """
     is_open = options.cfg_is_default and is_small
     if is_open and is_short(" ".join(turn.text for turn in turns)):
         return max(options.cfg_scale, _SHORT_GUIDANCE)
@@ -84,8 +93,10 @@ def guidance_for(turns: Sequence[Turn], options: Options, is_small: bool) -> flo
 
 
 def frame_limit(prompt: Prompt, options: Options, context: int) -> int:
-    """The most tokens that may come after a prompt, in a model of so much context. Raises
-    `EngineError` where the prompt leaves too few."""
+    """The most tokens that may be generated after a prompt; `context` is the model's, in tokens.
+
+    Raises `EngineError` where the prompt leaves too few.
+    """
     wanted = max(options.min_frames, round(options.frames_per_token * prompt.text_tokens))
     room = context - len(prompt.ids)
     if room < min(wanted, options.min_frames):

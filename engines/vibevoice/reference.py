@@ -1,6 +1,6 @@
 """The reference runtime: upstream's own `generate`, one chunk at a time.
 
-Jobs take turns chunk by chunk, in the order they came. Each speech has a thread while it is
+Speeches take turns chunk by chunk, in the order of arrival. Each speech has a thread while it is
 iterated, and none before or after.
 """
 
@@ -17,7 +17,7 @@ from request.errors import EngineLost
 
 
 class Reference:
-    """A loaded model and the line of those who want it."""
+    """A loaded model and the lock under which speeches take turns."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -33,7 +33,7 @@ class Reference:
         return {}
 
     def make_trial(self) -> None:
-        """A few frames, so that what the device cannot do fails the start. Raises `EngineError`."""
+        """Generates a few frames, so that an unfit device fails the start. Raises `EngineError`."""
         chunk = PlannedChunk((Turn(0, "One."),), seed=0)
         few = Options(frames_per_token=0, min_frames=3)
         self.model.speak(chunk, self.model.record([]), few, lambda _: None, lambda: False)
@@ -42,7 +42,7 @@ class Reference:
         return VibeVoiceSpeech(self, plan)
 
     def close(self) -> None:
-        """Waits for the chunk that is being made."""
+        """Ends the runtime, and waits for the chunk that is being generated."""
         with self.line.enter(threading.Event()):
             pass
 
@@ -76,7 +76,7 @@ class VibeVoiceSpeech:
         except EngineLost as error:
             self._runtime.lost = error
             self._frames.finish(error)
-        except BaseException as error:  # noqa: BLE001 - raised again where the speech is read
+        except BaseException as error:  # noqa: BLE001 - raised again in the reader's thread
             self._frames.finish(error)
         else:
             self._frames.finish()

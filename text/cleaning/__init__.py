@@ -1,1 +1,4 @@
-"""What of a text is left unread, and how the rest is written as words. See `text/reading.py`."""
+"""Cleaning steps: what is not read aloud is removed, and the rest is written as words.
+
+`text/reading.py` has their order.
+"""

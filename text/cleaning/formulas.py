@@ -1,6 +1,6 @@
-"""TeX formulas and raised numbers. Simple ones are said in words, no formula is said by half.
+"""TeX formulas and superscript numbers. Simple ones are said in English words.
 
-`say_formulas` and `say_powers` take and give a `AlignedText` text. The words are English.
+A formula that has more than simple signs is left out whole.
 """
 
 import re
@@ -27,13 +27,13 @@ _VARIABLES = re.compile(
     r"(?=[^A-Za-z]{0,20}[A-Za-z])(?:(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[\d +*/<>(),.'|!-]){1,30}"
 )
 _EMPTIED = re.compile(r"\$\$[\s.,]{0,20}\$\$|\\\[[\s.,]{0,20}\\\]")
-# Two clauses, or words in a row that no command holds: the dollar signs are money.
+# Prose: two clauses, or several words outside of a command. The dollar signs are then money.
 _PROSE = re.compile(
     r"(?<!\\)(?:[.;!?]|(?<!\b[A-Za-z]):)(?: |\Z)|(?<!\\), ?[a-z]{2,}(?![a-z(])"
     r"|(?<![\\a-z{])[a-z]{2,} (?:[a-z]{2,} )",
     re.I,
 )
-# The frame that models put around a result.
+# Language models put a result into `\boxed{}`.
 _BOXED = re.compile(r"\\boxed ?\{((?:[^{}\n]|\{[^{}\n]{0,100}\}){1,200})\}")
 _OPENING, _CLOSING = "([-\"'", ")]-\"'"
 _TEXT = re.compile(
@@ -42,7 +42,7 @@ _TEXT = re.compile(
 
 
 def say_formulas(text: AlignedText) -> tuple[AlignedText, bool]:
-    """Also gives whether a formula was left out, as one is that has more than simple signs."""
+    """Replaces formulas by words. Also gives whether a formula was left out."""
     left_out = False
 
     def said(match: re.Match[str]) -> Pieces:
@@ -51,8 +51,8 @@ def say_formulas(text: AlignedText) -> tuple[AlignedText, bool]:
         left_out = left_out or words is None
         whole, (start, end) = match.string, match.span()
         opened, closed = whole[start - 1 : start], whole[end : end + 1]
-        apart = " " if opened not in _OPENING else "", " " if closed not in _CLOSING else ""
-        return (apart[0], words or "", apart[1])
+        spaces = " " if opened not in _OPENING else "", " " if closed not in _CLOSING else ""
+        return (spaces[0], words or "", spaces[1])
 
     shorter = text.replaced(_environments(text.text), " ")
     left_out = shorter is not text
@@ -137,7 +137,7 @@ _SAYABLE = re.compile(r"[\w .,()%|'!]{1,1000}")
 
 
 def _in_words(formula: str) -> str | None:
-    """None where more is left than letters, numbers and words."""
+    """The formula in words; None if a sign is left that has no word here."""
     if len(formula) > 300:
         return None
     said = _TEXT.sub(_plain_words, _BOXED.sub(r"\1", formula.replace("\n", " ")))
@@ -198,8 +198,8 @@ _ISOTOPE = re.compile(r"[A-Z][a-z]?(?![a-z])")
 
 
 def say_powers(text: AlignedText) -> AlignedText:
-    """A raised number behind a number, a unit or a variable is a power, and behind a word or a
-    mark it is a note, which is not read: 10 to the power of 6, 5 m², `proven.²³`."""
+    """Replaces superscripts. After a number, unit or variable a superscript is a power (10⁶, 5 m²).
+    After a word or punctuation it is a note (`proven.²³`), which is removed."""
     text = text.sub(_CARET, lambda m: (m[m.lastindex or 1].translate(_TO_RAISED),), "^")
     text = text.sub(_LETTER_POWER, _letter_power, "^")
     text = text.sub(_LOWERED, (1,), "~")
@@ -231,8 +231,7 @@ def _power_or_note(match: re.Match[str]) -> Pieces:
 
 
 def _is_raised(before: str, exponent: str) -> bool:
-    """Whether what comes before can have a power. A year has none, nor has anything but 10 the
-    first."""
+    """Whether `before` can be the base of a power. A year cannot. Only 10 can have the power 1."""
     if exponent == "1":
         return bool(_TEN.search(before))
     if before[-1:].isdigit():

@@ -1,4 +1,4 @@
-"""Line ends: which of them end a paragraph or a sentence, and which only keep lines short."""
+"""Line ends: which end a paragraph, which end a sentence, and which only wrap a line."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _EMPTY_LINES = re.compile(r"\n[ \n]*\n")
 _SHORT_LINE = 60
 _WIDE = re.compile(f"[{HAN}{KANA}]")
 _WIDE_HEADING = 20
-# Margins that people wrap text at, in characters; two lines alone show less than many.
+# Widths in characters at which text is wrapped. Two lines are weaker evidence than more lines.
 _NARROWEST, _NARROWEST_PAIR, _WIDEST = 40, 45, 100
 
 
@@ -21,7 +21,7 @@ _HYPHEN = re.compile(
     r"(?<![\w-])([^\W\d_]{1,40})-(?:( ?\n[ \n]{0,4})| )"
     r"(?=([a-z\u00df-\u00f6\u00f8-\u00ff\u0430-\u045f]{1,40}))"
 )
-# A compound's first part far more often than a syllable, unless a suffix follows (north-ern).
+# Mostly the first part of a compound, unless a suffix follows (north-ern).
 _PREFIXES = re.compile(
     "self|well|half|cross|real|wide|high|low|long|short|ill|far|ever|first|second|third|all|good|"
     "hard|deep|full|part|one|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|"
@@ -32,28 +32,31 @@ _SUFFIXES = re.compile(
     "er|ers|ern|erly|est|ly|ness|ish|ages?|ther|dle|der|ty|less|wares?|ing|ed|en|ment|wards?|able|y|al|"
     r"it(?:y|ies)|i[sz](?:e[ds]?|ing|ms?|ts?|tic|ation)"
 )
-# A compound's last part far more often than a syllable: evidence-based, decision-making.
+# Mostly the last part of a compound: evidence-based, decision-making.
 _LAST_PARTS = re.compile(
     "based|driven|making|called|related|friendly|oriented|specific|minded|owned|known|term|level|scale"
 )
 _NO_FIRST_PARTS = re.compile("un|re|de|in|over|cor|inter")
 _PRONOUNS = re.compile("mêmes?|être|là|elles?|nous|vous|moi|toi")  # peut-être, lui-même
-# Words that go on behind a dash: `I like it- really`.
+# Words that often follow a dash: `I like it- really`.
 _WORDS = re.compile(
     "a|the|then|he|she|it|we|you|they|that|which|who|not|no|so|as|in|on|at|for|with|from|if|"
     "when|is|was|are|were|his|her|this|there|really|just|even|but|than|well|what|why|i|u|ili|то|либо"
 )
-# Before these the hyphen stands for a word that comes later: nineteen- and twentieth-century.
+# A suspended hyphen stands before these: nineteen- and twentieth-century.
 _SUSPENDED = re.compile("and|or|to|nor|und|oder|bis|et|ou|y|e|o|en|of|og|och|и|или")
 
 
 def join_words(text: AlignedText) -> AlignedText:
-    """Undoes hyphenation: `re-` at a line's end, and `citi- zens` as OCR leaves it. One hyphen may
-    be a compound's, so there must be several in a text, or the whole word elsewhere in it."""
+    """Undoes hyphenation: `re-` at a line's end, and `citi- zens` as OCR leaves it.
+
+    A single hyphen may belong to a compound. So it is removed only if the text has several, or has
+    the whole word elsewhere.
+    """
     hyphens = list(_HYPHEN.finditer(text.text))
     if not hyphens:
         return text
-    # Who sets a dash close to its first word does it again: `I was- well, you know- tired`.
+    # Dashes without a space before: `I was- well, you know- tired`.
     spaced = [
         bool(_WORDS.fullmatch(hyphen[3]))
         for hyphen in hyphens
@@ -65,11 +68,11 @@ def join_words(text: AlignedText) -> AlignedText:
     def hyphen(match: re.Match[str]) -> Pieces | None:
         first, last = match[1].lower(), match[3].lower()
         if (match[2] or "").count("\n") > 1 and _WORDS.fullmatch(last):
-            return None  # a speech that breaks off
+            return None  # interrupted speech
         if _SUSPENDED.fullmatch(last):
             return (1, "- ") if match[2] else None
         is_compound = (
-            len(first) == 1  # e-mail, T-shirt: no word is cut behind one letter
+            len(first) == 1  # e-mail, T-shirt: hyphenation never cuts after one letter
             or (_PREFIXES.fullmatch(first) and not _SUFFIXES.fullmatch(last))
             or (_LAST_PARTS.fullmatch(last) and not _NO_FIRST_PARTS.fullmatch(first))
             or (_PRONOUNS if match[2] else _WORDS).fullmatch(last)
@@ -85,8 +88,11 @@ def join_words(text: AlignedText) -> AlignedText:
 
 
 def join_lines(text: AlignedText) -> AlignedText:
-    """An empty line becomes `PARAGRAPH`. Another line end becomes a space, or a full stop after a
-    line that is short and unpunctuated: a heading, a verse, an item of a list."""
+    """Replaces line ends, after `join_words`.
+
+    An empty line becomes `PARAGRAPH`. Another line end becomes a space. After a short line without
+    punctuation (a heading, a verse, a list item) it becomes a full stop.
+    """
     text = join_words(text)
     wrapped = set(_wrapped(text.text))
 
@@ -113,7 +119,7 @@ def join_lines(text: AlignedText) -> AlignedText:
 
 
 def _wrapped(text: str) -> Iterator[int]:
-    """Where the lines of a hard-wrapped paragraph end: at each, the next word had no room."""
+    """The line ends of hard-wrapped paragraphs: the next word would not fit into each line."""
     gaps = [(0, 0), *(gap.span() for gap in _EMPTY_LINES.finditer(text)), (len(text), len(text))]
     for (_, start), (end, _) in pairwise(gaps):
         lines = text[start:end].split("\n")

@@ -1,4 +1,4 @@
-"""Links and addresses, as people say them."""
+"""Web and e-mail addresses, in words."""
 
 import re
 
@@ -39,13 +39,13 @@ def _dotted(text: str, start: int, end: int) -> list[str | slice]:
 
 
 def speak_links(text: AlignedText) -> AlignedText:
-    """`https://www.example.com/a?b` is read as `example dot com`; hashes are not read at all."""
+    """`https://www.example.com/a?b` becomes `example dot com`. Long hex numbers are removed."""
 
     def domain(match: re.Match[str]) -> Pieces:
         start = match.start(1) + 4 * match[1].lower().startswith("www.")
         path = match[2] or ""
         end = match.end(2)
-        # Punctuation at the end is the sentence's, not the address's.
+        # Punctuation at the end belongs to the sentence.
         mark = slice(end - len(path) + len(path.rstrip(".,;:!?)]*")), end)
         return [*_dotted(match.string, start, match.end(1)), *([mark] if path else [])]
 

@@ -1,8 +1,8 @@
-"""Markdown, and what note-taking programs and wikis add to it: marks go, their words stay.
+"""Markdown, with the extensions of note-taking programs and wikis: marks go, their words stay.
 
-Line ends are still line ends here. Quantifiers are bounded, so no text makes a pattern slow. A
-Markdown parser would not do: markdown-it-py gives no offsets inside a line, and makes code of
-every indented paragraph.
+Input: text whose lines are not joined yet. Quantifiers are bounded, so each pattern is linear. A
+Markdown parser is no alternative: markdown-it-py gives no offsets inside a line, and takes every
+indented paragraph for code.
 """
 
 import re
@@ -20,7 +20,7 @@ _TARGET = (
 _IMAGE = re.compile(rf"!\[([^\[\]\n]{{0,500}})\]{_TARGET}")
 _LINK = re.compile(rf"\[([^\[\]\n]{{1,500}})\]{_TARGET}")
 _REFERENCE_LINK = re.compile(r"\[([^\[\]\n]{1,500})\]\[[^\[\]\n]{0,100}\]")
-# What follows the colon must look like an address: `[Alice]: Hello.` is a line of a script.
+# An address must follow the colon: `[Alice]: Hello.` is a line of a script.
 _REFERENCE = re.compile(
     r"^ {0,3}\[[^\[\]\n]{1,100}\]: ?(?:<[^<>\n]{0,2000}>|(?:[a-z][a-z0-9+.-]{1,20}:|www\.|"
     r"\.{0,2}/|#)\S{0,2000})"
@@ -46,7 +46,7 @@ _BULLET = re.compile(
 _NUMBERED = re.compile(rf"^( {{0,12}}(?:\d{{1,3}}[.)]|[a-zA-Z]\)) +{_ITEM}) *$", re.M)
 _QUOTE = re.compile(r"^ {0,3}(?:> ?){1,10}", re.M)
 _SEPARATOR = re.compile(r"(?<=\S) [|•·‧▪●] (?=\S)")
-# No code begins inside a word, as in don`t, nor ends in one unless it is one word (`int`s).
+# Code does not begin inside a word (don`t). It ends in one only with a suffix (`int`s).
 _UNCASED = re.compile(f"[{HAN}{KANA}{HANGUL}{SPACELESS_ALPHABETS}]")
 _CODE = re.compile(
     rf"(?:(?<!\w)|(?<={_UNCASED.pattern}))(?:(`{{1,3}})([^`\n]{{1,500}})\1"
@@ -77,7 +77,7 @@ _SENTENCE_END = re.compile(
     r"[*_\"'\u201c]{0,2}\Z|\n ?\Z"
 )
 _WRAP = r"\n(?! *(?:\n|[-*+>#|]|\d{1,3}[.)]))"
-# Bold may begin or end inside a word (**un**likely), single marks may not (2*3*4).
+# Double marks may begin or end inside a word (**un**likely), single ones may not (2*3*4).
 _EMPHASIS = re.compile(
     rf"\*\*(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)(?<=[^\s*])\*\*"
     rf"|(?:(?<![\w*])|(?<={_UNCASED.pattern}))\*{{1,3}}(?=[^\s*])((?:[^*\n]|{_WRAP}){{1,2000}}?)"
@@ -85,7 +85,7 @@ _EMPHASIS = re.compile(
     r"|(?<![\w_])_{1,3}(?=[^\s_])"
     rf"((?:[^_\n]|(?<=\w)_(?=\w)|{_WRAP}){{1,2000}}?)(?<=[^\s_])_{{1,3}}(?![\w_])"
 )
-# What is left of them at a word's edge: unclosed or nested marks.
+# Emphasis marks that are left at a word's edge: unclosed or nested ones.
 _STRAY = re.compile(
     r"(?<![\w*])\*{1,3}(?=[\w\"'(\[])|(?<=[\w.,;:!?)\]\"'%])\*{1,3}(?![\w*])|(?<![\w_])_{1,3}(?=\w)|(?<=\w)_{1,3}(?![\w_])"
     r"| \*{1,3}(?=\.?$)",
@@ -97,7 +97,7 @@ _ENDS = (".", ",", ":", ";", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f", "
 
 
 def _as_line(match: re.Match[str]) -> Pieces:
-    """A heading or list item is a sentence of its own, also where its mark was all that said so."""
+    """A heading or list item as a sentence: it gets a full stop if it has no punctuation."""
     body = match[1].rstrip(" *_~`\"')]")
     return (1, "" if body.endswith(_ENDS) else ".")
 
@@ -106,7 +106,7 @@ _SIGN = re.compile("(?:([\u2705\u2714\u2713\u2611])|[\u274c\u274e\u2717\u2718\U0
 
 
 def _as_sentence(match: re.Match[str]) -> Pieces:
-    """A table's row reads as its cells, one after the other."""
+    """A table's row as a sentence: its cells with commas between. Check marks are yes and no."""
     pieces: list[str | slice] = []
     for cell in _CELL.finditer(match.string, *match.span(1)):
         sign = _SIGN.fullmatch(cell[0])
@@ -118,8 +118,10 @@ def _as_sentence(match: re.Match[str]) -> Pieces:
 
 
 def strip_markdown(text: AlignedText) -> tuple[AlignedText, list[str]]:
-    """Removes Markdown's marks and those of note-taking programs, and keeps the words; formulas
-    and footnotes are left out, each with a warning."""
+    """Removes the marks and keeps the words. Also gives warnings.
+
+    Formulas without simple words and footnotes are left out, each kind with a warning.
+    """
     text, warnings = _strip_inline_sources(text)
     text = text.sub(_ESCAPED, lambda match: (1,) if match[1] and match[1] not in "*`~" else ())
     text = text.sub(_TABLE_RULE, ())
@@ -144,7 +146,7 @@ def strip_markdown(text: AlignedText) -> tuple[AlignedText, list[str]]:
 
 
 def _strip_inline_sources(text: AlignedText) -> tuple[AlignedText, list[str]]:
-    """Formulas, comments, links and notes."""
+    """Replaces or removes formulas, comments, links and notes. Also gives warnings."""
     text, left_out = say_formulas(text)
     text = text.sub(_COMMENT, ())
     text = text.sub(_EMBED, ())
@@ -155,14 +157,14 @@ def _strip_inline_sources(text: AlignedText) -> tuple[AlignedText, list[str]]:
         text = text.sub(pattern, (1,), "[")
     undefined, text = text, text.sub(_REFERENCE, (), "[")
     if text is not undefined:
-        text = text.sub(_REFERENCE_LINK, (1,), "[")  # before `[1]` is taken for a note
+        text = text.sub(_REFERENCE_LINK, (1,), "[")  # before `strip_notes` takes `[1]` for a note
     text, warnings = strip_notes(text)
     text = text.sub(_REFERENCE_LINK, (1,), "[")
     return say_powers(text), [*([LEFT_OUT] if left_out else []), *warnings]
 
 
 def _wiki_link(match: re.Match[str]) -> Pieces:
-    """`[[Trips/2024#May|last year]]` reads as its last part: the name that it is shown by."""
+    """A wiki link as the text it is shown by: `[[Trips/2024#May|last year]]` as `last year`."""
     if match[2]:
         return (2,)
     target, start = match[1], match.start(1)
@@ -173,13 +175,13 @@ def _wiki_link(match: re.Match[str]) -> Pieces:
 
 
 def _blank(match: re.Match[str]) -> Pieces:
-    """A gap to fill in, as people read it."""
+    """A gap to fill in (`____`) as the word `blank`."""
     before = match.string[match.start() - 1 : match.start()]
     after = match.string[match.end() : match.end() + 1]
     return (" " if before.isalnum() else "", "blank", " " if after.isalnum() else "")
 
 
-# Alone in emphasis these stress a word of the sentence that follows: *What* I want, *My* Tesla.
+# An emphasised word of these belongs to the sentence after it: *What* I want, *My* Tesla.
 _STRESSED = re.compile(
     "an?|all|and|are|as|at|both|but|by|can|did|do|does|each|even|every|for|from|he|her|his|how|i|"
     "if|in|is|it|its|just|my|never|no|not|of|on|only|our|she|so|some|that|the|their|these|they|"
@@ -189,7 +191,7 @@ _STRESSED = re.compile(
 
 
 def _emphasised(match: re.Match[str]) -> Pieces:
-    """What is emphasised between two sentences, such as `*sighs*`, is a sentence of its own."""
+    """Emphasised text. Between two sentences (`*sighs*`) it becomes a sentence of its own."""
     group = match.lastindex or 1
     if not _stands_alone(match, match[group]):
         return (group,)

@@ -1,8 +1,7 @@
 """Amounts of money, in English: 1 dollar and 25 cents, a 1.4 billion dollar loan.
 
-No table of a library has both halves: CLDR's (babel) knows no cents and calls $ "US dollars",
-num2words' says "pounds sterling". What is not sure to be an amount (US$5, €1.234,56, 4,99 €) is
-left to the voice.
+No library has a table that fits: CLDR's (babel) has no cents and calls $ "US dollars"; num2words
+says "pounds sterling". What may be no English amount (US$5, €1.234,56, 4,99 €) stays unchanged.
 """
 
 import re
@@ -59,7 +58,7 @@ _TRAILING = re.compile(
     rf"(?:(?P<per> ?/ ?)(?=[a-z])|(?![{SIGNS}]){_AFTER})",
     re.I,
 )
-# Behind an amount these begin no noun; what else stands there in lower case is what it is for.
+# After an amount these are no noun. Any other lower-case word there is: a $5 bill.
 _NO_NOUN = re.compile(
     "a|about|above|after|again|ago|all|almost|already|also|although|an|and|any|apiece|are|"
     "around|as|at|away|back|be|because|been|before|below|between|bought|both|bring|brings|"
@@ -83,7 +82,8 @@ _HAN = re.compile(f"[{HAN}]")
 
 
 def say_money(text: AlignedText) -> AlignedText:
-    # A Chinese or Japanese voice knows best whether it is yuan or yen.
+    """Replaces amounts of money by English words."""
+    # In a text with Han characters ¥ may be yuan or yen, so it stays.
     keep = "\u00a5" if _HAN.search(text.text) else ""
     is_ascii = text.text.isascii()
 
@@ -95,7 +95,7 @@ def say_money(text: AlignedText) -> AlignedText:
 
 
 def _is_foreign(match: re.Match[str]) -> bool:
-    """Whether the words beside an amount are of a script that has no English in it."""
+    """Whether a character beside an amount is a letter of a script that is not Latin."""
     start, end = match.span()
     beside = match.string[max(0, start - 2) : start] + match.string[end : end + 2]
     return any(char > "\u024f" and char.isalpha() for char in beside)
@@ -135,8 +135,10 @@ def _scale(match: re.Match[str], group: str) -> list[Piece]:
 
 
 def _names_its_noun(match: re.Match[str]) -> bool:
-    """`$5 bill` is a 5 dollar bill, but `$5 for it` are 5 dollars. Other languages than English
-    write the sign last, so their words are not asked."""
+    """Whether a noun follows the amount: a `$5 bill`, but not `$5 for it`.
+
+    Languages other than English write the sign last, so nothing follows there.
+    """
     following = match["next"] or ""
     if match["one"] or (match["to_scale"] or match["scale"] or "")[:1] == "-":
         return True

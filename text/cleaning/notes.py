@@ -1,4 +1,4 @@
-"""Marks that lead away from the text: footnotes, citations, an encyclopedia's remarks."""
+"""Footnotes, citations, and remarks of editors such as `[citation needed]`."""
 
 import re
 
@@ -10,7 +10,7 @@ _NUMBERS = r"[1-9]\d{0,2}(?:[,;\u2013-] ?\d{1,3}){0,10}"
 _CITATION = re.compile(
     rf" ?\[\^[^\[\]\s]{{1,50}}\]|(?<=[\w{_BEHIND}])\[{_NUMBERS}\]"
     r"(?::\d[\d\u2013-]{0,9})?"
-    # Behind a word other letters complete it: friend[s], provide[d].
+    # After a word other letters complete it: friend[s], provide[d].
     rf"|(?:(?<=[{_BEHIND}])\[[a-z]|(?<=[a-z][a-z][a-z])\[[abc])\]"
 )
 # A number that links to its source, or to a page of it.
@@ -20,7 +20,7 @@ _NUMBERED_LINK = re.compile(
 _IN_PARENTHESES = re.compile(
     r"(?:(?<=[.,;:!?\"'\u201d\u2019])|(?<=[^\W\d_][^\W\d_][^\W\d_]))\(\d{1,3}\)(?=[\s.,;:!?]|\Z)"
 )
-# Papers write several as [1], [2] and [5]-[7].
+# Several citations in papers: [1], [2] and [5]-[7].
 _CITED = rf"\[{_NUMBERS}\](?:(?:[,;] ?| ?[-\u2013] ?|,? and )\[{_NUMBERS}\]){{0,20}}"
 _SET_OFF = re.compile(
     rf"(?<=[\w.!?)\"'\u201d\u2019\u00bb]) {_CITED}(?=[.,;:!?)]|$)"
@@ -28,7 +28,7 @@ _SET_OFF = re.compile(
     r"|(?<=[a-z)]) \([1-9]\d{0,2}\)(?=[.;!?](?:\s|\Z))",
     re.M,
 )
-# `as in [23] we see`, `five (5).`, `Anna (7).`: here the number is a word of the sentence.
+# After these words the number belongs to the sentence: `as in [23] we see`, `five (5).`
 _NEEDS_NUMBER = re.compile(
     r"(?:(?:teen|ty)|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|"
     r"thousand|figure|table|equation|section|chapter|step|part|item|page|number|level|grade|"
@@ -64,7 +64,7 @@ _EDITORIAL = re.compile(
     rf"|(?:(?<=\w)| )\[(?:{_EDIT})(?: ?\| ?[^\[\]\n]{{1,30}})?\](?= ?$)",
     re.I | re.M,
 )
-# Of chat programs that search, as they are copied.
+# Citations in text that is copied from chat programs with search.
 _OF_CHATS = re.compile(
     r" ?\u3010\d{1,4}(?::\d{1,4})?\u2020[^\u3010\u3011\n]{1,100}\u3011"
     r"| ?:contentReference\[oaicite:\d{1,4}\]\{index=\d{1,4}\}| ?\[oaicite:\d{1,4}\]"
@@ -74,11 +74,12 @@ _DAGGERS = re.compile(r"(?<=[\w.,;:!?)\"'\u201d\u2019])[\u2020\u2021]{1,3}(?!\w)
 
 
 def strip_source_links(text: AlignedText) -> AlignedText:
+    """Removes numbers that link to a source: `[3](https://...)`."""
     return text.sub(_NUMBERED_LINK, (), "[")
 
 
 def strip_notes(text: AlignedText) -> tuple[AlignedText, list[str]]:
-    """Removes footnotes, with a warning, and all that points to notes and sources."""
+    """Removes footnotes and all references to notes and sources. Also gives warnings."""
     shorter = text.sub(_FOOTNOTE, (), "[")
     warnings = []
     if shorter is not text:
@@ -97,5 +98,5 @@ def _set_off(match: re.Match[str]) -> Pieces | None:
     word = _LAST_WORD.search(before)
     is_name = bool(word and word[0][0].isupper() and match[0][1] == "(")
     if before[-1:] in (".", "!", "?") and match.string[match.end() : match.end() + 1] == ":":
-        return None  # behind a sentence `[2]: Yes.` is what a speaker says
+        return None  # after a sentence, `[2]: Yes.` is a speaker's label
     return None if is_name or _NEEDS_NUMBER.search(before) else ()

@@ -1,7 +1,4 @@
-"""Characters: one kind of space, composed letters, plain punctuation, no control tokens.
-
-Every function takes and gives a `AlignedText` text.
-"""
+"""Characters: one kind of space, composed letters, plain punctuation, no control tokens."""
 
 import re
 import unicodedata
@@ -21,12 +18,12 @@ _JAMO = "\u1160-\u11ff\ud7b0-\ud7ff"
 _VARIATION_SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef\u20e3"
 _UNSEEN = re.compile(f"[{_VARIATION_SELECTORS}\ufffc\ufffd]")
 _SPACES = re.compile(" {2,}")
-# Where the line was too long; OCR writes the second for the first.
+# A soft hyphen at a line's end; OCR reads it as `¬`.
 _SOFT_LINE_END = re.compile("(?<=[^\\W\\d_])[\u00ad\u00ac]\\s{0,3}\n\\s{0,3}(?=[^\\W\\d_])")
 
 
 def _found(text: str, wanted: Callable[[str], bool]) -> str:
-    """Those characters of the text that are wanted, escaped for a character class."""
+    """The characters of the text that `wanted` accepts, escaped for a character class."""
     return "".join(re.escape(char) for char in sorted(set(text)) if wanted(char))
 
 
@@ -41,8 +38,8 @@ _ESCAPED_CHAR = re.compile(r"(?<!\\)(?:\\u[0-9a-fA-F]{4}){1,2}")
 
 
 def decode_escapes(text: AlignedText) -> AlignedText:
-    r"""Undoes what was encoded twice: `\n` and `\t` before a new beginning, and `\u2019`. A path
-    such as `C:\new` and a command such as `\theta` stay."""
+    r"""Decodes escapes of a text that was encoded twice: `\n` and `\t` before a new sentence, and
+    `\u2019`. A path (`C:\new`) and a command (`\theta`) stay."""
     if "\\" not in text.text:
         return text
     text = text.sub(_ESCAPED_LINE_END, _line_end)
@@ -62,7 +59,7 @@ def _decoded(match: re.Match[str]) -> Pieces:
 
 
 def normalise(text: AlignedText) -> AlignedText:
-    """One kind of space and of line end, composed letters, nothing invisible."""
+    """Normalises spaces and line ends, composes letters (NFC), removes invisible characters."""
     text = text.sub(_LINE_ENDS, ("\n",))
     text = text.sub(_PARAGRAPH_SEPARATOR, ("\n\n",))
     text = text.sub(_SOFT_LINE_END, ())
@@ -81,9 +78,9 @@ def normalise(text: AlignedText) -> AlignedText:
     return text.sub(_SPACES, (" ",))
 
 
-# Unicode's own table says what a styled letter is. Of its kinds "compat" has too much (№, ㋿, ำ):
-# only ligatures, digraphs, Roman numerals, the long s and radicals are letters. Fractions, ™, ª
-# and º are other kinds; raised numbers are read by `text.cleaning.formulas`.
+# Unicode's decompositions say what a styled letter stands for. The kind "compat" is too wide
+# (№, ㋿, ำ): only ligatures, digraphs, Roman numerals, the long s and radicals are taken of it.
+# Fractions, ™, ª and º stay. `text.cleaning.formulas` reads superscript numbers.
 _STYLE = re.compile("<(?:font|circle|wide|narrow|square|sub|super|isolated|initial|medial|final)>")
 _JOINED = re.compile(
     "[\u2103\u2109\u0132\u0133\u0149\u017f\u01c4-\u01cc\u01f1-\u01f3\u2160-\u217f\u2e80-\u2fdf\ufb00-\ufb4f]"
@@ -121,13 +118,13 @@ def _circled(char: str) -> int | None:
 
 
 def plain_letters(text: AlignedText) -> AlignedText:
-    """Composed letters, for styled and joined ones too: `fi`, `A` and `5 kg`, not `\ufb01`,
+    """Plain letters for styled letters and ligatures: `fi`, `A` and `5 kg` for `\ufb01`,
     `\U0001d400` and `5 \u338f`."""
     if text.text.isascii():
         return text
     text = text.sub(_NUMBERED_LINE, lambda match: (f"{_circled(match[1])}. ",))
     text = text.sub(_ENCIRCLED, _as_number)
-    text = text.sub(_RAISED_N, ("n",), "\u207f")  # of a raised word: 2nd
+    text = text.sub(_RAISED_N, ("n",), "\u207f")  # in a superscript word: 2nd
     plain = {char: _plain_letter(char) for char in set(text.text)}
     text = text.translate({ord(char): by for char, by in plain.items() if len(by) == 1})
     joined = "".join(char for char, by in plain.items() if len(by) > 1)
@@ -142,7 +139,7 @@ def _as_number(match: re.Match[str]) -> Pieces:
 
 
 def _compose(text: AlignedText) -> AlignedText:
-    """NFC, cluster by cluster so that origins stay exact. Not NFKC: it makes 1/2 of a half."""
+    """NFC for each cluster, so that offsets stay exact. Not NFKC, which turns ½ into 1⁄2."""
     if unicodedata.is_normalized("NFC", text.text):
         return text
     marks = _found(text.text, lambda char: unicodedata.category(char)[0] == "M")
@@ -211,7 +208,7 @@ _SHOUT = re.compile(r"[!?]{2,}")
 
 
 def plain_symbols(text: AlignedText) -> AlignedText:
-    """The punctuation that the model was trained on: ASCII, no emoji, no dashes, no shouting."""
+    """ASCII punctuation, as the model was trained on: no emoji, no dashes, no `!!!`."""
     text = text.sub(_FRENCH, (), "\u00ab\u2039\u00bb\u203a")
     text = text.sub(_SHARP, (" sharp",), "\u266f")
     text = text.sub(_FLAT, (" flat",), "\u266d")
@@ -231,7 +228,7 @@ _SPACE_BEFORE = re.compile(r"(?<=[^\s.,;:!?]) (?=[.,!?](?:[\s\"')\]]|\Z)|[;:](?:
 
 
 def _dash(match: re.Match[str]) -> Pieces:
-    """A pause, unless something else makes one already: a line's start, another mark, a quote."""
+    """A dash as a comma; as nothing beside a line's start, punctuation or a quotation mark."""
     whole, (start, end) = match.string, match.span()
     before, after = whole[max(0, start - 2) : start], whole[end : end + 2]
     if not before or before[-1] in "\n(":
@@ -262,7 +259,7 @@ _MODEL_TOKEN_EDGE = re.compile(r"<\|+|(?<!\|)\|+>")
 
 
 def neutralise(text: AlignedText) -> AlignedText:
-    """Leaves nothing that could pass for a token of the model, such as `<|vision_pad|>`."""
+    """Prompt injection: removes what looks like a control token, such as `<|vision_pad|>`."""
     for pattern in (_MODEL_TOKEN, _MODEL_TOKEN_EDGE):
         text = text.sub(pattern, (" ",), "|")
     return text.sub(_SPACES, (" ",))

@@ -1,7 +1,7 @@
-"""HTML and SSML: tags go, their words stay; then entities are resolved, once.
+"""HTML and SSML: tags go, their words stay. Then entities are resolved, once.
 
-In this order, so that text which was escaped to be shown (`&lt;b&gt;`) is spoken. Every function
-takes and gives a `AlignedText` text. Quantifiers are bounded, so no text makes a pattern slow.
+In this order an escaped tag (`&lt;b&gt;`), which was meant to be seen, is spoken. Quantifiers are
+bounded, so each pattern is linear.
 """
 
 import html
@@ -28,7 +28,7 @@ _COMMENT = re.compile(r"<!--.{0,5000}?-->|<![a-z][^<>]{0,500}>|<\?[a-z][^<>]{0,5
 _UNSPOKEN_ELEMENT = re.compile(r"<(script|style)\b[^<>]{0,2000}>.{0,5000}?</\1 ?>", re.I | re.S)
 _CDATA = re.compile(r"<!\[CDATA\[((?:(?!<!\[).){0,5000}?)\]\]>", re.S)
 _CELL_END = re.compile(r"</t[dh] ?>\s{0,100}(?=<t[dh]\b)", re.I)
-# `</a><a>`: words of two elements are two words.
+# `</a><a>`: adjacent elements are separate words.
 _BETWEEN = re.compile(
     r"(?<=[\w.,;:!?])(?:</(?!ruby|rb|rt|rp|su[bp]\b)[a-z][a-z0-9:-]{0,30} ?>)+"
     r"(?=<(?!ruby|rb|rt|rp|su[bp]\b)[a-z][^<>]{0,2000}>\w)",
@@ -36,7 +36,7 @@ _BETWEEN = re.compile(
 )
 _BLOCK_TAG = re.compile(rf"</?(?:{_BLOCKS})(?:[\s/][^<>]{{0,2000}})?>", re.I)
 _LINE_BREAK_TAG = re.compile(r"</?br(?:\s[^<>]{0,200})? ?/?>", re.I)
-# Attributes need values here: `a <b and c> d` is no tag.
+# An attribute needs a value: `a <b and c> d` is no tag.
 _VALUE = r"""(?:"[^"<>]{0,2000}"|'[^'<>]{0,2000}'|[^\s"'<>=]{1,500})"""
 _BARE = (
     "checked|disabled|controls|autoplay|loop|muted|download|selected|hidden|required|readonly|async"
@@ -55,13 +55,15 @@ _ANY_TAG = re.compile(rf"<({_NAME}){_ATTRIBUTES}\s{{0,5}}>", re.I)
 _EMPTY_TAG = re.compile(rf"<{_NAME}(?:\s[^<>]{{0,500}})?/>", re.I)
 _A_NAME = re.compile(r"(?<!\w)<([A-Z][a-z][\w-]{0,40})>")
 _NEEDS_NO_END = re.compile("br|hr|img|li|td|th|tr|dd|dt|wbr", re.I)
-# Speakers' tags are labels of a script.
+# Tags of speakers stay: they are a script's labels.
 _SPEAKER = re.compile(r"(?:person|speaker|voice|host|guest)[ _-]?\d{1,3}", re.I)
 
 
 def strip_tags(text: AlignedText) -> AlignedText:
-    """Removes comments, scripts and tags; block tags end a paragraph. `a < b` stays, and a
-    capitalised name in brackets (`<Mark>`) is a word unless something ends it."""
+    """Removes comments, scripts and tags. A block tag ends a paragraph.
+
+    `a < b` stays. A capitalised name (`<Mark>`) is a word, unless the text has its end tag.
+    """
     ended = {tag[1].lower() for tag in _END_TAG.finditer(text.text)}
 
     def lone_name(match: re.Match[str]) -> Pieces | None:
@@ -103,7 +105,7 @@ _RUBY_TEXT = re.compile(
     r"(?:</r(?:tc|t|p) ?>|(?=<))",
     re.I,
 )
-# Not readings: remarks that are written in kana alone.
+# Remarks in kana that are no readings.
 _REMARK = (
     "もちろん|たぶん|ただし|つまり|など|"
     "ほか|のみ|まで|から|より|また|すべて|"
@@ -112,18 +114,18 @@ _REMARK = (
 _SPOKEN_AS = rf"[{_KANA} /\uff0f]{{1,20}}"
 _TONES = "āáǎàēéěèīíǐìōóǒòūúǔùǖǘǚǜ"
 _PINYIN = rf"(?=[a-z\u00fc' ]{{0,20}}[{_TONES}])[a-z\u00fc' {_TONES}]{{1,60}}"
-# A word that ends in kana has them again in its reading.
+# The reading repeats the kana at a word's end.
 _READING = re.compile(
     rf"(?<=[{_KANJI}])([{_KANA}]{{0,4}})(?:\u300a{_SPOKEN_AS}\1\u300b"
     rf"|[(\uff08\[{{](?!(?:{_REMARK})[)\uff09\]}}])(?:{_SPOKEN_AS}\1|{_PINYIN})[)\uff09\]}}])"
 )
-# A bar says where the base begins, so what follows in brackets is its reading.
+# A bar marks where the base begins; the brackets after it hold its reading.
 _MARKED_BASE = re.compile(r"\uff5c([^\s\uff5c\u300a]{1,30})\u300a[^\u300a\u300b\n]{1,30}\u300b")
 _BRACED = re.compile(rf"\{{([{_KANJI}]{{1,20}})(?:\|[{_KANA}]{{1,20}}){{1,10}}\}}")
 
 
 def _strip_readings(text: AlignedText) -> AlignedText:
-    """Of ruby the base stays: `<rt>`, `<rp>`, and kana in brackets behind kanji go."""
+    """Ruby: keeps the base. Removes `<rt>`, `<rp>`, and kana in brackets after kanji."""
     text = text.sub(_RUBY_TEXT, ())
     text = text.sub(_MARKED_BASE, (1,))
     text = text.sub(_BRACED, (1,))
@@ -148,8 +150,8 @@ _NOTES = re.compile("[0-9]{1,3}(?:[,;\u2013-][0-9]{1,3}){1,10}|[*\u2020\u2021\u0
 
 
 def _raised_or_lowered(match: re.Match[str]) -> Pieces:
-    """Raised numbers as Unicode writes them, of which `say_powers` tells powers
-    from notes; all else stands where it stood: CO2, 1st, XIXe."""
+    """`<sup>` and `<sub>`: a raised number becomes Unicode superscripts, in which `say_powers`
+    tells powers from notes. Other content stays as it is: CO2, 1st, XIXe."""
     content = html.unescape(_MARKUP.sub("", match[2]))
     before = match.string[max(0, match.start() - 3) : match.start()]
     if match[1].lower() == "sub":
@@ -173,7 +175,7 @@ _ENTITY = re.compile(
     r"|&(amp|nbsp|quot|lt|gt)(?![\w;=])",
     re.I,
 )
-# What was shown as a tag is its words. `List&lt;String&gt;` and `a &lt; b` are none.
+# A tag that is shown as text becomes its words; `List&lt;String&gt;` and `a &lt; b` do not.
 _SHOWN_TAG = re.compile(
     r"(?:(?<!\w)|(?=&lt;/))&(?:amp;)?lt;(?=[^\s&|])([^<>\n]{1,300}?)(?<=\S)&(?:amp;)?gt;"
 )
@@ -181,7 +183,7 @@ _ESCAPED_DOCUMENT = re.compile(r"\A\s{0,20}&lt;(p|div|speak|html|h[1-6]|ul|ol|ar
 
 
 def unescape_document(text: AlignedText) -> AlignedText:
-    """A whole document that was escaped once too often, as feeds have it, is a document."""
+    """Resolves the entities of a document that is escaped as a whole, as in RSS feeds."""
     begin = _ESCAPED_DOCUMENT.match(text.text)
     if not begin or not re.search(r"/[a-z]\w{0,20} ?&gt;\s{0,20}\Z", text.text[-50:], re.I):
         return text
@@ -189,7 +191,7 @@ def unescape_document(text: AlignedText) -> AlignedText:
 
 
 def unescape(text: AlignedText) -> AlignedText:
-    """Resolves entities, also those that were escaped twice, and says what was shown as a tag."""
+    """Resolves entities, even if escaped twice. A tag that is shown as text becomes its words."""
     text = text.sub(_SHOWN_TAG, _shown, "&")
     return text.sub(_ENTITY, _character)
 
@@ -205,7 +207,7 @@ def _character(match: re.Match[str]) -> Pieces | None:
     if name[0] != "#" and f"{name};" not in html5:
         return None
     chars = html.unescape(f"&{name};")
-    # The marks for pauses and paragraphs are private characters, set by now.
+    # Private-use characters mark pauses and paragraphs by now, so an entity may not make one.
     if any(unicodedata.category(char) in ("Cc", "Cf", "Cn", "Co", "Cs") for char in chars):
         return ("\n",) if "\n" in chars else ()
     return (" ",) if chars.isspace() else (chars,)

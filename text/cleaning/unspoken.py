@@ -1,7 +1,6 @@
-"""What is left out whole: reasoning, code, front matter, subtitle times, page numbers, colours.
+"""What is removed whole: reasoning, code, front matter, subtitle times, page numbers, colours.
 
-Every function takes and gives a `AlignedText` text. Words that are left out come with a warning.
-Quantifiers are bounded, so no text makes a pattern slow.
+Removed words come with a warning. Quantifiers are bounded, so each pattern is linear.
 """
 
 import re
@@ -15,14 +14,14 @@ from text.writing_systems import UNSPACED
 _ANSI = re.compile(
     r"(?:\x1b|\u241b|\^\[|\\x1b|\\033|\\e|\\u001b)"
     r"(?:\[[0-9;?]{0,40}[ -/]{0,4}[@-~]|\][^\x07\x1b\n]{0,300}(?:\x07|\x1b\\))"
-    # Of a copy that lost the escape character, `[1;31m` is left.
+    # `[1;31m`: a sequence whose escape character was lost in a copy.
     r"|\[(?:\d|[2-4]\d|9[0-7]|10[0-7])(?:;\d{1,3}){0,6}m(?![^\[\]\n]{0,80}\])"
 )
 
 
 def strip_colours(text: AlignedText) -> AlignedText:
-    """Removes the control sequences of terminals. Comes before `normalise`, which would take
-    the escape character and leave the rest."""
+    """Removes ANSI control sequences of terminals. Runs before `normalise`, which would remove the
+    escape character and leave the rest."""
     return text.sub(_ANSI, (), "[]")
 
 
@@ -37,7 +36,7 @@ _CHANNEL = re.compile(
     r"<\|?channel\|?> ?(?:analysis|commentary|thought)\b.*?(?:<\|(?:end|call)\|>|<channel\|>|\Z)",
     re.S | re.I,
 )
-# As chat programs fold it.
+# Reasoning in a folded block, as chat programs export it.
 _DETAILS = re.compile(
     r"<(?:(/)details ?|details\s[^<>]{0,200}?\btype=[\"']?"
     r"(reasoning|tool_calls|code_interpreter)\b[^<>]{0,500})>",
@@ -49,11 +48,11 @@ _ROLE = re.compile(
 _FENCE = re.compile(
     r"^ {0,3}(`{3,20}(?=[^`\n]{0,200}\n)|~{3,20}(?= ?[\w{.]))[^\n]{0,200}\n"
     r"(?:.*?^ {0,3}\1[`~]* *$|.*\Z)|"
-    # Bare tildes are more often a change of scene: code lies close between two of them.
+    # A bare `~~~` is mostly a change of scene. It is a fence only directly beside code.
     r"^ {0,3}(~{3,20}) *\n(?! *\n| {0,3}~)(?:.{0,4000}?[^\s~]) *\n {0,3}\2 *$",
     re.S | re.M,
 )
-# Lower case keys, as in a page's settings: `Anna: Hello.` between two rules is a script.
+# Keys are in lower case or known: `Anna: Hello.` between two rules is a script.
 _NAMED_KEY = "Title|Date|Tags|Authors?|Aliases|Categor(?:y|ies)|Created|Updated|Status|Type"
 _KEY = rf"(?:[a-z_][\w-]{{0,40}}|{_NAMED_KEY}) ?[:=](?: [^\n]{{0,2000}})?\n"
 _FRONT_MATTER = re.compile(
@@ -65,11 +64,11 @@ _LINE_END = re.compile(r" ?(?:\n|\Z)")
 
 
 def leave_out(text: AlignedText) -> tuple[AlignedText, list[str]]:
-    """Removes front matter, fenced code, and what a model wrote for itself or for its tools."""
+    """Removes front matter, fenced code, reasoning and tool calls. Also gives warnings."""
     left: list[str] = []
     found: set[str] = set()
     text = _left_out(text, _FRONT_MATTER, "front matter is", left)
-    # Reasoning may hold half a fence, and a fence half a block: whole blocks go first.
+    # Closed blocks first: reasoning may hold half a fence, and a fence may hold half a block.
     text = text.replaced(_closed_blocks(text.text, found), " ")
     text = text.replaced(_folded_blocks(text.text, found), " ")
     text = _left_out(text, _FENCE, "fenced code is", left)
@@ -115,8 +114,8 @@ def _folded_blocks(text: str, found: set[str]) -> Iterator[tuple[int, int]]:
 
 
 def _open_blocks(text: str, found: set[str]) -> Iterator[tuple[int, int]]:
-    """A block whose end was cut off, or whose begin was in the model's prompt. In the middle of a
-    sentence such a tag is only mentioned."""
+    """Blocks whose end tag is missing, or whose start tag was in the model's prompt. A tag in the
+    middle of a sentence is no block."""
     for tag in _TAG.finditer(text):
         name, (start, end) = tag["name"], tag.span()
         at_start = _LINE_START.search(text[max(0, start - 8) : start])
@@ -132,7 +131,7 @@ def _open_blocks(text: str, found: set[str]) -> Iterator[tuple[int, int]]:
 
 
 def _is_name(tag: str | None) -> bool:
-    """`<Reflection>` without an end is a word, `<reflection>` and `<REFLECTION>` are tags."""
+    """Whether a tag without an end is a word: `<Reflection>` is, `<reflection>` is not."""
     return tag is not None and tag not in (tag.lower(), tag.upper())
 
 
@@ -145,9 +144,9 @@ _TAG_BEGINS = re.compile(
 
 
 class StreamMask:
-    """A text that is still written, without a model's reasoning: `text` has spaces for it, so
-    offsets stay. A tag that is not whole and a block that is not closed are held back. As in
-    `leave_out` a block begins where a sentence can."""
+    """Streaming removal of reasoning blocks. `text` has a space for each removed character, so
+    offsets stay. An incomplete tag and an open block are held back. As in `leave_out`, a block
+    begins only where a sentence can."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -158,10 +157,11 @@ class StreamMask:
 
     @property
     def hides(self) -> bool:
-        """Whether a block has begun: the sentence before it has ended."""
+        """Whether a block is open, so that the sentence before it has ended."""
         return self._block is not None
 
     def feed(self, text: str) -> None:
+        """Appends text. What may begin a tag is held back."""
         text = self._unsure + text
         begun = _TAG_BEGINS.search(text, max(0, len(text) - 560))
         known = text[: begun.start()] if begun else text
@@ -174,6 +174,7 @@ class StreamMask:
         self._take(known[at:])
 
     def flush(self) -> None:
+        """Ends the text: an incomplete tag is text, an open block is removed."""
         self._take(self._unsure)
         self._unsure = ""
         self._close()
@@ -213,7 +214,7 @@ _CUE_MARK = re.compile(
     r"|</?c(?:\.[\w.]{1,60})?>",
     re.I,
 )
-# Of lyrics, and of a transcript as video sites show it: the first line of time is close to 0:00.
+# Times of lyrics, and of video transcripts, whose first line of time is close to 0:00.
 _LYRIC_TIME = re.compile(r"^ ?\[\d{1,3}:\d{2}[.:]\d{2,3}\] ?", re.M)
 _TIME_LINE = re.compile(r"(?:\A|\n) ?((?:\d{1,2}:)?\d{1,2}:\d{2}) ?\n")
 _FIRST_TIME = re.compile(r"(?:0{1,2}:)?0{1,2}:\d\d")
@@ -223,8 +224,8 @@ _ENDS = ".!?:;\u2026\u3002\uff01\uff1f\"')]\u201d\u2019\u266a"
 
 
 def strip_subtitle_times(text: AlignedText) -> AlignedText:
-    """Of SRT, WebVTT, lyrics and transcripts the words remain; a sentence that runs over two cues
-    is whole again."""
+    """Removes numbers and times of SRT, WebVTT, lyrics and transcripts. A sentence that was split
+    over two cues is joined."""
     text = text.sub(_LYRIC_TIME, (), "[")
     times = [line[1] for line in islice(_TIME_LINE.finditer(text.text), _FEWEST_TIMES)]
     if len(times) == _FEWEST_TIMES and _FIRST_TIME.fullmatch(times[0]):
@@ -258,8 +259,8 @@ _LONG_LINE = 20
 
 
 def strip_page_numbers(text: AlignedText) -> AlignedText:
-    """Removes lines that are a page's number for certain (`- 13 -`, `Page 14 of 320`), and bare
-    numbers where the sentence goes on behind them."""
+    """Removes lines that are certain to be page numbers: `- 13 -`, `Page 14 of 320`. Also removes
+    lines of a bare number between two parts of a sentence."""
     return text.sub(_FOLIO, _folio)
 
 
@@ -288,7 +289,7 @@ _DRAWN = re.compile("[\u2500-\u259f]+")
 
 
 def strip_drawings(text: AlignedText) -> AlignedText:
-    """Tables and trees drawn with lines: cells are set apart as in Markdown, the rest goes."""
+    """Removes line drawings. Table cells get `|` between them, tree branches become list items."""
     text = text.sub(_BRANCH, ("- ",))
     text = text.sub(_BORDER, _border)
     return text.translate(_UPRIGHT).sub(_DRAWN, (" ",))

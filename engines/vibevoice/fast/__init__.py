@@ -9,5 +9,5 @@ From the outside in; `layers/` has the arithmetic of one step:
     batch.py       sequences in, outputs of steps out      slots.py   the state of all slots
     step.py        one frame of every slot                 graph_shape.py  the few shapes of a step
     graphs.py      steps as CUDA graphs                    lru.py     a cache bounded in bytes
-    voice_cache.py what is known of voices
+    voice_cache.py voices' latents and prompt prefixes
 """

@@ -1,4 +1,4 @@
-"""The model at work on all slots: sequences go in, and outputs of steps come out.
+"""The model on all slots: sequences are admitted, steps are launched, and their outputs are read.
 
 Not for two threads at once.
 """
@@ -39,9 +39,12 @@ _CPU_CONTEXT_STEP = 128
 
 
 class Batch:
-    """`slots` chunks at a time, of `capacity` tokens each, which grows up to `longest` where a
-    chunk needs more. `cache_bytes` bounds what is remembered of voices, `reserve` is memory that
-    graphs leave alone. `graphs_off` is why there are none, if so."""
+    """A batch of `slots` chunks with room for `capacity` tokens each.
+
+    `capacity` grows up to `longest` where a chunk needs more. `cache_bytes` bounds the voice cache.
+    `reserve` is the device memory in bytes that captures of CUDA graphs leave free. `graphs_off` is
+    the reason why there are no graphs, or None.
+    """
 
     def __init__(
         self,
@@ -84,7 +87,10 @@ class Batch:
         self._spare: list[tuple[Tensor, Tensor]] = []
 
     def _host_buffers(self) -> tuple[Tensor, Tensor]:
-        """Pinned, so that a copy to them does not wait. They come back when they are read."""
+        """Host buffers for one step: pinned, so that copies to them are asynchronous.
+
+        `read` returns them to the pool.
+        """
         if self._spare:
             return self._spare.pop()
         return (
@@ -105,34 +111,36 @@ class Batch:
         }
 
     def lease(self) -> Lease:
-        """What a job knows of its voices; to be released when it ends."""
+        """A lease on the voice cache for one speech; release it when the speech ends."""
         return self.voices.lease()
 
     def warm_up(self) -> None:
-        """On a GPU: makes a few steps, of all slots, and captures those that most jobs need.
-        The others are captured when nobody waits. Raises `EngineError` or the device's
-        `RuntimeError` for what cannot be done here."""
+        """On a GPU: runs a few steps of all slots, and captures the most used graph shapes.
+        The others are captured while the loop is idle. Raises `EngineError`, or the device's
+        `RuntimeError`."""
         if not self._on_cuda:
             return
         make_trial(self)
         sizes = {min(1 << power, self.slots) for power in range(self.slots.bit_length() + 1)}
         for slots in sorted(sizes):
             self.graphs.want(*(GraphShape(slots, each, _USUAL_STEPS) for each in _USUAL_CONTEXTS))
-        # It serves all others.
+        # This shape can run the steps of all other shapes.
         self.graphs.want(GraphShape(self.slots, self.state.capacity, _USUAL_STEPS))
         for _ in range(2):
             self.graphs.prepare()
 
     def prepare(self) -> bool:
-        """Captures one more step while nobody waits. False where none is left."""
+        """Captures one wanted graph shape, while the loop is idle. False where none is left."""
         return self.graphs.prepare()
 
     # Into a slot
 
     @torch.inference_mode()
     def admit(self, sequence: Sequence, lease: Lease) -> None:
-        """Reads the prompt of a sequence's part into its slot. Raises `EngineError` where memory
-        is too short for one of its length."""
+        """Prefill: runs the prompt of a sequence's part and fills its slot.
+
+        Raises `EngineError` where there is not enough memory for its length.
+        """
         part, chunk, row = sequence.part, sequence.chunk, 2 * sequence.slot
         self._make_room(part.context)
         sizes, prompt = self._weights.architecture, part.prompt
@@ -161,7 +169,7 @@ class Batch:
         self.state.cache.put(row, lease.hold(key, read_prefix))
         rest = self._weights.embedding[ids[prompt.shared :]]
         self.step.language.prefill(rest[:-1], len(shared), self.state.cache, row)
-        # The host draws while the device reads.
+        # The host draws the noise while the device runs the prefill.
         drawn = noise.frames(part.limit, sizes.latent).to(self._weights.dtype)
         self.state.admit(
             sequence.slot,
@@ -174,8 +182,10 @@ class Batch:
         )
 
     def _on_device(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
-        """A prompt's ids and the places of its voices' frames, in one copy that nothing waits for:
-        a step may be under way."""
+        """A prompt's ids and the places of its voices' frames, (ids,) each, on the device.
+
+        One asynchronous copy, because a synchronous one would wait for the step in flight.
+        """
         places = [place for place, is_voice in enumerate(prompt.is_voice) if is_voice]
         both = torch.tensor([*prompt.ids, *places])
         if self._on_cuda:
@@ -184,7 +194,7 @@ class Batch:
         return both[: len(prompt.ids)], both[len(prompt.ids) :]
 
     def _connected(self, lease: Lease, voices: Iterable[Recording], around: Tensor) -> Tensor:
-        """The voices as the language model gets them, one after the other."""
+        """The voices' frames as the language model's inputs, (frames, hidden), concatenated."""
         weights = self._weights
         sampled = torch.cat(
             [
@@ -195,7 +205,7 @@ class Batch:
         return connect(weights.acoustic, (sampled + weights.bias) * weights.scale)
 
     def _make_room(self, context: int) -> None:
-        """Lets slots hold longer sequences, if there is memory for that."""
+        """Grows the slots to `context` tokens. Raises `EngineError` where memory is too short."""
         capacity = self.state.capacity
         if context <= capacity:
             return
@@ -209,7 +219,7 @@ class Batch:
                 " recordings or fewer MAX_SLOTS"
             )
         self.graphs.clear()
-        # The slots last: what they say they hold, the step has to reach.
+        # The slots grow last, because the step must support the capacity that they report.
         self.step.grow(context)
         self.state.grow(context)
 
@@ -219,30 +229,30 @@ class Batch:
     # Out of the slots
 
     def launch(self, shape: GraphShape, sequences: Mapping[int, Sequence]) -> InFlight:
-        """Starts a step for sequences, by slot. On a GPU it returns before that is made."""
+        """Launches a step for `sequences`, by slot. Asynchronous on a GPU."""
         parts = {slot: each.part for slot, each in sequences.items()}
         exact = any(each.repeatable for each in sequences.values())
         self.graphs.run(shape, exact=exact)
         if not self._on_cuda:
-            # The next step may be another shape's, made before this one is read.
+            # A step of another shape may overwrite the state before this one is read.
             state = self.state
             return InFlight(sequences, parts, state.chosen.clone(), state.audio.clone(), None)
         chosen, audio = self._host_buffers()
         chosen.copy_(self.state.chosen, non_blocking=True)
         audio.copy_(self.state.audio, non_blocking=True)
-        done = torch.cuda.Event(blocking=True)  # another would keep a core busy while it waits
+        done = torch.cuda.Event(blocking=True)  # without `blocking` the wait would spin a core
         done.record()
         return InFlight(sequences, parts, chosen, audio, done)
 
     def read(self, step: InFlight) -> list[StepOutput]:
-        """What came for whom, as the model made it; waits for the step."""
+        """Waits for a step and gives its outputs, one a sequence."""
         if step.done is not None:
             step.done.synchronize()
         choices = self.tokens.choices
         outputs = []
         for slot, sequence in step.sequences.items():
             choice = int(step.chosen[slot])
-            # A step may be read when its sequence has gone on to the next part.
+            # When a step is read, its sequence may already be at its next part.
             is_old = not sequence.parts or sequence.part is not step.parts[slot]
             if choice == IDLE or is_old:
                 continue

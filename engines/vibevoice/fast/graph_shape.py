@@ -1,26 +1,29 @@
-"""The few shapes that steps come in: each is captured once as a CUDA graph."""
+"""The shapes of steps. They are few, because each is captured once as a CUDA graph."""
 
 from dataclasses import dataclass
 
 CPU_SLOTS = 4
 MOST_SLOTS = 32
-"""Slots where no number is asked for: on a CPU, and at most on a GPU, as memory allows."""
+"""The default number of slots on a CPU; on a GPU the most by default, where memory allows."""
 
 FIXED_CONTEXT = 2048
-"""Tokens: a chunk of 1,000 characters with a voice of 30 s and its limit need some 1,800."""
+"""Tokens. A chunk of 1,000 characters with a voice of 30 s and its limit needs about 1,800."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraphShape:
-    """A step of the first `slots`, each attending to at most `context` tokens, with so many solver
-    `steps`. Slots with another number of steps keep still."""
+    """The shape of a step: the first `slots` slots, `context` tokens, `steps` solver steps.
+
+    Each slot attends to at most `context` tokens. A slot whose sequence has another number of
+    solver steps is masked.
+    """
 
     slots: int
     context: int
     steps: int
 
     def serves(self, other: "GraphShape") -> bool:
-        """Whether a step of this shape makes what one of the other would, but for rounding."""
+        """Whether a step of this shape gives the results of `other`, except for rounding."""
         return (
             self.steps == other.steps
             and self.slots >= other.slots
@@ -32,11 +35,13 @@ class GraphShape:
 
 
 def power_of_two(value: int, least: int = 1) -> int:
-    """The smallest that is `value` at least."""
+    """The smallest power of two that is at least `value`; not below `least`."""
     return max(least, 1 << (value - 1).bit_length())
 
 
 def context_for(tokens: int) -> int:
-    """The context that a chunk of at most so many tokens is given. One size for nearly all, so that
-    repeatable chunks can run side by side."""
+    """The context in tokens for a chunk of at most `tokens`.
+
+    Nearly all chunks have the same, so that repeatable chunks can run side by side.
+    """
     return power_of_two(tokens, least=FIXED_CONTEXT)

@@ -1,9 +1,9 @@
 """Steps as CUDA graphs, one for each shape.
 
-A step is some thousand small kernels; replayed as one graph they cost the host a single launch. A
-capture stops all slots for some 0.2 s. So a shape without a graph is replayed in a larger one's,
-unless a seed needs its own shape, and is captured once nobody waits. What cannot be captured runs
-eagerly, with the reason in the log. So does every shape off CUDA.
+A step launches about a thousand small kernels; a graph's replay is a single launch. A capture stops
+all slots for about 0.2 s. So a shape without a graph is replayed by a larger shape's graph, and is
+captured once the loop is idle. A repeatable sequence needs its own shape. A shape that cannot be
+captured runs eagerly, with the reason in the log. Without CUDA every shape runs eagerly.
 """
 
 import logging
@@ -19,16 +19,18 @@ from engines.vibevoice.fast.slots import Slots
 from engines.vibevoice.fast.step import Step
 from request.errors import EngineLost
 
-_MOST_FAILURES = 2  # in a row; each costs all speakers some 0.2 s
+_MOST_FAILURES = 2  # in a row; each stops all slots for about 0.2 s
 _MIB = 1 << 20
 
 log = logging.getLogger("vibevoice")
 
 
 class Graphs:
-    """Runs steps of one set of slots. `reserve` is the memory, in bytes, that has to be free on
-    the device for another capture; `used` is what the graphs hold. `replayed` and `eager` count
-    frames. `off` is why nothing is captured, if so."""
+    """Runs the steps of one set of slots, by replay or eagerly.
+
+    A capture needs `reserve` bytes of free device memory. `used` is the memory of the graphs in
+    bytes. `replayed` and `eager` count steps. `off` is the reason why nothing is captured, or None.
+    """
 
     def __init__(self, step: Step, slots: Slots, reserve: int, off: str | None = None) -> None:
         self._step, self._slots = step, slots
@@ -48,7 +50,7 @@ class Graphs:
         return len(self._graphs)
 
     def __str__(self) -> str:
-        """What is captured, or why nothing is."""
+        """The captured shapes, or why there are none, for the log."""
         if not self._on_cuda:
             return "none: there is no CUDA device"
         held = f"{len(self)} captured, {self.used // _MIB} MiB"
@@ -57,7 +59,7 @@ class Graphs:
         return f"{held}; not all: {self._problem}" if self._graphs else f"none: {self._problem}"
 
     def run(self, shape: GraphShape, *, exact: bool = True) -> None:
-        """A step, on the current stream. Where it need not be `exact`, a larger shape will do."""
+        """Runs a step on the current stream. Unless `exact`, a larger shape's graph may run it."""
         graph = self._graph(shape, exact) if self._on_cuda else None
         if graph is None:
             self.eager += 1
@@ -67,8 +69,11 @@ class Graphs:
             graph.replay()
 
     def _graph(self, shape: GraphShape, exact: bool) -> torch.cuda.CUDAGraph | None:
-        """The graph that serves a shape. Captured here only where no other would do, and then the
-        one that serves all slots."""
+        """The graph for a shape, or None.
+
+        A graph is captured here only if no existing one serves. Unless `exact`, that is the shape
+        of all slots.
+        """
         if shape in self._graphs:
             return self._graphs[shape]
         if exact:
@@ -86,19 +91,21 @@ class Graphs:
         return self._graphs.get(shape)
 
     def want(self, *shapes: GraphShape) -> None:
-        """To be captured when nobody waits, in this order."""
+        """Queues shapes, which `prepare` captures in this order while the loop is idle."""
         self._wanted |= dict.fromkeys(
             each for each in shapes if each not in self._graphs and each not in self._eager
         )
 
     @property
     def pending(self) -> bool:
-        """Whether there is something to `prepare`."""
+        """Whether a queued shape is left for `prepare`."""
         return self._on_cuda and self._off is None and bool(self._wanted)
 
     def prepare(self) -> bool:
-        """Captures the next shape that is wanted. False where there is none. Raises `EngineLost`
-        where that has broken the device."""
+        """Captures the next queued shape. False where there is none.
+
+        Raises `EngineLost` where the capture has broken the device.
+        """
         if not self.pending:
             return False
         shape = next(iter(self._wanted))
@@ -114,11 +121,13 @@ class Graphs:
         return True
 
     def clear(self) -> None:
-        """Forgets all graphs: their tensors are about to move. Waits for the step under way. They
-        are wanted again."""
+        """Drops all graphs, because their tensors are about to move, and queues their shapes.
+
+        Waits for the step in flight.
+        """
         if self._on_cuda:
             torch.cuda.synchronize(self._device)
-            self._pool = torch.cuda.graph_pool_handle()  # a pool ends with its last graph
+            self._pool = torch.cuda.graph_pool_handle()  # a memory pool dies with its last graph
         self._wanted = dict.fromkeys([*self._graphs, *self._eager, *self._wanted])
         self._graphs.clear()
         self._eager.clear()
@@ -127,8 +136,10 @@ class Graphs:
 
     @torch.inference_mode()
     def capture(self, shape: GraphShape) -> None:
-        """Captures a shape, or notes why that cannot be. Raises what an eager step raises, and
-        `EngineLost` where the attempt has broken the device."""
+        """Captures a shape, or records why it cannot be captured.
+
+        Raises what an eager step raises, and `EngineLost` where the capture has broken the device.
+        """
         self._wanted.pop(shape, None)
         if self._off is not None:
             return
@@ -148,8 +159,10 @@ class Graphs:
         log.info("graph %s captured: %d MiB", shape, held // _MIB)
 
     def _make_once(self, shape: GraphShape) -> None:
-        """An eager step, which loads kernels and gives the libraries their working memory: on the
-        stream of the capture, where that could not be had."""
+        """Runs an eager step on the capture's stream.
+
+        It loads kernels and allocates the libraries' workspaces, which a capture does not allow.
+        """
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -161,9 +174,9 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         try:
             with (
-                # Puts the stream back, which a capture that fails does not.
+                # Restores the current stream, which a failed capture does not.
                 torch.cuda.stream(torch.cuda.current_stream(self._device)),
-                # Other threads may use CUDA meanwhile, if only to pin memory.
+                # Thread-local, because other threads may use CUDA meanwhile, e.g. to pin memory.
                 torch.cuda.graph(
                     graph, self._pool, self._stream, capture_error_mode="thread_local"
                 ),
@@ -188,8 +201,11 @@ class Graphs:
         self._problem = reason
 
     def _abandon_pool(self) -> None:
-        """Before torch 2.12 a failed capture leaves its pool recording, and every later call of
-        `empty_cache` would fail (pytorch#180395). Newer ones have ended it and say so here."""
+        """Ends the recording of a failed capture's memory pool.
+
+        Before torch 2.12 it stays recording, and every later `empty_cache` fails (pytorch#180395).
+        Newer versions have ended it already and raise here.
+        """
         device = self._device.index or 0
         with suppress(RuntimeError, AttributeError):
             torch._C._cuda_endAllocateToPool(device, self._pool)
@@ -198,8 +214,10 @@ class Graphs:
 
     @contextmanager
     def _nobody_active(self) -> Iterator[None]:
-        """A step in which no slot is active leaves every slot as it was: what it writes to the
-        cache lies where the next one will write."""
+        """Deactivates all slots for the block, so that a step changes no slot's state.
+
+        It still writes to the KV cache, but only where the next step will write again.
+        """
         active = self._slots.active.clone()
         self._slots.active.zero_()
         try:
@@ -208,7 +226,7 @@ class Graphs:
             self._slots.active.copy_(active)
 
     def _works(self) -> bool:
-        """Whether the device still answers: a capture may fail without breaking it."""
+        """Whether the device still works after a failed capture."""
         try:
             torch.zeros(1, device=self._device).item()
         except RuntimeError:

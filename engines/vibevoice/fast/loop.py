@@ -1,8 +1,8 @@
-"""The thread that moves all slots on, step by step: schedule, launch, read, postprocess.
+"""Continuous batching: the thread that runs steps of all slots (schedule, launch, read, deliver).
 
-On a GPU a step is read while the next one is made, so a sequence that has ended is known one step
-late; that step leaves its slot alone. A reader that is slow never holds up the loop, since what it
-leaves goes to disk (`frames.py`).
+On a GPU a step is read while the next one runs. So the end of a sequence is known one step late;
+that extra step does not change its slot. A slow reader never blocks the loop, because its frames
+spill to disk (`frames.py`).
 """
 
 import threading
@@ -22,12 +22,15 @@ from engines.vibevoice.fast.sequence import Lease, Sequence, SequenceGroup, Step
 from request.errors import Cancelled, EngineError, EngineLost
 
 _PROMPT_TOKENS = 1024
-"""Tokens of prompts that are read between two steps, so that those who speak do not wait long."""
+"""The budget of prefill between two steps, in tokens, which bounds the gap of running sequences."""
 
 
 class Runner(Protocol):
-    """What makes the steps: see `batch.Batch`. `lag` of them may be under way at a time. While
-    nobody waits it may `prepare`, bit by bit, as long as that is true."""
+    """What runs the steps: see `batch.Batch`.
+
+    `lag` is how many of the newest steps stay in flight while older ones are read. While the loop
+    is idle it calls `prepare` again and again, until that gives False.
+    """
 
     @property
     def slots(self) -> int: ...
@@ -52,8 +55,10 @@ class Runner(Protocol):
 
 
 class Loop:
-    """Its thread runs from `start` or the first `submit` to `close`. `lose` is told of an error
-    after which the device works no more."""
+    """The loop and its thread, which runs from `start` or the first `submit` until `close`.
+
+    `lose` is called with the error after which the device no longer works.
+    """
 
     def __init__(self, runner: Runner, lose: Callable[[EngineLost], None]) -> None:
         self.meter = Meter(lambda: f"{len(self._scheduler.groups)} jobs; {runner}")
@@ -69,7 +74,7 @@ class Loop:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Lets the runner prepare before there is a group."""
+        """Starts the thread, so that the runner prepares before the first group is submitted."""
         with self._changed:
             self._start()
 
@@ -79,7 +84,10 @@ class Loop:
             self._thread.start()
 
     def submit(self, group: SequenceGroup) -> None:
-        """From any thread. Raises `Cancelled` after `close`, or why the loop has ended."""
+        """Queues a group, from any thread.
+
+        Raises `Cancelled` after `close`, or the error that ended the loop.
+        """
         with self._changed:
             if self._closed:
                 raise self._ending
@@ -88,12 +96,15 @@ class Loop:
             self._changed.notify()
 
     def cancel(self, group: SequenceGroup) -> None:
-        """From any thread. The group gets nothing more; a step later its slots are free."""
+        """Cancels a group, from any thread.
+
+        It gets no more frames. A step later its slots are free.
+        """
         group.cancelled.set()
         group.frames.close()
 
     def close(self) -> None:
-        """Waits for the step that is being made. What was not read is dropped."""
+        """Ends the thread after the step in flight. Unread frames are dropped."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -104,7 +115,7 @@ class Loop:
         try:
             while self._has_work():
                 self._step()
-        except BaseException as error:  # noqa: BLE001 - raised again where the speeches are read
+        except BaseException as error:  # noqa: BLE001 - raised again in the readers' threads
             self._ending = lost = loss_of(error)
             self._lose(lost)
         with self._changed:
@@ -116,8 +127,10 @@ class Loop:
             self._close(group, self._ending)
 
     def _step(self) -> None:
-        """Moves all slots on by one token. What fails fails the groups that are there; only a
-        broken device ends the loop."""
+        """Advances all slots by one token.
+
+        An error fails all current groups. Only a broken device ends the loop.
+        """
         began = time.monotonic()
         try:
             self._schedule()
@@ -129,7 +142,7 @@ class Loop:
             failure = failure_of(error)
         else:
             return
-        # Only here the failed step's tensors are let go of.
+        # Only now does no traceback refer to the failed step's tensors.
         if isinstance(failure, EngineLost):
             raise failure
         self._in_flight.clear()
@@ -138,7 +151,7 @@ class Loop:
         free_memory()
 
     def _has_work(self) -> bool:
-        """Waits for some. False once the loop is closed."""
+        """Waits until there is a group, and prepares meanwhile. False once the loop is closed."""
         while not self._is_wanted() and self._runner.prepare():
             pass
         with self._changed:
@@ -158,11 +171,11 @@ class Loop:
             self._scheduler.add(group)
 
     def _groups(self) -> list[SequenceGroup]:
-        """A copy: who goes through it may drop some."""
+        """A copy of the list of groups, because its users drop groups while they iterate."""
         return list(self._scheduler.groups)
 
     def _schedule(self) -> None:
-        """Drops what was cancelled, and fills the slots that are free."""
+        """Drops cancelled groups, and admits sequences to free slots."""
         for group in self._groups():
             if group.cancelled.is_set():
                 self._end(group, Cancelled())
@@ -175,7 +188,7 @@ class Loop:
         failure = None
         try:
             self._runner.admit(sequence, sequence.group.lease)
-        except Exception as error:  # noqa: BLE001 - raised again where the speech is read
+        except Exception as error:  # noqa: BLE001 - raised again in the reader's thread
             failure = failure_of(error)
         if isinstance(failure, EngineLost):
             raise failure
@@ -184,7 +197,7 @@ class Loop:
             free_memory()
 
     def _launch(self) -> int:
-        """Starts a step for each number of solver steps, and gives how many it started."""
+        """Launches one step for each number of solver steps in use, and gives their count."""
         launched = []
         for shape in self._scheduler.shapes():
             moved = {
@@ -200,7 +213,7 @@ class Loop:
         return len(launched)
 
     def _read(self, left: int) -> Iterator[list[StepOutput]]:
-        """What came of the steps under way, but for the newest `left`."""
+        """The outputs of the steps in flight, oldest first, except the newest `left`."""
         while len(self._in_flight) > left:
             steps = self._in_flight.popleft()
             yield [output for step in steps for output in self._runner.read(step)]
@@ -208,13 +221,15 @@ class Loop:
     def _postprocess(self, outputs: list[StepOutput]) -> None:
         self._share_time(outputs)
         for output in outputs:
-            # Not where it was cancelled, or its group has failed, while the step was made.
+            # The sequence may have been cancelled or have failed while the step ran.
             if self._scheduler.running.get(output.sequence.slot) is output.sequence:
                 self._deliver(output)
 
     def _share_time(self, outputs: list[StepOutput]) -> None:
-        """Divides the time since the last step, prompts included, among those whom this one moved.
-        So all shares together are the time in which the loop was at work."""
+        """Divides the time since the last step, with prefill, among the sequences of this step.
+
+        So the sum of all shares is the time in which the loop was busy.
+        """
         now = time.monotonic()
         for output in outputs:
             output.sequence.device_sec += (now - self._step_at) / len(outputs)
@@ -241,7 +256,7 @@ class Loop:
                 self._close(sequence.group)
 
     def _end(self, group: SequenceGroup, error: BaseException, *, wipe: bool = False) -> None:
-        """A group ends before its time. `wipe` where its slots may hold what is no number."""
+        """Ends a group with an error. `wipe` zeroes its slots, which may hold NaN."""
         try:
             for sequence in self._scheduler.drop(group):
                 self._runner.release(sequence, wipe=wipe)

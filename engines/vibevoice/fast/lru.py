@@ -1,4 +1,4 @@
-"""A cache bounded in bytes that never drops what is in use."""
+"""An LRU cache that is bounded in bytes and never evicts a value in use."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -17,8 +17,11 @@ class _Entry(Generic[Value]):
 
 
 class LRU(Generic[Key, Value]):
-    """Not for two threads at once. `used` is in bytes, and above `most` only while users hold
-    that much."""
+    """An LRU cache of at most `most` bytes, with reference counts. Not for two threads at once.
+
+    `size` gives a value's bytes. `used` is the sum in bytes. It exceeds `most` only while values in
+    use are that large together.
+    """
 
     def __init__(self, most: int, size: Callable[[Value], int]) -> None:
         self.most, self.used = most, 0
@@ -29,7 +32,7 @@ class LRU(Generic[Key, Value]):
         return len(self._entries)
 
     def acquire(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The value of a key, made if it is not there. Stays until `release`."""
+        """The value of a key, made by `make` if absent. It is not evicted before `release`."""
         entry = self._entries.get(key)
         if entry is None:
             value = make()
@@ -45,7 +48,7 @@ class LRU(Generic[Key, Value]):
         self._trim()
 
     def clear(self) -> None:
-        """Drops all that nobody uses."""
+        """Evicts all values that are not in use."""
         for key in [key for key, entry in self._entries.items() if not entry.users]:
             self._drop(key)
 

@@ -1,18 +1,21 @@
-"""How long frames take, for the log and for `/metrics`."""
+"""Measures how long steps take, for the log and for `/metrics`."""
 
 import logging
 import time
 from collections.abc import Callable
 
 _SAID_SEC = 60
-_SHARE = 0.05  # of the newest frame in the mean
+_SHARE = 0.05  # the weight of the newest step in the moving mean
 
 log = logging.getLogger("vibevoice")
 
 
 class Meter:
-    """Written by one thread, read by any. `frame_seconds` is a moving mean, 0 before the first
-    frame. `state` is what the log says beside it, once a minute while there is work."""
+    """The exponential moving mean of the time of a step. One thread writes it, any thread reads it.
+
+    `frame_seconds` is in seconds, 0 before the first step. While there is work it is logged once a
+    minute, together with the text that `state` gives.
+    """
 
     def __init__(
         self, state: Callable[[], str], clock: Callable[[], float] = time.monotonic
@@ -23,7 +26,7 @@ class Meter:
         self._said = clock()
 
     def add(self, frames: int, seconds: float) -> None:
-        """So many frames were started, one after the other, and took so long with all else."""
+        """Adds `frames` steps, which took `seconds` together, with prefill and all else."""
         if not frames:
             return
         self._frames += frames

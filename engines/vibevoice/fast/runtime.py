@@ -1,4 +1,4 @@
-"""The fast runtime: many chunks side by side in our own frame loop. See docs/frame-loop.md."""
+"""The fast runtime: continuous batching of chunks in our own loop. See docs/frame-loop.md."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ from engines.vibevoice.loader import check_room, check_tokens, dtype_for
 from engines.vibevoice.memory import free_host_memory
 from request.errors import Cancelled, EngineError, EngineLost
 
-_CACHE = 1 << 30  # bytes for voices: a prefix of the 7B model takes 17 MB
+_CACHE = 1 << 30  # bytes of the voice cache; a voice's prompt prefix takes 17 MB in the 7B
 
 log = logging.getLogger("vibevoice")
 
@@ -70,7 +70,7 @@ class FastRuntime:
 
 
 class FastSpeech:
-    """See `engines.base.Speech`. Its chunks wait for slots from the first read on."""
+    """See `engines.base.Speech`. The first read submits its chunks to the loop."""
 
     def __init__(self, batch: Batch, loop: Loop, plan: Plan) -> None:
         self._batch, self._loop, self._plan = batch, loop, plan
@@ -103,8 +103,11 @@ class FastSpeech:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What is asked for instead of being found out: `slots` by the free memory (on a CPU four),
-    `attention` by trying. `graphs` is False where none are wanted."""
+    """Settings that replace automatic choices.
+
+    `slots` None: chosen by the free memory, four on a CPU. `attention` None: chosen by measurement.
+    `graphs` False: no CUDA graphs.
+    """
 
     slots: int | None = None
     attention: Literal["sdpa", "flash"] | None = None
@@ -118,7 +121,7 @@ def load_fast(
     device: torch.device,
     choices: Choices,
 ) -> FastRuntime:
-    """Loads a checkpoint and, on a GPU, makes a few frames.
+    """Loads a checkpoint and, on a GPU, generates a few frames as a trial.
 
     Raises `Unsupported` where only upstream's own classes can run the model, `EngineError` for any
     other problem.
@@ -127,7 +130,7 @@ def load_fast(
     check_room(checkpoint, device)
     tokenizer = upstream.Tokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     check_tokens(tokenizer, sizes.vocabulary)
-    # cuDNN's attention, which newer torch prefers, is planned anew for every length of a prompt.
+    # Newer torch prefers cuDNN's attention, which builds a new plan for every prompt length.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
     def load() -> FastRuntime:
@@ -148,7 +151,7 @@ def _weights(
     weights = load_weights(source, sizes, tokens.choices, device, dtype_for(device))
     if not (math.isfinite(weights.scale) and math.isfinite(weights.bias)):
         raise EngineError("MODEL_PATH: the model's scaling factors are not numbers")
-    free_memory()  # what the way into the packed places took counts as free
+    free_memory()  # frees the temporary tensors of packing, before free memory is measured
     return weights
 
 

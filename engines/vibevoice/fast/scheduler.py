@@ -1,8 +1,8 @@
-"""Which sequence gets which slot, and the shape of the next step. Asks a sequence for numbers only.
+"""The scheduler: which sequence gets which slot, and the graph shape of the next step.
 
-Fair across groups: a free slot goes to the group with the fewest slots, among equals to the one
-that came, or was served, longest ago: whoever comes later comes behind it, so nothing starves. A
-sequence that may not run beside the others holds up those behind it until it may.
+Fair across groups: a free slot goes to the group with the fewest slots. Among equals it goes to the
+group whose last slot, or arrival, is longest ago. So no group starves. A sequence that may not run
+beside the others blocks all later ones until it may. The scheduler reads no tensors.
 """
 
 from dataclasses import dataclass, field
@@ -15,9 +15,11 @@ SMALLEST_CONTEXT = 512
 
 @dataclass(slots=True)
 class Scheduler:
-    """Not for two threads at once. `running` are the sequences by slot. Steps attend to a multiple
-    of `context_step` tokens, or, where there is none, to a power of two: every shape may cost a
-    CUDA graph."""
+    """Assigns slots. Not for two threads at once. `running` has the sequences by slot.
+
+    The context of a step is a multiple of `context_step` tokens. Where that is None it is a power
+    of two, because every graph shape may need a CUDA graph.
+    """
 
     slots: int
     context_step: int | None = None
@@ -30,8 +32,10 @@ class Scheduler:
         self.groups.append(group)
 
     def next(self) -> Sequence | None:
-        """Puts the sequence whose turn it is into the lowest free slot. None where there is no
-        slot, no sequence, or that one has to wait for others to end."""
+        """Puts the next sequence into the lowest free slot, and gives it.
+
+        None where there is no slot or no sequence, or where the next sequence may not run yet.
+        """
         hungry = [group for group in self.groups if group.waiting]
         if not hungry or len(self.running) == self.slots:
             return None
@@ -47,14 +51,16 @@ class Scheduler:
         return sequence
 
     def _fits(self, sequence: Sequence) -> bool:
-        """Whether there is a shape for it and all that run: a repeatable one needs its own."""
+        """Whether one graph shape suits it and all running ones; a repeatable one needs its own."""
         beside = [sequence, *self.running.values()]
         fixed = [each.part.context for each in beside if each.repeatable]
         return not fixed or min(fixed) == max(fixed) >= max(each.part.context for each in beside)
 
     def finish(self, sequence: Sequence) -> bool:
-        """Its part is done; the next one of the same chunk comes first. True where that was the
-        last of its group."""
+        """Ends a sequence's part. The next part of the same chunk is scheduled first.
+
+        True if that was the last sequence of its group.
+        """
         self._vacate(sequence)
         group = sequence.group
         if sequence.finish_part():
@@ -65,7 +71,7 @@ class Scheduler:
         return True
 
     def drop(self, group: SequenceGroup) -> list[Sequence]:
-        """Takes a group out, and gives those of its sequences that were in slots."""
+        """Removes a group, and gives those of its sequences that were in slots."""
         if group not in self.groups:
             return []
         dropped = [self.running[slot] for slot in sorted(group.slots)]
@@ -80,8 +86,10 @@ class Scheduler:
         sequence.group.slots.discard(sequence.slot)
 
     def shapes(self) -> list[GraphShape]:
-        """A step's shape for every number of solver steps that is in use. Together they move all
-        slots on by one token."""
+        """One graph shape for each number of solver steps in use.
+
+        Their steps together advance all slots by one token.
+        """
         running = self.running.values()
         if not running:
             return []

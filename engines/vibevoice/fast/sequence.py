@@ -1,4 +1,4 @@
-"""A chunk from waiting to finished: what is read into a slot, where it stands, what came of it."""
+"""A chunk in the fast runtime: its prompts, its progress, and the outputs of its steps."""
 
 import itertools
 import threading
@@ -27,25 +27,27 @@ from text.chunks import spoken
 from text.sentences import split_long
 from text.writing_systems import letters
 
-_SHORTEST = 4  # characters: a half, with the full stop that it gets, is shorter than the whole
+_SHORTEST = 4  # characters; from here on a half with its added full stop is shorter than the whole
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A prompt, and the most tokens (`limit`) that may come after it. A chunk is one part, or
-    several where its tokens do not fit into a slot."""
+    """A prompt, and the most tokens (`limit`) that may be generated after it.
+
+    A chunk has one part, or several where its tokens do not fit into a slot.
+    """
 
     prompt: Prompt
     limit: int
 
     @property
     def tokens(self) -> int:
-        """The prompt's."""
+        """The number of tokens of the prompt."""
         return len(self.prompt.ids)
 
     @property
     def context(self) -> int:
-        """The context that it is given: what it may need at most, in a few sizes."""
+        """The context of its graph shape, in tokens: the most it may need, rounded up."""
         return context_for(self.tokens + self.limit)
 
 
@@ -53,13 +55,13 @@ class Part:
 class Sequence:
     """A chunk from waiting to finished.
 
-    `index` is its place in the plan. `parts` are what is left of it, spoken one after the other;
-    the first is at work, or the next. `steps` are the solver's. One that is `repeatable` always
-    runs in the one shape that its size calls for.
+    `index` is the chunk's index in the plan. `parts` are the remaining parts, spoken one after the
+    other; the first is running or next. `steps` is the number of solver steps. A `repeatable`
+    sequence always runs in the one graph shape that its size determines.
 
-    `slot` is where it runs. `launched` steps were started for its part, `seen` tokens came back.
-    `spoken` and `capped`: a part had sound, or hit its limit. `device_sec` is its share of the
-    time in which the loop was at work.
+    `slot` is where it runs. For the current part, `launched` counts steps and `seen` counts tokens
+    that were read. `spoken`: a part had sound. `capped`: a part reached its limit. `device_sec` is
+    its share of the loop's busy time, in seconds.
     """
 
     index: int
@@ -83,33 +85,33 @@ class Sequence:
 
     @property
     def reach(self) -> int:
-        """The tokens that its next step attends to, at most."""
+        """The most tokens that its next step attends to."""
         return self.part.tokens + min(self.launched, self.part.limit - 1)
 
     def finish_part(self) -> bool:
-        """Goes on to the next part. False where there is none."""
+        """Moves to the next part. False where there is none."""
         self.parts.popleft()
         self.launched = self.seen = 0
         return bool(self.parts)
 
     @property
     def end(self) -> End:
-        """How it ended, once its last part has."""
+        """The chunk's `End` event, after the last part has ended."""
         reason: Literal["eos", "cap", "empty"] = "cap" if self.capped else "eos"
         return End(self.index, reason if self.spoken else "empty", self.chunk.seed, self.device_sec)
 
 
 class Lease(Protocol):
-    """What a group holds until it ends."""
+    """A lease on the voice cache, which a group holds until it ends."""
 
     def release(self) -> None: ...
 
 
 class SequenceGroup:
-    """The sequences of a speech that have words, and where their frames go.
+    """The sequences of one speech, and the queue for their frames. Chunks without words have none.
 
-    `waiting` have no slot, `slots` are those of the others. `served` is (turn, got_slot): when the
-    group last got a slot, or came. The smallest value is next.
+    `waiting` are the sequences without a slot. `slots` are the slots of the others. `served` is
+    (turn, got_slot): when the group last got a slot, or arrived. The smallest value is next.
     """
 
     def __init__(self, frames: Frames, sequences: Iterable[Sequence] = ()) -> None:
@@ -129,9 +131,11 @@ class SequenceGroup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InFlight:
-    """A step that was launched, and for which sequences, by slot: they may have others when it is
-    read. Its values lie on the host once `done`: `chosen` (slots,), which token came, and `audio`
-    (slots, samples)."""
+    """A launched step and its sequences by slot, which may hold others when it is read.
+
+    Once `done`, the host has `chosen` (slots,), the index of each new token, and `audio`
+    (slots, samples).
+    """
 
     sequences: Mapping[int, Sequence]
     parts: Mapping[int, Part]
@@ -142,7 +146,7 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepOutput:
-    """What a step made for a sequence: its part's end (`eos`), or a frame's samples, or neither."""
+    """A step's output for a sequence: its part's end (`eos`), or a frame's samples, or neither."""
 
     sequence: Sequence
     eos: bool = False
@@ -156,8 +160,10 @@ class Normaliser(Protocol):
 
 
 class Preprocessor:
-    """Makes sequences of plans, for one model in slots that hold `longest` tokens at most. Safe to
-    use from many threads."""
+    """Turns plans into sequences for one model. Slots hold at most `longest` tokens.
+
+    Safe for many threads.
+    """
 
     def __init__(
         self,
@@ -168,11 +174,13 @@ class Preprocessor:
     ) -> None:
         self._longest = longest
         self._tokenizer, self._level, self._checkpoint = tokenizer, normaliser, checkpoint
-        self._lock = threading.Lock()  # the tokenizer changes its state when it is used
+        self._lock = threading.Lock()  # the tokenizer has state and is not thread-safe
 
     def sequences(self, plan: Plan) -> list[Sequence | None]:
-        """A sequence for each chunk, None where it has no words. Raises `EngineError` for a chunk
-        that does not fit into the model's context."""
+        """A sequence for each chunk; None for a chunk without words.
+
+        Raises `EngineError` for a chunk that does not fit into the model's context.
+        """
         normalise = self._level if self._checkpoint.normalise else lambda samples: samples
         voices = recordings(plan.voices, normalise, self._checkpoint.hop)
         return [
@@ -200,7 +208,7 @@ class Preprocessor:
     def _parts(
         self, turns: Iterable[Turn], options: Options, frames: Mapping[int, int]
     ) -> Iterator[Part]:
-        """One where turns fit into a slot, none where they have no words."""
+        """The parts of turns: one if they fit into a slot, else several; none without words."""
         turns = spoken(turns)
         if not turns:
             return
@@ -215,8 +223,11 @@ class Preprocessor:
 
 
 def halves(turns: tuple[Turn, ...], longest: int) -> tuple[tuple[Turn, ...], tuple[Turn, ...]]:
-    """Turns in two parts of about the same length: cut between turns, or one at the best place
-    about its middle. Raises `EngineError` where there is nothing to cut."""
+    """Cuts turns into two halves of about the same length.
+
+    The cut is between turns, or in a single turn at the best place near its middle. Raises
+    `EngineError` where there is nothing to cut.
+    """
     if len(turns) > 1:
         ends = list(itertools.accumulate(len(turn.text) for turn in turns))
         cut = min(range(1, len(turns)), key=lambda at: abs(2 * ends[at - 1] - ends[-1]))

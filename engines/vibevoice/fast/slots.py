@@ -1,4 +1,4 @@
-"""The state of all slots, in static tensors: what a step reads, changes and gives out."""
+"""The state of all slots, in static tensors that a step (or its CUDA graph) reads and writes."""
 
 import torch
 from torch import Tensor
@@ -11,14 +11,15 @@ IDLE = -1
 
 
 class Slots:
-    """`count` slots of up to `capacity` tokens each.
+    """The state of `count` slots of up to `capacity` tokens each.
 
-    Read by a step: `x` (slots, hidden) is the next input, `lengths` (slots, 2) the tokens of the
-    positive and the negative branch, `noise` (slots, frames, latent) with `used` rows taken of it,
-    `guidance` (slots, 1), `steps` of the solver, `left` tokens until the limit, and `preference`
-    (slots, choices), which is added to the logits. A slot that is not `active` keeps its state.
+    Inputs of a step: `x` (slots, hidden) is the next input of the language model. `lengths`
+    (slots, 2) has the tokens of the positive and the negative branch. `noise` is (slots, frames,
+    latent), of which `used` rows are consumed. `guidance` is (slots, 1). `steps` has the solver
+    steps, `left` the tokens until the limit. `preference` (slots, choices) is added to the logits.
+    A slot that is not `active` keeps its state.
 
-    Given out: `audio` (slots, samples) and `chosen`, which token came, or `IDLE`.
+    Outputs: `audio` (slots, samples), and `chosen` (slots,), the index of the new token or `IDLE`.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Slots:
         return self.cache.capacity
 
     def contexts(self, count: int) -> list[list[Context]]:
-        """The codecs' contexts of the first slots."""
+        """The contexts of the codecs' convolutions for the first `count` slots, by codec."""
         if count not in self._contexts:
             widths = [codec.context_size for codec in self._codecs]
             parts = zip(
@@ -83,8 +84,11 @@ class Slots:
         guidance: float,
         noise: Tensor,
     ) -> None:
-        """A chunk whose prompt of `length` tokens lies in the cache, but for its last: `start`
-        (hidden,) is the embedding of that one. `limit` is the most tokens that may come."""
+        """Fills a slot for a chunk whose prompt of `length` tokens is in the KV cache.
+
+        The last token is not; `start` (hidden,) is its embedding. `limit` is the most tokens that
+        may be generated.
+        """
         self.x[slot] = start
         self.lengths[slot, 0] = length - 1
         self.lengths[slot, 1] = 0
@@ -98,7 +102,7 @@ class Slots:
 
     @torch.inference_mode()
     def release(self, slot: int, *, wipe: bool = False) -> None:
-        """`wipe` where the slot may hold what is no number."""
+        """Frees a slot. `wipe` zeroes its state, which may hold NaN after an error."""
         self.active[slot] = False
         if wipe:
             self.cache.wipe(slot)
@@ -108,7 +112,7 @@ class Slots:
 
     @torch.inference_mode()
     def grow(self, capacity: int) -> None:
-        """Makes room for longer sequences. The tensors move: graphs of steps are void."""
+        """Grows all slots to `capacity` tokens. Tensors move, so CUDA graphs become invalid."""
         old, device = self.cache.tensor, self.noise.device
         cache = KVCache(self._sizes, 2 * self.count, capacity, device, old.dtype)
         noise = self.noise.new_zeros(self.count, capacity, self.noise.shape[2])

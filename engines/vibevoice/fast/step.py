@@ -1,11 +1,13 @@
-"""One frame of every slot: a language model step, a token, a latent, its sound, the next input.
+"""One step: a forward pass of all networks, which generates a token and a frame of every slot.
 
-Fixed shapes, no look at a value from the host: the same call may run eagerly or be replayed as a
-CUDA graph. What depends on a slot's state is decided by masks.
+In order: language model, token, latent, audio, next input. Shapes are fixed and the host reads no
+value. So the same call may run eagerly or be captured as a CUDA graph. Masks decide everything that
+depends on a slot's state.
 
-Both branches of the guidance get the same input in every step, since the last token of a prompt
-and the first of the negative branch are both `speech_start`. So they are one stacked step. The
-negative branch keeps a token only where a latent was made, and starts over at `speech_start`.
+Both branches of the classifier-free guidance get the same input in every step, since the last token
+of a prompt and the first of the negative branch are both `speech_start`. So both run as one stacked
+batch. The negative branch keeps a token only where a latent was generated. It restarts at
+`speech_start`.
 """
 
 from dataclasses import dataclass
@@ -26,8 +28,11 @@ from engines.vibevoice.prompt import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The ids of the tokens that may come out. `choices` are they in ascending order, in which the
-    first of equals wins, as in upstream's argmax over the vocabulary."""
+    """The ids of the tokens that may be generated.
+
+    `choices` has them in ascending order. Of equal logits the first wins, as in upstream's argmax
+    over the vocabulary.
+    """
 
     start: int
     end: int
@@ -49,7 +54,7 @@ class Tokens:
 
 
 class Step:
-    """The networks of a model, and the step that they make together."""
+    """The networks of a model, called as one step."""
 
     def __init__(
         self, weights: Weights, tokens: Tokens, capacity: int, *, flash: bool = False
@@ -69,11 +74,11 @@ class Step:
         self._embedded = weights.embedding[list(choices)]
 
     def grow(self, capacity: int) -> None:
-        """For sequences of up to `capacity` tokens."""
+        """Prepares for sequences of up to `capacity` tokens."""
         self.language = LanguageModel(self.weights, capacity, flash=self._flash)
 
     def head(self, steps: int) -> Head:
-        """The sampler, made once for each number of steps."""
+        """The sampler for a number of solver steps, made once and cached."""
         if steps not in self._heads:
             self._heads[steps] = Head(self.weights, steps)
         return self._heads[steps]
@@ -121,7 +126,7 @@ class Step:
 
 
 def connect(connector: Connector, features: Tensor) -> Tensor:
-    """Codec features (rows, values) in the language model's width."""
+    """Maps codec features (rows, values) to the language model's inputs (rows, hidden)."""
     h = torch.addmm(connector.first_bias, features, connector.first)
     h = rms_norm(h, connector.eps, connector.norm)
     return torch.addmm(connector.second_bias, h, connector.second)

@@ -1,6 +1,6 @@
-"""A short text with a made-up voice, spoken when the model is loaded.
+"""A trial: a short text with a synthetic voice, spoken when the model is loaded.
 
-So what a GPU cannot do fails the start, and CUDA loads its kernels before the first job.
+So an unfit GPU fails the start, and CUDA loads its kernels before the first request.
 """
 
 from typing import TYPE_CHECKING
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 _FRAMES = 3
 _VOICE_SEC = 3
-_CERTAIN = 1e4  # a logit that no model outdoes
+_CERTAIN = 1e4  # larger than any logit of a model
 
 
 def make_trial(batch: "Batch") -> None:
-    """Reads a prompt and makes a few frames in slot 0, which has to be free, and leaves nothing
-    behind. Raises `EngineError` where they are no sound, and what the device raises."""
+    """Runs a prompt and generates a few frames in slot 0, which must be free. Frees the slot.
+
+    Raises `EngineError` where the frames are not finite audio, and what the device raises.
+    """
     sequence = batch.preprocessor.sequences(_plan())[0]
     if sequence is None:
         raise EngineError("MODEL_PATH: the tokenizer makes nothing of a word")
@@ -46,7 +48,7 @@ def make_trial(batch: "Batch") -> None:
 def _make_frame(batch: "Batch", sequence: Sequence) -> None:
     step = batch.launch(GraphShape(1, 512, sequence.steps), {0: sequence})
     sounds = [output.samples for output in batch.read(step)]
-    # Logits that are no numbers choose the first token, which ends the text without a sound.
+    # NaN logits choose the first token, which ends the text without a frame.
     if not sounds or any(each is None or not np.isfinite(each).all() for each in sounds):
         raise EngineError(
             "the model makes no sound, or samples that are no numbers: its weights are damaged, or"

@@ -1,7 +1,7 @@
-"""What is known of voices: their latents, and the prompts that begin with them.
+"""The voice cache: voices' latents, and the KV cache of prompt prefixes (prefix caching).
 
-By the content of the recording, so a voice that was heard before costs no encoder run, and the
-chunks of a text share the work on all that stands before their words.
+The keys are hashes of the recordings. So a voice that was used before needs no encoder run, and the
+chunks of a text share the prefill of all that precedes their words.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ Key = tuple[object, ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """A levelled voice of so many `frames`. `key` names its content."""
+    """A levelled voice of `frames` frames. `key` is the hash of its content."""
 
     wave: Samples
     frames: int
@@ -31,10 +31,10 @@ class Recording:
 def recordings(
     voices: Sequence[Voice], level: Callable[[Samples], Samples], hop: int
 ) -> Mapping[int, Recording]:
-    """The voices that have samples, by speaker.
+    """The voices that have samples, by speaker. `level` levels them; `hop` is samples a frame.
 
-    Upstream pads all to the longest one. That shows in the last frame of the others: they end in
-    silence, the longest one in nothing.
+    Upstream pads all recordings to the longest one. So the last frame of a shorter recording is
+    filled up with silence, and that of the longest one is not.
     """
     waves = {
         speaker: np.asarray(level(voice.samples), np.float32)
@@ -52,7 +52,7 @@ def recordings(
 
 
 class VoiceCache:
-    """Bounded in bytes. What a job holds stays until it lets go: see `Lease`."""
+    """An LRU cache of at most `most` bytes. Values that a `Lease` holds are never evicted."""
 
     def __init__(self, weights: Weights, most: int) -> None:
         sizes = weights.architecture
@@ -62,7 +62,7 @@ class VoiceCache:
 
     @property
     def used(self) -> int:
-        """Bytes."""
+        """The size of all values in bytes."""
         return self._known.used
 
     def lease(self) -> "Lease":
@@ -70,21 +70,21 @@ class VoiceCache:
 
     @torch.inference_mode()
     def listen(self, wave: Samples) -> Tensor:
-        """A recording's latents, (frames, latent): the encoder runs."""
+        """Encodes a recording, (samples,), to latents, (frames, latent)."""
         weights = self._weights
         heard = torch.from_numpy(wave)
         if weights.embedding.is_cuda:
-            heard = heard.pin_memory()  # a copy from other memory waits for the frame under way
+            heard = heard.pin_memory()  # a copy from pageable memory waits for the step in flight
         heard = heard.to(weights.device, non_blocking=True).to(weights.dtype)
         return self.listener.whole(heard[None, :, None])[0]
 
     def forget(self) -> None:
-        """Drops all that nobody uses."""
+        """Evicts all values that are not in use."""
         self._known.clear()
 
 
 class Lease:
-    """What one job uses of the cache."""
+    """The values of the cache that one speech uses, held until `release`."""
 
     def __init__(self, cache: VoiceCache) -> None:
         self._cache = cache
@@ -94,7 +94,7 @@ class Lease:
         return self.hold(("latents", *recording.key), lambda: self._cache.listen(recording.wave))
 
     def hold(self, key: Key, make: Callable[[], Tensor]) -> Tensor:
-        """The tensor of a key, made where it is not known."""
+        """The tensor of a key, made by `make` if it is absent, and held until `release`."""
         value = self._cache._known.acquire(key, make)
         if key in self._held:
             self._cache._known.release(key)

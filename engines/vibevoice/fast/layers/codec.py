@@ -1,11 +1,11 @@
-"""The codecs' networks, frame by frame: decoder and encoders as products over (time, channels).
+"""Streaming codecs: decoder and encoders as matrix products over (time, channels), frame by frame.
 
-A convolution needs the samples just before its input. They stay in static buffers, all layers of a
-slot in one row: a frame reads `past` and writes `new`, and whoever runs the frame decides for which
-slots `new` becomes `past`. Zeros stand for nothing having come before.
+A causal convolution needs the inputs just before its own. They stay in static buffers, with all
+layers of a slot in one row. A frame reads `past` and writes `new`. The caller decides for which
+slots `new` becomes `past`. Zeros are the context of the first frame.
 
-Every strided convolution has a kernel of twice its stride, so it is one product of each block of
-inputs and the next; a transposed one is the product of each input and the one before.
+Every strided convolution has a kernel of twice its stride. So it is one product of each block of
+inputs and the next block. A transposed one is the product of each input and the one before.
 """
 
 import logging
@@ -32,16 +32,22 @@ _CPU_COLUMNS = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """Where a convolution finds what came before, (slots, inputs before, channels), and where it
-    leaves what the next frame needs."""
+    """A convolution's context buffers, both (slots, inputs before, channels).
+
+    It reads the inputs of the frame before from `past`, and writes those for the next frame to
+    `new`.
+    """
 
     past: Tensor
     new: Tensor
 
 
 class Codec:
-    """A decoder or an encoder. It has no state of its own. `ways` are how each stage's `filters`
-    are applied, by their names in `depthwise.WAYS`."""
+    """A decoder or an encoder, without state.
+
+    `ways` has for each stage the kernel of its depthwise convolutions, by its name in
+    `depthwise.WAYS`.
+    """
 
     def __init__(self, weights: CodecWeights, net: Net, *, decodes: bool) -> None:
         self._weights, self._net, self._decodes = weights, net, decodes
@@ -56,11 +62,11 @@ class Codec:
 
     @property
     def context_size(self) -> int:
-        """The values that one slot keeps."""
+        """The number of context values of one slot."""
         return sum(rows * channels for rows, channels in self.shapes)
 
     def moments(self, samples: int) -> list[int]:
-        """The moments that each stage works on, of so many samples."""
+        """The time steps at each stage for an input or output of `samples` samples."""
         strides = (1, *self._net.strides)
         if self._decodes:
             frames = samples // math.prod(strides)
@@ -78,11 +84,11 @@ class Codec:
         ]
 
     def __call__(self, x: Tensor, contexts: Sequence[Context]) -> Tensor:
-        """A frame: latents (slots, 1, latent) to samples (slots, hop, 1), or the other way."""
+        """Decodes a frame, (slots, 1, latent) to (slots, hop, 1) samples, or encodes it."""
         return self._forward(x, _Streaming(contexts))
 
     def whole(self, x: Tensor) -> Tensor:
-        """All of a recording, (1, samples, 1), to latents (1, frames, latent)."""
+        """Encodes a whole recording, (1, samples, 1), to latents (1, frames, latent)."""
         return self._forward(x, _Whole(self.shapes))
 
     def _forward(self, x: Tensor, past: "_Streaming | _Whole") -> Tensor:
@@ -115,7 +121,7 @@ class Codec:
         h = functional.gelu(torch.addmm(block.up_bias, h, block.up))
         if x.is_cuda:
             h = x.flatten(0, 1).addmm_(h, block.down).add_(block.down_bias)
-        else:  # on a CPU adding in the product takes twice as long as adding after it
+        else:  # on a CPU a fused add takes twice as long as a separate one
             down, bias = self._downs[id(block)]
             if h.numel() % len(down):  # a recording of any length
                 down, bias = block.down, block.down_bias
@@ -124,8 +130,10 @@ class Codec:
         return h.view(x.shape)
 
     def _convolved(self, stage: int, by: Filter, full: Tensor) -> Tensor:
-        """In the stage's way. Where that refuses, such as a recording of this length, by products
-        from then on."""
+        """The stage's depthwise convolution, by its chosen kernel.
+
+        Where the kernel refuses an input, as of a recording's length, `PRODUCTS` replaces it.
+        """
         try:
             return WAYS[self.ways[stage]](full, by)
         except RuntimeError as refusal:
@@ -139,20 +147,20 @@ class Codec:
         """Root mean square norm without a weight."""
         if x.is_cuda:
             return rms_norm(x, self._eps)
-        # On a CPU means of narrow rows are three times as slow as a product.
+        # On a CPU the mean of narrow rows takes three times as long as a product.
         width = x.shape[2]
         power = x.square().flatten(0, 1) @ self._means[width]
         return x * power.add_(self._net.eps).rsqrt_().view(*x.shape[:2], 1)
 
 
 class _Streaming:
-    """Hands the convolutions their contexts, in the order in which they run."""
+    """The contexts of a frame in a stream, given to the convolutions in the order they run."""
 
     def __init__(self, contexts: Sequence[Context]) -> None:
         self._contexts = iter(contexts)
 
     def before(self, x: Tensor, _stride: int = 1) -> Tensor:
-        """`x` behind what came before it."""
+        """`x` with the inputs before it prepended."""
         context = next(self._contexts)
         full = torch.cat([context.past, x], dim=1)
         context.new.copy_(full[:, -context.new.shape[1] :])
@@ -166,7 +174,10 @@ class _Streaming:
 
 
 class _Whole:
-    """Nothing came before. Like upstream, it fills up what a stride leaves over with zeros."""
+    """The contexts of a whole recording: zeros before it.
+
+    Like upstream, it pads the end with zeros to a multiple of a stride.
+    """
 
     def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
         self._shapes = iter(shapes)
@@ -192,8 +203,10 @@ def _shapes(net: Net, decodes: bool) -> tuple[tuple[int, int], ...]:
 
 
 def _abreast(block: Block) -> tuple[Tensor, Tensor]:
-    """The block's last product over several moments at a time, so that it has 16 columns: a CPU's
-    product with fewer takes up to four times as long."""
+    """The block's last product as a block-diagonal one over several time steps, with 16 columns.
+
+    On a CPU a product with fewer columns takes up to four times as long.
+    """
     down, bias = block.down, block.down_bias
     moments = max(1, _CPU_COLUMNS // len(bias))
     if down.is_cuda or moments == 1:
@@ -202,7 +215,7 @@ def _abreast(block: Block) -> tuple[Tensor, Tensor]:
 
 
 def _convolution(full: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    """Stride 1 over (slots, 6 + time, inputs)."""
+    """A convolution of stride 1 over (slots, 6 + time, inputs)."""
     length, inputs = full.shape[1:]
     if length == _KERNEL:
         return torch.addmm(bias, full.flatten(1), matrix)[:, None]

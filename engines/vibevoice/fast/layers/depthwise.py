@@ -1,5 +1,7 @@
-"""Ways to a codec's depthwise convolutions over time. Which is fastest differs from GPU to GPU and
-from stage to stage: cuDNN falls back to slow kernels for some shapes (pytorch#128936).
+"""Kernels for a codec's depthwise convolutions over time.
+
+The fastest differs between GPUs and between stages: cuDNN falls back to slow kernels for some
+shapes (pytorch#128936).
 """
 
 from collections.abc import Mapping
@@ -15,8 +17,8 @@ from engines.vibevoice.fast.layers.weights import Block
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Filter:
-    """A block's seven taps and their bias as a convolution takes them, (channels, 1, 1, 7), and in
-    float32, (7, channels)."""
+    """A block's seven taps and bias: (channels, 1, 1, 7) for a convolution, and (7, channels) in
+    float32 for products."""
 
     kernel: Tensor
     bias: Tensor
@@ -30,7 +32,7 @@ class Filter:
 
 
 class Way(Protocol):
-    """From (slots, 6 + moments, channels) to (slots, moments, channels)."""
+    """A kernel, from (slots, 6 + time, channels) to (slots, time, channels)."""
 
     def __call__(self, full: Tensor, by: Filter) -> Tensor: ...
 
@@ -43,7 +45,7 @@ def convolve(full: Tensor, by: Filter) -> Tensor:
 
 
 def convolve_natively(full: Tensor, by: Filter) -> Tensor:
-    """By PyTorch's own kernel, which wants a copy of its input."""
+    """By PyTorch's native kernel, which needs a contiguous copy of its input."""
     with torch.backends.cudnn.flags(enabled=False):
         return convolve(full, by)
 
@@ -59,4 +61,4 @@ def add_products(full: Tensor, by: Filter) -> Tensor:
 
 CUDNN, NATIVE, PRODUCTS = "cudnn", "native", "products"
 WAYS: Mapping[str, Way] = {CUDNN: convolve, NATIVE: convolve_natively, PRODUCTS: add_products}
-"""The usual one first."""
+"""The default first."""

@@ -1,7 +1,7 @@
-"""The diffusion head: from a hidden state to an acoustic latent, all steps unrolled.
+"""The diffusion head: samples an acoustic latent from a hidden state, all solver steps unrolled.
 
-The modulations of all layers in all steps depend on the hidden state alone, so they are one product
-before the first step.
+The modulations (adaLN) of all layers and steps depend on the hidden state and on the step's time,
+not on the sample. So they are one product before the first step.
 """
 
 import math
@@ -18,7 +18,7 @@ _FREQUENCIES = 256
 
 
 class Head:
-    """Samples latents in a fixed number of steps."""
+    """A sampler of latents in a fixed number of solver steps."""
 
     def __init__(self, weights: Weights, steps: int) -> None:
         self._weights = weights.head
@@ -31,7 +31,7 @@ class Head:
         self._mixes = torch.tensor([step.mix for step in self._steps], device=device)
 
     def _embed(self, times: Tensor) -> Tensor:
-        """(steps,) to (steps, hidden). In bfloat16 the times are rounded, as upstream rounds."""
+        """Embeds times (steps,) to (steps, hidden), rounded in bfloat16 as upstream rounds."""
         half = _FREQUENCIES // 2
         places = torch.arange(half, dtype=torch.float32) / half
         angles = times[:, None].float() * torch.exp(-math.log(10_000) * places).to(times.device)
@@ -40,8 +40,11 @@ class Head:
         return functional.silu(waves @ first) @ second
 
     def __call__(self, hidden: Tensor, noise: Tensor, guidance: Tensor) -> Tensor:
-        """`hidden` (2n, width) with the positive and the negative row of each slot in turn, `noise`
-        (n, latent) and `guidance` (n, 1), in float32; gives latents (n, latent)."""
+        """Samples latents (n, latent) for n slots by classifier-free guidance.
+
+        `hidden` is (2n, width): the positive and the negative row of each slot in turn. `noise`
+        (n, latent) and `guidance` (n, 1) are in float32.
+        """
         sizes, weights = self._sizes, self._weights
         count, width, layers = len(noise), sizes.hidden, sizes.head_layers
         shifts, scales, gates = self._modulations(hidden)
@@ -50,7 +53,7 @@ class Head:
         state[0] = noise
         for step, mix in enumerate(self._mixes):
             shift, scale, gate = shifts[step], scales[step], gates[step]
-            # Both branches get the same input, so they part at the first modulation.
+            # Both branches have the same input, and differ from the first modulation on.
             x = (state[0].to(hidden.dtype) @ weights.inputs)[:, None]
             for layer in range(layers):
                 h = rms_norm(x, self._eps)
@@ -67,7 +70,7 @@ class Head:
         return state[0].to(hidden.dtype)
 
     def _modulations(self, hidden: Tensor) -> tuple[list[tuple[Tensor, ...]], ...]:
-        """Shifts, scales (norm weights in them) and gates: by step and layer, (n, 2, width)."""
+        """Shifts, scales (times the norm's weight) and gates, (n, 2, width), by step and layer."""
         layers = self._sizes.head_layers
         condition = hidden @ self._weights.condition
         mixed = functional.silu(condition + self._times[:, None])

@@ -1,8 +1,8 @@
-"""Which kernel does a piece of work on this GPU: each is tried when the model is loaded, and the
-fastest of those that are right is taken.
+"""Autotuning: measures the kernels for a piece of work on this GPU, when the model is loaded.
 
-The usual one stays unless another takes a tenth less, so that workers on the same kind of GPU
-choose alike: with other kernels a seed comes out in other bits.
+The fastest kernel whose result is right is chosen. The default stays unless another takes a tenth
+less time. So workers on the same kind of GPU make the same choice. With other kernels a seed would
+give other bits.
 """
 
 import logging
@@ -40,8 +40,10 @@ Clock = Callable[[Call], float]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a way did: its relative error, and its seconds if that is small enough, or why it cannot
-    be taken."""
+    """A kernel's measurement: its relative error, and its seconds if the error is small enough.
+
+    `problem` is why it cannot be used.
+    """
 
     error: float | None = None
     seconds: float | None = None
@@ -52,7 +54,7 @@ class Outcome:
 
 
 def try_ways(ways: Mapping[str, Call], exact: Tensor, clock: Clock) -> dict[str, Outcome]:
-    """Each way's result held against the exact one, and its time where it is right."""
+    """Compares each kernel's result with the exact one, and times those that are right."""
     return {name: _try(call, exact, clock) for name, call in ways.items()}
 
 
@@ -65,14 +67,16 @@ def _try(call: Call, exact: Tensor, clock: Clock) -> Outcome:
         meant = meaning(refusal)
         if isinstance(meant, EngineLost):
             raise
-        # flash-attn has words of its own for what its build or this card has not.
+        # flash-attn raises its own errors for what its build or this GPU does not support.
         return Outcome(problem=first_line(meant or refusal))
     return Outcome(error, problem=f"off by {error:.1%}")
 
 
 def fastest(what: str, ways: Mapping[str, Call], exact: Tensor, clock: Clock) -> str:
-    """The name of the way to take; the first is the usual one. Raises `Unsupported` where none is
-    right."""
+    """The name of the kernel to use; the first of `ways` is the default.
+
+    Raises `Unsupported` where none is right.
+    """
     tried = try_ways(ways, exact, clock)
     said = ", ".join(f"{name} {outcome}" for name, outcome in tried.items())
     times = {name: each.seconds for name, each in tried.items() if each.seconds is not None}
@@ -85,15 +89,18 @@ def fastest(what: str, ways: Mapping[str, Call], exact: Tensor, clock: Clock) ->
 
 
 def _error(ours: Tensor, exact: Tensor) -> float:
-    """Relative root mean square, of the worst row."""
+    """The relative root mean square error of the worst row."""
     off = (ours.float() - exact).flatten(1).square().mean(1)
     worst: float = (off / exact.flatten(1).square().mean(1)).max().sqrt().item()
     return worst
 
 
 def device_seconds(call: Call) -> float:
-    """The shortest of a few runs, on the current stream. The device is kept busy until all of a run
-    is queued, since frames are replayed as graphs: what the host takes to launch is no cost."""
+    """The shortest time of a few runs in seconds, on the current stream.
+
+    The device is kept busy until a whole run is queued, so that launches are not measured. Steps
+    are replayed as CUDA graphs, where launches cost nothing.
+    """
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     times: list[float] = []
     for _ in range(_RUNS):
@@ -108,14 +115,16 @@ def device_seconds(call: Call) -> float:
 
 @torch.inference_mode()
 def choose_attention(weights: Weights, slots: int, clock: Clock = device_seconds) -> str:
-    """How steps attend: PyTorch's own way or flash-attn's, where that is installed and right for
-    rows of different lengths."""
+    """Chooses the attention kernel of steps: PyTorch's or flash-attn's.
+
+    flash-attn must be installed, and right for rows of different lengths.
+    """
     return fastest(f"attention of {2 * slots} rows", *attention_ways(weights, slots), clock)
 
 
 @torch.inference_mode()
 def attention_ways(weights: Weights, slots: int) -> tuple[dict[str, Call], Tensor]:
-    """Those that are installed, and what is exact, for random rows that hold more and more."""
+    """The installed kernels, and the exact result, for random rows of increasing length."""
     sizes, rows = weights.architecture, 2 * slots
     draw = torch.Generator(weights.device).manual_seed(0)
     query = _random(draw, weights, rows, sizes.heads * sizes.head_dim)
@@ -136,7 +145,7 @@ def attention_ways(weights: Weights, slots: int) -> tuple[dict[str, Call], Tenso
 
 
 def _attended(query: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-    """Row by row in float32: (rows, groups, key heads, width)."""
+    """Exact attention, row by row in float32: (rows, groups, key heads, width)."""
     out = []
     for row, held in enumerate((positions + 1).tolist()):
         heads = query[row].float().view(-1, keys.shape[1], keys.shape[3]).transpose(0, 1)
@@ -149,8 +158,10 @@ def _attended(query: Tensor, keys: Tensor, values: Tensor, positions: Tensor) ->
 def choose_convolutions(
     codecs: Mapping[str, Codec], weights: Weights, slots: int, clock: Clock = device_seconds
 ) -> str:
-    """Sets how each stage of the codecs convolves, and says how many go which way. Those called
-    `listener` hear a recording of one voice, the others a frame of all slots."""
+    """Chooses the kernel of each stage of the codecs, and gives the counts as a text for the log.
+
+    The `listener` encodes a recording of one voice. Other codecs work on a frame of all slots.
+    """
     chosen: Counter[str] = Counter()
     for name, stage, rows, moments in stages(codecs, weights, slots):
         ways = convolution_ways(codecs[name], stage, rows, moments)
@@ -163,8 +174,10 @@ def choose_convolutions(
 def stages(
     codecs: Mapping[str, Codec], weights: Weights, slots: int
 ) -> Iterator[tuple[str, int, int, int]]:
-    """The codec, stage, rows and moments of every convolution over more than one moment: that is
-    a sum of seven products, in every way."""
+    """The codec, stage, rows and time steps of every convolution over more than one time step.
+
+    A convolution over one time step is a sum of seven products with every kernel.
+    """
     for name, codec in codecs.items():
         hears = name == "listener"
         samples = _VOICE_SEC * 24_000 if hears else weights.architecture.hop
@@ -177,7 +190,7 @@ def stages(
 def convolution_ways(
     codec: Codec, stage: int, rows: int, moments: int
 ) -> tuple[dict[str, Call], Tensor]:
-    """All ways, and what is exact, for a random input of so many rows and moments."""
+    """All kernels, and the exact result, for a random input of `rows` and `moments` time steps."""
     by = codec.filters[stage][0]
     shape = rows, moments + len(by.taps) - 1, by.taps.shape[1]
     draw = torch.Generator(by.kernel.device).manual_seed(0)

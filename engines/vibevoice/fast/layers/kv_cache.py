@@ -1,4 +1,4 @@
-"""Keys and values of every slot, in one static tensor."""
+"""The KV cache: keys and values of every slot, in one static tensor."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,11 @@ from engines.vibevoice.architecture import Architecture
 
 
 class KVCache:
-    """`rows` sequences of up to `capacity` tokens. Row 2s is slot s's positive branch, row 2s + 1
-    its negative one, so the first slots are always one view. All layers, unless `layers` says
-    otherwise."""
+    """The keys and values of `rows` sequences of up to `capacity` tokens.
+
+    Row 2s is the positive branch of slot s, row 2s + 1 its negative branch. So the first n slots
+    are one view. `layers` None means all layers.
+    """
 
     def __init__(
         self,
@@ -20,7 +22,7 @@ class KVCache:
         dtype: torch.dtype,
         layers: int | None = None,
     ) -> None:
-        # Zeros, since what is masked must still be a number.
+        # Zeros, because a masked value must not be NaN: NaN times 0 is NaN.
         self.tensor = torch.zeros(
             layers or sizes.layers,
             rows,
@@ -35,7 +37,7 @@ class KVCache:
 
     @staticmethod
     def size(sizes: Architecture, rows: int, capacity: int) -> int:
-        """The values that such a cache has."""
+        """The number of elements of such a cache."""
         return rows * capacity * sizes.kv_values
 
     @property
@@ -43,8 +45,11 @@ class KVCache:
         return self.tensor.shape[2]
 
     def views(self, rows: int, context: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each layer what is written to, (rows, tokens, 2, heads, width), and the keys and
-        values of the first `context` tokens, (rows, heads, tokens, width)."""
+        """Views of each layer.
+
+        The first is for writing: (rows, tokens, 2, heads, width). Then the keys and the values of
+        the first `context` tokens: (rows, heads, tokens, width) each.
+        """
         key = (rows, context)
         if key not in self._views:
             self._views[key] = [
@@ -54,12 +59,12 @@ class KVCache:
         return self._views[key]
 
     def prefix(self, row: int, length: int) -> Tensor:
-        """A copy of a row's first tokens."""
+        """A copy of the keys and values of a row's first `length` tokens."""
         return self.tensor[:, row, :length].clone()
 
     def put(self, row: int, prefix: Tensor) -> None:
         self.tensor[:, row, : prefix.shape[1]] = prefix
 
     def wipe(self, slot: int) -> None:
-        """Takes what is no number out of a slot: it would come through every mask."""
+        """Zeroes a slot's rows. A NaN in them would pass every mask."""
         self.tensor[:, 2 * slot : 2 * slot + 2] = 0

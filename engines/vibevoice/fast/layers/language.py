@@ -1,7 +1,7 @@
-"""The language model: a step for many rows at once, and the prompt of one.
+"""The language model: decoding of many rows at once, and prefill of one.
 
 A row is a sequence in the KV cache. A step appends one token to each row, at that row's own
-position, and attends to all that the row holds. No row sees another.
+position. It attends to all tokens of the same row, and to no other row.
 """
 
 import importlib
@@ -20,8 +20,11 @@ Attention = Callable[..., Tensor]
 
 
 class LanguageModel:
-    """Qwen2 over static buffers. `capacity` is the longest sequence, in tokens. With `flash`, steps
-    attend by flash-attn's kernel for KV caches, which reads no more than each row holds."""
+    """Qwen2 over static buffers. `capacity` is the longest sequence, in tokens.
+
+    With `flash`, steps use flash-attn's kernel for KV caches, which reads only the tokens that each
+    row holds.
+    """
 
     def __init__(self, weights: Weights, capacity: int, *, flash: bool = False) -> None:
         self._flash = flash_kernel() if flash else None
@@ -31,7 +34,7 @@ class LanguageModel:
         places = torch.arange(capacity, dtype=torch.float32)[:, None]
         angles = places * (1.0 / sizes.rope_theta**half)
         sine = angles.sin()
-        # The halves of a head are rolled into each other: the first meets the other's negative.
+        # RoPE swaps the halves of a head by a roll; the sine of the first half is negated.
         self._cosine = torch.cat([angles.cos()] * 2, -1)[:, None].to(weights.device, weights.dtype)
         self._sine = torch.cat([-sine, sine], -1)[:, None].to(weights.device, weights.dtype)
         self._places = torch.arange(capacity, device=weights.device)
@@ -39,8 +42,11 @@ class LanguageModel:
         self._eps = epsilon(sizes.eps, weights.device)
 
     def step(self, x: Tensor, positions: Tensor, cache: KVCache, context: int) -> Tensor:
-        """Appends `x` (rows, hidden) to the first rows at `positions` (rows,), all below `context`,
-        and gives the last hidden states. `x` is overwritten."""
+        """Appends one token to each of the first rows, and gives the last hidden states.
+
+        `x` (rows, hidden) has the inputs and is overwritten. `positions` (rows,) are all below
+        `context`. The result is (rows, hidden).
+        """
         rows = len(x)
         rotation = self._cosine[positions], self._sine[positions]
         attend = self.attention(positions, context, x.dtype)
@@ -54,14 +60,17 @@ class LanguageModel:
         return rms_norm(x, self._eps, self._weights.norm)
 
     def attention(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
-        """How rows attend to what they hold: from queries (rows, heads * width) in the weights'
-        order, keys and values to (rows, groups, key heads, width)."""
+        """The attention of a step, as a function of queries, keys and values.
+
+        Queries are (rows, heads * width) in the weights' order. The result is (rows, groups, key
+        heads, width).
+        """
         if self._flash is not None:
             return self._flashing(self._flash, positions)
         return self._masked(positions, context, dtype)
 
     def _masked(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
-        """Each row attends to what it holds of the first `context` tokens."""
+        """PyTorch's attention over the first `context` tokens, with a mask for each row."""
         bias = _bias(self._places[:context] <= positions[:, None], dtype)[:, None, None]
         shape = self._queries(len(positions))
 
@@ -73,7 +82,10 @@ class LanguageModel:
         return attend
 
     def _queries(self, rows: int) -> tuple[int, ...]:
-        """The heads that share a key are this key's tokens: (rows, groups, key heads, width)."""
+        """Grouped-query attention: the heads that share a key become query tokens of that key.
+
+        The shape is (rows, groups, key heads, width).
+        """
         return rows, self._groups, self._sizes.kv_heads, self._sizes.head_dim
 
     def _flashing(self, kernel: Attention, positions: Tensor) -> Attention:
@@ -87,7 +99,7 @@ class LanguageModel:
         return attend
 
     def prefill(self, x: Tensor, start: int, cache: KVCache, row: int) -> None:
-        """Appends `x` (tokens, hidden) to a row that holds `start` tokens."""
+        """Prefill: appends `x` (tokens, hidden) to a row that holds `start` tokens."""
         sizes = self._sizes
         count, end = len(x), start + len(x)
         rotation = self._cosine[start:end], self._sine[start:end]
@@ -98,7 +110,7 @@ class LanguageModel:
             query, pair = self._attention_inputs(layer, x, rotation)
             kept[start:end] = pair
             keys, values = kept[None, :end].transpose(1, 3).unbind(2)
-            # A token's heads that share a key are tokens one after the other.
+            # A token's heads that share a key become consecutive query tokens.
             grouped = query.reshape(-1, sizes.kv_heads, sizes.head_dim).transpose(0, 1)[None]
             seen_by = functional.scaled_dot_product_attention(grouped, keys, values, bias)[0]
             self._add_outputs(layer, x, seen_by.transpose(0, 1).reshape(count, -1))
@@ -117,14 +129,14 @@ class LanguageModel:
         return qkv[:, :queries], qkv[:, queries:].unflatten(1, (2, sizes.kv_heads, sizes.head_dim))
 
     def _add_outputs(self, layer: Layer, x: Tensor, seen_by: Tensor) -> None:
-        # In place: a product that is added to another tensor copies that first.
+        # In place, because an out-of-place addmm copies its input first.
         x.addmm_(seen_by, layer.out)
         gate, up = (rms_norm(x, self._eps, layer.mlp_norm) @ layer.gate_up).chunk(2, dim=-1)
         x.addmm_(functional.silu(gate) * up, layer.down)
 
 
 def flash_kernel() -> Attention:
-    """flash-attn's, if it is installed. Raises `Unsupported`."""
+    """flash-attn's kernel for KV caches. Raises `Unsupported` where it is not installed."""
     try:
         kernel: Attention = importlib.import_module("flash_attn").flash_attn_with_kvcache
     except (ImportError, AttributeError) as problem:

@@ -1,8 +1,8 @@
-"""The random numbers of a chunk: those that upstream draws for it alone, from private generators.
+"""The random numbers of a chunk, from private generators, equal to those that upstream draws.
 
-Upstream seeds torch's global generators and draws, in this order: one strength for each voice and
-noise like the voices' latents, on the model's device; then for each frame noise for both branches,
-on the CPU, of which only the positive branch's is used.
+Upstream seeds torch's global generators and then draws in this order. First, on the model's device:
+a strength for each voice, and noise of the shape of the voices' latents. Then for each frame, on
+the CPU: noise for both branches, of which only the positive branch's is used.
 """
 
 import hashlib
@@ -12,11 +12,11 @@ from torch import Generator, Tensor
 
 from engines.base import PlannedChunk
 
-_VECTOR = 16  # torch's CPU generator fills fewer values another way
+_VECTOR = 16  # below this size torch's CPU generator draws in another order
 
 
 class Noise:
-    """For one chunk. The voices' noise is drawn first, and only if the chunk has voices."""
+    """The noise of one chunk. If the chunk has voices, call `voices` before `frames`."""
 
     def __init__(self, chunk: PlannedChunk, device: torch.device, *, with_voices: bool) -> None:
         self._chunk = chunk
@@ -24,13 +24,13 @@ class Noise:
         first = chunk.seed if chunk.attempt == 1 or with_voices else noise_seed(chunk)
         self._frames = Generator().manual_seed(first)
         on_cpu = device.type == "cpu"
-        # On the CPU both are one generator, and frames go on where the voices stopped.
+        # On the CPU both use one generator: the frames' noise continues after the voices'.
         self._voices = self._frames if on_cpu else Generator(device).manual_seed(first)
 
     def voices(
         self, shape: tuple[int, int, int], dtype: torch.dtype, std: float, kind: str
     ) -> Tensor:
-        """What is added to the voices' latents, (voices, frames, latent)."""
+        """The noise that is added to the voices' latents, (voices, frames, latent)."""
         voices, frames, latent = shape
         if kind not in ("gaussian", "fix"):
             return torch.zeros(shape, dtype=dtype, device=self._device)
@@ -38,10 +38,10 @@ class Noise:
         if kind == "gaussian":
             drawn = torch.empty(voices, dtype=dtype, device=self._device)
             strength = drawn.normal_(generator=self._voices)[:, None, None] * (std / 0.8)
-        # Laid out as upstream's latents are: torch fills other layouts with other numbers.
+        # The layout of upstream's latents, because torch fills other layouts differently.
         like = torch.empty(voices, latent, frames, dtype=dtype, device=self._device)
         noise = strength * like.transpose(1, 2).normal_(generator=self._voices)
-        if self._chunk.attempt > 1:  # the same voices, but noise of its own for the frames
+        if self._chunk.attempt > 1:  # the same noise for the voices, other noise for the frames
             self._frames.manual_seed(noise_seed(self._chunk))
         return noise
 
@@ -54,6 +54,6 @@ class Noise:
 
 
 def noise_seed(chunk: PlannedChunk) -> int:
-    """The seed of a further attempt's noise: 32 bits, all that torch's CPU generator takes."""
+    """The seed of a further attempt's noise, of 32 bits: torch's CPU generator uses no more."""
     digest = hashlib.sha256(f"{chunk.seed}:{chunk.attempt}".encode()).digest()
     return int.from_bytes(digest[:4], "little")

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint on their way into packed places on the device."""
+"""Copies tensors of a checkpoint into packed tensors on the device."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Source = Callable[[str], Tensor]
 
 
 class Shards:
-    """A source: the safetensors files of a model's folder. Reads a tensor when asked for it."""
+    """A source: the safetensors files of a model's folder. It reads each tensor on demand."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         index = folder / "model.safetensors.index.json"
@@ -36,7 +36,7 @@ class Shards:
 
 
 class Packer:
-    """Puts tensors of a source where they belong, in one dtype on one device."""
+    """Packs tensors of a source, in one dtype on one device."""
 
     def __init__(self, source: Source, device: torch.device, dtype: torch.dtype) -> None:
         self._source, self.device, self.dtype = source, device, dtype
@@ -51,7 +51,7 @@ class Packer:
         return self.raw(name).to(self.device, self.dtype, copy=True).contiguous()
 
     def rows(self, *names: str) -> Tensor:
-        """The matrices one below the other, as (inputs, outputs)."""
+        """Concatenates the matrices along their outputs, and gives an (inputs, outputs) view."""
         parts = [self.raw(name) for name in names]
         heights = [len(part) for part in parts]
         packed = self.empty(sum(heights), *parts[0].shape[1:])

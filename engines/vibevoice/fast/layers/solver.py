@@ -1,8 +1,8 @@
 """The diffusion solver as constants: DPM-Solver++ of second order, after Lu et al. (2022).
 
-With a linear model output (`v`), each step's new sample and data prediction are linear in the
-sample, the prediction before and `v`. So a step is one product with a 2 x 3 matrix. Upstream works
-the same numbers out again for every frame, in some sixty operations a step.
+The model predicts `v`. The new sample and the data prediction of a step are linear in the sample,
+the previous prediction and `v`. So a step is one product with a constant 2 x 3 matrix. Upstream
+computes the same constants for every frame, in about sixty operations a step.
 """
 
 import math
@@ -14,16 +14,20 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`time` is the training timestep. `mix` maps (sample, prediction before, v) to (next sample,
-    prediction)."""
+    """A solver step. `time` is the training timestep.
+
+    `mix` (2, 3) maps (sample, previous prediction, v) to (next sample, prediction).
+    """
 
     time: int
     mix: tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 def solver_steps(count: int, train_steps: int = 1000) -> tuple[Step, ...]:
-    """The steps from noise to data on the cosine schedule, in the order in which they are taken.
-    The first and the last are of first order."""
+    """The `count` solver steps from noise to data on the cosine schedule, in order.
+
+    The first and the last are of first order.
+    """
     noise_levels = _sigmas(train_steps)
     spaced = torch.linspace(0, train_steps - 1, count + 1, dtype=torch.float64).round()
     times = [int(time) for time in reversed(spaced[1:].tolist())]
@@ -54,6 +58,6 @@ def _sigmas(train_steps: int) -> torch.Tensor:
 
 
 def _level(sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of a noise level: the signal's and the noise's share, and the log of their ratio."""
+    """A noise level's alpha (signal) and sigma (noise), and the log of their ratio."""
     alpha = 1 / ((sigma**2 + 1) ** 0.5)
     return alpha, sigma * alpha, torch.log(alpha) - torch.log(sigma * alpha)

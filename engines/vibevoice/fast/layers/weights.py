@@ -1,9 +1,9 @@
-"""A model's weights in the places where the frame reads them.
+"""A model's weights, packed for the step.
 
-Tensors come one by one from a source and go straight into their packed place on the device: query,
-key and value in one matrix, gate and up in one, all modulations of the diffusion head in one.
-Matrices are kept as (inputs, outputs) views, so that a product is `x @ w`. Norm weights and layer
-scales of the codecs are folded into the matrix beside them; the language model's stay as they are.
+Tensors are read one by one and copied into packed matrices on the device: query, key and value in
+one, gate and up in one, all modulations of the diffusion head in one. Matrices are (inputs,
+outputs) views, so a product is `x @ w`. Norm weights and layer scales of the codecs are folded into
+the adjacent matrix. The language model's norm weights stay separate.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _CONNECTOR_EPS = 1e-6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """A layer of the language model."""
+    """The weights of a layer of the language model."""
 
     norm: Tensor
     qkv: Tensor
@@ -35,7 +35,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Connector:
-    """Codec features to the language model's width: linear, norm, linear."""
+    """The connector from codec features to the language model's width: linear, norm, linear."""
 
     first: Tensor
     first_bias: Tensor
@@ -47,8 +47,11 @@ class Connector:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadWeights:
-    """The diffusion head. `modulation` has for each layer and the final one a shift, then for each
-    a scale, then for each layer a gate; `norms` are what the scales multiply."""
+    """The diffusion head's weights.
+
+    The columns of `modulation` are the shifts of all layers and the final one, then their scales,
+    then the gates of all layers. `norms` are the norm weights that the scales multiply.
+    """
 
     inputs: Tensor
     condition: Tensor
@@ -74,7 +77,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CodecWeights:
-    """`scalers` are the stem and the strided convolutions, as matrices: see `codec.py`."""
+    """A codec's weights. `scalers` are the stem and the strided convolutions (see `codec.py`)."""
 
     scalers: tuple[tuple[Tensor, Tensor], ...]
     stages: tuple[tuple[Block, ...], ...]
@@ -83,9 +86,11 @@ class CodecWeights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """All that a frame and an admission need. `embedding` is (vocabulary, hidden); `choices` are
-    the output head's columns for the few tokens that may come out; `scale` and `bias` map latents
-    to the codec's."""
+    """All weights of steps and prefill.
+
+    `embedding` is (vocabulary, hidden). `choices` are the output head's columns for the few tokens
+    that may be generated. `scale` and `bias` normalise the codec's latents.
+    """
 
     architecture: Architecture
     embedding: Tensor
@@ -118,8 +123,10 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Weights:
-    """`choices` are the ids of the tokens that may come out. Raises `Unsupported` where a tensor
-    is missing."""
+    """Loads the weights. `choices` are the ids of the tokens that may be generated.
+
+    Raises `Unsupported` where a tensor is missing.
+    """
     pack = Packer(source, device, dtype)
     embedding = pack.one(EMBEDDING)
     acoustic, semantic = "model.acoustic_tokenizer", "model.semantic_tokenizer"
@@ -145,7 +152,7 @@ def load_weights(
 
 def _choices(source: Source, embedding: Tensor, choices: Sequence[int]) -> Tensor:
     try:
-        head = source(HEAD)  # 1 GB of the 7B: let go of before the layers come
+        head = source(HEAD)  # 1 GB in the 7B, freed before the layers are loaded
     except KeyError:  # tied
         head = embedding
     return head[list(choices)].to(embedding.device, embedding.dtype).t()
@@ -172,8 +179,8 @@ def _layer(pack: Packer, name: str, sizes: Architecture) -> Layer:
 
 
 def _interleave(heads: Tensor, sizes: Architecture) -> None:
-    """Puts the rows of queries, (key heads, groups, width), in the order (groups, key heads,
-    width), in place: what attention gives out then lies as the next product reads it."""
+    """Reorders the rows of queries in place: (key heads, groups, width) to (groups, key heads,
+    width). So the output of attention has the layout that the next product reads."""
     groups = sizes.heads // sizes.kv_heads
     by_key = heads.unflatten(0, (sizes.kv_heads, groups, sizes.head_dim))
     heads.copy_(by_key.transpose(0, 1).flatten(0, 2))
@@ -241,7 +248,7 @@ def _codec(pack: Packer, name: str, net: Net, decodes: bool) -> CodecWeights:
 
 
 def _convolution(pack: Packer, name: str) -> tuple[Tensor, Tensor]:
-    """As a matrix of (kernel * inputs, outputs)."""
+    """A convolution as a matrix of (kernel * inputs, outputs), and its bias."""
     weight = pack.float(f"{name}.weight")
     return pack.kept(weight.permute(2, 1, 0).flatten(0, 1)), pack.one(f"{name}.bias")
 
