@@ -80,8 +80,7 @@ class SubprocessEngine:
 
     @property
     def lost(self) -> bool:
-        process = self._process
-        works_since = process.works_since if process is not None else None
+        works_since = self._process.works_since if self._process else None
         return not self.ready and self._backoff.in_a_row(works_since) >= _MANY
 
     def check(self) -> None:
@@ -101,7 +100,7 @@ class SubprocessEngine:
         if process is not None:
             process.close()
 
-    def _ask(self, what: str, check: Callable[[], None] = lambda: None) -> Capabilities:
+    def _ask(self, what: str, check: Callable[[], object] = lambda: None) -> Capabilities:
         with self.asking(what, check) as (process, connection):
             known: Capabilities = _opened(connection.recv())
         if what == "load":
@@ -111,7 +110,7 @@ class SubprocessEngine:
 
     @contextmanager
     def asking(
-        self, what: str | Plan, check: Callable[[], None] = lambda: None
+        self, what: str | Plan, check: Callable[[], object] = lambda: None
     ) -> "Iterator[tuple[_Process, Connection]]":
         """Sends the call `what`, and gives the connection for its reply; closing it cancels.
 
@@ -127,7 +126,7 @@ class SubprocessEngine:
             process.kill()  # only a new process gets a working CUDA context
             raise
 
-    def _connected(self, check: Callable[[], None]) -> "tuple[_Process, Connection]":
+    def _connected(self, check: Callable[[], object]) -> "tuple[_Process, Connection]":
         while True:
             process = self._running(check)
             try:
@@ -135,20 +134,18 @@ class SubprocessEngine:
             except ConnectionError:
                 process.kill()  # it is ending; this lets `_follow` start the next one
 
-    def _running(self, check: Callable[[], None]) -> "_Process":
+    def _running(self, check: Callable[[], object]) -> "_Process":
         with self._changed:
             check()
             if self._process is None:
                 self._process = self._begun()
-            while (process := self._process) is not None and process.ended:
+            while self._process is not None and self._process.ended:
                 if (left := self._backoff.left()) > _PATIENCE_SEC:
                     problem = "the engine is lost and will be started anew: send the request again"
                     raise EngineLost(problem, retry_sec=math.ceil(left))
                 self._changed.wait(_LOOK_SEC)
                 check()
-        if process is None:
-            raise EngineLost("the engine was closed")
-        return process
+            return self._opened_process()
 
     def _begun(self) -> "_Process":
         try:
@@ -166,7 +163,7 @@ class SubprocessEngine:
         if successor is None:
             return
         try:
-            self._ask("load", self._assert_open)
+            self._ask("load", self._opened_process)
         except EngineLost:
             return  # it was closed, or the thread that follows `successor` starts another
         except SpeechError as error:
@@ -175,9 +172,10 @@ class SubprocessEngine:
         else:
             log.info("the engine works again")
 
-    def _assert_open(self) -> None:
+    def _opened_process(self) -> "_Process":
         if self._process is None:
             raise EngineLost("the engine was closed")
+        return self._process
 
     def _succeed(self, process: "_Process", status: int) -> "_Process | None":
         """The process after this one, once the pause is over. None if the engine was closed."""
@@ -251,12 +249,9 @@ class _Process:
         self._child.kill()
 
     def reap(self) -> int:
-        """Waits for the process with a time limit, and gives its exit status.
-
-        A process that waits in the kernel for a lost GPU cannot be killed.
-        """
+        """Waits for the process with a time limit, and gives its exit status."""
         self.ended = True
-        for _ in range(2):
+        for _ in range(2):  # what waits in the kernel for a lost GPU cannot be killed
             with suppress(subprocess.TimeoutExpired):
                 self._child.wait(_END_SEC)
                 break
