@@ -12,27 +12,21 @@ takes 0.74 instead of 0.27 CPU seconds a start, 91 instead of 41 MB, and a third
 
 import logging
 import math
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
 from engines.backoff import Backoff
 from engines.base import Capabilities, End, EngineSettings, Frame, Plan
+from engines.process import EngineProcess
 from request.errors import Cancelled, EngineLost, SpeechError
 
-_COMMAND = ("-P", "-m", "engines.child")
-_END_SEC = 20
 _LOOK_SEC = 0.05
 _PATIENCE_SEC = 5
 """Seconds. A request waits for a restart that is due so soon; else it gets `EngineLost`."""
@@ -57,7 +51,7 @@ class SubprocessEngine:
         self._now = now
         self._backoff = Backoff(now)
         self._changed = threading.Condition()
-        self._process: _Process | None = None
+        self._process: EngineProcess | None = None
         self._restarts = 0
         self._known: Capabilities | None = None
 
@@ -111,7 +105,7 @@ class SubprocessEngine:
     @contextmanager
     def asking(
         self, what: str | Plan, check: Callable[[], object] = lambda: None
-    ) -> "Iterator[tuple[_Process, Connection]]":
+    ) -> Iterator[tuple[EngineProcess, Connection]]:
         """Sends the call `what`, and gives the connection for its reply; closing it cancels.
 
         `check` is called repeatedly while this waits for the process. Raises `EngineLost`."""
@@ -126,7 +120,7 @@ class SubprocessEngine:
             process.kill()  # only a new process gets a working CUDA context
             raise
 
-    def _connected(self, check: Callable[[], object]) -> "tuple[_Process, Connection]":
+    def _connected(self, check: Callable[[], object]) -> tuple[EngineProcess, Connection]:
         while True:
             process = self._running(check)
             try:
@@ -134,7 +128,7 @@ class SubprocessEngine:
             except ConnectionError:
                 process.kill()  # it is ending; this lets `_follow` start the next one
 
-    def _running(self, check: Callable[[], object]) -> "_Process":
+    def _running(self, check: Callable[[], object]) -> EngineProcess:
         with self._changed:
             check()
             if self._process is None:
@@ -147,16 +141,16 @@ class SubprocessEngine:
                 check()
             return self._opened_process()
 
-    def _begun(self) -> "_Process":
+    def _begun(self) -> EngineProcess:
         try:
-            process = _Process(self._made_by, self._now)
+            process = EngineProcess(self._made_by, self._now)
         except OSError as error:
             problem = f"no process could be started for the engine: {error.strerror}"
             raise EngineLost(problem) from error
         threading.Thread(target=self._follow, args=(process,), name="engine", daemon=True).start()
         return process
 
-    def _follow(self, process: "_Process") -> None:
+    def _follow(self, process: EngineProcess) -> None:
         """Relays the child's log until it ends; then starts the next process and loads it."""
         process.relay_log()
         successor = self._succeed(process, process.reap())
@@ -172,12 +166,12 @@ class SubprocessEngine:
         else:
             log.info("the engine works again")
 
-    def _opened_process(self) -> "_Process":
+    def _opened_process(self) -> EngineProcess:
         if self._process is None:
             raise EngineLost("the engine was closed")
         return self._process
 
-    def _succeed(self, process: "_Process", status: int) -> "_Process | None":
+    def _succeed(self, process: EngineProcess, status: int) -> EngineProcess | None:
         """The process after this one, once the pause is over. None if the engine was closed."""
         with self._changed:
             while self._process is process:
@@ -193,79 +187,6 @@ class SubprocessEngine:
                         self._restarts += 1
                         return self._process
         return None
-
-
-class _Process:
-    """One child process of an engine.
-
-    `works_since` is when it first answered, in seconds on the clock `now`. `ended` is set as soon
-    as its end is known. Raises `OSError` where it cannot be started.
-    """
-
-    def __init__(self, made_by: tuple[str, EngineSettings], now: Callable[[], float]) -> None:
-        self.ended = False
-        self._now = now
-        self.works_since: float | None = None
-        self._control, theirs = Pipe()
-        self._socket = socket.fromfd(self._control.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sending = threading.Lock()
-        with theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, *_COMMAND, str(theirs.fileno())],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # libraries that print must not write to the parent's stdout
-            )
-        self._control.send(made_by)
-
-    def works(self) -> None:
-        if self.works_since is None:
-            self.works_since = self._now()
-
-    def connect(self) -> Connection:
-        """Opens a connection for one call, so that a slow reader blocks only one thread there.
-
-        Raises `ConnectionError` where the process has ended.
-        """
-        ours, theirs = Pipe()
-        try:
-            with theirs, self._sending:
-                socket.send_fds(self._socket, [b"\0"], [theirs.fileno()])
-        except OSError as error:
-            ours.close()
-            raise ConnectionError from error
-        return ours
-
-    def relay_log(self) -> None:
-        """Logs the child's records in this process, until the child ends."""
-        with self._control, suppress(EOFError, OSError):
-            while True:
-                name, level, words = self._control.recv()
-                logging.getLogger(name).log(level, "%s", words)
-
-    def kill(self) -> None:
-        self.ended = True
-        self._child.kill()
-
-    def reap(self) -> int:
-        """Waits for the process with a time limit, and gives its exit status."""
-        self.ended = True
-        for _ in range(2):  # what waits in the kernel for a lost GPU cannot be killed
-            with suppress(subprocess.TimeoutExpired):
-                self._child.wait(_END_SEC)
-                break
-            self._child.kill()
-        with self._sending:
-            self._socket.close()
-        status = self._child.poll()
-        return -signal.SIGKILL if status is None else status
-
-    def close(self) -> None:
-        """Closes the control channel, at which the child ends itself."""
-        with self._sending, suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-        self.reap()
 
 
 class SubprocessSpeech:

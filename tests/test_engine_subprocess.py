@@ -70,7 +70,7 @@ def fragile(
     engine: SubprocessEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> SubprocessEngine:
     """With `tests.fragile_child` on the other side; it finds BROKEN in `tmp_path`."""
-    monkeypatch.setattr("engines.subprocess._COMMAND", ("-P", "-m", "tests.fragile_child"))
+    monkeypatch.setattr("engines.process._COMMAND", ("-P", "-m", "tests.fragile_child"))
     engine._made_by = ("espeak", SETTINGS | {"model_path": str(tmp_path)})
     return engine
 
@@ -170,7 +170,7 @@ def test_a_cancel_reaches_a_speech_that_makes_nothing(
 def test_a_cancel_frees_the_other_side_at_once(
     engine: SubprocessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.subprocess._END_SEC", 120)
+    monkeypatch.setattr("engines.process._END_SEC", 120)
     reader = iter(engine.start(PLAN))
     next(reader)
     del reader
@@ -424,7 +424,7 @@ def test_one_that_cannot_even_be_killed_is_succeeded(
     engine: SubprocessEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a process is that waits in the kernel for a GPU that is gone."""
-    monkeypatch.setattr("engines.subprocess._END_SEC", 0.1)
+    monkeypatch.setattr("engines.process._END_SEC", 0.1)
     engine.load()
     process = engine._process
     assert process is not None
