@@ -142,14 +142,19 @@ def server_process(folder: Path, *command: str, **settings: str) -> Iterator[Ser
         yield server
         process.terminate()
         assert process.wait(120) == 0, log.read_text()[-2000:]
-        # torch leaves an empty cache folder of its own, with the user's name.
-        left = {path.name for path in (folder / "tmp").iterdir()}
-        left = {name for name in left if not name.startswith("torchinductor_")}
+        left = {path.name for path in (folder / "tmp").iterdir() if not _is_of_torch(path)}
         assert not left, f"temporary files are left: {left}"
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _is_of_torch(path: Path) -> bool:
+    """torch leaves an empty cache folder with the user's name. A process that is killed also leaves
+    the module that torch 2.8 writes into a folder when it is imported."""
+    written = (path / "_remote_module_non_scriptable.py").exists()
+    return written or path.name.startswith("torchinductor_")
 
 
 def wait_for(happened: Any, seconds: float = 120) -> None:
