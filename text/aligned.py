@@ -44,34 +44,38 @@ class AlignedText:
         """
         if needs and not any(char in self.text for char in needs):
             return self
+        source, origins = self.text, self.at
         text: list[str] = []
         at: array[int] = array("L")
         end = 0
         changed = False
-        for match in pattern.finditer(self.text):
+        for match in pattern.finditer(source):
             made = pieces(match) if callable(pieces) else pieces
             if made is None:
                 continue
             changed = True
             start = match.start()
             if start > end:
-                text.append(self.text[end:start])
-                at.extend(self.at[end:start])
-            origin = self.at[start] if start < len(self.at) else start
+                text.append(source[end:start])
+                at.extend(origins[end:start])
+            origin = origins[start] if start < len(origins) else start
             for piece in made:
                 if isinstance(piece, str):
                     text.append(piece)
-                    at.extend([origin] * len(piece))
+                    if len(piece) == 1:  # as most are
+                        at.append(origin)
+                    else:
+                        at.extend([origin] * len(piece))
                     continue
                 kept = piece if isinstance(piece, slice) else slice(*match.span(piece))
-                text.append(self.text[kept])
-                at.extend(self.at[kept])
+                text.append(source[kept])
+                at.extend(origins[kept])
                 origin = max(origin, at[-1] if at else 0)
             end = match.end()
         if not changed:
             return self
-        text.append(self.text[end:])
-        at.extend(self.at[end:])
+        text.append(source[end:])
+        at.extend(origins[end:])
         return type(self)("".join(text), at)
 
     def replaced(self, spans: Iterable[tuple[int, int]], by: str) -> Self:
