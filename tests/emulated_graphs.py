@@ -49,6 +49,13 @@ class CUDAGraph:
                         out.copy_(new)
 
 
+def _shares(args: Any, out: Any) -> bool:
+    """Whether it is a view in fact: it stays what it is, since all tensors are kept. A change of
+    type is called a view too, and copies."""
+    kept = {each.untyped_storage().data_ptr() for each in tensors(args)}
+    return all(each.untyped_storage().data_ptr() in kept for each in tensors(out))
+
+
 class _Capture(TorchDispatchMode):
     def __init__(self, graph: CUDAGraph) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -60,7 +67,7 @@ class _Capture(TorchDispatchMode):
         if fault := forbidden(name, args):
             raise RuntimeError(f"CUDA error: not permitted when stream is capturing: {fault}")
         out = func(*args, **kwargs)
-        if not func.is_view:  # those stay what they are, since all tensors are kept
+        if not (func.is_view and _shares(args, out)):
             self._graph.steps.append((func, args, kwargs, tensors(out)))
         return out
 

@@ -230,19 +230,18 @@ class Batch:
 
     def launch(self, shape: GraphShape, sequences: Mapping[int, Sequence]) -> InFlight:
         """Launches a step for `sequences`, by slot. Asynchronous on a GPU."""
-        parts = {slot: each.part for slot, each in sequences.items()}
         exact = any(each.repeatable for each in sequences.values())
         self.graphs.run(shape, exact=exact)
         if not self._on_cuda:
             # A step of another shape may overwrite the state before this one is read.
             state = self.state
-            return InFlight(sequences, parts, state.chosen.clone(), state.audio.clone(), None)
+            return InFlight(sequences, state.chosen.clone(), state.audio.clone(), None)
         chosen, audio = self._host_buffers()
         chosen.copy_(self.state.chosen, non_blocking=True)
         audio.copy_(self.state.audio, non_blocking=True)
         done = torch.cuda.Event(blocking=True)  # without `blocking` the wait would spin a core
         done.record()
-        return InFlight(sequences, parts, chosen, audio, done)
+        return InFlight(sequences, chosen, audio, done)
 
     def read(self, step: InFlight) -> list[StepOutput]:
         """Waits for a step and gives its outputs, one a sequence."""
@@ -252,9 +251,7 @@ class Batch:
         outputs = []
         for slot, sequence in step.sequences.items():
             choice = int(step.chosen[slot])
-            # When a step is read, its sequence may already be at its next part.
-            is_old = not sequence.parts or sequence.part is not step.parts[slot]
-            if choice == IDLE or is_old:
+            if choice == IDLE:
                 continue
             token = choices[choice]
             samples = None

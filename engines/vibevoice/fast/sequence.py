@@ -138,7 +138,6 @@ class InFlight:
     """
 
     sequences: Mapping[int, Sequence]
-    parts: Mapping[int, Part]
     chosen: Tensor
     audio: Tensor
     done: torch.cuda.Event | None
