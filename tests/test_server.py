@@ -360,7 +360,7 @@ def queue_depth(server: Server) -> int:
     return int(server.call("GET", "/v1/capabilities").json["queue_depth"])
 
 
-@pytest.mark.realtime
+@pytest.mark.clock
 def test_the_longest_time_of_an_answer_is_kept(start: Start) -> None:
     engine = HeldEngine()
     server = start(engine=engine, MAX_REQUEST_SEC="2")  # it has begun by then
