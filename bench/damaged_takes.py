@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 
 from audio.pcm import SAMPLE_RATE, Samples, silence
+from text.reading import read
 from text.sentences import sentences
 
 VOICES = ("jf_alpha", "jm_kumo", "jf_gongitsune", "jf_nezumi", "jf_tebukuro")
 _PAUSE_SEC = 0.25
+_FILE = Path(__file__).parent / "paragraphs.txt"
 PARAGRAPHS = tuple(
-    (Path(__file__).parent / "paragraphs.txt").read_text(encoding="utf-8").splitlines()
+    read(line).passages[0].text.text for line in _FILE.read_text(encoding="utf-8").splitlines()
 )
+"""As they are read: what the voice says for an amount of money is not its own choice."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

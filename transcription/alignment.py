@@ -2,7 +2,7 @@
 
 Edit distance with unequal costs: words that look alike are cheap to exchange, and one word may
 stand beside two ("bookshop", "book shop"). It takes time and memory in proportion to the product of
-both lengths, 1 byte a cell; what is heard beyond four times the text is added words. A chunk of
+both lengths, 4 bytes a cell; what is heard beyond four times the text is added words. A chunk of
 1,000 characters has about 200 words.
 """
 
@@ -40,13 +40,16 @@ def align(said: Sequence[str], heard: Sequence[str]) -> list[Pair]:
     most = _MOST_HEARD * len(said) + _SPARE
     pairs = _traced(*_likeness(said, heard[:most])) if said and heard else []
     ends = (pairs[-1].said.stop, pairs[-1].heard.stop) if pairs else (0, 0)
-    pairs += [Pair(range(at, at + 1), range(ends[1], ends[1]), 0.0) for at in range(ends[0], len(said))]
+    pairs += [
+        Pair(range(at, at + 1), range(ends[1], ends[1]), 0.0) for at in range(ends[0], len(said))
+    ]
     return pairs + [
-        Pair(range(len(said), len(said)), range(at, at + 1), 0.0) for at in range(ends[1], len(heard))
+        Pair(range(len(said), len(said)), range(at, at + 1), 0.0)
+        for at in range(ends[1], len(heard))
     ]
 
 
-def _likeness(said: Sequence[str], heard: Sequence[str]) -> tuple[NDArray[np.float32], ...]:
+def _likeness(said: Sequence[str], heard: Sequence[str]) -> tuple[NDArray[np.uint8], ...]:
     """The similarities of (words, heard words), (words, heard pairs) and (pairs, heard words)."""
     return tuple(
         _similar(first, second)
@@ -58,15 +61,16 @@ def _likeness(said: Sequence[str], heard: Sequence[str]) -> tuple[NDArray[np.flo
     )
 
 
-def _similar(first: Sequence[str], second: Sequence[str]) -> NDArray[np.float32]:
+def _similar(first: Sequence[str], second: Sequence[str]) -> NDArray[np.uint8]:
+    """In hundredths."""
     if not first or not second:
-        return np.zeros((len(first), len(second)), np.float32)
-    found: NDArray[np.float32] = cdist(first, second, scorer=fuzz.ratio, dtype=np.float32)
-    return found / 100
+        return np.zeros((len(first), len(second)), np.uint8)
+    found: NDArray[np.uint8] = cdist(first, second, scorer=fuzz.ratio, dtype=np.uint8)
+    return found
 
 
 def _traced(
-    one: NDArray[np.float32], two_heard: NDArray[np.float32], two_said: NDArray[np.float32]
+    one: NDArray[np.uint8], two_heard: NDArray[np.uint8], two_said: NDArray[np.uint8]
 ) -> list[Pair]:
     """The cheapest path. Row by row; added words are a running minimum along a row."""
     rows, columns = one.shape
@@ -89,20 +93,21 @@ def _traced(
     return _path(taken, likeness)
 
 
-def _cost(likeness: NDArray[np.float32], least: float) -> NDArray[np.float32]:
+def _cost(likeness: NDArray[np.uint8], least: float) -> NDArray[np.float32]:
     fixed, by_letters = _EXCHANGE
-    cost = np.where(likeness == 1, 0, fixed + by_letters * (1 - likeness))
-    return np.where(likeness >= least, cost, np.inf)
+    similarity = likeness.astype(np.float32) / 100
+    cost = np.where(likeness == 100, 0, fixed + by_letters * (1 - similarity))
+    return np.where(similarity >= least, cost, np.inf).astype(np.float32)
 
 
 def _path(
-    taken: NDArray[np.uint8], likeness: dict[tuple[int, int], NDArray[np.float32]]
+    taken: NDArray[np.uint8], likeness: dict[tuple[int, int], NDArray[np.uint8]]
 ) -> list[Pair]:
     row, column = taken.shape[0] - 1, taken.shape[1] - 1
     pairs: list[Pair] = []
     while row or column:
         step = _STEPS[taken[row, column]]
         row, column = row - step[0], column - step[1]
-        similarity = float(likeness[step][row, column]) if step in likeness else 0.0
+        similarity = likeness[step][row, column] / 100 if step in likeness else 0.0
         pairs.append(Pair(range(row, row + step[0]), range(column, column + step[1]), similarity))
     return pairs[::-1]

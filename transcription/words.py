@@ -53,11 +53,29 @@ _SHORT = {
     "etc": "et cetera",
     "ok": "okay",
 }
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SMALL = {word: value for value, word in enumerate(_ONES)} | {
     word: value for value, word in zip(range(20, 100, 10), _TENS, strict=True)
 }
@@ -191,7 +209,7 @@ def _counted(run: list[Word]) -> Iterator[Word]:
 
 
 def _digits(words: Sequence[str]) -> str:
-    """"nineteen ninety eight" is two numbers side by side, 19 and 98: together 1998."""
+    """ "nineteen ninety eight" is two numbers side by side, 19 and 98: together 1998."""
     done, total, current, last = "", Decimal(0), None, ""
     for word in (_ORDINALS.get(word, word) for word in words):
         if word == "and":
