@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from api.errors import ApiError, invalid, too_large
-from api.models import model
 from api.schema import EXTRAS, SPEECH
 from request.model import NULL_COUNTS, Defaults, SpeechRequest, parse_request
 from request.values import Wrong, kind_of, number
@@ -76,7 +75,7 @@ def parse(body: object, defaults: Defaults) -> SpeechParams:
         if name not in given:
             problem = f"Missing required parameter: '{name}'."
             raise invalid(name, "missing_required_parameter", problem)
-    model(_string("model", given["model"]))
+    model = defaults.models.resolve(_string("model", given["model"]))
     text = _string("input", given["input"], defaults.max_text_length)
     if not re.search(_FIELDS["input"]["pattern"], text):
         raise _wrong("input", "there is nothing to say")
@@ -84,6 +83,7 @@ def parse(body: object, defaults: Defaults) -> SpeechParams:
         _string("instructions", given["instructions"])
     fields = {
         "text": text,
+        "model": model,
         "speaker_name": _voice(given["voice"]),
         "output_format": _one_of(given, "response_format", "unsupported_format"),
         "speed": _number("speed", given.get("speed", 1)),
