@@ -7,12 +7,12 @@ never fails a request: `SpeechParams.ignored` names it. Lengths count code point
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from api.errors import ApiError, invalid, too_large
-from api.models import model
+from api.models import NAMES, model
 from api.schema import EXTRAS, SPEECH
 from request.model import NULL_COUNTS, Defaults, SpeechRequest, parse_request
 from request.values import Wrong, kind_of, number
@@ -42,9 +42,10 @@ def most_bytes(input_limit: int) -> int:
 
 
 def loads(body: bytes | str) -> object:
-    """Parses strict JSON, without NaN and Infinity. Raises `ApiError` 400."""
+    """Parses strict JSON in UTF-8, without NaN and Infinity. Raises `ApiError` 400."""
     try:
-        return json.loads(body, parse_constant=_no_number)
+        text = body if isinstance(body, str) else body.decode("utf-8-sig")
+        return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         problem = "We could not parse the JSON body of your request."
         raise invalid(None, "invalid_json", problem) from None
@@ -62,8 +63,8 @@ def check_size(body: object, count: int, input_limit: int) -> None:
         raise too_large(most)
 
 
-def parse(body: object, defaults: Defaults) -> SpeechParams:
-    """Checks a parsed JSON body.
+def parse(body: object, defaults: Defaults, models: Sequence[str] = NAMES) -> SpeechParams:
+    """Checks a parsed JSON body; `models` are the names of models.
 
     Raises `ApiError` 400 or 404 for a field of OpenAI's, `RequestError` for one of ours.
     """
@@ -76,7 +77,8 @@ def parse(body: object, defaults: Defaults) -> SpeechParams:
         if name not in given:
             problem = f"Missing required parameter: '{name}'."
             raise invalid(name, "missing_required_parameter", problem)
-    model(_string("model", given["model"]))
+    if "model" in given:
+        model(_string("model", given["model"]), models)
     text = _string("input", given["input"], defaults.max_text_length)
     if not re.search(_FIELDS["input"]["pattern"], text):
         raise _wrong("input", "there is nothing to say")

@@ -59,7 +59,13 @@ SPEECH_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 OWN: dict[str, dict[str, Any]] = {
-    "model": {"type": "string", "minLength": 1, "maxLength": 1000, "enum": list(NAMES)},
+    "model": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 1000,
+        "default": NAMES[0],
+        "examples": list(NAMES),
+    },
     "input": {"minLength": 1, "pattern": VISIBLE},
     "instructions": {"type": "string", "maxLength": 4096},
     "voice": {},
@@ -93,7 +99,7 @@ def _speech_schema() -> dict[str, Any]:
     own["voice"] = {"description": own["voice"]["description"], **VOICE_SCHEMA}
     return {
         "type": "object",
-        "required": ["model", "input", "voice"],
+        "required": ["input", "voice"],
         "not": {"required": list(EXCLUSIVE)},
         "properties": own | ours,
     }

@@ -1,6 +1,7 @@
 """One answer for one caller of the server: its seat in admission control, and its metrics."""
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -11,6 +12,7 @@ from api.contract import limited
 from api.errors import ApiError, as_api_error
 from api.health import Health
 from api.metrics import Metrics
+from api.models import names_of
 from config import Settings
 from request.errors import SpeechError
 from request.model import Defaults, SpeechRequest
@@ -27,6 +29,7 @@ class AppState:
     settings: Settings
     inference: VibeVoiceInference
     admission: AdmissionControl
+    plans: AdmissionControl
     metrics: Metrics
     health: Health
 
@@ -35,14 +38,21 @@ class AppState:
         """The state of a server over this inference, by its settings."""
         settings = inference.settings
         admission = AdmissionControl(settings.max_streams, settings.max_queue)
+        # A plan is an interpreter's work: more at once than cores would only slow each other.
+        plans = AdmissionControl(os.cpu_count() or 1, settings.max_queue)
         metrics = Metrics(admission, lambda: inference.cold_start_sec)
         metrics.watch(lambda: inference.engine.inspect().figures)
-        return cls(settings, inference, admission, metrics, health)
+        return cls(settings, inference, admission, plans, metrics, health)
 
     @property
     def defaults(self) -> Defaults:
         """The defaults of a request, with `OPENAI_INPUT_LIMIT` as its text limit."""
         return limited(self.inference.defaults, self.settings.openai_input_limit)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of models that a request may have."""
+        return names_of(self.settings.model_path)
 
 
 _WHOLE = StreamOptions(longest_part_sec=0)

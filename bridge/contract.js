@@ -16,7 +16,7 @@ import { isObject, taken, wrong } from "./values.js";
 
 /**
  * @typedef {object} Ask
- * @property {string} model
+ * @property {string} [model] the backend's own where none is named
  * @property {string} text
  * @property {string} voice as the caller names it
  * @property {Format} format
@@ -65,8 +65,9 @@ export function parseAsk(body, inputLimit, anyModel = false) {
     }
   }
   const read = (/** @type {string} */ name) => taken(name, FIELDS[name], given[name]);
-  const named = String(read("model"));
-  const model = anyModel ? named : getModel(named).owned_by; // the names are one voice
+  const named = given.model === undefined ? undefined : String(read("model"));
+  // The names of the queue's models are one voice.
+  const model = anyModel ? named : getModel(named ?? FIELDS.model.default).owned_by;
   const text = inputOf(given.input, inputLimit);
   if (given.instructions !== undefined) read("instructions");
   const voice = nameIn(read("voice"));

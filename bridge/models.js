@@ -6,7 +6,7 @@
 import { invalid } from "./errors.js";
 import schema from "./request.schema.json";
 
-export const NAMES = schema.properties.model.enum;
+export const NAMES = schema.properties.model.examples;
 const [OURS] = NAMES;
 
 const CREATED = 1_756_166_400; // seconds: 2025-08-26, when VibeVoice came out
@@ -22,7 +22,7 @@ export function listModels(names = NAMES) {
 
 /** @param {string} id */
 export function getModel(id, names = NAMES) {
-  if (names.includes(id)) return model(id);
-  const shown = id.slice(0, 100);
-  throw invalid("model", "model_not_found", `The model '${shown}' does not exist`, 404);
+  if (names.includes(id) || (names === NAMES && id.toLowerCase() === OURS)) return model(id);
+  const problem = `The model '${id.slice(0, 100)}' does not exist. There are: ${names.join(", ")}`;
+  throw invalid("model", "model_not_found", problem, 404);
 }

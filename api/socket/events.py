@@ -3,7 +3,7 @@
 Every function here raises `ApiError` 400 for a bad field, and names it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -43,11 +43,13 @@ def parse_message(data: str) -> dict[str, Any]:
     return message
 
 
-def parse_config(message: Mapping[str, Any], defaults: Defaults) -> SessionConfig:
+def parse_config(
+    message: Mapping[str, Any], defaults: Defaults, models: Sequence[str]
+) -> SessionConfig:
     """The settings in a `session.config`. Unknown fields are ignored."""
     given = {name: value for name, value in message.items() if value is not None}
     if "model" in given:
-        model(str(given["model"]))
+        model(str(given["model"]), models)
     fields: dict[str, Any] = {name: given[name] for name in EXTRAS if name in given}
     fields |= {name: message[name] for name in NULL_COUNTS if name in message}
     for name in ("voice", "speed"):
