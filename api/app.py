@@ -193,12 +193,12 @@ def _lists(api: FastAPI, state: AppState) -> None:
     @api.get("/v1/audio/models")
     async def list_models() -> dict[str, Any]:
         """The models, all of them the same voice."""
-        return models(state.models)
+        return models(state.defaults.models)
 
     @api.get("/v1/models/{name:path}")
     async def get_model(name: str) -> dict[str, Any]:
         """One model."""
-        return model(name, state.models)
+        return model(state.defaults.models, name)
 
     @api.get("/v1/capabilities")
     def get_capabilities() -> dict[str, Any]:

@@ -7,12 +7,11 @@ never fails a request: `SpeechParams.ignored` names it. Lengths count code point
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from api.errors import ApiError, invalid, too_large
-from api.models import NAMES, model
 from api.schema import EXTRAS, SPEECH
 from request.model import NULL_COUNTS, Defaults, SpeechRequest, parse_request
 from request.values import Wrong, kind_of, number
@@ -63,8 +62,8 @@ def check_size(body: object, count: int, input_limit: int) -> None:
         raise too_large(most)
 
 
-def parse(body: object, defaults: Defaults, models: Sequence[str] = NAMES) -> SpeechParams:
-    """Checks a parsed JSON body; `models` are the names of models.
+def parse(body: object, defaults: Defaults) -> SpeechParams:
+    """Checks a parsed JSON body.
 
     Raises `ApiError` 400 or 404 for a field of OpenAI's, `RequestError` for one of ours.
     """
@@ -77,8 +76,8 @@ def parse(body: object, defaults: Defaults, models: Sequence[str] = NAMES) -> Sp
         if name not in given:
             problem = f"Missing required parameter: '{name}'."
             raise invalid(name, "missing_required_parameter", problem)
-    if "model" in given:
-        model(_string("model", given["model"]), models)
+    named = _string("model", given["model"]) if "model" in given else None
+    model = defaults.models.resolve(named)
     text = _string("input", given["input"], defaults.max_text_length)
     if not re.search(_FIELDS["input"]["pattern"], text):
         raise _wrong("input", "there is nothing to say")
@@ -86,6 +85,7 @@ def parse(body: object, defaults: Defaults, models: Sequence[str] = NAMES) -> Sp
         _string("instructions", given["instructions"])
     fields = {
         "text": text,
+        "model": model,
         "speaker_name": _voice(given["voice"]),
         "output_format": _one_of(given, "response_format", "unsupported_format"),
         "speed": _number("speed", given.get("speed", 1)),

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from api.models import NAMES
 from audio.codecs import FORMATS
 from request.model import EXCLUSIVE, NULL_COUNTS, SpeechRequest, notes_of
+from request.models import OPENAI_NAMES, OURS
 from request.values import VISIBLE, VOICE_SCHEMA
 from synthesis.dry_run import DryRunAnswer
 from voices.uploads import MOST_CONSENT, NAME
@@ -59,13 +59,7 @@ SPEECH_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 OWN: dict[str, dict[str, Any]] = {
-    "model": {
-        "type": "string",
-        "minLength": 1,
-        "maxLength": 1000,
-        "default": NAMES[0],
-        "examples": list(NAMES),
-    },
+    "model": {"minLength": 1, "examples": [OURS, *OPENAI_NAMES]},
     "input": {"minLength": 1, "pattern": VISIBLE},
     "instructions": {"type": "string", "maxLength": 4096},
     "voice": {},

@@ -12,7 +12,6 @@ from api.contract import limited
 from api.errors import ApiError, as_api_error
 from api.health import Health
 from api.metrics import Metrics
-from api.models import names_of
 from config import Settings
 from request.errors import SpeechError
 from request.model import Defaults, SpeechRequest
@@ -48,11 +47,6 @@ class AppState:
     def defaults(self) -> Defaults:
         """The defaults of a request, with `OPENAI_INPUT_LIMIT` as its text limit."""
         return limited(self.inference.defaults, self.settings.openai_input_limit)
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The names of models that a request may have."""
-        return names_of(self.settings.model_path)
 
 
 _WHOLE = StreamOptions(longest_part_sec=0)

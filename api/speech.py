@@ -40,7 +40,7 @@ async def params_of(request: Request, state: AppState) -> SpeechParams:
     body = await request.body()
     asked = loads(body)
     check_size(asked, len(body), defaults.max_text_length)
-    return parse(asked, defaults, state.models)
+    return parse(asked, defaults)
 
 
 async def planned(state: AppState, params: SpeechParams) -> Response:

@@ -1,13 +1,13 @@
 /**
  * The models: one of ours, and every name that OpenAI's speech models had, for clients that carry
- * one in their code. All of them are the same voice.
+ * one in their code. OpenAI's names mean the worker's default.
  */
 
 import { invalid } from "./errors.js";
 import schema from "./request.schema.json";
 
 export const NAMES = schema.properties.model.examples;
-const [OURS] = NAMES;
+const [OURS, ...OPENAIS] = NAMES;
 
 const CREATED = 1_756_166_400; // seconds: 2025-08-26, when VibeVoice came out
 
@@ -19,6 +19,9 @@ export function listModels(names = NAMES) {
   const data = names.map(model);
   return { object: "list", data, models: data };
 }
+
+/** Whether a model's name is OpenAI's, and so the worker's default. @param {string} name */
+export const isDefault = (name) => OPENAIS.includes(name.toLowerCase());
 
 /** @param {string} id */
 export function getModel(id, names = NAMES) {

@@ -37,7 +37,7 @@ class Session:
 
     def __init__(self, state: AppState, socket: WebSocket) -> None:
         self._state, self._socket = state, socket
-        self._config: SessionConfig = parse_config({}, state.defaults, state.models)
+        self._config: SessionConfig = parse_config({}, state.defaults)
         self._count = 0
         self._sender = SocketSender(socket)
         self._playback = Playback(self._sender)
@@ -117,7 +117,7 @@ class Session:
             if self._playback.open:
                 problem = "An utterance is open; end it with input.done or cancel first."
                 raise refused("utterance_open", problem)
-            self._config = parse_config(message, self._state.defaults, self._state.models)
+            self._config = parse_config(message, self._state.defaults)
         elif kind == "input.text":
             self._write(context_of(message), text_of(message))
         elif kind == "input.done":
