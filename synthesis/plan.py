@@ -19,6 +19,7 @@ from engines.priority_lock import PriorityLock
 from request.errors import RequestError
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
+from synthesis.verify import Verifier
 from text.chunks import Limits, TextPlan, plan_text
 from text.pace import Pace
 from voices.casting import Recording, cast, names_of, unmatched
@@ -37,6 +38,7 @@ class Services(Protocol):
     pace: Pace
     loudness: LoudnessMemory
     cpu: PriorityLock
+    verifier: Verifier | None
 
     def load_model(self) -> None: ...
 
@@ -160,6 +162,9 @@ class GrowingPlan:
     def add(self, section: Section, asked_at: float) -> PlannedRequest:
         """Plans the next section. Raises `RequestError`s."""
         request = self._request
+        if request.heard_for and self._services.verifier is None:
+            problem = "needs a recogniser, which this worker has not"
+            raise RequestError(problem, request.heard_for, allowed="a request without it")
         text = plan_text(section.text, self._services.limits, request.pronunciations)
         numbers = text.speakers or (self._last,)
         self._speakers += [number for number in text.speakers if number not in self._speakers]

@@ -1,7 +1,7 @@
 """The caller's own words among those that are spoken.
 
-Cleaning turns "$5" into "5 dollars" and takes the asterisks from "**now**". An answer that tells when
-a word is said means the word as the caller wrote it, at its place in the caller's text.
+Cleaning turns "$5" into "5 dollars" and takes the asterisks from "**now**". An answer that tells
+when a word is said means the word as the caller wrote it, at its place in the caller's text.
 """
 
 import re

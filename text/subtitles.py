@@ -1,16 +1,14 @@
 """Subtitles: words with their times as SubRip (`srt`) or WebVTT (`vtt`).
 
-A cue has at most two lines of 42 characters, as the BBC and Netflix ask for, of one speaker. It ends
-with a sentence, at a pause, or where it is full.
+A cue has at most two lines of 42 characters, of one speaker. It ends with a sentence, at a pause,
+or where it is full.
 """
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
 
-SubtitleFormat = Literal["srt", "vtt"]
 LINE_CHARS, LINES = 42, 2
 _PAUSE_SEC = 0.8
 _LEAST_SEC = 1.0
@@ -23,8 +21,8 @@ _CLOSERS = "\"')]}»”’」』】）"
 
 @dataclass(frozen=True, slots=True)
 class ShownWord:
-    """A word with its punctuation, when it is said (seconds) and by which speaker. `spaced`: a space
-    comes before it."""
+    """A word with its punctuation, when it is said (seconds) and by which speaker. `spaced`: a
+    space comes before it."""
 
     text: str
     start_sec: float
@@ -40,8 +38,9 @@ class Cue:
     end_sec: float
 
 
-def subtitles(words: Iterable[ShownWord], form: SubtitleFormat) -> str:
-    """The text of a file with these words. Takes time linear in their number."""
+def subtitles(words: Iterable[ShownWord], form: str) -> str:
+    """The text of a file with these words; `form` is `srt` or `vtt`. Takes time linear in their
+    number."""
     found = list(cues(words))
     if form == "vtt":
         return "WEBVTT\n" + "".join(

@@ -8,6 +8,7 @@ both lengths, 4 bytes a cell; what is heard beyond four times the text is added 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class Pair:
 
 
 def align(said: Sequence[str], heard: Sequence[str]) -> list[Pair]:
-    """All words of both in order, in pairs. Words are compared as they are: see `words.words_of`."""
+    """All words of both in order, in pairs. Words are compared as they are (`words.words_of`)."""
     most = _MOST_HEARD * len(said) + _SPARE
     pairs = _traced(*_likeness(said, heard[:most])) if said and heard else []
     ends = (pairs[-1].said.stop, pairs[-1].heard.stop) if pairs else (0, 0)
@@ -55,8 +56,8 @@ def _likeness(said: Sequence[str], heard: Sequence[str]) -> tuple[NDArray[np.uin
         _similar(first, second)
         for first, second in (
             (said, heard),
-            (said, [*map("".join, zip(heard, heard[1:], strict=False))]),
-            ([*map("".join, zip(said, said[1:], strict=False))], heard),
+            (said, [*map("".join, pairwise(heard))]),
+            ([*map("".join, pairwise(said))], heard),
         )
     )
 

@@ -1,8 +1,8 @@
 """What was heard of a text that was spoken: each word's time, and what is missing or too much.
 
 All is judged by the alignment of the text with the words that were heard. A word that is missing,
-said again or said for another is a step of it. Music and noise are sound in the place of a word that
-lasts too long for it. Nothing here knows what kinds of damage there are.
+said again or said for another is a step of it. Music and noise are sound in the place of a word
+that lasts too long for it. Nothing here knows what kinds of damage there are.
 """
 
 import re
@@ -24,11 +24,11 @@ _WINDOW = round(SAMPLE_RATE * _WINDOW_SEC)
 _QUIET_DB = 40.0
 """A window so far below the loud ones (their 95th percentile) is quiet."""
 _MOST_EXTRA_SEC = 0.6
-"""Sound beyond what a word takes at the take's pace. Kokoro's words had at most 0.4 s, with a second
-of noise or music after them 0.77 s or more."""
+"""Sound beyond what a word takes at the take's pace. Kokoro's words had at most 0.4 s, with a
+second of noise or music after them 0.77 s or more."""
 _MOST_WORDS = 2
 _MOST_WEIGHT = 9
-"""Words, and their weight in letters, from which a place counts where words are missing or added."""
+"""Words, and their weight in letters, from which a place counts where some are missing or added."""
 _MOST_CHANGED = 24
 """Letters said and others heard in one place: beyond this it is not a name that was misheard."""
 _MOST_ERRORS = 0.5
@@ -49,16 +49,15 @@ class Heard:
     """What was heard of a text.
 
     `wer` is the word error rate: words that are missing, added or not the same, by the text's
-    words. `missing` and `added` are those without a counterpart that looks alike. `unspoken_sec` is
-    sound without words. `flawed`: there is so much of these that it should be spoken again.
+    words. `missing` and `added` are those without a counterpart that looks alike. `problem`
+    completes a sentence that begins with the take: why it should be spoken again, or "".
     """
 
     text: str
     wer: float
     missing: tuple[str, ...]
     added: tuple[str, ...]
-    unspoken_sec: float
-    flawed: bool
+    problem: str
     words: tuple[HeardWord, ...]
 
 
@@ -75,16 +74,26 @@ def judged(said: str, samples: Samples, heard: Sequence[base.Word], language: st
     unspoken = _unspoken_sec(text, times, loud)
     own = [said[word.start : word.end] for word in said_words]
     other = [text[word.start : word.end] for word in heard_words]
-    is_flawed = any(_is_flaw(place, own, other, len(own)) for place in _places(pairs))
+    flaws = [place for place in _places(pairs) if _is_flaw(place, own, other, len(own))]
     return Heard(
         text=text,
         wer=round(wer, 4),
         missing=tuple(own[n] for n in missing),
         added=tuple(other[n] for n in added),
-        unspoken_sec=round(unspoken, 2),
-        flawed=is_flawed or bool(unspoken) or wer > _MOST_ERRORS,
+        problem=_problem(flaws, unspoken, wer),
         words=tuple(_timed(said_words, pairs, spans, len(samples) / SAMPLE_RATE)),
     )
+
+
+def _problem(flaws: Sequence[tuple[list[int], list[int]]], unspoken: float, wer: float) -> str:
+    lost, gained = (sum(map(len, side)) for side in zip(*flaws, strict=True)) if flaws else (0, 0)
+    found = {
+        f"{lost} of its words were not heard": lost,
+        f"{gained} words were heard that are not in its text": gained,
+        f"{unspoken:.1f} s of its sound are no words": unspoken,
+        f"{wer:.0%} of its words were heard otherwise": wer > _MOST_ERRORS,
+    }
+    return ", and ".join(problem for problem, counts in found.items() if counts)
 
 
 def _lost(pairs: Iterable[Pair]) -> tuple[list[int], list[int]]:
@@ -125,7 +134,8 @@ def _loud(samples: Samples) -> NDArray[np.bool_]:
     level = np.square(whole).mean(axis=1)
     if not len(level):
         return np.zeros(0, np.bool_)
-    return level > np.percentile(level, 95) * 10 ** (-_QUIET_DB / 10)
+    loud: NDArray[np.bool_] = level > np.percentile(level, 95) * 10 ** (-_QUIET_DB / 10)
+    return loud
 
 
 class _Times:
@@ -150,7 +160,7 @@ def _joined(heard: Iterable[base.Word], loud: NDArray[np.bool_]) -> tuple[str, _
         piece = word.text.strip()
         if not piece:
             continue
-        text += " " if text and (piece[0].isalnum() or piece[0] in "$€£¥\"“‘(") else ""
+        text += " " if text and (piece[0].isalnum() or piece[0] in '$€£¥"“‘(') else ""
         times.add(len(text), len(text) + len(piece), *_sounding(word, loud))
         text += piece
     return text, times
@@ -201,7 +211,11 @@ def _timed(
         if pair.said and pair.heard
     ]
     # Where words are heard at the same time, later ones begin when the earlier have begun.
-    ends = [(range(0), 0.0, 0.0), *known, (range(len(words), len(words)), duration_sec, duration_sec)]
+    ends = [
+        (range(0), 0.0, 0.0),
+        *known,
+        (range(len(words), len(words)), duration_sec, duration_sec),
+    ]
     for (before, _, left), (said, start, end) in pairwise(ends):
         yield from _between(words[before.stop : said.start], left, max(left, start))
         yield from _between(words[said.start : said.stop], start, end)
