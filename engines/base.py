@@ -58,7 +58,8 @@ class Options:
     samples; a longer one is cut and ends as `cap`. With `repeatable` the same plan gives the same
     bits whatever else runs, which may cost speed. Otherwise results may differ in rounding.
     `cfg_scale` is the scale of classifier-free guidance. With `cfg_is_default` the caller gave
-    none, and an engine may choose a better one for a chunk.
+    none, and an engine may choose a better one for a chunk. `language` is the language of the text,
+    one of the engine's `Capabilities.languages`; with None the text and the voice tell it.
     """
 
     cfg_scale: float = 1.3
@@ -68,6 +69,7 @@ class Options:
     min_frames: int = 64
     repeatable: bool = True
     cfg_is_default: bool = False
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
