@@ -163,6 +163,7 @@ class Http(_Group):
     )
     api_keys: SecretStr | None = _setting(None, "Keys of callers, with commas between")
     allow_anonymous: bool = _setting(False, "Without `API_KEYS`, serve more than this machine")
+    public_lists: bool = _setting(False, "Lists of models and voices, less uploads, need no key")
     cors_origin: str | None = _setting(None, "Web site whose pages may call `server.py`, or `*`")
     openai_input_limit: int = _setting(
         4096, "Characters of an `input` over HTTP", ge=1, le=1_000_000

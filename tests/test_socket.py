@@ -588,7 +588,7 @@ def metrics(server: Server) -> str:
     return server.call("GET", "/metrics").body.decode()
 
 
-@pytest.mark.realtime
+@pytest.mark.clock
 def test_who_does_not_read_holds_the_engine_and_little_memory(start: Start) -> None:
     engine = HeldEngine()  # 64 MB of PCM a sentence
     engine.permits.release(30_000)
