@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 from api.contract import loads
 from api.errors import ApiError, invalid
-from api.models import model
 from api.schema import EXTRAS
 from audio.codecs import FORMATS
 from request.model import NULL_COUNTS, Defaults, SpeechRequest, parse_request
@@ -46,11 +45,9 @@ def parse_message(data: str) -> dict[str, Any]:
 def parse_config(message: Mapping[str, Any], defaults: Defaults) -> SessionConfig:
     """The settings in a `session.config`. Unknown fields are ignored."""
     given = {name: value for name, value in message.items() if value is not None}
-    if "model" in given:
-        model(str(given["model"]))
     fields: dict[str, Any] = {name: given[name] for name in EXTRAS if name in given}
     fields |= {name: message[name] for name in NULL_COUNTS if name in message}
-    for name in ("voice", "speed"):
+    for name in ("model", "voice", "speed"):
         if name in given:
             fields[name] = given[name]
     form = _choice(given, "response_format", "pcm", tuple(FORMATS))
