@@ -22,6 +22,7 @@ from delivery import s3
 from delivery.answer import Outputs
 from request.errors import DeliveryError, SpeechError
 from synthesis.inference import VibeVoiceInference
+from transcription.registry import create_verifier
 from worker import sdk_loop, startup
 from worker.jobs import Answer, Job, Jobs
 
@@ -38,7 +39,8 @@ def settings() -> Settings:
 def inference() -> VibeVoiceInference:
     """The one inference layer of this process."""
     # RunPod replaces a worker whose engine is lost; elsewhere only another process brings it back.
-    return VibeVoiceInference(settings(), subprocess=not on_runpod())
+    verifier = create_verifier(settings().engine_settings)
+    return VibeVoiceInference(settings(), subprocess=not on_runpod(), verifier=verifier)
 
 
 @functools.cache

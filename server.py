@@ -20,6 +20,7 @@ from config import ConfigError, Settings
 from provision.in_use import mark_in_thread
 from request.errors import SpeechError
 from synthesis.inference import VibeVoiceInference
+from transcription.registry import create_verifier
 
 MOST_MESSAGE_BYTES = 256 * 1024
 _LAST_ANSWERS_SEC = 30
@@ -81,7 +82,12 @@ def main() -> None:
     log_to_stderr()
     try:
         settings = Settings.from_env()
-        inference = VibeVoiceInference(settings, concurrency=settings.max_streams, subprocess=True)
+        inference = VibeVoiceInference(
+            settings,
+            concurrency=settings.max_streams,
+            subprocess=True,
+            verifier=create_verifier(settings.engine_settings),
+        )
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The server cannot start:\n{error}")
     mark_in_thread()

@@ -49,9 +49,6 @@ class AppState:
         return limited(self.inference.defaults, self.settings.openai_input_limit)
 
 
-_WHOLE = StreamOptions(longest_part_sec=0)
-
-
 class Speaking:
     """One answer: its seat and its metrics.
 
@@ -70,14 +67,18 @@ class Speaking:
         self.waited_sec = await self.seat.take()
         self._waits.append(self.waited_sec)
 
-    async def whole(self, request: SpeechRequest) -> AsyncGenerator[StreamItem, None]:
-        """The stream of a complete text: start, audio parts, result.
+    async def whole(
+        self, request: SpeechRequest, hears: bool = False
+    ) -> AsyncGenerator[StreamItem, None]:
+        """The stream of a complete text: start, audio parts, result; with `hears` also what was
+        heard, if the request asks for it.
 
         When it ends, the engine has stopped and the seat is free.
         """
         with self.seat:
             await self.take_seat()
-            async with aclosing(self._state.inference.stream(request, _WHOLE)) as stream:
+            options = StreamOptions(longest_part_sec=0, hears=hears)
+            async with aclosing(self._state.inference.stream(request, options)) as stream:
                 async for item in stream:
                     yield item
 

@@ -21,7 +21,7 @@ from api.contract import JSON_TYPE, SpeechParams, check_size, loads, parse
 from api.errors import as_api_error, event_of, invalid
 from api.speaking import AppState, Speaking
 from audio.codecs import FORMATS
-from synthesis.result import AudioPart, Result, StreamStart
+from synthesis.result import AudioPart, HeardChunk, Result, StreamStart
 
 _STALLED_SEC = 60.0
 _MOST_HEADER = 1000
@@ -86,7 +86,7 @@ class SpeechResponse(Response):
     async def _serve(self, send: Send) -> None:
         async with (
             asyncio.timeout(self._state.settings.max_request_sec),
-            aclosing(self._speaking.whole(self._params.speech)) as spoken,
+            aclosing(self._speaking.whole(self._params.speech, self._params.sse)) as spoken,
             aclosing(self._speaking.noted(spoken)) as items,
         ):
             deltas = sse.Deltas() if self._params.sse else None
@@ -98,6 +98,8 @@ class SpeechResponse(Response):
                         if not self._started:
                             await self._start(send, start)
                         await _send(send, deltas.feed(item.data) if deltas else item.data)
+                    elif isinstance(item, HeardChunk):
+                        await _send(send, sse.heard(item))
                     elif isinstance(item, Result):
                         end = self._end(deltas, item)
                 # The seat is free before the end is sent: the caller may ask again at once.
@@ -129,7 +131,12 @@ class SpeechResponse(Response):
     def _end(self, deltas: sse.Deltas | None, result: Result) -> bytes:
         if deltas is None:
             return b""
-        return deltas.end() + sse.done(self._params.speech.text, result.duration_sec, result.cost)
+        file = sse.subtitles(result.subtitles) if result.subtitles is not None else b""
+        return (
+            deltas.end()
+            + file
+            + sse.done(self._params.speech.text, result.duration_sec, result.cost)
+        )
 
 
 async def _send(send: Send, data: bytes, more: bool = True) -> None:

@@ -15,7 +15,8 @@ from engines.base import SAMPLE_RATE, End, Engine, Frame, Plan
 from request.errors import EngineError
 from synthesis.cancel import CancelToken
 from synthesis.plan import said
-from synthesis.verify import Heard, Hearing
+from synthesis.verify import Hearing
+from text.heard import Heard
 from text.pace import Pace
 
 

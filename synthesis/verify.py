@@ -18,49 +18,16 @@ import numpy as np
 from audio.chunk_audio import ChunkAudio
 from audio.pcm import Samples, silence
 from audio.spool import Extent, Spool
-from engines.base import Plan
+from engines.base import Plan, Turn, Voice
 from request.errors import SpeechError
 from synthesis.cancel import CancelToken
-from text.chunks import Chunk, Turn
+from text.chunks import Chunk
+from text.heard import Heard, HeardWord
 from text.own_words import own_words
 from text.subtitles import ShownWord
 
 _AHEAD = 2
 _LOOK_SEC = 0.1
-
-
-class HeardWord(Protocol):
-    """A word of what should be said, by its span there, and when it is said (seconds)."""
-
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
-    @property
-    def start_sec(self) -> float: ...
-    @property
-    def end_sec(self) -> float: ...
-
-
-class Heard(Protocol):
-    """What was heard of a take.
-
-    `wer` is its word error rate, `missing` and `added` are words. `problem` completes a sentence
-    that begins with the chunk: what is wrong, or "" where nothing is.
-    """
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def wer(self) -> float: ...
-    @property
-    def missing(self) -> tuple[str, ...]: ...
-    @property
-    def added(self) -> tuple[str, ...]: ...
-    @property
-    def problem(self) -> str: ...
-    @property
-    def words(self) -> Sequence[HeardWord]: ...
 
 
 class Verifier(Protocol):
@@ -74,13 +41,13 @@ class Verifier(Protocol):
     def hear(
         self,
         turns: Sequence[Turn],
-        voices: Sequence[Samples | None],
+        voices: Sequence[Voice],
         language: str | None,
         samples: Samples,
     ) -> Future[Heard]:
         """What is heard of the turns in (n,) samples at `SAMPLE_RATE`. The words' spans are in
-        the turns' texts with one character between two. `voices` are the recordings of the turns'
-        voices; `language` is the text's BCP 47 tag. The future fails with `SpeechError` where
+        the turns' texts with one character between two. `voices` are the turns'
+        voices, `language` is the text's BCP 47 tag. The future fails with `SpeechError` where
         hearing fails."""
 
     def close(self) -> None: ...
@@ -102,7 +69,6 @@ class Hearing:
     ) -> None:
         self._verifier, self._plan, self._token = verifier, plan, token
         self._language = language
-        self._voices = [voice.samples for voice in plan.voices]
         self._spool = Spool(folder)
         self._extents: dict[int, list[Extent]] = {}
         self._waiting: deque[tuple[int, list[Extent]]] = deque()
@@ -152,7 +118,7 @@ class Hearing:
             samples = np.concatenate([silence(0), *read])
             turns = self._plan.chunks[index].turns
             self._begun[index] = self._verifier.hear(
-                turns, [self._voices[turn.speaker] for turn in turns], self._language, samples
+                turns, [self._plan.voices[turn.speaker] for turn in turns], self._language, samples
             )
 
 

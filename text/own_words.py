@@ -23,7 +23,8 @@ _EDGES = re.compile(rf"[^\w{_SIGNS}]*(.*?)[^\w{_SIGNS}]*", re.S)
 class OwnWord:
     """A word of the caller's text from `text_start` to `text_end`, spoken as the characters from
     `start` to `end` of what is spoken (all in code points). `shown` is the word with its
-    punctuation, for a reader. `spaced`: a space comes before it."""
+    punctuation, for a reader. `spaced`: a space comes before it, as
+    it does before the first."""
 
     start: int
     end: int
@@ -80,4 +81,4 @@ def _is_literal(at: Sequence[int], start: int, end: int) -> bool:
 
 
 def _is_spaced(spoken: str, start: int) -> bool:
-    return start > 0 and spoken[start - 1].isspace()
+    return start == 0 or spoken[start - 1].isspace()

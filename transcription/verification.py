@@ -7,13 +7,13 @@ that lasts too long for it. Nothing here knows what kinds of damage there are.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audio.pcm import SAMPLE_RATE, Samples
+from text.heard import Heard, HeardWord
 from text.pace import weight
 from transcription import base
 from transcription.alignment import ALIKE, Pair, align
@@ -32,33 +32,6 @@ _MOST_WEIGHT = 9
 _MOST_CHANGED = 24
 """Letters said and others heard in one place: beyond this it is not a name that was misheard."""
 _MOST_ERRORS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class HeardWord:
-    """A word of the text (its span in code points), and when it is heard, in seconds."""
-
-    start: int
-    end: int
-    start_sec: float
-    end_sec: float
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What was heard of a text.
-
-    `wer` is the word error rate: words that are missing, added or not the same, by the text's
-    words. `missing` and `added` are those without a counterpart that looks alike. `problem`
-    completes a sentence that begins with the take: why it should be spoken again, or "".
-    """
-
-    text: str
-    wer: float
-    missing: tuple[str, ...]
-    added: tuple[str, ...]
-    problem: str
-    words: tuple[HeardWord, ...]
 
 
 def judged(said: str, samples: Samples, heard: Sequence[base.Word], language: str) -> Heard:
