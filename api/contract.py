@@ -19,8 +19,7 @@ from request.values import Wrong, kind_of, number
 JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json *(;|$)", re.I)
 
 _FIELDS = SPEECH["properties"]
-# What they ask for comes as events of its own.
-_OF_EVENTS = {"verify", "timestamps", "subtitles"}
+OF_EVENTS = {"verify", "timestamps", "subtitles"}
 # Some clients send `stream`, which OpenAI's contract has not. Every answer is a stream anyway.
 _OF_NO_EFFECT = {"stream"}
 
@@ -97,10 +96,16 @@ def parse(body: object, defaults: Defaults) -> SpeechParams:
     sse = _one_of(given, "stream_format") == "sse"
     ignored = set(given) - set(_FIELDS) - _OF_NO_EFFECT
     if not sse:
-        ignored |= set(fields) & _OF_EVENTS
-        fields = {name: value for name, value in fields.items() if name not in _OF_EVENTS}
+        ignored |= set(fields) & OF_EVENTS
+        fields = unheard(fields)
     request, _ = parse_request(fields, defaults)
     return SpeechParams(request, sse, tuple(sorted(ignored)))
+
+
+def unheard(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request for an answer that has no room for what was heard."""
+    kept = {name: value for name, value in fields.items() if name not in OF_EVENTS}
+    return kept | {"verify": "off"}
 
 
 def limited(defaults: Defaults, input_limit: int) -> Defaults:

@@ -81,10 +81,10 @@ def damaged(kokoro: Kokoro, index: int, kind: str) -> Take:
 
 
 def takes(kokoro: Kokoro, count: int) -> Iterator[Take]:
-    """`count` damaged takes of all kinds in turn, spread over the paragraphs."""
+    """`count` damaged takes of all kinds in turn, each of another paragraph."""
     kinds = tuple(_DAMAGE)
     for number in range(count):
-        yield damaged(kokoro, number * 7 % len(PARAGRAPHS), kinds[number % len(kinds)])
+        yield damaged(kokoro, (number * 7 + number // 40) % 40, kinds[number % len(kinds)])
 
 
 def _cut(text: str) -> list[str]:

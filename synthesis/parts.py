@@ -40,15 +40,13 @@ class StreamOptions:
     is ahead, then in blocks of up to `longest_block_sec`, which cost less; parts grow up to
     `longest_part_sec`. With 0 every frame is a block, and every block is a part. `parts_ahead`
     parts are made before one is taken; a stream of which none is taken for `stalled_sec` fails.
-    `sample_rate` in Hz is the settings' where it is None. With `hears` False nobody asks what was
-    heard of it, so it is not verified and has no word times."""
+    `sample_rate` in Hz is the settings' where it is None."""
 
     longest_part_sec: float = 4.0
     longest_block_sec: float = 1.0
     parts_ahead: int = 4
     stalled_sec: float | None = None
     sample_rate: int | None = None
-    hears: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +61,7 @@ class Context:
 class PartEncoder:
     """Joins chunks with their silences, levels and encodes them, and groups the bytes: the first
     leave at once, later ones in ever larger parts, since each costs its receiver a request. At most
-    `block` samples are encoded at a time. `heard` measures what was levelled; `total` is how many
-    samples will come, where that is known."""
+    `block` samples are encoded at a time. `heard` measures what was levelled."""
 
     def __init__(
         self,
@@ -74,14 +71,13 @@ class PartEncoder:
         longest_sec: float,
         block: int,
         heard: LoudnessMeter | None = None,
-        total: int | None = None,
     ) -> None:
         self.join = Join(planned.pauses())
         self.encode_sec = 0.0
         self._rate, self._longest, self._block = planned.rate, longest_sec, block
         self._heard = heard
         self._level = Level(planned.rate, gain_db)
-        self._encoder = Encoder(format_name, planned.rate, total)
+        self._encoder = Encoder(format_name, planned.rate)
         self._bytes = bytearray()
         self._count = self._left = 0
         self._wanted = 0.0
@@ -121,7 +117,8 @@ class PartEncoder:
                 yield self._taken(is_last=False)
 
     def _taken(self, is_last: bool) -> AudioPart:
-        part = AudioPart(bytes(self._bytes), self._rate, is_last, self._count)
+        head = self._encoder.head
+        part = AudioPart(bytes(self._bytes), self._rate, is_last, self._count, head)
         self._bytes.clear()
         return part
 
@@ -134,7 +131,7 @@ def live_parts(
     known, and never delays a part."""
     rate, speed, form = planned.rate, planned.request.speed, planned.request.output_format
     services, token = context.services, context.token
-    hearing = hearing_of(context, planned) if options.hears else None
+    hearing = hearing_of(context, planned)
     loading = load(context, planned, hearing)
     quality = QualityRetry(services.engine, services.pace, 0, token, hearing=hearing)
     out = PartEncoder(planned, form, gain_db, options.longest_part_sec, _LIVE_BLOCK)

@@ -14,24 +14,28 @@ from text.subtitles import ShownWord, subtitles
 
 @dataclass(frozen=True, slots=True)
 class StreamStart:
-    """What is known before the first sound. `gain_db` is the stream's constant gain, or None."""
+    """What is known before the first sound. `gain_db` is the stream's constant gain, or None.
+    `size` is the whole file in bytes, where it is finished already."""
 
     voices: tuple[str, ...]
     seed: int
     gain_db: float | None
     sample_rate: int
     warnings: tuple[str, ...]
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AudioPart:
     """The next bytes of the file. The last part may be empty. `count` samples of the answer have
-    been encoded up to its end; the encoder may hold the last of them."""
+    been encoded up to its end; the encoder may hold the last of them. `head` comes with the last
+    part: a file that can be rewound gets it in place of its first bytes."""
 
     data: bytes
     sample_rate: int
     is_last: bool = False
     count: int = 0
+    head: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,14 @@ class Result:
     cost_usd: float | None = None
     words: tuple[SpokenWord, ...] | None = None
     subtitles: str | None = None
+
+    @property
+    def heard_chunks(self) -> Iterator[HeardChunk]:
+        """What was heard of each chunk, as a stream tells it."""
+        for chunk in self.chunks:
+            span = range(chunk.text_start, chunk.text_end)
+            words = tuple(word for word in self.words or () if word.text_start in span)
+            yield HeardChunk(chunk.index, chunk.heard, words)
 
     @property
     def cost(self) -> dict[str, float]:

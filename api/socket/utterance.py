@@ -131,7 +131,6 @@ class Utterance:
             parts_ahead=_PARTS_AHEAD,
             stalled_sec=longest,
             sample_rate=config.sample_rate,
-            hears=False,
         )
         stream = state.inference.stream(config.request, options, self._sections(speaking))
         try:
