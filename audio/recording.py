@@ -188,7 +188,7 @@ def _is_soundfiles(file: str) -> bool:
 
 
 def _pieces(file: str) -> Iterator[tuple[Samples | None, int]]:
-    """A whole file as arrays of shape (n, channels), each with its rate; None for what is damaged."""
+    """A whole file as arrays of shape (n, channels), each with its rate; None where damaged."""
     if not _is_soundfiles(file):
         with _opened(file) as (container, stream):
             yield from _av_frames(container, stream)

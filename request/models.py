@@ -63,6 +63,10 @@ class ModelNames:
         """The same names without paths of this machine."""
         return tuple(name for name in self.names if not name.startswith(("/", "~", ".")))
 
+    def has(self, name: str) -> bool:
+        """Whether `resolve` knows the name."""
+        return name.lower() in {known.lower() for known in self.names}
+
     def resolve(self, name: str | None) -> str:
         """The id that a name means, in any case; the default's for None. Raises `RequestError` for
         a name that nothing has, with the list of those that do."""
