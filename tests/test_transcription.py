@@ -224,7 +224,7 @@ def test_hints_language_and_temperature_reach_the_recogniser(
 
 
 def test_a_stream_sends_deltas_and_in_the_end_the_text(client: openai.OpenAI) -> None:
-    events = list(
+    events: list[Any] = list(
         client.audio.transcriptions.create(
             model="gpt-4o-transcribe", file=("a.wav", SAID), stream=True
         )
@@ -245,7 +245,7 @@ def test_a_stream_sends_deltas_and_in_the_end_the_text(client: openai.OpenAI) ->
 
 
 def test_a_diarized_stream_sends_each_segment_with_its_speaker(client: openai.OpenAI) -> None:
-    events = list(
+    events: list[Any] = list(
         client.audio.transcriptions.create(
             model="gpt-4o-transcribe-diarize",
             file=("a.wav", SAID),
@@ -377,7 +377,7 @@ def test_every_container_is_heard(server: Server, kind: str) -> None:
     codec = {"mp3": "mp3", "ogg": "libopus", "webm": "libopus", "mp4": "aac", "flac": "flac"}[kind]
     file = io.BytesIO()
     with av.open(file, "w", format=kind) as container:
-        stream = container.add_stream(codec, rate=48_000 if codec == "libopus" else 24_000)
+        stream: Any = container.add_stream(codec, rate=48_000 if codec == "libopus" else 24_000)
         samples = (tones(440, 880) * 32767).astype(np.int16)[None]
         frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE
