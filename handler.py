@@ -22,7 +22,7 @@ from delivery import s3
 from delivery.answer import Outputs
 from request.errors import DeliveryError, SpeechError
 from synthesis.inference import VibeVoiceInference
-from transcription.registry import create_verifier
+from transcription.registry import NAMES, create_recognizer, create_verifier
 from worker import sdk_loop, startup
 from worker.jobs import Answer, Job, Jobs
 
@@ -39,7 +39,7 @@ def settings() -> Settings:
 def inference() -> VibeVoiceInference:
     """The one inference layer of this process."""
     # RunPod replaces a worker whose engine is lost; elsewhere only another process brings it back.
-    verifier = create_verifier(settings().engine_settings)
+    verifier = create_verifier(create_recognizer(NAMES[0], settings().recognizer_settings))
     return VibeVoiceInference(settings(), subprocess=not on_runpod(), verifier=verifier)
 
 

@@ -21,6 +21,7 @@ from provision.in_use import mark_in_thread
 from request.errors import SpeechError
 from synthesis.inference import VibeVoiceInference
 from transcription.registry import create_verifier
+from transcription.transcriber import Transcriber
 
 MOST_MESSAGE_BYTES = 256 * 1024
 _LAST_ANSWERS_SEC = 30
@@ -29,10 +30,12 @@ _LAST_ANSWERS_SEC = 30
 _IDLE_SEC = 75
 
 
-def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server:
+def make_server(
+    inference: VibeVoiceInference, health: Health, transcriber: Transcriber
+) -> uvicorn.Server:
     """The server, not yet running."""
     config = uvicorn.Config(
-        create_app(AppState.of(inference, health)),
+        create_app(AppState.of(inference, health, transcriber)),
         host=inference.settings.address,
         port=inference.settings.port,
         http=Protocol,
@@ -49,10 +52,10 @@ def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server
     return uvicorn.Server(config)
 
 
-def serve(inference: VibeVoiceInference, log: logging.Logger) -> None:
+def serve(inference: VibeVoiceInference, transcriber: Transcriber, log: logging.Logger) -> None:
     """Serves until a signal. Answers under way then have 30 s to end."""
     settings, health = inference.settings, Health(inference)
-    server = make_server(inference, health)
+    server = make_server(inference, health, transcriber)
     own_port = settings.port_health if settings.port_health != settings.port else None
     with (
         server.config.bind_socket() as listener,
@@ -82,11 +85,12 @@ def main() -> None:
     log_to_stderr()
     try:
         settings = Settings.from_env()
+        transcriber = Transcriber.of(settings.recognizer_settings)
         inference = VibeVoiceInference(
             settings,
             concurrency=settings.max_streams,
             subprocess=True,
-            verifier=create_verifier(settings.engine_settings),
+            verifier=create_verifier(transcriber.recognizer),
         )
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The server cannot start:\n{error}")
@@ -98,8 +102,9 @@ def main() -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
     try:
-        serve(inference, log)
+        serve(inference, transcriber, log)
     finally:
+        transcriber.close()
         inference.close()
 
 

@@ -44,11 +44,11 @@ def subtitles(words: Iterable[ShownWord], form: str) -> str:
     found = list(cues(words))
     if form == "vtt":
         return "WEBVTT\n" + "".join(
-            f"\n{_stamp(cue.start_sec, '.')} --> {_stamp(cue.end_sec, '.')}\n{_escaped(cue)}\n"
+            f"\n{clock(cue.start_sec, '.')} --> {clock(cue.end_sec, '.')}\n{_escaped(cue)}\n"
             for cue in found
         )
     return "\n".join(
-        f"{number}\n{_stamp(cue.start_sec, ',')} --> {_stamp(cue.end_sec, ',')}\n"
+        f"{number}\n{clock(cue.start_sec, ',')} --> {clock(cue.end_sec, ',')}\n"
         + "\n".join(cue.lines).replace("-->", "->")
         + "\n"
         for number, cue in enumerate(found, 1)
@@ -108,7 +108,8 @@ def _escaped(cue: Cue) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _stamp(seconds: float, point: str) -> str:
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours:02}:{rest // 60:02}:{rest % 60:02}{point}{milliseconds:03}"
+def clock(seconds: float, point: str) -> str:
+    """A time as subtitles have it, such as 00:01:02,500."""
+    rest, milliseconds = divmod(round(seconds * 1000), 1000)
+    minutes, sec = divmod(rest, 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{sec:02}{point}{milliseconds:03}"

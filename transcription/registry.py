@@ -26,12 +26,13 @@ def create_recognizer(name: str, settings: RecognizerSettings) -> Recognizer:
     return recognizer
 
 
-def create_verifier(settings: RecognizerSettings) -> "SpeechVerifier | None":
-    """What hears the takes of requests, not loaded yet; None where its packages are missing."""
+def create_verifier(recognizer: Recognizer) -> "SpeechVerifier | None":
+    """What hears the takes of requests, with a recogniser that its owner closes. None where its
+    packages are missing."""
     if not all(importlib.util.find_spec(name) for name in _FOR_VERIFICATION):
         return None
     from transcription.speakers import SpeakerEncoder, available
     from transcription.verifier import SpeechVerifier
 
     encoder = SpeakerEncoder() if available() else None
-    return SpeechVerifier(create_recognizer("whisper", settings), encoder)
+    return SpeechVerifier(recognizer, encoder)
