@@ -18,6 +18,7 @@ from api.protocol import Protocol, SocketProtocol
 from api.speaking import AppState
 from config import ConfigError, Settings
 from provision.in_use import mark_in_thread
+from provision.outcome import end_alike
 from request.errors import SpeechError
 from synthesis.inference import VibeVoiceInference
 from voices.uploads import VoiceStore
@@ -93,6 +94,7 @@ def main() -> None:
     # uvicorn raises the signal again after its shutdown. By default that skips the `finally` below.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
+    end_alike()
     try:
         serve(inference, log)
     finally:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from audio.pcm import SAMPLE_RATE, Samples
 from request.errors import VoiceError
-from voices.files import MOST_NOTE_BYTES, folded, is_note
+from voices.files import MOST_NOTE_BYTES, folded
 
 MOST_VOICES = 500
 MOST_CONSENT = 500
@@ -56,8 +56,7 @@ class VoiceStore:
         for path in sorted(self._folder.glob("*.json")):
             note = notes.get(path.stem)
             if note is None:
-                blocks = "; the recording beside it cannot be removed" if is_note(path) else ""
-                lines.append(f"{path.name[:60]!r} is no note of an uploaded voice{blocks}")
+                lines.append(f"{path.name[:60]!r} is no note of an uploaded voice")
             elif not self._voice(note).is_file():
                 lines.append(f"{path.name[:60]!r} is a note without a recording")
         return lines
