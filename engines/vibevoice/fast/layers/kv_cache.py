@@ -44,13 +44,11 @@ class KVCache:
     def capacity(self) -> int:
         return self.tensor.shape[2]
 
-    def views(
-        self, rows: int, context: int, every: int = 1
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def views(self, rows: int, context: int, every: int = 1) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Views of each layer, of `rows` rows: the first and each `every`-th after it.
 
-        The first view is for writing: (rows, tokens, 2, heads, width). Then the keys and the values of
-        the first `context` tokens: (rows, heads, tokens, width) each.
+        The first view is for writing: (rows, tokens, 2, heads, width). Then the keys and the values
+        of the first `context` tokens: (rows, heads, tokens, width) each.
         """
         key = (rows, context, every)
         if key not in self._views:

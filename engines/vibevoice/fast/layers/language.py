@@ -76,14 +76,12 @@ class LanguageModel:
     def _masked(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
         """PyTorch's attention over the first `context` tokens, with a mask for each row."""
         bias = _bias(self._places[:context] <= positions[..., None], dtype)[:, None]
-        if positions.dim() == 1:
-            bias = bias[:, None]
-        else:
-            bias = bias.repeat_interleave(self._groups, 2)
+        one = positions.dim() == 1
+        bias = bias[:, None] if one else bias.repeat_interleave(self._groups, 2)
         shape = self._queries(positions)
 
         def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            query = query.view(shape).transpose(1, 2)
+            query = query.reshape(shape).transpose(1, 2)  # a copy for several tokens a row
             seen_by = functional.scaled_dot_product_attention(query, keys, values, bias)
             return seen_by.transpose(1, 2)
 

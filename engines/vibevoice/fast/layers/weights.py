@@ -118,6 +118,7 @@ class Weights(SpeechWeights):
     `choices` are the output head's columns for the few tokens that may be generated.
     """
 
+    norm: Tensor
     choices: Tensor
     encoder: CodecWeights
     listener: CodecWeights
