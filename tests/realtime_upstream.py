@@ -44,7 +44,7 @@ CASES = (
     Case(3, 60, guidance=3.0),
     Case(4, 12, steps=10),
     Case(5, 1, guidance=0.7),
-    Case(6, 24, bias=-0.6),
+    Case(6, 24, bias=-0.9),
     Case(7, 8, bias=-0.65),
 )
 

@@ -191,7 +191,7 @@ class _Machine:
     def _tensor(arguments: tuple[Any, ...]) -> Tensor:
         if len(arguments) != 6 or not isinstance(arguments[0], Tensor):
             raise Refused("its pickle makes a tensor of what is no storage")
-        storage, offset, size, stride = arguments[:4]
+        storage, (offset, size, stride) = arguments[0], arguments[1:4]
         numbers = (size, stride) if isinstance(size, tuple) and isinstance(stride, tuple) else None
         if numbers is None or not all(
             type(each) is int and each >= 0 for each in (offset, *size, *stride)
