@@ -261,8 +261,8 @@ def test_in_a_process_of_its_own_text_grows_as_well(tmp_path: Path) -> None:
         speech = other.start(plan("", grows=True))
         assert isinstance(speech, GrowingSpeech)
         speech.feed(TEXT[:7])
-        words = threading.Timer(0.2, lambda: (speech.feed(TEXT[7:]), speech.finish()))
-        words.start()
+        threading.Timer(0.2, speech.feed, [TEXT[7:]]).start()
+        threading.Timer(1.0, speech.finish).start()
         assert np.array_equal(heard(list(speech)), heard(whole()))
         assert other.capabilities.streaming_text
     finally:
@@ -276,7 +276,7 @@ def test_a_text_ends_by_its_pace() -> None:
     events = whole()
     assert events[-1] == End(0, "eos", 7)
     tokens = len(runtime_of(engine()).encode(TEXT + "\n"))
-    assert abs(len(events) - 1 - PACE * tokens) < 8
+    assert 6 * tokens / 5 < len(events) - 1 < 2 * PACE * tokens, "behind all of its text"
 
 
 def ends_at(engine: RealtimeEngine, frames: set[int], patch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from request.errors import EngineError
 _SETTING = "REALTIME_MODEL_PATH"
 _KIND = "vibevoice_streaming"
 _ADVICE = "use microsoft/VibeVoice-Realtime-0.5B"
+_STRANGERS = "config.json and the weights are not of one model"
 _UNWANTED = re.compile(r"lm_head\.|model\.semantic_|model\.acoustic_tokenizer\.encoder\.")
 
 
@@ -107,6 +108,15 @@ def _check_tensors(sizes: Sizes, shapes: checkpoint.Shapes) -> None:
     except Unsupported as missing:
         raise EngineError(f"{_SETTING}: {missing.problems[0].problem}; {_ADVICE}") from None
     except RuntimeError:
-        raise EngineError(f"{_SETTING}: config.json and the weights are not of one model") from None
-    if weights.embedding.shape != (sizes.speech.vocabulary, sizes.speech.hidden):
-        raise EngineError(f"{_SETTING}: config.json and the weights are not of one model")
+        raise EngineError(f"{_SETTING}: {_STRANGERS}") from None
+    speech, layer = sizes.speech, weights.layers[0]
+    attention = (speech.heads + 2 * speech.kv_heads) * speech.head_dim
+    fit = {
+        weights.embedding.shape: (speech.vocabulary, speech.hidden),
+        layer.qkv.shape: (speech.hidden, attention),
+        layer.gate_up.shape: (speech.hidden, 2 * speech.feed_forward),
+        weights.head.inputs.shape: (speech.latent, speech.hidden),
+        weights.decoder.head[1].shape: (speech.decoder.outputs,),
+    }
+    if any(found != wanted for found, wanted in fit.items()):
+        raise EngineError(f"{_SETTING}: {_STRANGERS}")
