@@ -27,14 +27,19 @@ class Flaw(IntEnum):
     ODD_LENGTH = 1
     MISHEARD = 2
     CUT = 3
-    SILENT = 4
+    EARLY = 4
+    SILENT = 5
 
 
 _SAID = {
     Flaw.ODD_LENGTH: "is much longer or shorter than its text, so words may be missing or repeated",
     Flaw.CUT: "hit its length limit, so its end may be cut off",
+    Flaw.EARLY: "was ended by the model before its text, so words are missing",
     Flaw.SILENT: "came out without a sound",
 }
+
+
+_ENDS = {"cap": Flaw.CUT, "early": Flaw.EARLY}
 
 
 @dataclass(slots=True)
@@ -120,7 +125,7 @@ class QualityRetry:
 
     def _by_ear(self, flaw: Flaw, heard: Heard | None) -> Flaw:
         """The flaw of a take that is repeated by what was heard: its length counts no more."""
-        if heard is None or not self._repeat or flaw in (Flaw.CUT, Flaw.SILENT):
+        if heard is None or not self._repeat or flaw > Flaw.MISHEARD:
             return flaw
         return Flaw.MISHEARD if heard.problem else Flaw.NONE
 
@@ -170,8 +175,8 @@ class QualityRetry:
         """What is wrong with a finished take. A good one teaches the voice's pace."""
         if not take.count:
             return Flaw.SILENT
-        if reason == "cap":
-            return Flaw.CUT
+        if reason in _ENDS:
+            return _ENDS[reason]
         voice, words = said(plan, index)
         if self._engine.capabilities.varies and self._pace.is_odd(voice, words, take.seconds):
             return Flaw.ODD_LENGTH
@@ -194,6 +199,6 @@ def flaws(recorded: Sequence[Recorded[ChunkAudio]]) -> tuple[str, ...]:
 def _problem(recorded: Recorded[ChunkAudio]) -> str:
     """What is wrong with a take. What was heard counts more than how long it is."""
     heard, flaw = recorded.heard, recorded.flaw
-    if heard is not None and flaw not in (Flaw.CUT, Flaw.SILENT):
+    if heard is not None and flaw <= Flaw.MISHEARD:
         return heard.problem
     return _SAID.get(flaw, "")

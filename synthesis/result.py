@@ -51,8 +51,8 @@ class HeardChunk:
 @dataclass(frozen=True, slots=True)
 class SpokenChunk:
     """A chunk's place in the caller's text (code points) and in the audio (seconds), and how it
-    came out: `truncated` means that it hit its length limit, in the best of its `attempts`. `heard`
-    has what was heard of it: see `heard_facts`."""
+    came out: `truncated` means that it hit its length limit, or that the model ended it before its
+    text, in the best of its `attempts`. `heard` has what was heard of it: see `heard_facts`."""
 
     index: int
     text_start: int
@@ -159,7 +159,7 @@ def result_of(
                 start_sec=round(start / planned.rate, 6),
                 end_sec=round((start + each.take.count) / planned.rate, 6),
                 attempts=each.attempts,
-                truncated=each.flaw == Flaw.CUT,
+                truncated=each.flaw in (Flaw.CUT, Flaw.EARLY),
                 heard=heard_facts(planned, each),
             )
             for index, (chunk, start, each) in enumerate(
