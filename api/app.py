@@ -32,6 +32,14 @@ from api.socket.session import Session
 from api.speaking import AppState
 from api.speech import SpeechResponse, params_of, planned
 from api.static import add_pages
+from api.transcription.form import (
+    HEARING_PATHS,
+    TRANSCRIPTION_BODY,
+    TRANSCRIPTION_RESPONSES,
+    TRANSLATION_BODY,
+    upload_limit,
+)
+from api.transcription.route import transcribed
 from api.voices import UPLOAD, Voices, is_form
 from audio.codecs import FORMATS
 from request.errors import SpeechError
@@ -81,14 +89,18 @@ def create_app(state: AppState) -> FastAPI:
                 RequestMiddleware,
                 access,
                 state.metrics,
-                limits={"/v1/audio/voices": UPLOAD},
+                limits={
+                    "/v1/audio/voices": UPLOAD,
+                    **dict.fromkeys(HEARING_PATHS, upload_limit(settings)),
+                },
                 limit=BodyLimit(most_bytes(settings.openai_input_limit) + MOST_RECORDING_CHARS, 30),
             ),
         ],
     )
     _speech(api, state)
     _socket(api, state, access)
-    _voices(api, Voices(state))
+    _transcriptions(api, state)
+    _voices(api, Voices(state), access)
     _lists(api, state)
     _figures(api, state)
     add_pages(api)
@@ -140,6 +152,20 @@ def _speech(api: FastAPI, state: AppState) -> None:
         return await planned(state, await params_of(request, state))
 
 
+def _transcriptions(api: FastAPI, state: AppState) -> None:
+    shown: dict[str, Any] = {"response_class": Response, "responses": TRANSCRIPTION_RESPONSES}
+
+    @api.post(HEARING_PATHS[0], **shown, openapi_extra={"requestBody": TRANSCRIPTION_BODY})
+    async def create_transcription(request: Request) -> Response:
+        """Says what was said in a recording, by whom and when."""
+        return await transcribed(state, request)
+
+    @api.post(HEARING_PATHS[1], **shown, openapi_extra={"requestBody": TRANSLATION_BODY})
+    async def create_translation(request: Request) -> Response:
+        """Says in English what was said in a recording."""
+        return await transcribed(state, request, translate=True)
+
+
 def _socket(api: FastAPI, state: AppState, access: Access) -> None:
     sessions = AdmissionControl(state.settings.max_sessions, most_waiting=0)
 
@@ -158,11 +184,11 @@ def _socket(api: FastAPI, state: AppState, access: Access) -> None:
             await Session(state, socket).run()
 
 
-def _voices(api: FastAPI, voices: Voices) -> None:
+def _voices(api: FastAPI, voices: Voices, access: Access) -> None:
     @api.get("/v1/audio/voices")
-    def list_voices() -> dict[str, Any]:
-        """OpenAI's names, the worker's own, and those that were uploaded."""
-        return voices.listed()
+    def list_voices(request: Request) -> dict[str, Any]:
+        """OpenAI's names, the worker's own, and for callers with a key those that were uploaded."""
+        return voices.listed(uploads=access.is_known(request.headers))
 
     @api.post("/v1/audio/voices", dependencies=[Depends(is_form)])
     async def create_voice(
@@ -172,6 +198,15 @@ def _voices(api: FastAPI, voices: Voices) -> None:
     ) -> dict[str, Any]:
         """Stores a voice: 3 to 30 seconds of a person who agreed to be cloned."""
         return await voices.add(name, consent, audio_sample)
+
+    @api.post("/v1/audio/voice_consents", include_in_schema=False)
+    async def create_consent() -> None:
+        """OpenAI's route for a spoken consent, which is a text here."""
+        problem = (
+            "There are no recorded consents. A voice goes to POST /v1/audio/voices as a form with "
+            "name, audio_sample and consent, a text that says who agreed."
+        )
+        raise ApiError(501, problem, code="not_supported", retry=False)
 
     @api.delete("/v1/audio/voices/{name}")
     def delete_voice(name: str) -> dict[str, Any]:
@@ -184,12 +219,12 @@ def _lists(api: FastAPI, state: AppState) -> None:
     @api.get("/v1/audio/models")
     async def list_models() -> dict[str, Any]:
         """The models, all of them the same voice."""
-        return models()
+        return models(state.defaults.models, state.transcriber.models)
 
     @api.get("/v1/models/{name:path}")
     async def get_model(name: str) -> dict[str, Any]:
         """One model."""
-        return model(name)
+        return model(name, state.defaults.models, state.transcriber.models)
 
     @api.get("/v1/capabilities")
     def get_capabilities() -> dict[str, Any]:

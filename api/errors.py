@@ -102,7 +102,10 @@ def _problem(item: Any) -> Problem:
 def _of_routing(request: Request, error: HTTPException) -> ApiError:
     asked = f"{request.method} {request.scope['path']}"[:200]
     if error.status_code == 404:
-        return invalid(None, "unknown_url", f"Invalid URL ({ascii(asked)[1:-1]})", 404)
+        told = f"Invalid URL ({ascii(asked)[1:-1]})"
+        if _routes(request, f"/v1{request.scope['path']}"):
+            told += ". The base address has to end in /v1"
+        return invalid(None, "unknown_url", told, 404)
     if error.status_code == 405:
         allow = _methods(request)
         problem = f"Not allowed to {request.method[:20]} here. Use one of {allow}."
@@ -116,16 +119,21 @@ def _methods(request: Request) -> str:
     FastAPI's own 405 names the methods of one route, and never HEAD.
     """
     found = {"OPTIONS"}
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] != Match.NONE:
-            found |= route.methods or set()
+    for route in _routes(request, request.scope["path"]):
+        found |= route.methods or set()
     if "GET" in found:
         found.add("HEAD")
     return ", ".join(each for each in _METHODS if each in found)
 
 
-def as_api_error(error: BaseException) -> ApiError:
-    """The error answer for any exception.
+def _routes(request: Request, path: str) -> list[Any]:
+    """The routes of a path, whatever their methods."""
+    scope = {**request.scope, "path": path}
+    return [each for each in request.app.routes if each.matches(scope)[0] != Match.NONE]
+
+
+def as_api_error(error: BaseException, words: Mapping[str, str] = OPENAI_WORDS) -> ApiError:
+    """The error answer for any exception. `words` maps our names of fields to the caller's.
 
     An unforeseen exception becomes a 500 and is logged, without its message: that may quote the
     caller's text.
@@ -133,7 +141,7 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, SpeechError):
-        return _of_speech(error)
+        return _of_speech(error, words)
     if isinstance(error, TimeoutError):
         return failed(504, "timeout", "The answer took longer than it may.", retry=False)
     place = "".join(traceback.format_tb(error.__traceback__))
@@ -142,13 +150,13 @@ def as_api_error(error: BaseException) -> ApiError:
     return failed(500, "internal_error", problem, retry=False)
 
 
-def _of_speech(error: SpeechError) -> ApiError:
+def _of_speech(error: SpeechError, words: Mapping[str, str]) -> ApiError:
     """An envelope with the first problem's code and field, and a sentence of all problems."""
-    first, sentence = error.problems[0], error.told(OPENAI_WORDS)
+    first, sentence = error.problems[0], error.told(words)
     status = CODES[first.code].status
     if status >= 500:
         return failed(status, first.code, sentence, first.retry or False)
-    field = first.named(OPENAI_WORDS)
+    field = first.named(words)
     return invalid(field and field.partition(".")[0], first.code, sentence, status)
 
 

@@ -10,7 +10,7 @@ An engine knows nothing of requests, markup, loudness, formats or delivery.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from audio.pcm import SAMPLE_RATE, Samples
 from text.chunks import Turn
@@ -23,9 +23,11 @@ __all__ = [
     "Engine",
     "EngineSettings",
     "Frame",
+    "GrowingSpeech",
     "Options",
     "Plan",
     "PlannedChunk",
+    "Reason",
     "Samples",
     "Speech",
     "Turn",
@@ -58,7 +60,9 @@ class Options:
     samples; a longer one is cut and ends as `cap`. With `repeatable` the same plan gives the same
     bits whatever else runs, which may cost speed. Otherwise results may differ in rounding.
     `cfg_scale` is the scale of classifier-free guidance. With `cfg_is_default` the caller gave
-    none, and an engine may choose a better one for a chunk.
+    none, and an engine may choose a better one for a chunk; so it may with `steps_is_default`.
+    `language` is the language of the text, one of the engine's `Capabilities.languages`; with None
+    the text and the voice tell it.
     """
 
     cfg_scale: float = 1.3
@@ -68,20 +72,26 @@ class Options:
     min_frames: int = 64
     repeatable: bool = True
     cfg_is_default: bool = False
+    steps_is_default: bool = False
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All chunks of a request, with the voices that their turns refer to.
 
-    A plan without chunks is silence and never reaches an engine.
+    A plan without chunks is silence and never reaches an engine. With `grows` it has one chunk of
+    one turn, whose text goes on by `GrowingSpeech.feed`: only for an engine with `streaming_text`.
     """
 
     chunks: tuple[PlannedChunk, ...]
     voices: tuple[Voice, ...]
     options: Options = field(default_factory=Options)
+    grows: bool = False
 
     def __post_init__(self) -> None:
+        if self.grows and [len(chunk.turns) for chunk in self.chunks] != [1]:
+            raise ValueError("a plan that grows has one turn")
         speakers = {turn.speaker for chunk in self.chunks for turn in chunk.turns}
         if not all(chunk.turns for chunk in self.chunks):
             raise ValueError("every chunk has turns")
@@ -97,17 +107,21 @@ class Frame:
     samples: Samples
 
 
+Reason = Literal["eos", "cap", "early", "empty"]
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """The last event of a chunk.
 
-    `reason` is `eos` (the model ended it), `cap` (it reached its length limit) or `empty` (it has
-    no audio). `device_sec` is the chunk's share of the model's time in seconds: the time of a step
-    is divided among its chunks. It is 0 for an engine without a model.
+    `reason` is `eos` (the model ended it), `cap` (it reached its length limit), `early` (the model
+    ended it before it had read all of the text) or `empty` (it has no audio). `device_sec` is the
+    chunk's share of the model's time in seconds: the time of a step is divided among its chunks. It
+    is 0 for an engine without a model.
     """
 
     chunk: int
-    reason: Literal["eos", "cap", "empty"]
+    reason: Reason
     seed: int
     device_sec: float = field(default=0.0, compare=False)
 
@@ -125,16 +139,32 @@ class Speech(Protocol):
     def cancel(self) -> None: ...
 
 
+@runtime_checkable
+class GrowingSpeech(Speech, Protocol):
+    """The speech of a plan that grows. Any thread may call these methods, one at a time.
+
+    However the text is split, the samples are those of the whole text. The iteration waits where
+    the text is too short to go on.
+    """
+
+    def feed(self, text: str) -> None:
+        """Appends text. After the end of the speech it is ignored."""
+
+    def finish(self) -> None:
+        """Ends the text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What an engine can do, and what it has loaded.
 
     `voices` are its built-in voices, the default first. `varies`: another attempt at a chunk sounds
     different, so a bad take is worth repeating. `jobs` is the best number of plans at a time.
-    `languages` are BCP 47 tags of the languages that it speaks well. `details` name the loaded
-    model and its device; they are empty before. `figures` are counters and measurements by name.
-    `gpu`: the loaded model is on a GPU, so `device_sec` costs money. `in_caller`: the work is done
-    on the CPU, in the thread that iterates a `Speech`.
+    `languages` are BCP 47 tags of the languages that it speaks well; none where that is not known.
+    `details` name the loaded model and its device; they are empty before. `figures` are counters
+    and measurements by name. `gpu`: the loaded model is on a GPU, so `device_sec` costs money.
+    `in_caller`: the work is done on the CPU, in the thread that iterates a `Speech`.
+    `streaming_text`: it speaks plans that grow.
     """
 
     name: str
@@ -144,9 +174,26 @@ class Capabilities:
     jobs: int = 1
     gpu: bool = False
     in_caller: bool = False
+    streaming_text: bool = False
     languages: tuple[str, ...] = ("en", "zh")
     details: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
+
+    def language_of(self, tag: str) -> str | None:
+        """The one of `languages` that a tag asks for; None if there is none.
+
+        RFC 4647 lookup: `de-AT-1901` means `de-AT`, else `de`; else the first of that language,
+        such as `en-US` for `en-AU`. Where the languages are not known, the tag itself.
+        """
+        if not self.languages:
+            return tag
+        parts = tag.lower().split("-")
+        for count in range(len(parts), 0, -1):
+            for language in self.languages:
+                if language.lower() == "-".join(parts[:count]):
+                    return language
+        same = (each for each in self.languages if each.lower().split("-")[0] == parts[0])
+        return next(same, None)
 
 
 class Engine(Protocol):

@@ -26,6 +26,7 @@ from engines.base import Engine
 from engines.priority_lock import PriorityLock
 from engines.registry import choose_engine, create_engine
 from request.model import Defaults, SpeechRequest
+from request.models import ModelNames
 from synthesis.cancel import CancelToken
 from synthesis.dry_run import DryRunAnswer, dry_run
 from synthesis.file import SpeechFile, shrunk, speak_file
@@ -69,7 +70,10 @@ class VibeVoiceInference:
             settings.paragraph_silence_ms,
         )
         self.defaults = Defaults(
-            settings.max_text_length, settings.default_cfg_scale, settings.target_lufs
+            settings.max_text_length,
+            settings.default_cfg_scale,
+            settings.target_lufs,
+            ModelNames.of((self.engine.capabilities.name,), {}, settings.model_path),
         )
         self.voices = VoiceMapper(
             settings.audio_prompts_dir,
@@ -140,12 +144,12 @@ class VibeVoiceInference:
 
     async def dry_run(self, request: SpeechRequest) -> DryRunAnswer:
         """How a request would be read, without synthesis. Raises what `plan` would."""
-        return await asyncio.to_thread(dry_run, self, request)
+        return await _planned(partial(dry_run, self, request))
 
     async def plan(self, request: SpeechRequest) -> PlannedRequest:
         """Plans the text and finds the voices. Raises `RequestError`s, before any other work."""
         # Not in the pool: a request that cannot be served is told so while others are speaking.
-        return await asyncio.to_thread(plan_request, self, request, time.monotonic())
+        return await _planned(partial(plan_request, self, request, time.monotonic()))
 
     async def generate(
         self, planned: PlannedRequest, folder: Path, progress: Progress | None = None
@@ -185,6 +189,15 @@ class VibeVoiceInference:
             if not working.cancel():
                 await asyncio.wait([_awaitable(working)])
             raise
+
+
+async def _planned(plan: Callable[..., T]) -> T:
+    """What `plan` gives, in a thread. A cancelled task ends it at its next `check`."""
+    token = CancelToken()
+    try:
+        return await asyncio.to_thread(plan, check=token.check)
+    finally:
+        token.cancel()
 
 
 def process_age_sec() -> float:

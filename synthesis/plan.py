@@ -14,12 +14,14 @@ from typing import Protocol, TypeVar
 from audio.codecs import FORMATS, bytes_a_second, codec_rate
 from audio.loudness import LoudnessMemory, gain_to
 from config import Settings
-from engines.base import Engine, Options, Plan, PlannedChunk
+from engines.base import Capabilities, Engine, Options, Plan, PlannedChunk
 from engines.priority_lock import PriorityLock
+from request.errors import RequestError
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
 from text.chunks import Limits, TextPlan, plan_text
 from text.pace import Pace
+from text.reading import most_spoken
 from voices.casting import Recording, cast, names_of, unmatched
 from voices.catalogue import Voice, VoiceMapper
 
@@ -117,6 +119,18 @@ def said(plan: Plan, index: int) -> tuple[str, str]:
     return voice, " ".join(turn.text for turn in turns)
 
 
+def language_of(request: SpeechRequest, engine: Capabilities) -> str | None:
+    """The engine's tag of the language that a request asks for. Raises `RequestError` where the
+    engine does not speak it."""
+    if request.language is None:
+        return None
+    found = engine.language_of(request.language)
+    if found is None:
+        problem = f"{request.language!r} is no language of the model {engine.name}"
+        raise RequestError(problem, "language", allowed=", ".join(engine.languages))
+    return found
+
+
 _UNLABELLED = -1
 """The number of who speaks before any label: none that a label can have."""
 
@@ -124,7 +138,8 @@ _UNLABELLED = -1
 class GrowingPlan:
     """The plan of a request whose text comes section by section. Speakers keep their voices; a
     section without `Speaker N:` lines goes on with the speaker before. `recording` gives the voice
-    that came with the request; with `grows` False the first section is all there is."""
+    that came with the request; with `grows` False the first section is all there is. `check` is
+    called between the steps of planning, and may raise to end it."""
 
     def __init__(
         self,
@@ -133,8 +148,11 @@ class GrowingPlan:
         sample_rate: int | None = None,
         recording: Recording | None = None,
         grows: bool = True,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.grows = grows
+        self._check = check
+        self._room = most_spoken(0)
         self._seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         self._services, self._request = services, request
         wanted = sample_rate or services.settings.default_sample_rate
@@ -147,7 +165,11 @@ class GrowingPlan:
     def add(self, section: Section, asked_at: float) -> PlannedRequest:
         """Plans the next section. Raises `RequestError`s."""
         request = self._request
-        text = plan_text(section.text, self._services.limits, request.pronunciations)
+        # Of all sections together: else many short ones would each have the room of a text.
+        room = self._room + most_spoken(len(section.text)) - most_spoken(0)
+        limits, respelled = self._services.limits, request.pronunciations
+        text = plan_text(section.text, limits, respelled, room, self._check)
+        self._room = room - text.characters
         numbers = text.speakers or (self._last,)
         self._speakers += [number for number in text.speakers if number not in self._speakers]
         everyone = list(dict.fromkeys([*self._voices, *numbers]))
@@ -171,6 +193,8 @@ class GrowingPlan:
                     request.disable_prefill,
                     repeatable=request.seed is not None,
                     cfg_is_default="cfg_scale" not in request.model_fields_set,
+                    steps_is_default="steps" not in request.model_fields_set,
+                    language=language_of(request, self._services.engine.capabilities),
                 ),
             ),
             seed=self._seed,
@@ -183,8 +207,13 @@ class GrowingPlan:
 
 
 def plan_request(
-    services: Services, request: SpeechRequest, asked_at: float, recording: Recording | None = None
+    services: Services,
+    request: SpeechRequest,
+    asked_at: float,
+    recording: Recording | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> PlannedRequest:
-    """Plans a text that is whole. Raises `RequestError`s, before any other work."""
-    plan = GrowingPlan(services, request, recording=recording, grows=False)
+    """Plans a text that is whole. Raises `RequestError`s, before any other work. `check` as in
+    `GrowingPlan`."""
+    plan = GrowingPlan(services, request, recording=recording, grows=False, check=check)
     return plan.add(Section(request.text), asked_at)

@@ -12,30 +12,35 @@ from synthesis.quality import AnyAudio, Flaw, Recorded
 
 @dataclass(frozen=True, slots=True)
 class StreamStart:
-    """What is known before the first sound. `gain_db` is the stream's constant gain, or None."""
+    """What is known before the first sound. `gain_db` is the stream's constant gain, or None.
+    `size` is the whole file in bytes, where it is finished already."""
 
     voices: tuple[str, ...]
     seed: int
     gain_db: float | None
     sample_rate: int
     warnings: tuple[str, ...]
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AudioPart:
     """The next bytes of the file. The last part may be empty. `count` samples of the answer have
-    been encoded up to its end; the encoder may hold the last of them."""
+    been encoded up to its end; the encoder may hold the last of them. `head` comes with the last
+    part: a file that can be rewound gets it in place of its first bytes."""
 
     data: bytes
     sample_rate: int
     is_last: bool = False
     count: int = 0
+    head: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class SpokenChunk:
     """A chunk's place in the caller's text (code points) and in the audio (seconds), and how it
-    came out: `truncated` means that it hit its length limit, in the best of its `attempts`."""
+    came out: `truncated` means that it hit its length limit, or that the model
+    ended it before its text, in the best of its `attempts`."""
 
     index: int
     text_start: int
@@ -123,7 +128,7 @@ def result_of(
                 start_sec=round(start / planned.rate, 6),
                 end_sec=round((start + each.take.count) / planned.rate, 6),
                 attempts=each.attempts,
-                truncated=each.flaw == Flaw.CUT,
+                truncated=each.flaw in (Flaw.CUT, Flaw.EARLY),
             )
             for index, (chunk, start, each) in enumerate(
                 zip(planned.text.chunks, join.starts, spoken.takes, strict=True)

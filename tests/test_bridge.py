@@ -147,6 +147,19 @@ def test_what_the_worker_refuses_is_the_callers_error(stack: Stack) -> None:
     assert "leads to no public http address" in refused.value.message
 
 
+def test_a_file_that_does_not_fit_is_refused_with_the_formats_that_do(stack: Stack) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        stack.client(max_retries=2).audio.speech.create(
+            model="tts-1", voice="alloy", input="ha " * 1365, response_format="pcm", speed=0.25
+        )
+    assert (refused.value.code, refused.value.param) == ("audio_too_large", "response_format")
+    assert refused.value.message.endswith("(allowed: a shorter text)")
+    with pytest.raises(openai.BadRequestError, match="allowed: mp3, opus, aac, a shorter text"):
+        stack.client().audio.speech.create(
+            model="tts-1", voice="alloy", input="ha " * 1365, response_format="wav", speed=0.65
+        )
+
+
 def test_too_many_requests_are_tried_again(stack: Stack, tmp_path: Path) -> None:
     stack.worker.api.fail("runsync", 429)
     with pytest.raises(openai.RateLimitError) as limited:
@@ -268,7 +281,7 @@ def test_a_failed_job_is_not_paid_for_three_times(told: Stack) -> None:
     assert whats(told, text).count("start") == 1
 
 
-@pytest.mark.realtime
+@pytest.mark.clock
 def test_a_clients_own_retry_joins_the_job_that_it_left(
     told: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,14 @@ afterEach(() => {
 
 const QUEUED = { id: "job-1", status: "IN_QUEUE" };
 const WORKING = { id: "job-1", status: "IN_PROGRESS", output: { chunks_done: 1 } };
+test("a model of the worker's goes with the job, and OpenAI's names mean its default", async () => {
+  const calls = network({ runsync: completed() });
+  const models = ["kokoro", "Vibevoice", "tts-1", "GPT-4o-mini-TTS"];
+  for (const model of models) expect((await speak({ model })).status).toBe(200);
+  const passed = calls.map(({ body }) => body.input.model);
+  expect(passed).toEqual(["kokoro", "Vibevoice", undefined, undefined]);
+});
+
 const failedWith = (error) => ({ id: "job-1", status: "FAILED", error });
 
 /** Asserts on an error: its status, code, and what an SDK will do. */
@@ -57,6 +65,7 @@ describe("the job", () => {
         speed: 1.5,
         speakers: { 1: "Maya", 2: "Bob" },
         request_id: "mine",
+        must_fit: true,
       },
       policy: { ttl: 590_000 },
     });
@@ -70,6 +79,7 @@ describe("the job", () => {
     expect((await speak(asked)).status).toBe(200);
     expect(calls[0].body.input).toEqual({
       ...{ input: SPEECH.input, voice: "Alice", response_format: "mp3", speed: 2 },
+      must_fit: true,
       ...{ cfg_scale: 2, seed: 7, disable_prefill: true, voice_base64 },
       request_id: expect.any(String),
     });
