@@ -11,8 +11,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from multiprocessing import get_context
 from pathlib import Path
 
 import espeakng_loader
@@ -83,7 +85,7 @@ _CALLBACK = ctypes.CFUNCTYPE(
 def espeak_words(text: str) -> tuple[Samples, dict[int, float]]:
     """espeak's speech at 24 kHz, and the second at which each word begins, by its first character.
 
-    Not in a process whose preview voice speaks: the library has global state.
+    Not in a process that also has the preview voice: the library has global state.
     """
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     rate = library.espeak_Initialize(2, 500, str(espeakng_loader.get_data_path()).encode(), 0x8000)
@@ -109,11 +111,15 @@ def espeak_words(text: str) -> tuple[Samples, dict[int, float]]:
     return resample(samples, rate, SAMPLE_RATE), starts
 
 
-def word_errors_sec(verifier: SpeechVerifier, texts: Iterable[str]) -> NDArray[np.float64]:
+def _in_another_process(texts: Sequence[str]) -> list[tuple[Samples, dict[int, float]]]:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return list(pool.map(espeak_words, texts))
+
+
+def word_errors_sec(verifier: SpeechVerifier, texts: Sequence[str]) -> NDArray[np.float64]:
     """How far the begin of each word is from where espeak says that it began."""
     errors: list[float] = []
-    for text in texts:
-        samples, starts = espeak_words(text)
+    for text, (samples, starts) in zip(texts, _in_another_process(texts), strict=True):
         words = heard(verifier, Take("none", text, "espeak", samples)).words
         known = [word for word in words if word.start in starts]
         errors += [abs(word.start_sec - starts[word.start]) for word in known]
