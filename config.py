@@ -96,7 +96,7 @@ class Engines(_Group):
     hf_token: SecretStr | None = _setting(None, "Hugging Face token, for private models")
     hf_home: Folder | None = _setting(None, "Hugging Face home")
     hf_hub_cache: Folder | None = _setting(None, "Hugging Face download cache")
-    engine: Literal["auto", "vibevoice", "kokoro", "espeak"] = _setting(
+    engine: Literal["auto", "vibevoice", "kokoro", "piper", "espeak"] = _setting(
         "auto", "`auto` takes VibeVoice where it can run; never the preview on RunPod"
     )
     vibevoice_runtime: Literal["fast", "reference"] = _setting(
