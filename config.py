@@ -105,7 +105,7 @@ class Engines(_Group):
     hf_home: Folder | None = _setting(None, "Hugging Face home")
     hf_hub_cache: Folder | None = _setting(None, "Hugging Face download cache")
     engine: Literal["auto", "vibevoice", "kokoro", "piper", "espeak", "upstream"] = _setting(
-        "auto", "`auto` takes VibeVoice where it can run; never the preview on RunPod"
+        "auto", "`auto`: VibeVoice on a GPU and on RunPod, else Kokoro"
     )
     vibevoice_runtime: Literal["fast", "reference"] = _setting(
         "fast", "`reference` runs upstream's own loop, one chunk at a time"
