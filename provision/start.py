@@ -54,7 +54,7 @@ def refuse_old_cards(wanted: Wanted) -> None:
 
     The worker checks the GPU again.
     """
-    if not wanted.is_cuda or os.environ.get("ENGINE") == "espeak":
+    if not wanted.is_cuda or os.environ.get("ENGINE", "auto") not in ("", "auto", "vibevoice"):
         return
     try:
         listed = subprocess.run(

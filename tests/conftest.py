@@ -26,9 +26,7 @@ os.environ |= {
     "RUNPOD_SKIP_GPU_CHECK": "true",
     "OMP_NUM_THREADS": "1",
 }
-# A neural voice takes seconds for what the preview voice says at once. Tests of one name it.
-os.environ["ENGINE"] = "espeak"
-for name in ("TEXT", "VOICE", "FORMAT", "MODEL_PATH", "VIBEVOICE_VOLUME"):
+for name in ("ENGINE", "TEXT", "VOICE", "FORMAT", "MODEL_PATH", "VIBEVOICE_VOLUME"):
     os.environ.pop(name, None)
 
 # Folders stand for the locks: every process of a run has them, and the system frees what a dead
