@@ -203,7 +203,7 @@ model_is_untouched() { # FLAG JSON: no file of the model is missing, empty or ne
   done <<<"$2"
 }
 
-needs_gpu() { [[ ${ENGINE:-auto} == @(auto|vibevoice) && $requirements == *nvidia-cublas-cu12* ]]; }
+needs_gpu() { [[ ${ENGINE:-auto} == @(auto|vibevoice|realtime) && $requirements == *nvidia-cublas-cu12* ]]; }
 
 refuse_without_driver() { # DEVICE VERSION_FILE: for a CUDA build there has to be an NVIDIA driver
   needs_gpu || return 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BeforeValidator,
     Field,
@@ -96,6 +97,12 @@ class Engines(_Group):
     model_revision: str = _setting(
         "main", "Commit, branch or tag of a model from the hub", pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$"
     )
+    realtime_model_path: str = _setting(
+        "microsoft/VibeVoice-Realtime-0.5B", "Hub id or folder of VibeVoice-Realtime"
+    )
+    realtime_put_offs: int = _setting(
+        1, "How often an end that comes before its text is put off", ge=0, le=100
+    )
     model_caches: str = _setting("", "Hub caches to look in besides, with colons between")
     vibevoice_code: Folder | None = _setting(
         None, "Folder of VibeVoice's code, if it is not `vibevoice/` on the volume"
@@ -104,8 +111,8 @@ class Engines(_Group):
     hf_token: SecretStr | None = _setting(None, "Hugging Face token, for private models")
     hf_home: Folder | None = _setting(None, "Hugging Face home")
     hf_hub_cache: Folder | None = _setting(None, "Hugging Face download cache")
-    engine: Literal["auto", "vibevoice", "kokoro", "piper", "espeak", "upstream"] = _setting(
-        "auto", "`auto`: VibeVoice on a GPU and on RunPod, else Kokoro"
+    engine: Literal["auto", "vibevoice", "realtime", "kokoro", "piper", "espeak", "upstream"] = (
+        _setting("auto", "`auto`: VibeVoice on a GPU and on RunPod, else Kokoro")
     )
     vibevoice_runtime: Literal["fast", "reference"] = _setting(
         "fast", "`reference` runs upstream's own loop, one chunk at a time"
@@ -182,7 +189,9 @@ class Queue(_Group):
 class Http(_Group):
     """`server.py`: address, access and limits."""
 
-    host: str | None = _setting(None, "Address of `server.py`; without keys this machine's own")
+    host: Annotated[str, AfterValidator(lambda host: host.strip("[]"))] | None = _setting(
+        None, "Address of `server.py`; without keys this machine's own"
+    )
     port: int = _setting(8000, "Port of `server.py`; 80 on RunPod", ge=0, le=65_535)
     port_health: int | None = _setting(
         None, "A port of its own for `/ping`, in a thread of its own", ge=1, le=65_535
@@ -190,7 +199,9 @@ class Http(_Group):
     api_keys: SecretStr | None = _setting(None, "Keys of callers, with commas between")
     allow_anonymous: bool = _setting(False, "Without `API_KEYS`, serve more than this machine")
     public_lists: bool = _setting(False, "Lists of models and voices, less uploads, need no key")
-    cors_origin: str | None = _setting(None, "Web site whose pages may call `server.py`, or `*`")
+    cors_origin: Annotated[str, AfterValidator(lambda site: site.rstrip("/"))] | None = _setting(
+        None, "Web site whose pages may call `server.py`, or `*`"
+    )
     openai_input_limit: int = _setting(
         4096, "Characters of an `input` over HTTP", ge=1, le=1_000_000
     )
