@@ -42,6 +42,7 @@ class RealtimeEngine(VibeVoiceEngine):
         return replace(
             super().capabilities,
             cloning=False,
+            refuses_recordings=True,
             voices=tuple(list_presets(self._presets)),
             languages=("en",),
             streaming_text=self._runtime_name == "fast",
