@@ -133,9 +133,11 @@ class SentenceFeed:
 
     def _early(self) -> list[Sentence]:
         """The words of the unfinished sentence that are sure."""
-        shown = self._mask.text[self._at :]
-        words = None if self._mask.hides else _WORDS.match(shown)
-        return self._words(self._at, self._at + words.end()) if words else []
+        shown, start = self._mask.text, self._at
+        while shown[start : start + 1] == " ":
+            start += 1
+        words = None if self._mask.hides else _WORDS.match(shown, start)
+        return self._words(start, words.end()) if words else []
 
     def _words(self, start: int, end: int) -> list[Sentence]:
         """A piece of a sentence, which is told to continue the piece before."""

@@ -48,8 +48,8 @@ class VoiceMapper:
     An upload is nobody else's voice, since its speaker agreed to that one name. It is meant by its
     stem alone, and never by one of `others`; it is neither the default nor a fallback.
 
-    Where the engine does not clone (`clones` False), its own voices are all that is offered, and come
-    first. A recording is found only by its name, so that the engine can refuse it with its reason.
+    Where the engine does not clone (`clones` False), its own voices are all that is offered, and
+    come first. A recording is found by its name alone, for the engine to refuse with its reason.
 
     Safe to share between threads. Calls read files, so they must not run in an event loop.
     """
