@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 async def spoken(server: Server, pieces: list[str], seconds: float) -> tuple[bytes, list[Any]]:
     """The samples of an utterance whose pieces are so many seconds apart, and the messages."""
-    audio, messages = b"", []
+    audio, messages = b"", list[Any]()
     config = {"type": "session.config", "voice": "Emma", "loudness": None, "seed": 3, "steps": 1}
     async with connect(f"ws://127.0.0.1:{server.port}{PATH}") as socket:
         await socket.send(json.dumps(config))
