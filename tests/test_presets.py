@@ -32,11 +32,11 @@ def preset(tokens: int = 6, hidden: int = 16) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(tokens)
     for part, layers in zip(PARTS, (2, 3, 2, 3), strict=True):
         count = 1 if part.startswith("neg") else tokens
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         for layer in range(layers):
             pair = torch.randn(2, 1, 2, count, 8, generator=draw).bfloat16()
             cache.update(pair[0].clone(), pair[1].clone(), layer)
-        state = torch.randn(1, count, hidden, generator=draw).bfloat16()
+        state: Any = torch.randn(1, count, hidden, generator=draw).bfloat16()
         made[part] = BaseModelOutputWithPast(last_hidden_state=state, past_key_values=cache)
     return made
 
