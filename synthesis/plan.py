@@ -28,6 +28,7 @@ from engines.priority_lock import PriorityLock
 from request.errors import EngineError, RequestError
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
+from synthesis.verify import Verifier
 from text.chunks import Limits, TextPlan, plan_text
 from text.pace import Pace
 from text.reading import most_spoken
@@ -47,6 +48,7 @@ class Services(Protocol):
     pace: Pace
     loudness: LoudnessMemory
     cpu: PriorityLock
+    verifier: Verifier | None
 
     def load_model(self) -> None: ...
 
@@ -185,6 +187,12 @@ class GrowingText:
         return replace(plan, chunks=(replace(chunk, turns=(turn,)),), grows=False)
 
 
+def grows(engine: Capabilities, request: SpeechRequest) -> bool:
+    """Whether a text that comes in pieces can be spoken as one. What is heard of a text is held
+    against the plan, so that has to be whole; and only a whole word can be pronounced as asked."""
+    return engine.streaming_text and not request.pronunciations and request.heard_for is None
+
+
 def said(plan: Plan, index: int) -> tuple[str, str]:
     """Who says a chunk, as the pace knows them, and what."""
     turns = plan.chunks[index].turns
@@ -238,6 +246,9 @@ class GrowingPlan:
     def add(self, section: Section, asked_at: float) -> PlannedRequest:
         """Plans the next section. Raises `RequestError`s."""
         request = self._request
+        if request.heard_for and self._services.verifier is None:
+            problem = "needs a recogniser, which this worker has not"
+            raise RequestError(problem, request.heard_for, allowed="a request without it")
         # Of all sections together: else many short ones would each have the room of a text.
         room = self._room + most_spoken(len(section.text)) - most_spoken(0)
         limits, respelled = self._services.limits, request.pronunciations

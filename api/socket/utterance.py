@@ -14,7 +14,7 @@ from api.errors import invalid
 from api.socket.events import SessionConfig, refused
 from api.speaking import AppState, Speaking
 from synthesis.parts import StreamOptions
-from synthesis.plan import Section
+from synthesis.plan import Section, grows
 from synthesis.stream import Stalled, StreamItem
 from text.feed import Sentence, SentenceFeed
 
@@ -233,5 +233,5 @@ class Utterance:
 
 def _joins(state: AppState, config: SessionConfig) -> bool:
     """Whether sentences are spoken as one text that grows word by word."""
-    can_join = state.inference.engine.capabilities.streaming_text
-    return can_join and config.granularity == "sentence" and not config.request.pronunciations
+    is_usual = config.granularity == "sentence"
+    return is_usual and grows(state.inference.engine.capabilities, config.request)
