@@ -2,15 +2,20 @@
 # How a worker starts: what its volume lacks is built there first, then it becomes the handler.
 #
 # A warm start runs no other process. It compares what the volume holds with what is wanted, in bash
-# alone, and execs; so nothing here may fork. What builds is in provision/, in Python. A part counts as whole when its manifest is there, which is written last, and
-# its definition is, to the letter, what is wanted now.
+# alone, and execs; so nothing here may fork. What builds is in provision/, in Python. A part counts
+# as whole when its manifest is there, which is written last, and its definition is, to the letter,
+# what is wanted now. Whether a file in it is damaged nobody looks at here: a start that dies of it
+# leaves word (provision/begin.py), and the next one repairs.
 set -uo pipefail
 
 usage() {
   printf '%s\n' \
     'bootstrap.sh [ARGUMENT ...]   make the volume ready, then exec the handler with the arguments' \
     'bootstrap.sh --prefetch       make the volume ready, on a machine without a GPU too, and exit' \
-    'bootstrap.sh --check          show what is there; exit 0 if a start would be warm, else 1' \
+    'bootstrap.sh --check          show what is there and what is damaged by its size; exit 0 if' \
+    '                              nothing is and a start would be warm, else 1' \
+    'bootstrap.sh --verify         the same, and compare hashes' \
+    'bootstrap.sh --repair         the same as --prefetch; what is damaged is made anew before' \
     'bootstrap.sh --help           this' \
     '' \
     'Settings come from the environment: docs/deploy.md lists them.'
@@ -20,14 +25,16 @@ main() {
   read_settings
   case ${1-} in
     -h | --help) usage ;;
-    --check)
+    --check | --verify)
       mark_in_use() { [[ -w $base/.in-use ]]; } # who only looks uses nothing
       ! everything_in_place || warm=yes
-      provision check
+      provision "${1#--}"
       ;;
-    --prefetch)
+    --prefetch | --repair)
       prefetch=yes
-      everything_in_place || provision start
+      [[ $1 == --prefetch ]] || repair=yes
+      # An image needs no volume where it has everything.
+      [[ $unattached && ! $repair ]] && everything_in_place || provision start
       say "everything is in place in $base"
       ;;
     *)
@@ -57,7 +64,7 @@ read_settings() {
   # On the container's own disk: what is baked into the image, and what no volume takes.
   disk=${VIBEVOICE_LOCAL:-/opt/vibevoice}
   volume=${VIBEVOICE_VOLUME:-/runpod-volume/vibevoice}
-  unattached='' cached='' warm='' prefetch=''
+  unattached='' cached='' warm='' prefetch='' repair=''
   if [[ ! ${VIBEVOICE_VOLUME:-} && ! -e $volume/.first_run_complete ]] &&
     ! outlives_the_worker /runpod-volume /proc/mounts; then
     unattached=yes volume=$disk
@@ -155,15 +162,17 @@ everything_in_place() { # for a start like this one; others with other settings 
   for flag in "$base"/.first_run_complete-*; do
     # Who removes a part takes the flags that name it away and then looks for marks: so our mark is
     # seen there, or the flag's absence here.
+    failed=$base/.failed-${flag##*-}
     slurp "$flag" && text=$REPLY && names_what_is_wanted "$text" && mark_in_use && [[ -e $flag ]] &&
-      model_is_untouched "$flag" "$text" && return
+      model_is_untouched "$flag" "$text" && [[ ! -s $failed && -d $base/demo/voices ]] && return
   done
   return 1
 }
 
 names_what_is_wanted() { # JSON: sets venv, code and model
   recorded wanted "$1" && [[ $REPLY == "$model_wanted" ]] && recorded model "$1" && model=$REPLY &&
-    recorded code "$1" && find_code "$REPLY" && recorded venv "$1" && find_venv "$REPLY"
+    recorded code "$1" && find_code "$REPLY" && recorded venv "$1" && find_venv "$REPLY" &&
+    [[ ! -e $venv/.flash-attn-failed ]]
 }
 
 recorded() { # KEY JSON: the value as REPLY
@@ -186,7 +195,7 @@ find_part() { # NAME DEFINITION FILE: the whole part's folder as REPLY, in the i
   local place
   for place in "$disk" "$volume"; do
     place+=/$1
-    [[ -e $place/.manifest.json && -e $place/$3 ]] && slurp "$place/.definition" &&
+    [[ -s $place/.manifest.json && -s $place/$3 ]] && slurp "$place/.definition" &&
       [[ $REPLY == "$2" ]] && REPLY=$place && return
   done
   return 1
@@ -219,18 +228,18 @@ refuse_without_driver() { # DEVICE VERSION_FILE: for a CUDA build there has to b
 
 provision() { # COMMAND ARGUMENT ...: becomes what builds what is missing, and then the worker
   [[ -x $python ]] || refuse "there is no $python here: install Python 3.12 or set PYTHON"
-  export volume disk unattached cached warm prefetch worker door python requirements_file flash_wheel \
+  export volume disk unattached cached warm prefetch repair worker door python requirements_file flash_wheel \
     repository address ref venv_head code_wanted model_wanted hub_home hub_cache
   exec "$python" -m provision "$@"
 }
 
 become_the_worker() {
-  export VIBEVOICE_VOLUME=$base VIBEVOICE_CODE=$code VIBEVOICE_IN_USE=$mark
+  export VIBEVOICE_VOLUME=$base VIBEVOICE_CODE=$code VIBEVOICE_IN_USE=$mark VIBEVOICE_FAILED=$failed
   export HF_HOME=${hub_home:-$base/hf_home}
   export HF_HUB_CACHE=${hub_cache:-$base/hf_cache}
   # All that is asked for is on a disk now, so nothing may wait for the network.
   [[ $model_wanted == none ]] || export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
-  exec "$venv/bin/python" -u "$door" "$@"
+  exec "$venv/bin/python" -u -m provision.begin "$door" "$@"
 }
 
 [[ ${BASH_SOURCE[0]} != "$0" ]] || main "$@"

@@ -6,6 +6,7 @@ was killed. Then the guardian kills that process group.
 """
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from provision.lock import Lock
 from provision.outcome import NoRoom, Refused, is_full, reason, say
@@ -24,7 +26,18 @@ _QUIET = {
     "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_NO_INPUT": "1", "GIT_TERMINAL_PROMPT": "0",
 }  # fmt: skip
+_LEFT_OUT = re.compile("(PIP|GIT)_|PYTHONHOME$")
 _KEPT = 1_000_000  # the last bytes of a command's output, which say why it failed
+
+
+Look = Literal["", "sizes", "hashes"]
+
+
+def build_environment() -> dict[str, str]:
+    """This process's environment without what would redirect pip or git, such as PIP_TARGET or
+    GIT_DIR. Their configuration files count: a mirror belongs into pip.conf."""
+    kept = {name: value for name, value in os.environ.items() if not _LEFT_OUT.match(name)}
+    return kept | _QUIET
 
 
 class CommandFailed(Exception):
@@ -139,12 +152,17 @@ def unfit(folder: Path, wanted: Wanted) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Builder:
-    """The tools of a build step. `base` is the folder to build in, on the volume or the disk."""
+    """The tools of a build step. `base` is the folder to build in, on the volume or the disk.
+
+    `look`: by what the files of whole parts are compared before they are used; by nothing where it
+    is empty.
+    """
 
     wanted: Wanted
     base: Path
     lock: Lock
     guardian: Guardian
+    look: Look = ""
 
     def doing(self, what: str) -> None:
         """Logs what is being done, also for the workers that wait for the lock."""
@@ -153,7 +171,7 @@ class Builder:
 
     def run(self, *command: str | Path, **env: str) -> None:
         """See `Guardian.run`."""
-        self.guardian.run(*command, env=os.environ | _QUIET | env)
+        self.guardian.run(*command, env=build_environment() | env)
 
     def assert_ours(self) -> None:
         """Exits with 143 if the turn was lost, as after a freeze. Call it before publishing."""
