@@ -34,7 +34,8 @@ main() {
       prefetch=yes
       [[ $1 == --prefetch ]] || repair=yes
       # An image needs no volume where it has everything.
-      [[ $unattached && ! $repair ]] && everything_in_place || provision start
+      [[ $unattached && ! $repair ]] || provision start
+      everything_in_place || provision start
       say "everything is in place in $base"
       ;;
     *)

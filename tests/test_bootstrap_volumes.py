@@ -128,7 +128,7 @@ def test_voices_that_are_links_are_lent_to_each_start_of_a_container(site: Site)
 
 
 def test_a_volume_that_fills_up_while_it_is_filled_is_left_and_cleared(site: Site) -> None:
-    site.require("1.0", size=3_000_000)
+    site.require("1.0", data=b"x" * 3_000_000)
     kept = site.folder / "kept"
     wrap = on_tmpfs(site, "size=2m")
     script = wrap[4].replace('exec "$@"', f"\"$@\"; ls -A '{site.volume}' >'{kept}'")
@@ -171,7 +171,7 @@ def test_an_exceeded_quota_is_a_full_volume_too(site: Site) -> None:
 
 
 def test_where_nothing_fits_anywhere_it_says_so_and_ends(site: Site) -> None:
-    site.require("1.0", size=3_000_000)
+    site.require("1.0", data=b"x" * 3_000_000)
     both = f"mount -t tmpfs -o size=2m none '{site.volume.parent}'; mkdir '{site.local}';"
     both += f"mount -t tmpfs -o size=2m none '{site.local}'"
     run = site.run_in(site.inside_mounts(both))
@@ -207,8 +207,7 @@ def test_a_prefetch_does_not_fill_the_container_disk_instead(site: Site) -> None
             "VibeVoice's code from http://127.0.0.1:9/VibeVoice.git could not be had: no network",
         ),
         (
-            {"PIP_NO_INDEX": "0", "PIP_FIND_LINKS": "", "PIP_INDEX_URL": "http://127.0.0.1:9/",
-             "PIP_RETRIES": "1", "PIP_EXTRA_INDEX_URL": "", "PIP_CONFIG_FILE": "/dev/null"},
+            {"pip": "http://127.0.0.1:9/"},
             "the Python environment could not be had: no network",
         ),
     ],
@@ -216,7 +215,10 @@ def test_a_prefetch_does_not_fill_the_container_disk_instead(site: Site) -> None
 def test_what_cannot_be_had_is_said_in_a_sentence(
     site: Site, settings: dict[str, str], sentence: str
 ) -> None:
-    if "PIP_INDEX_URL" not in settings:
+    if index := settings.get("pip"):
+        options = {"no-index": "false", "find-links": "", "extra-index-url": ""}
+        site.configure_pip(**options | {"index-url": index, "retries": "1"})
+    else:
         site.give_environment()
     run = site.run(**settings)
     assert run.status == 1, run.log
@@ -245,10 +247,11 @@ def test_the_password_in_a_repositorys_address_is_not_logged(site: Site) -> None
 
 def test_a_login_in_an_address_is_not_kept_on_the_volume(site: Site) -> None:
     login = REPOSITORY.replace("//", "//me:hush@")
-    with Path(site.env["GIT_CONFIG_GLOBAL"]).open("a") as config:
+    with site.git_config.open("a") as config:
         config.write(f"insteadOf = {login}\n")
     wheel = "http://me:hush@127.0.0.1:9/flash_attn-1-py3-none-any.whl?signature=hush"
-    run = site.run(VIBEVOICE_REPO=login, FLASH_ATTN_WHEEL=wheel, PIP_RETRIES="0")
+    site.configure_pip(retries="0")
+    run = site.run(VIBEVOICE_REPO=login, FLASH_ATTN_WHEEL=wheel)
     site.assert_ready(run)
     bootstraps = [line for line in run.log.splitlines() if line.startswith("bootstrap:")]
     assert "hush" not in "".join(bootstraps)
@@ -256,6 +259,7 @@ def test_a_login_in_an_address_is_not_kept_on_the_volume(site: Site) -> None:
         for file in (path for path in (site.volume / part).rglob("*") if path.is_file()):
             assert b"me:hush" not in file.read_bytes(), file
     site.env["FLASH_ATTN_WHEEL"] = wheel.replace("me:hush@", "")
+    assert "installing flash-attn again" in site.run().log
     assert "bootstrap:" not in site.run().log  # another login is the same part
 
 

@@ -1,6 +1,5 @@
 """docs/deploy.md: its settings are those of the scripts, its local commands run as they stand."""
 
-import os
 import re
 import subprocess
 import tempfile
@@ -56,10 +55,10 @@ def test_the_local_commands_speak() -> None:
 
 def assert_the_local_commands_speak(site: Site) -> None:
     (site.code / "examples").symlink_to(ROOT / "examples")
+    site.use_package_index()
     block = commands("Try it on your machine").replace("PYTHON=python3.11", f"PYTHON={PYTHON}")
     env = {
-        **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
-        **{name: site.env[name] for name in ("PATH", "HOME", "TMPDIR", "GIT_CONFIG_GLOBAL")},
+        **{name: site.env[name] for name in ("PATH", "HOME", "TMPDIR", "XDG_CONFIG_HOME")},
         "VIBEVOICE_REPO": site.env["VIBEVOICE_REPO"],
         "VIBEVOICE_REF": site.commit,
     }
