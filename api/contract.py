@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from api.errors import ApiError, invalid, too_large
-from api.models import model
 from api.schema import EXTRAS, SPEECH
 from request.model import NULL_COUNTS, Defaults, SpeechRequest, parse_request
 from request.values import Wrong, kind_of, number
@@ -42,9 +41,10 @@ def most_bytes(input_limit: int) -> int:
 
 
 def loads(body: bytes | str) -> object:
-    """Parses strict JSON, without NaN and Infinity. Raises `ApiError` 400."""
+    """Parses strict JSON in UTF-8, without NaN and Infinity. Raises `ApiError` 400."""
     try:
-        return json.loads(body, parse_constant=_no_number)
+        text = body if isinstance(body, str) else body.decode("utf-8-sig")
+        return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         problem = "We could not parse the JSON body of your request."
         raise invalid(None, "invalid_json", problem) from None
@@ -76,7 +76,8 @@ def parse(body: object, defaults: Defaults) -> SpeechParams:
         if name not in given:
             problem = f"Missing required parameter: '{name}'."
             raise invalid(name, "missing_required_parameter", problem)
-    model(_string("model", given["model"]))
+    named = _string("model", given["model"]) if "model" in given else None
+    model = defaults.models.resolve(named)
     text = _string("input", given["input"], defaults.max_text_length)
     if not re.search(_FIELDS["input"]["pattern"], text):
         raise _wrong("input", "there is nothing to say")
@@ -84,6 +85,7 @@ def parse(body: object, defaults: Defaults) -> SpeechParams:
         _string("instructions", given["instructions"])
     fields = {
         "text": text,
+        "model": model,
         "speaker_name": _voice(given["voice"]),
         "output_format": _one_of(given, "response_format", "unsupported_format"),
         "speed": _number("speed", given.get("speed", 1)),

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from api.models import NAMES
 from audio.codecs import FORMATS
 from request.model import EXCLUSIVE, NULL_COUNTS, SpeechRequest, notes_of
+from request.models import OPENAI_NAMES, OURS
 from request.values import VISIBLE, VOICE_SCHEMA
 from synthesis.dry_run import DryRunAnswer
 from voices.uploads import MOST_CONSENT, NAME
@@ -59,7 +59,7 @@ SPEECH_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 OWN: dict[str, dict[str, Any]] = {
-    "model": {"type": "string", "minLength": 1, "maxLength": 1000, "enum": list(NAMES)},
+    "model": {"minLength": 1, "examples": [OURS, *OPENAI_NAMES]},
     "input": {"minLength": 1, "pattern": VISIBLE},
     "instructions": {"type": "string", "maxLength": 4096},
     "voice": {},
@@ -93,7 +93,7 @@ def _speech_schema() -> dict[str, Any]:
     own["voice"] = {"description": own["voice"]["description"], **VOICE_SCHEMA}
     return {
         "type": "object",
-        "required": ["model", "input", "voice"],
+        "required": ["input", "voice"],
         "not": {"required": list(EXCLUSIVE)},
         "properties": own | ours,
     }

@@ -1,6 +1,7 @@
 """One answer for one caller of the server: its seat in admission control, and its metrics."""
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -27,6 +28,7 @@ class AppState:
     settings: Settings
     inference: VibeVoiceInference
     admission: AdmissionControl
+    plans: AdmissionControl
     metrics: Metrics
     health: Health
 
@@ -35,9 +37,11 @@ class AppState:
         """The state of a server over this inference, by its settings."""
         settings = inference.settings
         admission = AdmissionControl(settings.max_streams, settings.max_queue)
+        # A plan is an interpreter's work: more at once than cores would only slow each other.
+        plans = AdmissionControl(os.cpu_count() or 1, settings.max_queue)
         metrics = Metrics(admission, lambda: inference.cold_start_sec)
         metrics.watch(lambda: inference.engine.inspect().figures)
-        return cls(settings, inference, admission, metrics, health)
+        return cls(settings, inference, admission, plans, metrics, health)
 
     @property
     def defaults(self) -> Defaults:

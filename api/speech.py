@@ -44,8 +44,13 @@ async def params_of(request: Request, state: AppState) -> SpeechParams:
 
 
 async def planned(state: AppState, params: SpeechParams) -> Response:
-    """The answer to a dry run: a `DryRunAnswer` as JSON."""
-    answer = await state.inference.dry_run(params.speech)
+    """The answer to a dry run: a `DryRunAnswer` as JSON.
+
+    Raises `ApiError` 503 if too many plans are made at once.
+    """
+    with state.plans.seat() as seat:
+        await seat.take()
+        answer = await state.inference.dry_run(params.speech)
     ignored = [f"{name}: unknown field, ignored" for name in params.ignored]
     return JSONResponse({**answer.model_dump(), "warnings": [*ignored, *answer.warnings]})
 

@@ -1,13 +1,13 @@
 /**
  * The models: one of ours, and every name that OpenAI's speech models had, for clients that carry
- * one in their code. All of them are the same voice.
+ * one in their code. OpenAI's names mean the worker's default.
  */
 
 import { invalid } from "./errors.js";
 import schema from "./request.schema.json";
 
-export const NAMES = schema.properties.model.enum;
-const [OURS] = NAMES;
+export const NAMES = schema.properties.model.examples;
+const [OURS, ...OPENAIS] = NAMES;
 
 const CREATED = 1_756_166_400; // seconds: 2025-08-26, when VibeVoice came out
 
@@ -20,9 +20,12 @@ export function listModels(names = NAMES) {
   return { object: "list", data, models: data };
 }
 
+/** Whether a model's name is OpenAI's, and so the worker's default. @param {string} name */
+export const isDefault = (name) => OPENAIS.includes(name.toLowerCase());
+
 /** @param {string} id */
 export function getModel(id, names = NAMES) {
-  if (names.includes(id)) return model(id);
-  const shown = id.slice(0, 100);
-  throw invalid("model", "model_not_found", `The model '${shown}' does not exist`, 404);
+  if (names.includes(id) || (names === NAMES && id.toLowerCase() === OURS)) return model(id);
+  const problem = `The model '${id.slice(0, 100)}' does not exist. There are: ${names.join(", ")}`;
+  throw invalid("model", "model_not_found", problem, 404);
 }

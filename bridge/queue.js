@@ -102,8 +102,16 @@ export class QueueBackend {
 
 /** By OpenAI's names, which the worker's errors then use, too. @param {Ask} ask @param {string} id */
 function inputOf(ask, id) {
-  const { text: input, voice, format: response_format, speed, extras } = ask;
-  return { ...extras, input, voice, response_format, speed, request_id: id };
+  const { text: input, voice, format: response_format, speed, extras, model } = ask;
+  return {
+    ...extras,
+    ...(model && { model }),
+    input,
+    voice,
+    response_format,
+    speed,
+    request_id: id,
+  };
 }
 
 /** @param {Uint8Array[]} chunks */

@@ -58,7 +58,8 @@ class Options:
     samples; a longer one is cut and ends as `cap`. With `repeatable` the same plan gives the same
     bits whatever else runs, which may cost speed. Otherwise results may differ in rounding.
     `cfg_scale` is the scale of classifier-free guidance. With `cfg_is_default` the caller gave
-    none, and an engine may choose a better one for a chunk.
+    none, and an engine may choose a better one for a chunk. `language` is the language of the text,
+    one of the engine's `Capabilities.languages`; with None the text and the voice tell it.
     """
 
     cfg_scale: float = 1.3
@@ -68,6 +69,7 @@ class Options:
     min_frames: int = 64
     repeatable: bool = True
     cfg_is_default: bool = False
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +133,10 @@ class Capabilities:
 
     `voices` are its built-in voices, the default first. `varies`: another attempt at a chunk sounds
     different, so a bad take is worth repeating. `jobs` is the best number of plans at a time.
-    `languages` are BCP 47 tags of the languages that it speaks well. `details` name the loaded
-    model and its device; they are empty before. `figures` are counters and measurements by name.
-    `gpu`: the loaded model is on a GPU, so `device_sec` costs money. `in_caller`: the work is done
-    on the CPU, in the thread that iterates a `Speech`.
+    `languages` are BCP 47 tags of the languages that it speaks well; none where that is not known.
+    `details` name the loaded model and its device; they are empty before. `figures` are counters
+    and measurements by name. `gpu`: the loaded model is on a GPU, so `device_sec` costs money.
+    `in_caller`: the work is done on the CPU, in the thread that iterates a `Speech`.
     """
 
     name: str
@@ -147,6 +149,22 @@ class Capabilities:
     languages: tuple[str, ...] = ("en", "zh")
     details: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
+
+    def language_of(self, tag: str) -> str | None:
+        """The one of `languages` that a tag asks for; None if there is none.
+
+        RFC 4647 lookup: `de-AT-1901` means `de-AT`, else `de`; else the first of that language,
+        such as `en-US` for `en-AU`. Where the languages are not known, the tag itself.
+        """
+        if not self.languages:
+            return tag
+        parts = tag.lower().split("-")
+        for count in range(len(parts), 0, -1):
+            for language in self.languages:
+                if language.lower() == "-".join(parts[:count]):
+                    return language
+        same = (each for each in self.languages if each.lower().split("-")[0] == parts[0])
+        return next(same, None)
 
 
 class Engine(Protocol):

@@ -28,6 +28,7 @@ CODES: Mapping[str, Code] = {
     "invalid_value": Code(400, "A value of the right kind that cannot be used"),
     "string_above_max_length": Code(400, "A text that is too long"),
     "unsupported_format": Code(400, "An audio format that nobody here makes"),
+    "model_not_found": Code(404, "No model of this worker has that name"),
     "voice_not_found": Code(404, "No voice has that name, and `STRICT_VOICES` is set"),
     "worker_unavailable": Code(503, "The engine is lost and gets replaced: send it again", retry=5),
     "engine_failed": Code(500, "The engine could not load, or not finish what it began"),

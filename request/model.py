@@ -8,13 +8,14 @@ docs/api.md are generated from it (`python -m tools.contract`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from request.errors import Problem, RequestError
+from request.models import MOST_MODEL, ModelNames
 from request.values import (
     MAX_NAME,
     MAX_PRONUNCIATIONS,
@@ -43,11 +44,13 @@ Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """The settings that replace missing fields: characters, guidance, and loudness in LUFS."""
+    """The settings that replace missing fields: characters, guidance, loudness in LUFS, and the
+    models, of which the first is the default."""
 
     max_text_length: int = 100_000
     cfg_scale: float = 1.3
     loudness: float = -16.0
+    models: ModelNames = field(default_factory=ModelNames)
 
 
 def _field(
@@ -103,6 +106,20 @@ class SpeechRequest(BaseModel):
         unset="`DEFAULT_SPEAKER`",
         openai="voice",
         max_length=MAX_NAME,
+    )
+    model: Text | None = _field(
+        None,
+        "Which of the worker's [models](models.md) speaks. Once checked it is the model's id",
+        f"a model's name of up to {MOST_MODEL} characters",
+        unset="the default model",
+        max_length=MOST_MODEL,
+    )
+    language: Text | None = _field(
+        None,
+        "The language of the text. A model that does not speak it refuses the request",
+        "a language tag (BCP 47) such as en, de or pt-BR",
+        unset="told by the text or the voice",
+        pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,5}$",
     )
     voice_url: Text | None = _field(
         None,
@@ -224,7 +241,8 @@ EXCLUSIVE = ("voice_url", "voice_base64")
 def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[str]]:
     """Checks a request given as parsed JSON. Raises `RequestError`.
 
-    Also gives warnings for the answer. A default `cfg_scale` is not in `model_fields_set`."""
+    Also gives warnings for the answer. A default `cfg_scale` is not in `model_fields_set`. `model`
+    is the id of one of `defaults.models`."""
     if not isinstance(raw, Mapping):
         allowed = "an object with a field `text`"
         problem = f"is {kind_of(raw)}"
@@ -257,7 +275,7 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
         problems.append(Problem(first, "invalid_value", problem, allowed_in(first)))
     if problems:
         raise RequestError(tuple(problems))
-    return request, warnings
+    return request.model_copy(update={"model": defaults.models.resolve(request.model)}), warnings
 
 
 def words_of(raw: object) -> dict[str, str]:

@@ -26,6 +26,7 @@ from engines.base import Engine
 from engines.priority_lock import PriorityLock
 from engines.registry import choose_engine, create_engine
 from request.model import Defaults, SpeechRequest
+from request.models import ModelNames
 from synthesis.cancel import CancelToken
 from synthesis.dry_run import DryRunAnswer, dry_run
 from synthesis.file import SpeechFile, shrunk, speak_file
@@ -69,7 +70,10 @@ class VibeVoiceInference:
             settings.paragraph_silence_ms,
         )
         self.defaults = Defaults(
-            settings.max_text_length, settings.default_cfg_scale, settings.target_lufs
+            settings.max_text_length,
+            settings.default_cfg_scale,
+            settings.target_lufs,
+            ModelNames.of((self.engine.capabilities.name,), {}, settings.model_path),
         )
         self.voices = VoiceMapper(
             settings.audio_prompts_dir,

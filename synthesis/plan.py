@@ -14,8 +14,9 @@ from typing import Protocol, TypeVar
 from audio.codecs import FORMATS, bytes_a_second, codec_rate
 from audio.loudness import LoudnessMemory, gain_to
 from config import Settings
-from engines.base import Engine, Options, Plan, PlannedChunk
+from engines.base import Capabilities, Engine, Options, Plan, PlannedChunk
 from engines.priority_lock import PriorityLock
+from request.errors import RequestError
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
 from text.chunks import Limits, TextPlan, plan_text
@@ -117,6 +118,18 @@ def said(plan: Plan, index: int) -> tuple[str, str]:
     return voice, " ".join(turn.text for turn in turns)
 
 
+def language_of(request: SpeechRequest, engine: Capabilities) -> str | None:
+    """The engine's tag of the language that a request asks for. Raises `RequestError` where the
+    engine does not speak it."""
+    if request.language is None:
+        return None
+    found = engine.language_of(request.language)
+    if found is None:
+        problem = f"{request.language!r} is no language of the model {engine.name}"
+        raise RequestError(problem, "language", allowed=", ".join(engine.languages))
+    return found
+
+
 _UNLABELLED = -1
 """The number of who speaks before any label: none that a label can have."""
 
@@ -171,6 +184,7 @@ class GrowingPlan:
                     request.disable_prefill,
                     repeatable=request.seed is not None,
                     cfg_is_default="cfg_scale" not in request.model_fields_set,
+                    language=language_of(request, self._services.engine.capabilities),
                 ),
             ),
             seed=self._seed,

@@ -48,9 +48,9 @@ def locked(folder: Path, how: int) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """A test marked `realtime` runs alone, all others beside each other. Who waits for either holds
+    """A test marked `clock` runs alone, all others beside each other. Who waits for either holds
     the turnstile, so that no further test begins before one that has to run alone."""
-    alone = item.get_closest_marker("realtime") is not None
+    alone = item.get_closest_marker("clock") is not None
     with ExitStack() as stack:
         with locked(TURNSTILE, fcntl.LOCK_EX):
             stack.enter_context(locked(TESTS_AT_WORK, fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
@@ -59,7 +59,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those that run alone come last, where they keep the fewest others waiting."""
-    items.sort(key=lambda item: item.get_closest_marker("realtime") is not None)
+    items.sort(key=lambda item: item.get_closest_marker("clock") is not None)
 
 
 def pytest_collection_finish() -> None:

@@ -178,7 +178,7 @@ def test_a_stale_lock_is_taken_over(site: Site) -> None:
     assert time.monotonic() - start > 1.5
 
 
-@pytest.mark.realtime
+@pytest.mark.clock
 def test_of_five_that_find_a_stale_lock_one_takes_it_over(site: Site) -> None:
     owner = slow_builder(site)
     os.killpg(owner.pid, signal.SIGKILL)

@@ -268,7 +268,7 @@ def test_a_failed_job_is_not_paid_for_three_times(told: Stack) -> None:
     assert whats(told, text).count("start") == 1
 
 
-@pytest.mark.realtime
+@pytest.mark.clock
 def test_a_clients_own_retry_joins_the_job_that_it_left(
     told: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

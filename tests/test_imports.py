@@ -16,12 +16,13 @@ MAY_IMPORT = {
     "audio": {"request"},
     "voices": {"audio", "request"},
     "engines": {*PURE},
+    "transcription": {"audio", "text", "request", "engines"},
     "delivery": {"request"},
     "config": {"delivery"},
     "synthesis": {*PURE, "engines", "delivery", "config"},
     "provision": {"request", "engines", "config"},
-    "worker": {"request", "synthesis", "delivery", "config", "provision"},
-    "api": {*PURE, "synthesis", "delivery", "config"},
+    "worker": {"request", "audio", "synthesis", "transcription", "delivery", "config", "provision"},
+    "api": {*PURE, "synthesis", "transcription", "delivery", "config"},
 }
 """Of the other rooms; a room's own modules know each other."""
 ROOMS = {*MAY_IMPORT, "inference", "handler", "server"}

@@ -14,7 +14,7 @@ import soundfile
 
 from audio.pcm import Samples
 from config import Settings
-from request.errors import EngineError
+from request.errors import EngineError, RequestError
 from request.model import SpeechRequest, parse_request
 from synthesis.file import SpeechFile
 from synthesis.inference import VibeVoiceInference
@@ -379,3 +379,22 @@ def test_close_leaves_no_temporary_folder(make: Callable[..., VibeVoiceInference
         parent = Path(folder).parent
     inference.close()
     assert not parent.exists()
+
+
+def test_a_language_reaches_the_engine_by_the_engines_own_tag(
+    speak: Speak, engine: FakeEngine
+) -> None:
+    engine.capabilities = replace(engine.capabilities, languages=("en", "de"))
+    speak(text="Guten Tag.", language="de-AT")
+    speak(text="Hello.")
+    assert [plan.options.language for plan in engine.plans] == ["de", None]
+
+
+def test_a_language_that_the_model_does_not_speak_is_refused(
+    speak: Speak, engine: FakeEngine
+) -> None:
+    with pytest.raises(RequestError) as error:
+        speak(text="Bonjour.", language="fr")
+    (problem,) = error.value.problems
+    assert problem.told({}) == "language: 'fr' is no language of the model fake (allowed: en, zh)"
+    assert not engine.plans

@@ -76,7 +76,7 @@ def test_a_dialogue_reports_its_speakers(local_api: int) -> None:
     assert output["speakers"] == {"1": "Maya", "4": "Carter"}
 
 
-@pytest.mark.realtime
+@pytest.mark.clock
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [

@@ -22,7 +22,7 @@ CASES = [
     if case.get("get") != "/"  # the bridge has no page, this server has one
 ]
 METHODS = ("get", "post", "head", "options")
-KEY = "the-good-key"
+KEY = CONTRACT["key"]
 
 
 @pytest.fixture(scope="module")

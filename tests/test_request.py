@@ -40,7 +40,7 @@ def refused(raw: Any) -> str:
 def test_text_alone_is_enough_and_settings_fill_the_rest() -> None:
     request, warnings = parse_request({"text": "Hi."}, Defaults(10, 2.5, -20))
     assert warnings == []
-    assert request == SpeechRequest(text="Hi.", cfg_scale=2.5, loudness=-20)
+    assert request == SpeechRequest(text="Hi.", model="vibevoice", cfg_scale=2.5, loudness=-20)
     assert (request.output_format, request.steps, request.speed, request.seed) == (
         "mp3",
         10,

@@ -252,7 +252,7 @@ def test_one_reset_is_survived(store: Bucket, long_speech: Path) -> None:
         assert get(url)[1] == long_speech.read_bytes()
 
 
-@pytest.mark.realtime
+@pytest.mark.clock
 @pytest.mark.parametrize("size", [5 * s3.PART_BYTES, 3_000_000])
 def test_a_cancelled_upload_stops_and_leaves_nothing_behind(
     store: Bucket, tmp_path: Path, size: int
@@ -266,7 +266,7 @@ def test_a_cancelled_upload_stops_and_leaves_nothing_behind(
     assert contents(store) == before
 
 
-@pytest.mark.realtime
+@pytest.mark.clock
 def test_a_cancelled_upload_that_hangs_is_cut_off_and_leaves_nothing_behind(
     store: Bucket, long_speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

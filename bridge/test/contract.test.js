@@ -10,12 +10,20 @@ const METHODS = ["get", "post", "head", "options"];
 beforeEach(() => {
   network({
     runsync: ({ body: { input } }) => {
+      if (input.model && input.model.toLowerCase() !== "vibevoice")
+        return unknownModel(input.model);
       const size = Math.round(10_000 / input.speed);
       const format = input.response_format;
       return completed(audio(format, size), { format, duration_sec: 2 / input.speed });
     },
   });
 });
+
+/** The worker's own words for a model that it has not. */
+function unknownModel(name) {
+  const error = `[model_not_found] model: '${name}' does not exist (allowed: vibevoice, tts-1)`;
+  return { id: "job-1", status: "FAILED", error };
+}
 
 function requestOf(expected) {
   const method = METHODS.find((each) => each in expected);

@@ -21,6 +21,14 @@ afterEach(() => {
 
 const QUEUED = { id: "job-1", status: "IN_QUEUE" };
 const WORKING = { id: "job-1", status: "IN_PROGRESS", output: { chunks_done: 1 } };
+test("a model of the worker's goes with the job, and OpenAI's names mean its default", async () => {
+  const calls = network({ runsync: completed() });
+  const models = ["kokoro", "Vibevoice", "tts-1", "GPT-4o-mini-TTS"];
+  for (const model of models) expect((await speak({ model })).status).toBe(200);
+  const passed = calls.map(({ body }) => body.input.model);
+  expect(passed).toEqual(["kokoro", "Vibevoice", undefined, undefined]);
+});
+
 const failedWith = (error) => ({ id: "job-1", status: "FAILED", error });
 
 /** Asserts on an error: its status, code, and what an SDK will do. */

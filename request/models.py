@@ -1,0 +1,65 @@
+"""The names of models: what a request's `model` may be, and which engine it means.
+
+A name means, in any case: a model of this worker, an alias of MODEL_ALIASES, or, for OpenAI's names
+of speech models, the default. Many clients have one of OpenAI's names in their code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Self
+
+from request.errors import RequestError
+from request.values import shown
+
+OURS = "vibevoice"
+OPENAI_NAMES = (
+    "tts-1",
+    "tts-1-hd",
+    "tts-1-1106",
+    "tts-1-hd-1106",
+    "gpt-4o-mini-tts",
+    "gpt-4o-mini-tts-2025-03-20",
+    "gpt-4o-mini-tts-2025-12-15",
+)
+MOST_MODEL = 200
+"""The longest name of a model, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNames:
+    """The names that one worker answers to. `ids` are its models, the default first. `aliases` are
+    further names, each with its id; they come before OpenAI's."""
+
+    ids: tuple[str, ...] = (OURS,)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ids: tuple[str, ...], aliases: Mapping[str, str], model_path: str) -> Self:
+        """With the names of VibeVoice, MODEL_PATH and its last part: the default has them where
+        VibeVoice is not among the models."""
+        meant = OURS if OURS in ids else ids[0]
+        served = (OURS, model_path, PurePath(model_path).name)
+        return cls(ids, dict.fromkeys(served, meant) | dict(aliases))
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Every name with its id: the ids, the aliases, OpenAI's names."""
+        own = {**dict(zip(self.ids, self.ids, strict=True)), **self.aliases}
+        return own | {name: self.ids[0] for name in OPENAI_NAMES if name not in own}
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The same names without paths of this machine."""
+        return tuple(name for name in self.names if not name.startswith(("/", "~", ".")))
+
+    def resolve(self, name: str | None) -> str:
+        """The id that a name means, in any case; the default's for None. Raises `RequestError` for
+        a name that nothing has, with the list of those that do."""
+        if name is None:
+            return self.ids[0]
+        for known, meant in self.names.items():
+            if known.lower() == name.lower():
+                return meant
+        problem, allowed = f"{shown(name)} does not exist", ", ".join(self.listed)
+        raise RequestError(problem, "model", code="model_not_found", allowed=allowed)
