@@ -39,7 +39,8 @@ main() {
       say "everything is in place in $base"
       ;;
     *)
-      refuse_without_driver /dev/nvidiactl /proc/driver/nvidia/version
+      refuse_without_callers
+      refuse_without_driver /dev/nvidiactl /proc/driver/nvidia/version /dev/dxg
       everything_in_place || provision start "$@"
       [[ ! $unattached ]] || say "no network volume is attached: what this worker writes goes with it"
       become_the_worker "$@"
@@ -54,9 +55,14 @@ refuse() {
 }
 
 read_settings() {
+  unset PYTHONHOME # it is some other Python's
   # Where the caller is counts for relative paths; the code is where this file is.
   local name
+  trim MODE ENGINE PYTHON SKIP_MODEL_DOWNLOAD REQUIREMENTS_FILE FLASH_ATTN_WHEEL TMPDIR HOST API_KEYS \
+    ALLOW_ANONYMOUS LOG_LEVEL RUNPOD_LOG_LEVEL RUNPOD_INIT_TIMEOUT \
+    "${!VIBEVOICE_@}" "${!MODEL_@}" "${!HF_@}" "${!S3_@}" "${!BUCKET_@}"
   for name in VIBEVOICE_{VOLUME,LOCAL,CODE} REQUIREMENTS_FILE HF_HOME HF_HUB_CACHE TMPDIR; do
+    expand_home "$name"
     [[ ${!name:-/} == /* ]] || printf -v "$name" %s "$PWD/${!name}"
     while [[ ${!name:-} == ?*/ ]]; do printf -v "$name" %s "${!name%/}"; done
   done
@@ -94,6 +100,9 @@ read_settings() {
     http) door=server.py ;;
     *) refuse "MODE is '$MODE'; allowed: queue, http" ;;
   esac
+  # RunPod's SDK reads its own while it is imported, and fails with a traceback.
+  log_level LOG_LEVEL DEBUG INFO WARN ERROR CRITICAL
+  log_level RUNPOD_LOG_LEVEL NOTSET TRACE DEBUG INFO WARN ERROR
   [[ $ref =~ ^[A-Za-z0-9][A-Za-z0-9._/-]*$ ]] || refuse "VIBEVOICE_REF is '$ref'; allowed: a commit, branch or tag"
   slurp "$requirements_file" || refuse "REQUIREMENTS_FILE: $requirements_file cannot be read or is empty"
   requirements=$REPLY
@@ -125,6 +134,44 @@ read_settings() {
   # The platform had it ready before this worker began, which checks it before it is loaded.
   [[ $model_wanted == none ]] || ! cached_by_platform /runpod-volume/huggingface-cache/hub ||
     model_wanted=none cached=$REPLY
+}
+
+trim() { # NAME ...: as config.py reads them, without white space and quotes around the whole
+  local name value inner
+  for name; do
+    value=${!name-}
+    [[ ! $value =~ \{\{[[:space:]]*RUNPOD_SECRET_([A-Za-z0-9_.-]*) ]] ||
+      refuse "$name: RunPod has no secret '${BASH_REMATCH[1]}' to put here"
+    strip "$value"
+    if [[ $REPLY =~ ^\"(.*)\"$ || $REPLY =~ ^\'(.*)\'$ ]]; then
+      inner=${BASH_REMATCH[1]}
+      [[ $inner == *"${REPLY:0:1}"* ]] || strip "$inner"
+    fi
+    [[ $REPLY == "$value" ]] || printf -v "$name" %s "$REPLY"
+  done
+}
+
+strip() { # TEXT: without white space at its ends, as REPLY
+  local space=$' \t\r\n\v\f'
+  REPLY=${1#"${1%%[!"$space"]*}"}
+  REPLY=${REPLY%"${REPLY##*[!"$space"]}"}
+}
+
+expand_home() { # NAME: `~` and `~USER` at its beginning
+  local home
+  [[ ${!1-} =~ ^(~[A-Za-z0-9_.-]*)(/.*)?$ ]] || return 0
+  local rest=${BASH_REMATCH[2]}
+  eval "home=${BASH_REMATCH[1]}" # such a word does nothing else
+  [[ $home != \~* ]] || refuse "$1: names the home of a user that this machine has not"
+  printf -v "$1" %s "$home$rest"
+}
+
+log_level() { # NAME LEVEL ...: one of the levels, in any case; WARN and WARNING are one
+  local level=${!1-}
+  [[ $level ]] || return 0
+  level=${level^^} level=${level/%WARNING/WARN}
+  [[ " ${*:2} " == *" $level "* ]] || refuse "$1: allowed: ${*:2}"
+  printf -v "$1" %s "$level"
 }
 
 outlives_the_worker() { # FOLDER MOUNTS: whether a volume is mounted there, of whatever kind
@@ -215,16 +262,27 @@ model_is_untouched() { # FLAG JSON: no file of the model is missing, empty or ne
 
 needs_gpu() { [[ ${ENGINE:-} != espeak && $requirements == *nvidia-cublas-cu12* ]]; }
 
-refuse_without_driver() { # DEVICE VERSION_FILE: for a CUDA build there has to be an NVIDIA driver
+refuse_without_callers() { # who may call is said before minutes are paid; server.py says it too
+  [[ $door == server.py && ! ${HOST:-}${API_KEYS:-} ]] || return 0
+  [[ ${RUNPOD_POD_ID:-}${RUNPOD_ENDPOINT_ID:-}${VIBEVOICE_IMAGE:-} ]] || return 0
+  case ${ALLOW_ANONYMOUS:-} in
+    [Tt] | [Tt][Rr][Uu][Ee] | 1 | [Yy] | [Yy][Ee][Ss] | [Oo][Nn]) ;;
+    *) refuse "MODE=http: nobody could call this server: give API_KEYS, or set ALLOW_ANONYMOUS=true" ;;
+  esac
+}
+
+refuse_without_driver() { # DEVICE VERSION_FILE WSL: for a CUDA build there has to be a driver
   needs_gpu || return 0
+  [[ ! -e $3 ]] || return 0 # Windows has the driver, and tells no version here
   [[ -e $1 ]] || refuse "there is no NVIDIA driver on this machine, and $requirements_file is a CUDA build:" \
     "run the worker on a GPU. To fill a volume without one, use --prefetch"
-  slurp "$2" && [[ $REPLY =~ Module\ +([0-9]+)\.([0-9]+) ]] || return 0
-  local have=${BASH_REMATCH[1]}.${BASH_REMATCH[2]}
+  # "Kernel Module  550.54.15", or of the open ones "Open Kernel Module for x86_64  550.54.15".
+  slurp "$2" && [[ $REPLY =~ Module(\ for\ [^ ]+)?\ +([0-9]+)\.([0-9]+) ]] || return 0
+  local major=${BASH_REMATCH[2]} have=${BASH_REMATCH[2]}.${BASH_REMATCH[3]}
   # CUDA 12 runs from 525 on; 12.8 came with 570.
-  ((BASH_REMATCH[1] >= 525)) ||
+  ((major >= 525)) ||
     refuse "the NVIDIA driver $have is too old for CUDA 12.8: set the endpoint's CUDA versions to 12.8 and newer"
-  ((BASH_REMATCH[1] >= 570)) || say "the NVIDIA driver $have is older than CUDA 12.8; 570 or newer is better"
+  ((major >= 570)) || say "the NVIDIA driver $have is older than CUDA 12.8; 570 or newer is better"
 }
 
 provision() { # COMMAND ARGUMENT ...: becomes what builds what is missing, and then the worker

@@ -1,4 +1,4 @@
-"""Runs a door, and leaves word on the volume where it dies before it is up.
+"""Runs a door, and leaves word on the volume where it dies before its engine has worked.
 
     VENV/bin/python -m provision.begin handler.py [ARGUMENT ...]
 
@@ -23,7 +23,7 @@ _NAME = "VIBEVOICE_FAILED"
 
 
 def up() -> None:
-    """Says that this worker works. What ends it from now on is no damage of the volume."""
+    """Says that this worker's engine works. What ends it from now on is no damage."""
     if path := os.environ.pop(_NAME, None):
         faulthandler.enable()  # to stderr again
         for note in (Path(path), beside(Path(path), "repaired")):

@@ -6,6 +6,7 @@ their sizes. Beside it may lie a note of a start that failed, and one of the rep
 
 import itertools
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,11 @@ def raise_flag(wanted: Wanted, ready: Ready) -> None:
 def _link(base: Path, name: str, target: Path) -> None:
     place, fresh = base / name, base / f".{name}.link"
     if place.is_dir() and not place.is_symlink():
-        say(f"{place} is no link of ours and stays as it is; {target} is used")
+        what = "an environment of another worker" if (place / "pyvenv.cfg").exists() else "a folder"
+        say(
+            f"{place}, {what}, is no link of ours and stays as it is; {target} is used."
+            f" Where nothing else uses it: rm -rf {shlex.quote(str(place))}"
+        )
         return
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(below(target, base))

@@ -11,7 +11,7 @@ from pathlib import Path
 from provision import code, environment
 from provision.flags import Ready, beside, failure, raise_flag
 from provision.lock import Lock, Pace
-from provision.outcome import NO_ROOM, NoRoom, Refused, say
+from provision.outcome import NO_ROOM, NoRoom, Refused, Unfit, is_full, say, told
 from provision.removal import remove_old
 from provision.wanted import Wanted
 from provision.work import Builder, CommandFailed, Guardian, Look, unfit
@@ -33,6 +33,8 @@ def make_ready(wanted: Wanted) -> Ready:
             return _prepare(wanted, wanted.volume)
         except NoRoom:
             why = f"there is no space left on {wanted.volume}"
+        except Unfit as problem:
+            why = str(problem)
     if wanted.prefetch:
         raise Refused(why)
     disk = wanted.disk
@@ -47,6 +49,8 @@ def make_ready(wanted: Wanted) -> Ready:
     except NoRoom as problem:
         larger = "enlarge the volume or the container disk"
         raise NoRoom(f"there is no space for it in {disk} either: {larger}") from problem
+    except Unfit as problem:
+        raise Refused(str(problem)) from problem
 
 
 def refuse_old_cards(wanted: Wanted) -> None:
@@ -80,7 +84,7 @@ def _prepare(wanted: Wanted, base: Path) -> Ready:
         guardian = Guardian(lock)
         try:
             return _fill(Builder(wanted, base, lock, guardian, _look(wanted, base)))
-        except NoRoom:
+        except Unfit:
             if lock.is_ours():
                 _clear(base, base / wanted.venv.name)
             raise
@@ -103,7 +107,9 @@ def _take_turn(wanted: Wanted, lock: Lock) -> None:
             (lock.folder.parent / name).mkdir(parents=True, exist_ok=True)
         lock.take(math.inf if wanted.prefetch else int(given))
     except OSError as problem:
-        raise NoRoom(f"no folder can be made there: {problem}") from problem
+        if is_full(str(problem)):
+            raise NoRoom(f"no folder can be made there: {problem}") from problem
+        raise Unfit(told(problem, lock.folder.parent)) from problem
 
 
 def _look(wanted: Wanted, base: Path) -> Look:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from provision.lock import Lock
-from provision.outcome import NoRoom, Refused, is_full, reason, say
+from provision.outcome import NoRoom, Refused, Unfit, is_full, reason, say, told
 from provision.wanted import Wanted
 
 _QUIET = {
@@ -138,6 +138,8 @@ def unfit(folder: Path, wanted: Wanted) -> str:
     """Creates the folder and writes a probe file. Gives the problem, empty where it works."""
     if not folder.parent.is_dir() and folder != wanted.disk:
         return f"there is no {folder.parent}: no network volume is attached"
+    if _is_noexec(folder) and not wanted.venv.find(wanted.disk):
+        return f"{folder} is mounted noexec: no program can run from it"
     probe = folder / f".probe-{wanted.worker}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,8 +148,13 @@ def unfit(folder: Path, wanted: Wanted) -> str:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as problem:
-        return f"{folder} cannot be written to ({problem.strerror})"
+        return told(problem, folder)
     return ""
+
+
+def _is_noexec(folder: Path) -> bool:
+    place = next(each for each in (folder, *folder.parents) if each.exists())
+    return bool(os.statvfs(place).f_flag & os.ST_NOEXEC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +203,15 @@ class Builder:
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """Turns any failure inside the block into `NoRoom`, or into `Refused` with a sentence."""
+        """Turns any failure inside the block into `Unfit` or `Refused`, with a sentence."""
         try:
             yield
         except (CommandFailed, OSError) as problem:
             output = problem.output if isinstance(problem, CommandFailed) else str(problem)
-            if is_full(output) or unfit(self.base, self.wanted):
+            if is_full(output):
                 raise NoRoom(f"no space in {self.base} for {what}") from problem
-            why = reason(output, self.wanted.ref) or problem
+            if why := unfit(self.base, self.wanted):
+                raise Unfit(why) from problem
+            why = told(problem, self.base) if isinstance(problem, OSError) else str(problem)
+            why = reason(output, self.wanted.ref) or why
             raise Refused(f"{what} could not be had: {why}") from problem

@@ -1,6 +1,5 @@
 """bootstrap.sh on a volume that was damaged after it was finished: noticed, said, repaired once."""
 
-import importlib
 import os
 import shutil
 import signal
@@ -86,10 +85,7 @@ def test_each_kind_of_damage_is_shown_and_repaired(site: Site, kind: str) -> Non
     repaired = site.run("--repair")
     assert repaired.status == 0, repaired.log
     assert "everything is in place" in repaired.log
-    assert site.run("--verify").status == 0
-    warm = site.run()
-    site.assert_ready(warm)
-    assert "bootstrap:" not in warm.log
+    assert site.run("--check").status == 0
     assert site.parts() == names
 
 
@@ -152,9 +148,8 @@ def test_bytecode_that_was_cut_is_made_anew(site: Site) -> None:
 def test_a_library_that_was_cut_ends_the_start_by_a_signal_and_is_repaired_by_the_next(
     site: Site,
 ) -> None:
-    source = Path(importlib.import_module("_decimal").__file__ or "")
-    site.require("2.0", source.read_bytes())
-    site.env |= {"SKIP_MODEL_DOWNLOAD": "1"}
+    mapped = Path("/proc/self/maps").read_text().split()
+    site.require("2.0", Path(next(word for word in mapped if "/libm.so" in word)).read_bytes())
     handler = site.code / "handler.py"
     library = "os.path.dirname(tiny_package.__file__) + '/tiny_package_data'"
     load = f"import ctypes, os\nctypes.CDLL({library})\n"

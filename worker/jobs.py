@@ -21,6 +21,7 @@ from config import on_runpod
 from delivery import answer as delivery
 from delivery.answer import Delivered, Delivery, Outputs
 from delivery.bucket import Bucket
+from provision.begin import up
 from request.errors import DeliveryError, EngineLost, RequestError, SpeechError
 from request.model import SpeechRequest, parse_request, words_of
 from synthesis.file import SpeechFile
@@ -206,6 +207,7 @@ class Jobs:
         cold_start = self._inference.tell_cold_start()
         if cold_start is not None:
             timings["cold_start_sec"] = cold_start
+            up()
         answer: Answer = {
             "status": "success",
             "sample_rate": result.sample_rate,
