@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 
 from api.admission import AdmissionControl
 from api.contract import limited
@@ -17,7 +18,7 @@ from request.errors import SpeechError
 from request.model import Defaults, SpeechRequest
 from synthesis.inference import VibeVoiceInference
 from synthesis.parts import StreamOptions
-from synthesis.result import Result
+from synthesis.result import AudioPart, Result, StreamStart
 from synthesis.stream import StreamItem
 
 
@@ -50,6 +51,7 @@ class AppState:
 
 
 _WHOLE = StreamOptions(longest_part_sec=0)
+_BLOCK = 1 << 18
 
 
 class Speaking:
@@ -80,6 +82,31 @@ class Speaking:
             async with aclosing(self._state.inference.stream(request, _WHOLE)) as stream:
                 async for item in stream:
                     yield item
+
+    async def file(self, request: SpeechRequest) -> AsyncGenerator[StreamItem, None]:
+        """The same of a text whose file is finished before its first part.
+
+        A caller who reads slowly needs no seat any more.
+        """
+        inference = self._state.inference
+        with self.seat, inference.workspace() as folder:
+            await self.take_seat()
+            planned = await inference.plan(request)
+            file = await inference.generate(planned, Path(folder))
+            self.seat.leave()
+            result, size = file.result, file.path.stat().st_size
+            yield StreamStart(
+                result.voices,
+                result.seed,
+                result.gain_db,
+                result.sample_rate,
+                result.warnings,
+                size,
+            )
+            with file.path.open("rb") as data:
+                while block := await asyncio.to_thread(data.read, _BLOCK):
+                    yield AudioPart(block, result.sample_rate)
+            yield result
 
     async def noted(self, items: AsyncIterator[StreamItem]) -> AsyncGenerator[StreamItem, None]:
         """Passes the items on, and counts their result, their error or their cancellation."""

@@ -41,13 +41,15 @@ export class QueueBackend {
    * @returns {Promise<Speech>}
    */
   async speak(ask, call) {
-    const { stream } = this.settings;
+    // A FLAC of unknown length is opened by few.
+    const stream = this.settings.stream && ask.format !== "flac";
     // No other request can join a stream, since RunPod shows each piece once.
     const claim = stream ? NO_CLAIM : call.claim;
     const job = new Job(this.runpod, this.settings, { ...call, claim });
     const input = inputOf(ask, call.id);
     if (stream) return await this.streamed(job, input, ask.format);
-    return await this.delivered(await job.answer(input), ask.format);
+    // The bridge's callers do not reach the volume, where the worker keeps what it cannot send.
+    return await this.delivered(await job.answer({ ...input, must_fit: true }), ask.format);
   }
 
   /**

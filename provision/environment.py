@@ -46,7 +46,10 @@ def _build(builder: Builder, venv: Path) -> None:
     bare = [] if importlib.util.find_spec("pip") is None else ["--without-pip"]
     builder.run(wanted.python, "-m", "venv", *bare, venv)
     wanted.venv.keep_definition(venv)
-    _install(builder, venv, "-r", wanted.requirements_file)
+    # pip takes hashes for all packages or for none, so a file with hashes is complete. Before pip
+    # 24 it refused a package that another asks for with an extra.
+    complete = ["--no-deps"] if b"--hash=" in wanted.requirements else []
+    _install(builder, venv, *complete, "-r", wanted.requirements_file)
     outcome = _install_flash(builder, venv) if wanted.flash_wheel else ""
     if outcome and builder.base != wanted.disk:
         (venv / _AGAIN).touch()

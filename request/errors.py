@@ -32,7 +32,7 @@ CODES: Mapping[str, Code] = {
     "voice_not_found": Code(404, "No voice has that name, and `STRICT_VOICES` is set"),
     "worker_unavailable": Code(503, "The engine is lost and gets replaced: send it again", retry=5),
     "engine_failed": Code(500, "The engine could not load, or not finish what it began"),
-    "audio_too_large": Code(500, "The audio is made and does not fit into an answer"),
+    "audio_too_large": Code(400, "The audio does not fit into an answer"),
     "delivery_failed": Code(500, "The audio is made and could not be handed over"),
     "internal_error": Code(500, "A fault of ours; the worker's log has its place"),
 }

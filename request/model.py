@@ -210,6 +210,11 @@ class SpeechRequest(BaseModel):
         "its upload failed",
         jobs_only=True,
     )
+    must_fit: Boolean = _flag(
+        "Refuse what would not fit into an answer before it is spoken, and name the formats that "
+        "would; for callers who do not reach the volume",
+        jobs_only=True,
+    )
     stream: Boolean = _flag(
         "Send audio in parts while it is made, see [Streaming](#streaming)",
         jobs_only=True,

@@ -144,12 +144,12 @@ class VibeVoiceInference:
 
     async def dry_run(self, request: SpeechRequest) -> DryRunAnswer:
         """How a request would be read, without synthesis. Raises what `plan` would."""
-        return await asyncio.to_thread(dry_run, self, request)
+        return await _planned(partial(dry_run, self, request))
 
     async def plan(self, request: SpeechRequest) -> PlannedRequest:
         """Plans the text and finds the voices. Raises `RequestError`s, before any other work."""
         # Not in the pool: a request that cannot be served is told so while others are speaking.
-        return await asyncio.to_thread(plan_request, self, request, time.monotonic())
+        return await _planned(partial(plan_request, self, request, time.monotonic()))
 
     async def generate(
         self, planned: PlannedRequest, folder: Path, progress: Progress | None = None
@@ -189,6 +189,15 @@ class VibeVoiceInference:
             if not working.cancel():
                 await asyncio.wait([_awaitable(working)])
             raise
+
+
+async def _planned(plan: Callable[..., T]) -> T:
+    """What `plan` gives, in a thread. A cancelled task ends it at its next `check`."""
+    token = CancelToken()
+    try:
+        return await asyncio.to_thread(plan, check=token.check)
+    finally:
+        token.cancel()
 
 
 def process_age_sec() -> float:

@@ -21,6 +21,7 @@ from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
 from text.chunks import Limits, TextPlan, plan_text
 from text.pace import Pace
+from text.reading import most_spoken
 from voices.casting import Recording, cast, names_of, unmatched
 from voices.catalogue import Voice, VoiceMapper
 
@@ -137,7 +138,8 @@ _UNLABELLED = -1
 class GrowingPlan:
     """The plan of a request whose text comes section by section. Speakers keep their voices; a
     section without `Speaker N:` lines goes on with the speaker before. `recording` gives the voice
-    that came with the request; with `grows` False the first section is all there is."""
+    that came with the request; with `grows` False the first section is all there is. `check` is
+    called between the steps of planning, and may raise to end it."""
 
     def __init__(
         self,
@@ -146,8 +148,11 @@ class GrowingPlan:
         sample_rate: int | None = None,
         recording: Recording | None = None,
         grows: bool = True,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.grows = grows
+        self._check = check
+        self._room = most_spoken(0)
         self._seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         self._services, self._request = services, request
         wanted = sample_rate or services.settings.default_sample_rate
@@ -160,7 +165,11 @@ class GrowingPlan:
     def add(self, section: Section, asked_at: float) -> PlannedRequest:
         """Plans the next section. Raises `RequestError`s."""
         request = self._request
-        text = plan_text(section.text, self._services.limits, request.pronunciations)
+        # Of all sections together: else many short ones would each have the room of a text.
+        room = self._room + most_spoken(len(section.text)) - most_spoken(0)
+        limits, respelled = self._services.limits, request.pronunciations
+        text = plan_text(section.text, limits, respelled, room, self._check)
+        self._room = room - text.characters
         numbers = text.speakers or (self._last,)
         self._speakers += [number for number in text.speakers if number not in self._speakers]
         everyone = list(dict.fromkeys([*self._voices, *numbers]))
@@ -197,8 +206,13 @@ class GrowingPlan:
 
 
 def plan_request(
-    services: Services, request: SpeechRequest, asked_at: float, recording: Recording | None = None
+    services: Services,
+    request: SpeechRequest,
+    asked_at: float,
+    recording: Recording | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> PlannedRequest:
-    """Plans a text that is whole. Raises `RequestError`s, before any other work."""
-    plan = GrowingPlan(services, request, recording=recording, grows=False)
+    """Plans a text that is whole. Raises `RequestError`s, before any other work. `check` as in
+    `GrowingPlan`."""
+    plan = GrowingPlan(services, request, recording=recording, grows=False, check=check)
     return plan.add(Section(request.text), asked_at)

@@ -45,8 +45,14 @@ class SpeechStream:
     ) -> None:
         self._services, self._options = services, options
         self._sections = sections or _whole(request)
-        self._plan = GrowingPlan(services, request, options.sample_rate, grows=sections is not None)
         self._token = CancelToken(self._wake)
+        self._plan = GrowingPlan(
+            services,
+            request,
+            options.sample_rate,
+            grows=sections is not None,
+            check=self._token.check,
+        )
         self._room = threading.Semaphore(options.parts_ahead)
         # Bounded by the room: every section has parts, and each of them takes some.
         self._items: asyncio.Queue[StreamItem | BaseException | None] = asyncio.Queue()

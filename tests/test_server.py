@@ -1,10 +1,12 @@
 """The second door: sound at once, nothing after a failure, and nobody waits for ever."""
 
 import asyncio
+import hashlib
 import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -184,6 +186,50 @@ def test_a_failure_in_a_stream_of_events_is_an_event_and_no_end(
     assert told["type"] == "error"
     assert told["error"]["type"] == "server_error"
     assert "[DONE]" not in answer.body.decode()
+
+
+def test_a_flac_says_its_length_and_what_is_in_it(server: Server, engine: FakeEngine) -> None:
+    engine.audio = lambda _: np.full(3 * 24_000, 0.25, np.float32)
+    answer = server.speak(response_format="flac", loudness=None)
+    assert int(answer.headers["content-length"]) == len(answer.body)
+    assert "transfer-encoding" not in answer.headers
+    samples, rate = soundfile.read(io.BytesIO(answer.body), dtype="int16")
+    assert (len(samples), rate) == (3 * 24_000, 24_000)
+    assert answer.body[26:42] == hashlib.md5(samples.tobytes()).digest()  # noqa: S324
+    pcm = server.speak(response_format="pcm", loudness=None).body
+    assert np.array_equal(np.frombuffer(pcm, "<i2"), samples)
+
+
+def test_a_flac_that_fails_in_the_middle_is_an_envelope(server: Server, engine: FakeEngine) -> None:
+    engine.audio = lambda _: np.full(LONG, 0.25, np.float32)
+    engine.fail_at = 5
+    answer = server.speak(response_format="flac")
+    assert (answer.status, answer.error["code"]) == (500, "engine_failed")
+    events = server.speak(response_format="flac", stream_format="sse")
+    assert (events.status, events.error["code"]) == (500, "engine_failed")
+
+
+def test_a_caller_who_leaves_before_a_flac_is_whole_stops_the_engine(start: Start) -> None:
+    engine = HeldEngine()
+    server = start(engine=engine)
+    with server.raw(response_format="flac"):
+        wait_for(lambda: engine.speeches)
+        engine.permits.release(3)
+        wait_for(lambda: engine.frames == 3)
+    wait_for(lambda: engine.speeches[0].cancelled)
+    wait_for(lambda: server.call("GET", "/v1/capabilities").json["slots_taken"] == 0)
+
+
+def test_who_reads_a_flac_slowly_keeps_nobody_waiting(start: Start, engine: FakeEngine) -> None:
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, 500 * 24_000)
+    server = start(MAX_STREAMS="1", MAX_QUEUE="0")
+    engine.audio = lambda _: noise.astype(np.float32)
+    with server.raw(response_format="flac", loudness=None) as peer:
+        head, _ = head_of(peer)
+        size = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
+        assert size > 10_000_000  # more than lies in buffers on the way
+        engine.audio = ramp
+        assert server.speak().status == 200
 
 
 def test_what_nobody_foresaw_is_an_envelope_that_quotes_nothing(
