@@ -32,7 +32,12 @@ from delivery.bucket import Bucket, bucket_in
 ROOT = Path(__file__).resolve().parent
 
 _RUNPOD_MARKS = ("RUNPOD_POD_ID", "RUNPOD_ENDPOINT_ID", "RUNPOD_WEBHOOK_GET_JOB")
-_ON_RUNPOD = {"vibevoice_volume": "/runpod-volume/vibevoice", "port": "80"}
+# Its load balancer cuts an answer off after 330 s, where an error can no longer be told.
+_ON_RUNPOD = {
+    "vibevoice_volume": "/runpod-volume/vibevoice",
+    "port": "80",
+    "max_request_sec": "325",
+}
 _SPACE = " \t\r\n\v\f"
 _UNREPLACED = re.compile(r"\{\{\s*RUNPOD_SECRET_([\w.-]*)\s*\}\}")
 _BOUNDS = {"ge": "from", "gt": "above", "le": "up to"}
