@@ -124,6 +124,12 @@ class Engines(_Group):
     model_revision: str = _setting(
         "main", "Commit, branch or tag of a model from the hub", pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$"
     )
+    realtime_model_path: str = _setting(
+        "microsoft/VibeVoice-Realtime-0.5B", "Hub id or folder of VibeVoice-Realtime"
+    )
+    realtime_put_offs: int = _setting(
+        1, "How often an end that comes before its text is put off", ge=0, le=100
+    )
     model_caches: str = _setting("", "Hub caches to look in besides, with colons between")
     vibevoice_code: Folder | None = _setting(
         None, "Folder of VibeVoice's code, if it is not `vibevoice/` on the volume"
@@ -132,7 +138,7 @@ class Engines(_Group):
     hf_token: SecretStr | None = _setting(None, "Hugging Face token, for private models")
     hf_home: Folder | None = _setting(None, "Hugging Face home")
     hf_hub_cache: Folder | None = _setting(None, "Hugging Face download cache")
-    engine: Literal["auto", "vibevoice", "kokoro", "espeak"] = _setting(
+    engine: Literal["auto", "vibevoice", "realtime", "kokoro", "espeak"] = _setting(
         "auto", "`auto` takes VibeVoice where it can run; never the preview on RunPod"
     )
     vibevoice_runtime: Literal["fast", "reference"] = _setting(
@@ -146,6 +152,9 @@ class Engines(_Group):
     kokoro_voices: Folder | None = _setting(None, "File of Kokoro's voices, an .npz of your own")
     cpu_threads: int | None = _setting(
         None, "Threads of a model on the CPU, if not 4 or all cores", ge=1, le=256
+    )
+    whisper_model: str | None = _setting(
+        None, "Name or folder of a faster-whisper model, if not the packaged one"
     )
     max_slots: int | None = _setting(None, "Chunks of text that are generated at once", ge=1, le=64)
     gpu_usd_per_second: float | None = _setting(None, "Price of the GPU", gt=0, le=1)
@@ -169,6 +178,13 @@ class Engines(_Group):
         """This group as a dict, the argument of an engine's `create`."""
         names = (*Engines.model_fields, "further_hub_caches")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def recognizer_settings(self) -> dict[str, Any]:
+        """The settings of a `Transcriber` and of recognisers."""
+        names = ("whisper_model", "cpu_threads", "hf_token", "hf_hub_cache")
+        bounds = ("max_transcriptions", "max_audio_sec")
+        return {name: getattr(self, name) for name in (*names, *bounds)}
 
     @property
     def audio_prompts_dir(self) -> Path:
@@ -248,6 +264,16 @@ class Http(_Group):
     def address(self) -> str:
         """The address that `server.py` binds: HOST, else loopback or, with access set up, all."""
         return self.host or ("0.0.0.0" if self.keys or self.allow_anonymous else "127.0.0.1")  # noqa: S104
+
+
+class Transcription(_Group):
+    """Recordings that become text."""
+
+    max_upload_mb: int = _setting(200, "Largest recording that is transcribed", ge=1, le=4096)
+    max_audio_sec: float = _setting(
+        14_400, "Longest recording that is transcribed", ge=1, le=86_400
+    )
+    max_transcriptions: int = _setting(2, "Recordings that are heard at once", ge=1, le=256)
 
 
 class Text(_Group):
@@ -331,7 +357,7 @@ class S3(_Group):
         )
 
 
-class Settings(S3, Audio, Text, Http, Queue, Engines):
+class Settings(S3, Audio, Text, Transcription, Http, Queue, Engines):
     """All groups of settings, frozen."""
 
     @classmethod
