@@ -24,8 +24,10 @@ from config import ConfigError, Settings, on_runpod
 from delivery import answer as delivery
 from delivery import s3
 from delivery.answer import Outputs
+from provision.outcome import end_alike
 from request.errors import DeliveryError, SpeechError
 from synthesis.inference import VibeVoiceInference
+from transcription.registry import NAMES, create_recognizer, create_verifier
 from worker import sdk_loop, startup
 from worker.jobs import Answer, Job, Jobs
 
@@ -42,7 +44,8 @@ def settings() -> Settings:
 def inference() -> VibeVoiceInference:
     """The one inference layer of this process."""
     # RunPod replaces a worker whose engine is lost; elsewhere only another process brings it back.
-    return VibeVoiceInference(settings(), subprocess=not on_runpod())
+    verifier = create_verifier(create_recognizer(NAMES[0], settings().recognizer_settings))
+    return VibeVoiceInference(settings(), subprocess=not on_runpod(), verifier=verifier)
 
 
 @functools.cache
@@ -104,6 +107,7 @@ def main() -> None:
     sdk_loop.use()
     # By default SIGTERM ends the local API at once, and leaves the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    end_alike()
     start: dict[str, Any] = {"concurrency_modifier": lambda _: inference().concurrency}
     if settings().stream_jobs:
         start |= {"handler": stream_handler, "return_aggregate_stream": True}

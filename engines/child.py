@@ -31,7 +31,8 @@ log = logging.getLogger("vibevoice")
 
 
 def main(create: Callable[[str, EngineSettings], Engine] = create_engine) -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):  # the process group gets them; the parent acts
+    # The process group gets them; the parent acts.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(signum, lambda *_: None)  # compilers that we start would inherit SIG_IGN
     if path := os.environ.get("VIBEVOICE_FAILED"):  # until a worker has spoken; see provision/begin
         with suppress(OSError):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from provision.lock import Lock
-from provision.outcome import NoRoom, Refused, Unfit, is_full, reason, say, told
+from provision.outcome import ENDING, NoRoom, Refused, Unfit, is_full, reason, say, told
 from provision.wanted import Wanted
 
 _QUIET = {
@@ -102,7 +102,7 @@ class Guardian:
 
 
 def _guard(lock: Lock, pipe: int, parent: int) -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     count = group = 0
     is_ours = True
