@@ -33,7 +33,8 @@ from tests.wheels import make_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
-    "api", "audio", "delivery", "engines", "request", "synthesis", "text", "voices", "worker",
+    "api", "audio", "delivery", "engines", "request", "synthesis", "text", "transcription",
+    "voices", "worker",
 )  # fmt: skip
 """The packages that a worker runs."""
 MODEL_FILE = Path("vibevoice", "modular", "modeling_vibevoice_inference.py")
