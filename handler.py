@@ -22,6 +22,7 @@ from delivery import s3
 from delivery.answer import Outputs
 from request.errors import DeliveryError, SpeechError
 from synthesis.inference import VibeVoiceInference
+from transcription.transcriber import Transcriber
 from worker import sdk_loop, startup
 from worker.jobs import Answer, Job, Jobs
 
@@ -42,6 +43,12 @@ def inference() -> VibeVoiceInference:
 
 
 @functools.cache
+def transcriber() -> Transcriber:
+    """The one recogniser of this process, loaded by the first job that needs it."""
+    return Transcriber.of(settings().recognizer_settings)
+
+
+@functools.cache
 def log() -> Any:
     """RunPod's logger."""
     return runpod.RunPodLogger()
@@ -54,7 +61,7 @@ def outputs() -> Outputs:
 
 def jobs() -> Jobs:
     """The jobs of this worker."""
-    return Jobs(inference(), outputs(), log())
+    return Jobs(inference(), outputs(), log(), transcriber)
 
 
 async def handler(job: Job) -> Answer:
@@ -109,6 +116,8 @@ def main() -> None:
         runpod.serverless.start(start)
     finally:
         inference().close()
+        if transcriber.cache_info().currsize:
+            transcriber().close()
 
 
 if __name__ == "__main__":
