@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BeforeValidator,
     Field,
@@ -88,6 +89,12 @@ class Engines(_Group):
     model_revision: str = _setting(
         "main", "Commit, branch or tag of a model from the hub", pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$"
     )
+    realtime_model_path: str = _setting(
+        "microsoft/VibeVoice-Realtime-0.5B", "Hub id or folder of VibeVoice-Realtime"
+    )
+    realtime_put_offs: int = _setting(
+        1, "How often an end that comes before its text is put off", ge=0, le=100
+    )
     model_caches: str = _setting("", "Hub caches to look in besides, with colons between")
     vibevoice_code: Folder | None = _setting(
         None, "Folder of VibeVoice's code, if it is not `vibevoice/` on the volume"
@@ -96,7 +103,7 @@ class Engines(_Group):
     hf_token: SecretStr | None = _setting(None, "Hugging Face token, for private models")
     hf_home: Folder | None = _setting(None, "Hugging Face home")
     hf_hub_cache: Folder | None = _setting(None, "Hugging Face download cache")
-    engine: Literal["auto", "vibevoice", "kokoro", "espeak"] = _setting(
+    engine: Literal["auto", "vibevoice", "realtime", "kokoro", "espeak"] = _setting(
         "auto", "`auto` takes VibeVoice where it can run; never the preview on RunPod"
     )
     vibevoice_runtime: Literal["fast", "reference"] = _setting(
@@ -166,7 +173,9 @@ class Queue(_Group):
 class Http(_Group):
     """`server.py`: address, access and limits."""
 
-    host: str | None = _setting(None, "Address of `server.py`; without keys this machine's own")
+    host: Annotated[str, AfterValidator(lambda host: host.strip("[]"))] | None = _setting(
+        None, "Address of `server.py`; without keys this machine's own"
+    )
     port: int = _setting(8000, "Port of `server.py`; 80 on RunPod", ge=0, le=65_535)
     port_health: int | None = _setting(
         None, "A port of its own for `/ping`, in a thread of its own", ge=1, le=65_535
@@ -174,7 +183,9 @@ class Http(_Group):
     api_keys: SecretStr | None = _setting(None, "Keys of callers, with commas between")
     allow_anonymous: bool = _setting(False, "Without `API_KEYS`, serve more than this machine")
     public_lists: bool = _setting(False, "Lists of models and voices, less uploads, need no key")
-    cors_origin: str | None = _setting(None, "Web site whose pages may call `server.py`, or `*`")
+    cors_origin: Annotated[str, AfterValidator(lambda site: site.rstrip("/"))] | None = _setting(
+        None, "Web site whose pages may call `server.py`, or `*`"
+    )
     openai_input_limit: int = _setting(
         4096, "Characters of an `input` over HTTP", ge=1, le=1_000_000
     )
@@ -250,6 +261,9 @@ class Audio(_Group):
     max_retries: int = _setting(1, "How often a bad chunk is generated again", ge=0, le=5)
     pace_tolerance: float = _setting(
         2.5, "Factor by which a chunk may be longer or shorter than usual", gt=1, le=100
+    )
+    verify: Literal["off", "warn", "repeat"] = _setting(
+        "off", "Whether jobs that do not say are heard and checked"
     )
     default_sample_rate: int = _setting(24_000, "Sample rate of answers, Hz", ge=8_000, le=48_000)
     target_lufs: float = _setting(-16, "Loudness of jobs that name none, in LUFS", ge=-40, le=-6)

@@ -20,8 +20,10 @@ from config import ConfigError, Settings, on_runpod
 from delivery import answer as delivery
 from delivery import s3
 from delivery.answer import Outputs
+from provision.outcome import end_alike
 from request.errors import DeliveryError, SpeechError
 from synthesis.inference import VibeVoiceInference
+from transcription.registry import create_verifier
 from transcription.transcriber import Transcriber
 from worker import sdk_loop, startup
 from worker.jobs import Answer, Job, Jobs
@@ -39,7 +41,8 @@ def settings() -> Settings:
 def inference() -> VibeVoiceInference:
     """The one inference layer of this process."""
     # RunPod replaces a worker whose engine is lost; elsewhere only another process brings it back.
-    return VibeVoiceInference(settings(), subprocess=not on_runpod())
+    verifier = create_verifier(transcriber().recognizer)
+    return VibeVoiceInference(settings(), subprocess=not on_runpod(), verifier=verifier)
 
 
 @functools.cache
@@ -107,6 +110,7 @@ def main() -> None:
     sdk_loop.use()
     # By default SIGTERM ends the local API at once, and leaves the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    end_alike()
     start: dict[str, Any] = {"concurrency_modifier": lambda _: inference().concurrency}
     if settings().stream_jobs:
         start |= {"handler": stream_handler, "return_aggregate_stream": True}
@@ -116,8 +120,7 @@ def main() -> None:
         runpod.serverless.start(start)
     finally:
         inference().close()
-        if transcriber.cache_info().currsize:
-            transcriber().close()
+        transcriber().close()
 
 
 if __name__ == "__main__":

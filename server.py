@@ -18,9 +18,12 @@ from api.protocol import Protocol, SocketProtocol
 from api.speaking import AppState
 from config import ConfigError, Settings
 from provision.in_use import mark_in_thread
+from provision.outcome import end_alike
 from request.errors import SpeechError
 from synthesis.inference import VibeVoiceInference
+from transcription.registry import create_verifier
 from transcription.transcriber import Transcriber
+from voices.uploads import VoiceStore
 
 MOST_MESSAGE_BYTES = 256 * 1024
 _LAST_ANSWERS_SEC = 30
@@ -84,17 +87,24 @@ def main() -> None:
     log_to_stderr()
     try:
         settings = Settings.from_env()
-        inference = VibeVoiceInference(settings, concurrency=settings.max_streams, subprocess=True)
         transcriber = Transcriber.of(settings.recognizer_settings)
+        inference = VibeVoiceInference(
+            settings,
+            concurrency=settings.max_streams,
+            subprocess=True,
+            verifier=create_verifier(transcriber.recognizer),
+        )
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The server cannot start:\n{error}")
     mark_in_thread()
     log = logging.getLogger("vibevoice.http")
-    for problem in inference.voices.problems():
+    uploads = VoiceStore(settings.audio_prompts_dir)
+    for problem in (*inference.voices.problems(), *uploads.problems()):
         log.warning(problem)
     # uvicorn raises the signal again after its shutdown. By default that skips the `finally` below.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
+    end_alike()
     try:
         serve(inference, transcriber, log)
     finally:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from engines.base import Engine, EngineSettings, Frame, Plan
+from engines.base import Engine, EngineSettings, Frame, GrowingSpeech, Plan
 from engines.registry import create_engine
 from request import errors
 from request.errors import Cancelled, EngineError, SpeechError
@@ -30,7 +30,8 @@ log = logging.getLogger("vibevoice")
 
 
 def main(create: Callable[[str, EngineSettings], Engine] = create_engine) -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):  # the process group gets them; the parent acts
+    # The process group gets them; the parent acts.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(signum, lambda *_: None)  # compilers that we start would inherit SIG_IGN
     control = Connection(int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)  # a program left running would keep it open
@@ -69,8 +70,7 @@ def _answer(connection: Connection, engine: Engine) -> None:
             answer = _speak if isinstance(asked, Plan) else _call
             answer(connection, engine, asked)
         except Exception as error:  # noqa: BLE001 - sent to the parent
-            has_left = connection.poll()
-            if not (has_left or isinstance(error, Cancelled)):
+            if not isinstance(error, Cancelled):  # raised where the caller has left
                 connection.send(_told(error))
 
 
@@ -83,12 +83,16 @@ def _call(connection: Connection, engine: Engine, what: str) -> None:
 def _speak(connection: Connection, engine: Engine, plan: Plan) -> None:
     speech = engine.start(plan)
 
-    def cancel_when_left() -> None:
-        with suppress(OSError):
-            connection.poll(None)  # the caller sends nothing more, so this waits for end of file
+    def follow() -> None:
+        """Takes a growing text's pieces, until the caller closes the connection."""
+        with suppress(EOFError, OSError):
+            while True:
+                piece = connection.recv()
+                if isinstance(speech, GrowingSpeech):
+                    speech.finish() if piece is None else speech.feed(piece)
         speech.cancel()
 
-    threading.Thread(target=cancel_when_left, daemon=True).start()
+    threading.Thread(target=follow, daemon=True).start()
     for event in speech:
         if isinstance(event, Frame):  # to unpickle bytes takes the parent 29 us, an array 40 us
             connection.send((event.chunk, event.samples.tobytes()))
