@@ -81,6 +81,7 @@ def test_a_job_of_runpods_worker_for_faster_whisper_runs_as_it_is() -> None:
     assert answer == {
         "status": "success",
         "detected_language": "en",
+        "language": "english",
         "transcription": "1\n00:00:00,000 --> 00:00:00,500\ntone 440\n\n"
         "2\n00:00:01,000 --> 00:00:01,500\ntone 880\n\n",
         "translation": "1\n00:00:00,000 --> 00:00:00,500\nsound 440\n\n"

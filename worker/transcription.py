@@ -15,6 +15,7 @@ from request.errors import DeliveryError
 from request.transcription import TranscriptionRequest, parse_transcription
 from transcription.base import Options, Segment, seconds_of
 from transcription.formats import FORMS, segment_of
+from transcription.languages import name_of
 from transcription.transcriber import Transcriber, named
 from worker.progress import Heard, reporting
 
@@ -103,6 +104,7 @@ class TranscriptionJob:
             "status": "success",
             "segments": [_segment(number, each, request) for number, each in enumerate(heard)],
             "detected_language": language,
+            "language": name_of(language),
             "transcription": FORMS[request.transcription](heard),
             "duration_sec": round(self._progress.audio_sec, 3),
             "device": capabilities.details.get("device", "cpu"),
