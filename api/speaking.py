@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from api.admission import AdmissionControl
@@ -27,6 +27,7 @@ class AppState:
     settings: Settings
     inference: VibeVoiceInference
     admission: AdmissionControl
+    loads: AdmissionControl
     metrics: Metrics
     health: Health
 
@@ -35,9 +36,10 @@ class AppState:
         """The state of a server over this inference, by its settings."""
         settings = inference.settings
         admission = AdmissionControl(settings.max_streams, settings.max_queue)
+        loads = AdmissionControl(settings.max_queue or 1, most_waiting=0)
         metrics = Metrics(admission, lambda: inference.cold_start_sec)
         metrics.watch(lambda: inference.engine.inspect().figures)
-        return cls(settings, inference, admission, metrics, health)
+        return cls(settings, inference, admission, loads, metrics, health)
 
     @property
     def defaults(self) -> Defaults:
@@ -73,9 +75,22 @@ class Speaking:
         """
         with self.seat:
             await self.take_seat()
-            async with aclosing(self._state.inference.stream(request, _WHOLE)) as stream:
+            made = self._state.inference.stream(request, _WHOLE, aside=self.aside)
+            async with aclosing(made) as stream:
                 async for item in stream:
                     yield item
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        """Without the seat while a model loads, so that answers of others can be spoken. Raises
+        `ApiError` 503 where too many wait for a load."""
+        with self._state.loads.seat() as place:
+            await place.take()
+            self.seat.leave()
+            yield
+        waited_sec = await self.seat.take()
+        self.waited_sec += waited_sec
+        self._waits[-1] += waited_sec
 
     async def noted(self, items: AsyncIterator[StreamItem]) -> AsyncGenerator[StreamItem, None]:
         """Passes the items on, and counts their result, their error or their cancellation."""

@@ -15,7 +15,7 @@ from audio.codecs import FORMATS
 from audio.loudness import LoudnessMeter, gain_to
 from audio.pcm import silence
 from audio.spool import Spool
-from synthesis.parts import Context, PartEncoder, Parts, StreamOptions, load, spoken_of
+from synthesis.parts import Context, PartEncoder, Parts, StreamOptions, spoken_of
 from synthesis.plan import PlannedRequest
 from synthesis.quality import Progress, QualityRetry
 from synthesis.result import Result, Spoken, result_of
@@ -80,13 +80,13 @@ def _record(
     context: Context, planned: PlannedRequest, progress: Progress, spool: Spool
 ) -> Spoken[KeptChunkAudio]:
     """Speaks the whole plan, again where it came out badly."""
-    services, retries = context.services, context.services.settings.max_retries
-    quality = QualityRetry(services.engine, services.pace, retries, context.token, progress)
-    loading = load(context, planned)
+    began, retries = context.begin(), context.services.settings.max_retries
+    model = planned.model
+    quality = QualityRetry(model.engine, model.pace, retries, context.token, progress)
     takes = quality.record(
         planned.plan, lambda: KeptChunkAudio(spool, planned.rate, planned.request.speed)
     )
-    return spoken_of(planned, quality, takes, loading)
+    return spoken_of(context, planned, quality, takes, began)
 
 
 def _levelled(context: Context, spoken: Spoken[KeptChunkAudio]) -> Spoken[KeptChunkAudio]:
@@ -98,7 +98,7 @@ def _levelled(context: Context, spoken: Spoken[KeptChunkAudio]) -> Spoken[KeptCh
         context.token.check()
         meter.add(np.concatenate([silence(0), *each.take.read()]))
     measured = meter.integrated()
-    context.services.loudness.remember(spoken.planned.cast, measured)
+    spoken.planned.model.loudness.remember(spoken.planned.cast, measured)
     level_sec = time.monotonic() - spoken.ended_at
     if measured is None and spoken.takes:
         note = "loudness: could not be measured, so the level is left as is"

@@ -49,11 +49,18 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where a request is worked on: what it shares with others, what ends it, its own folder."""
+    """Where a request is worked on: what it shares with others, what ends it, its own folder.
+    `load_sec` is how long it waited for its model."""
 
     services: Services
     token: CancelToken
     folder: Path
+    load_sec: float = 0.0
+
+    def begin(self) -> float:
+        """When the work began. Raises `Cancelled` where it need not."""
+        self.token.check()
+        return time.monotonic()
 
 
 class PartEncoder:
@@ -129,8 +136,9 @@ def live_parts(
     comes first whose listener runs out of sound first."""
     rate, speed, form = planned.rate, planned.request.speed, planned.request.output_format
     services, token = context.services, context.token
-    loading = load(context, planned)
-    quality = QualityRetry(services.engine, services.pace, 0, token)
+    began = context.begin()
+    model = planned.model
+    quality = QualityRetry(model.engine, model.pace, 0, token)
     out = PartEncoder(planned, form, gain_db, options.longest_part_sec, _LIVE_BLOCK)
     meter = LoudnessMeter(rate)
 
@@ -143,7 +151,7 @@ def live_parts(
     takes: list[Recorded[ChunkAudio]] = []
     take, heard = ChunkAudio(rate, speed), list[Samples]()
     events = in_blocks(in_order(quality.events(planned.plan), context.folder), block_sec)
-    if services.engine.capabilities.in_caller:
+    if model.engine.capabilities.in_caller:
         events = _in_turns(events, turn)
     for event in events:
         with turn():
@@ -158,8 +166,8 @@ def live_parts(
             takes.append(Recorded(take, flaw, 1))
             out.join.end_chunk()
             take, heard = ChunkAudio(rate, speed), []
-    spoken = spoken_of(planned, quality, takes, loading, gain_db)
-    services.loudness.remember(planned.cast, meter.integrated())
+    spoken = spoken_of(context, planned, quality, takes, began, gain_db)
+    model.loudness.remember(planned.cast, meter.integrated())
     with turn():
         parts = list(out.close())
     yield from parts
@@ -167,31 +175,23 @@ def live_parts(
     return result_of(services, spoken, out.join, form, out.encode_sec, total_sec)
 
 
-def load(context: Context, planned: PlannedRequest) -> tuple[float, float]:
-    """Loads the engine. Gives when that began and when it was done."""
-    started_at = time.monotonic()
-    context.token.check()
-    if planned.plan.chunks:  # silence needs no engine
-        context.services.load_model()
-    return started_at, time.monotonic()
-
-
 def spoken_of(
+    context: Context,
     planned: PlannedRequest,
     quality: QualityRetry,
     takes: Iterable[Recorded[AnyAudio]],
-    loading: tuple[float, float],
+    began: float,
     gain_db: float | None = None,
 ) -> Spoken[AnyAudio]:
-    """What has just come to its end; `loading` is what `load` gave. Raises `EngineError` where
-    nothing is to be heard."""
-    kept, now, (started_at, loaded_at) = tuple(takes), time.monotonic(), loading
+    """What has just come to its end; `began` is what `Context.begin` gave. Raises `EngineError`
+    where nothing is to be heard."""
+    kept, now = tuple(takes), time.monotonic()
     phases = {
         "plan_sec": planned.planned_at - planned.asked_at,
-        "queue_sec": started_at - planned.planned_at,
-        "load_sec": loaded_at - started_at,
+        "queue_sec": began - planned.planned_at - context.load_sec,
+        "load_sec": context.load_sec,
         "first_audio_sec": (quality.first_audio_at or now) - planned.asked_at,
-        "synthesis_sec": now - loaded_at,
+        "synthesis_sec": now - began,
         **quality.cost,
     }
     return Spoken(planned, kept, gain_db, flaws(kept), phases, now)

@@ -8,21 +8,21 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from audio.codecs import FORMATS, bytes_a_second, codec_rate
-from audio.loudness import LoudnessMemory, gain_to
+from audio.loudness import gain_to
 from config import Settings
-from engines.base import Capabilities, Engine, Options, Plan, PlannedChunk
+from engines.base import Capabilities, Options, Plan, PlannedChunk
 from engines.priority_lock import PriorityLock
 from request.errors import RequestError
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
+from synthesis.models import Model, Models
 from text.chunks import Limits, TextPlan, plan_text
-from text.pace import Pace
 from voices.casting import Recording, cast, names_of, unmatched
-from voices.catalogue import Voice, VoiceMapper
+from voices.catalogue import Voice
 
 T = TypeVar("T")
 
@@ -31,14 +31,9 @@ class Services(Protocol):
     """What requests share: see `inference.VibeVoiceInference`."""
 
     settings: Settings
-    engine: Engine
+    models: Models
     limits: Limits
-    voices: VoiceMapper
-    pace: Pace
-    loudness: LoudnessMemory
     cpu: PriorityLock
-
-    def load_model(self) -> None: ...
 
     def request_voice(self, request: SpeechRequest) -> tuple[Voice, list[str]]: ...
 
@@ -58,10 +53,12 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
-    """A text as it will be spoken. `plan` is what the engine gets; `lead_ms` of silence come before
-    all chunks; `asked_at` and `planned_at` are monotonic seconds."""
+    """A text as it will be spoken, by a model that its answer holds. `plan` is what the engine
+    gets; `lead_ms` of silence come before all chunks; `asked_at` and `planned_at` are monotonic
+    seconds."""
 
     request: SpeechRequest
+    model: Model = field(repr=False)
     text: TextPlan
     plan: Plan
     seed: int
@@ -91,24 +88,24 @@ class PlannedRequest:
         pauses = [self.lead_ms, *(chunk.pause_ms for chunk in self.text.chunks)]
         return [round(pause * self.rate / 1000 / self.request.speed) for pause in pauses]
 
-    def chunk_sec(self, index: int, pace: Pace) -> float:
+    def chunk_sec(self, index: int) -> float:
         """How long one chunk should be, without the pause after it."""
-        return pace.expected(*said(self.plan, index)) / self.request.speed
+        return self.model.pace.expected(*said(self.plan, index)) / self.request.speed
 
-    def expected_sec(self, pace: Pace) -> float:
+    def expected_sec(self) -> float:
         """How long the answer should be, with its pauses."""
-        spoken = sum(self.chunk_sec(index, pace) for index in range(len(self.text.chunks)))
+        spoken = sum(self.chunk_sec(index) for index in range(len(self.text.chunks)))
         return spoken + sum(self.pauses()) / self.rate
 
-    def expected_bytes(self, pace: Pace) -> int:
+    def expected_bytes(self) -> int:
         """How large its file should be, in the smallest format that it may take."""
-        return round(self.expected_sec(pace) * bytes_a_second(self.smallest_format, self.rate))
+        return round(self.expected_sec() * bytes_a_second(self.smallest_format, self.rate))
 
-    def remembered_gain(self, loudness: LoudnessMemory) -> float | None:
+    def remembered_gain(self) -> float | None:
         """The gain for a stream, in dB: by what these voices measured before."""
         if self.request.loudness is None:
             return None
-        return gain_to(self.request.loudness, loudness.recall(self.cast))
+        return gain_to(self.request.loudness, self.model.loudness.recall(self.cast))
 
 
 def said(plan: Plan, index: int) -> tuple[str, str]:
@@ -142,6 +139,7 @@ class GrowingPlan:
     def __init__(
         self,
         services: Services,
+        model: Model,
         request: SpeechRequest,
         sample_rate: int | None = None,
         recording: Recording | None = None,
@@ -149,7 +147,7 @@ class GrowingPlan:
     ) -> None:
         self.grows = grows
         self._seed = secrets.randbelow(2**32) if request.seed is None else request.seed
-        self._services, self._request = services, request
+        self._services, self._model, self._request = services, model, request
         wanted = sample_rate or services.settings.default_sample_rate
         self._rate = codec_rate(request.output_format, wanted)
         self._recording = recording or (lambda: services.request_voice(request))
@@ -166,7 +164,7 @@ class GrowingPlan:
         everyone = list(dict.fromkeys([*self._voices, *numbers]))
         names = names_of(request, self._speakers) if self._speakers else {}
         self._voices, warnings = cast(
-            request, everyone, names, self._services.voices, self._recording, self._voices
+            request, everyone, names, self._model.voices, self._recording, self._voices
         )
         if not self.grows:
             warnings += unmatched(request, text.speakers)
@@ -174,6 +172,7 @@ class GrowingPlan:
             self._last = numbers[text.chunks[-1].turns[-1].speaker]
         return PlannedRequest(
             request=request,
+            model=self._model,
             text=text,
             plan=Plan(
                 chunks=tuple(PlannedChunk(chunk.turns, self._seed) for chunk in text.chunks),
@@ -184,7 +183,7 @@ class GrowingPlan:
                     request.disable_prefill,
                     repeatable=request.seed is not None,
                     cfg_is_default="cfg_scale" not in request.model_fields_set,
-                    language=language_of(request, self._services.engine.capabilities),
+                    language=language_of(request, self._model.capabilities),
                 ),
             ),
             seed=self._seed,
@@ -197,8 +196,12 @@ class GrowingPlan:
 
 
 def plan_request(
-    services: Services, request: SpeechRequest, asked_at: float, recording: Recording | None = None
+    services: Services,
+    model: Model,
+    request: SpeechRequest,
+    asked_at: float,
+    recording: Recording | None = None,
 ) -> PlannedRequest:
     """Plans a text that is whole. Raises `RequestError`s, before any other work."""
-    plan = GrowingPlan(services, request, recording=recording, grows=False)
+    plan = GrowingPlan(services, model, request, recording=recording, grows=False)
     return plan.add(Section(request.text), asked_at)

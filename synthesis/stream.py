@@ -7,8 +7,8 @@ parts and its result. Seed, voices and gain hold for all of them.
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -17,10 +17,12 @@ from request.errors import Cancelled
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
 from synthesis.parts import Context, Parts, StreamOptions, live_parts
-from synthesis.plan import GrowingPlan, Section, Services
+from synthesis.plan import GrowingPlan, PlannedRequest, Section, Services
 from synthesis.result import AudioPart, Result, StreamStart
 
 StreamItem = StreamStart | Section | AudioPart | Result
+Aside = Callable[[], AbstractAsyncContextManager[None]]
+"""A context in which a stream waits for its model: a door may give its place away meanwhile."""
 
 
 class Stalled(Exception):
@@ -33,7 +35,8 @@ class SpeechStream:
     Of a whole text it gives a `StreamStart`, `AudioPart`s and a `Result`. With `sections` the
     request's own text stands for theirs: after the start each `Section` comes as it begins, then
     its parts and its result. The next one is asked for once all parts of the one before are made.
-    Raises `SpeechError`s and `Stalled`, and whatever `sections` raises.
+    Raises `SpeechError`s and `Stalled`, and whatever `sections` and `aside` raise. It holds its
+    model until the end of its work.
     """
 
     def __init__(
@@ -42,10 +45,14 @@ class SpeechStream:
         request: SpeechRequest,
         options: StreamOptions,
         sections: AsyncGenerator[Section, None] | None = None,
+        aside: Aside = nullcontext,
     ) -> None:
-        self._services, self._options = services, options
+        self._services, self._options, self._aside = services, options, aside
         self._sections = sections or _whole(request)
-        self._plan = GrowingPlan(services, request, options.sample_rate, grows=sections is not None)
+        self._model = services.models.lease(request.model)
+        self._plan = GrowingPlan(
+            services, self._model, request, options.sample_rate, grows=sections is not None
+        )
         self._token = CancelToken(self._wake)
         self._room = threading.Semaphore(options.parts_ahead)
         # Bounded by the room: every section has parts, and each of them takes some.
@@ -93,27 +100,48 @@ class SpeechStream:
     def _made(self, making: "asyncio.Task[None]") -> None:
         """A task that is cancelled before its first step runs no line of its own, so this tells the
         end."""
+        self._model.release()
         self._items.put_nowait(Cancelled() if making.cancelled() else making.exception())
 
     async def _speak(self, sections: AsyncGenerator[Section, None], folder: Path) -> None:
-        services, start = self._services, None
+        services, model, start = self._services, self._model, None
         async for section in sections:
             planned = await asyncio.to_thread(self._plan.add, section, time.monotonic())
             if start is None:
-                gain_db = planned.remembered_gain(services.loudness)
                 start = StreamStart(
-                    planned.voices, planned.seed, gain_db, planned.rate, planned.warnings
+                    model.capabilities.name,
+                    planned.voices,
+                    planned.seed,
+                    planned.remembered_gain(),
+                    planned.rate,
+                    planned.warnings,
                 )
                 self._items.put_nowait(start)
             if self._plan.grows:
                 self._items.put_nowait(section)
-            context = Context(services, self._token, folder)
+            load_sec = await self._loaded(planned)
+            context = Context(services, self._token, folder, load_sec)
             parts = live_parts(context, planned, start.gain_db, self._options)
             result = await services.work(partial(self._pump, parts), self._token)
+            model.note(result.timings, result.duration_sec)
             self._items.put_nowait(result)
+
+    async def _loaded(self, planned: PlannedRequest) -> float:
+        """Waits, without a place among those who speak, until the model is loaded. Gives the
+        seconds."""
+        began = time.monotonic()
+        if not planned.plan.chunks or self._model.ready:  # silence needs no engine
+            return 0.0
+        async with self._aside():
+            await self._model.loaded()
+        return time.monotonic() - began
 
     def _pump(self, parts: Parts) -> Result:
         """In the thread that works."""
+        with self._model.speaking():
+            return self._pumped(parts)
+
+    def _pumped(self, parts: Parts) -> Result:
         try:
             while True:
                 part = next(parts)

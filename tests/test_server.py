@@ -379,7 +379,8 @@ def test_both_doors_give_the_same_samples(server: Server, tmp_path: Path) -> Non
 
     async def filed() -> bytes:
         with inference.workspace() as folder:
-            file = await inference.generate(await inference.plan(request), Path(folder))
+            async with inference.plan(request) as planned:
+                file = await inference.generate(planned, Path(folder))
             return file.path.read_bytes()
 
     assert asyncio.run(filed()) == answer.body

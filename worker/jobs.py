@@ -115,17 +115,17 @@ class Jobs:
         self._log_begin(job, request)
         inference, bucket = self._inference, await self._bucket(job)
         way = Delivery(request.session_id or _id(job), self._outputs, bucket)
-        planned = await inference.plan(request)
-        size = await asyncio.to_thread(planned.expected_bytes, inference.pace)
-        progress = Progress(chunks_total=len(planned.text.chunks))
-        with inference.workspace() as folder:
-            async with reporting(job, progress) as tell:
-                tell(way.foresee(size))
-                file = await inference.generate(planned, Path(folder), progress)
-                if file.may_shrink:
-                    file = await self._fitting(way, file, _id(job))
-                result = file.result
-                delivered = await _in_thread(way.deliver, file.path, result.content_type)
+        async with inference.plan(request) as planned:
+            size = await asyncio.to_thread(planned.expected_bytes)
+            progress = Progress(chunks_total=len(planned.text.chunks))
+            with inference.workspace() as folder:
+                async with reporting(job, progress) as tell:
+                    tell(way.foresee(size))
+                    file = await inference.generate(planned, Path(folder), progress)
+                    if file.may_shrink:
+                        file = await self._fitting(way, file, _id(job))
+                    result = file.result
+                    delivered = await _in_thread(way.deliver, file.path, result.content_type)
         return self._done(job, result, delivered, warnings, delivery_sec=round(way.seconds, 4))
 
     async def _fitting(self, way: Delivery, file: SpeechFile, job_id: str) -> SpeechFile:

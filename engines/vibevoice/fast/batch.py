@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.memory import keep_freed_memory
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.failures import free_device_memory
 from engines.vibevoice.fast.capacity import GRAPHS
@@ -29,7 +30,6 @@ from engines.vibevoice.fast.slots import IDLE, Slots
 from engines.vibevoice.fast.step import Step, Tokens, connect
 from engines.vibevoice.fast.trial import make_trial
 from engines.vibevoice.fast.voice_cache import Lease, Recording, VoiceCache
-from engines.vibevoice.memory import keep_freed_memory
 from engines.vibevoice.prompt import Prompt, Tokenizer
 from request.errors import EngineError
 
