@@ -5,7 +5,8 @@ BRIDGE_PORT ?= 8787
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 	"$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 	2>/dev/null && echo "$$name" && break; done)
-# For the tests of the model's own code, on the CPU. Empty leaves them out.
+# For the tests of the model's own code, on the CPU. Empty leaves them out. Not in a lock file: an
+# operator may name a build for another processor, whose file has another hash.
 TORCH ?= torch==2.13.0
 # The bridge and its tests. Empty leaves them out.
 BRIDGE ?= bridge
@@ -48,13 +49,15 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
+# --no-deps: a lock file is complete. With hashes, pip before 24 refuses a package that one asks for
+# with an extra.
 $(VENV)/.demo: $(VENV)/.created requirements-demo.txt
-	$(PIP) -r requirements-demo.txt
+	$(PIP) --no-deps -r requirements-demo.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo requirements-dev.txt
 	$(if $(TORCH),$(PIP) $(TORCH))
-	$(PIP) -r requirements-dev.txt
+	$(PIP) --no-deps -r requirements-dev.txt
 	$(if $(TORCH),$(PIP) --no-deps accelerate==1.6.0 vibevoice==0.0.1)
 	@touch $@
 
@@ -98,7 +101,8 @@ PRODUCTION := .venv-$(basename $(PRODUCTION_SET))
 $(PRODUCTION)/.tests: $(PRODUCTION_SET) requirements-dev.txt
 	$(PYTHON312) -m venv $(PRODUCTION)
 	$(PRODUCTION)/bin/python -m pip install --disable-pip-version-check --no-deps -r $<
-	$(PRODUCTION)/bin/python -m pip install --disable-pip-version-check -c requirements-dev.txt \
+	sed 's/ *\\$$//; /--hash/d' requirements-dev.txt >$(PRODUCTION)/pins.txt  # pip takes no hashes by -c
+	$(PRODUCTION)/bin/python -m pip install --disable-pip-version-check -c $(PRODUCTION)/pins.txt \
 		pytest pytest-xdist hypothesis
 	$(PRODUCTION)/bin/python -m pip install --disable-pip-version-check --no-deps vibevoice==0.0.1
 	@touch $@
@@ -121,16 +125,16 @@ bench: setup
 bench-bootstrap: setup
 	$(PY) -m bench bootstrap
 
-LOCK := uv pip compile pyproject.toml -q --no-annotate --no-header
+LOCK := uv pip compile pyproject.toml -q --no-annotate --no-header --generate-hashes
 lock:
 	$(LOCK) --universal --python-version 3.11 -o requirements-demo.txt
 	$(LOCK) --universal --python-version 3.11 --extra dev -c requirements-demo.txt \
 		-o requirements-dev.txt
 	$(LOCK) --python-platform x86_64-manylinux_2_28 --python-version 3.12 --extra gpu \
-		--generate-hashes -c requirements-demo.txt -o requirements.txt
+		-c requirements-demo.txt -o requirements.txt
 	cp requirements.txt requirements-torch210.txt  # every pin stays that may
 	echo torch==2.10.0 | $(LOCK) --python-platform x86_64-manylinux_2_28 --python-version 3.12 \
-		--extra gpu --generate-hashes -c requirements-demo.txt --override /dev/stdin \
+		--extra gpu -c requirements-demo.txt --override /dev/stdin \
 		-o requirements-torch210.txt
 
 clean:

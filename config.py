@@ -102,7 +102,7 @@ class Engines(_Group):
     hf_token: SecretStr | None = _setting(None, "Hugging Face token, for private models")
     hf_home: Folder | None = _setting(None, "Hugging Face home")
     hf_hub_cache: Folder | None = _setting(None, "Hugging Face download cache")
-    engine: Literal["auto", "vibevoice", "espeak"] = _setting(
+    engine: Literal["auto", "vibevoice", "kokoro", "espeak"] = _setting(
         "auto", "`auto` takes VibeVoice where it can run; never the preview on RunPod"
     )
     models: Names = _setting(
@@ -129,6 +129,11 @@ class Engines(_Group):
         None, "Attention of VibeVoice, if not the faster that is right here"
     )
     vibevoice_graphs: Literal["on", "off"] = _setting("on", "`off`: frames without CUDA graphs")
+    kokoro_model: Folder | None = _setting(None, "File of Kokoro's model, an .onnx of your own")
+    kokoro_voices: Folder | None = _setting(None, "File of Kokoro's voices, an .npz of your own")
+    cpu_threads: int | None = _setting(
+        None, "Threads of a model on the CPU, if not 4 or all cores", ge=1, le=256
+    )
     max_slots: int | None = _setting(None, "Chunks of text that are generated at once", ge=1, le=64)
     gpu_usd_per_second: float | None = _setting(None, "Price of the GPU", gt=0, le=1)
 
@@ -196,6 +201,7 @@ class Http(_Group):
     )
     api_keys: SecretStr | None = _setting(None, "Keys of callers, with commas between")
     allow_anonymous: bool = _setting(False, "Without `API_KEYS`, serve more than this machine")
+    public_lists: bool = _setting(False, "Lists of models and voices, less uploads, need no key")
     cors_origin: str | None = _setting(None, "Web site whose pages may call `server.py`, or `*`")
     openai_input_limit: int = _setting(
         4096, "Characters of an `input` over HTTP", ge=1, le=1_000_000

@@ -24,16 +24,22 @@ from config import Settings, is_loopback
 
 _OPEN_PATHS = frozenset({"/", "/ping", "/health", "/docs", "/openapi.json"})
 _OPEN_FOLDERS = ("/page/", "/docs/")
-_BEARER = re.compile(r"Bearer +(\S+) *", re.I)
+_LISTS = frozenset(
+    base + name for base in ("", "/v1") for name in ("/models", "/audio/models", "/audio/voices")
+)
+_KEY = re.compile(r"(?:Bearer|Token) +(\S+) *", re.I)
+_KEY_HEADERS = ("api-key", "xi-api-key")
+"""Where clients of Azure's OpenAI and of other speech services send their key."""
 SUBPROTOCOL = "speech"
 _KEY_SUBPROTOCOL = "key."
 
 
 class Access:
-    """The checks of one server, by its settings `API_KEYS`, `CORS_ORIGIN` and `HOST`."""
+    """The checks of one server, by API_KEYS, PUBLIC_LISTS, CORS_ORIGIN and HOST."""
 
     def __init__(self, settings: Settings) -> None:
         self._digests = [_digest(key) for key in settings.keys]
+        self._public_lists = settings.public_lists
         self._origin = settings.cors_origin
         self._only_here = is_loopback(settings.address) and not settings.keys
 
@@ -42,8 +48,19 @@ class Access:
         headers, path = Headers(scope=scope), scope["path"]
         self.check_origin(headers)
         is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
+        is_open |= self._public_lists and path in _LISTS and scope["method"] == "GET"
         if not is_open and scope["method"] != "OPTIONS":
             self.check_key(headers)
+
+    def path_of(self, path: str) -> str:
+        """The route's path for a path as it was sent.
+
+        Addresses that were joined from parts have doubled slashes, or one at the end. Public lists
+        also answer without `/v1`.
+        """
+        path = re.sub("/{2,}", "/", path).rstrip("/") or "/"
+        is_bare = self._public_lists and path in _LISTS and not path.startswith("/v1/")
+        return f"/v1{path}" if is_bare else path
 
     def check_origin(self, headers: Headers) -> None:
         """Raises `ApiError` 403 for a page whose site may not call, or for a foreign `Host`."""
@@ -56,18 +73,11 @@ class Access:
     def check_key(self, headers: Headers, subprotocols: Sequence[str] = ()) -> None:
         """Raises `ApiError` 401 for a caller without a valid key.
 
-        The key is a bearer token. A browser's WebSocket cannot send headers. Its key is the
-        subprotocol `key.THE_KEY` beside `speech`.
+        The key is a bearer token, or in one of the headers `api-key` and `xi-api-key`. A browser's
+        WebSocket cannot send headers. Its key is the subprotocol `key.THE_KEY` beside `speech`.
         """
-        if not self._digests:
-            return
-        found = _BEARER.fullmatch(headers.get("authorization", ""))
-        given = found[1] if found else ""
-        for name in subprotocols:
-            if name.startswith(_KEY_SUBPROTOCOL):
-                given = given or name.removeprefix(_KEY_SUBPROTOCOL)
-        digest = _digest(given)
-        if not sum(hmac.compare_digest(digest, known) for known in self._digests):
+        given = _key_in(headers, subprotocols)
+        if not self._knows(given):
             problem = "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'."
             raise ApiError(
                 401,
@@ -75,6 +85,27 @@ class Access:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+    def is_known(self, headers: Headers) -> bool:
+        """Whether a request has a valid key, or none is needed."""
+        return self._knows(_key_in(headers))
+
+    def _knows(self, key: str) -> bool:
+        digest = _digest(key)
+        matches = sum(hmac.compare_digest(digest, known) for known in self._digests)
+        return matches > 0 or not self._digests
+
+
+def _key_in(headers: Headers, subprotocols: Sequence[str] = ()) -> str:
+    """The key of a request; "" if there is none."""
+    found = _KEY.fullmatch(headers.get("authorization", ""))
+    keys = [found[1] if found else "", *(headers.get(name, "").strip() for name in _KEY_HEADERS)]
+    keys += [
+        name.removeprefix(_KEY_SUBPROTOCOL)
+        for name in subprotocols
+        if name.startswith(_KEY_SUBPROTOCOL)
+    ]
+    return next(filter(None, keys), "")
 
 
 def _digest(key: str) -> bytes:

@@ -88,7 +88,7 @@ def create_app(state: AppState) -> FastAPI:
     )
     _speech(api, state)
     _socket(api, state, access)
-    _voices(api, Voices(state))
+    _voices(api, Voices(state), access)
     _lists(api, state)
     _figures(api, state)
     add_pages(api)
@@ -158,11 +158,11 @@ def _socket(api: FastAPI, state: AppState, access: Access) -> None:
             await Session(state, socket).run()
 
 
-def _voices(api: FastAPI, voices: Voices) -> None:
+def _voices(api: FastAPI, voices: Voices, access: Access) -> None:
     @api.get("/v1/audio/voices")
-    def list_voices() -> dict[str, Any]:
-        """OpenAI's names, the worker's own, and those that were uploaded."""
-        return voices.listed()
+    def list_voices(request: Request) -> dict[str, Any]:
+        """OpenAI's names, the worker's own, and for callers with a key those that were uploaded."""
+        return voices.listed(uploads=access.is_known(request.headers))
 
     @api.post("/v1/audio/voices", dependencies=[Depends(is_form)])
     async def create_voice(
@@ -172,6 +172,15 @@ def _voices(api: FastAPI, voices: Voices) -> None:
     ) -> dict[str, Any]:
         """Stores a voice: 3 to 30 seconds of a person who agreed to be cloned."""
         return await voices.add(name, consent, audio_sample)
+
+    @api.post("/v1/audio/voice_consents", include_in_schema=False)
+    async def create_consent() -> None:
+        """OpenAI's route for a spoken consent, which is a text here."""
+        problem = (
+            "There are no recorded consents. A voice goes to POST /v1/audio/voices as a form with "
+            "name, audio_sample and consent, a text that says who agreed."
+        )
+        raise ApiError(501, problem, code="not_supported", retry=False)
 
     @api.delete("/v1/audio/voices/{name}")
     def delete_voice(name: str) -> dict[str, Any]:

@@ -41,9 +41,10 @@ def most_bytes(input_limit: int) -> int:
 
 
 def loads(body: bytes | str) -> object:
-    """Parses strict JSON, without NaN and Infinity. Raises `ApiError` 400."""
+    """Parses strict JSON in UTF-8, without NaN and Infinity. Raises `ApiError` 400."""
     try:
-        return json.loads(body, parse_constant=_no_number)
+        text = body if isinstance(body, str) else body.decode("utf-8-sig")
+        return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         problem = "We could not parse the JSON body of your request."
         raise invalid(None, "invalid_json", problem) from None
@@ -75,7 +76,8 @@ def parse(body: object, defaults: Defaults) -> SpeechParams:
         if name not in given:
             problem = f"Missing required parameter: '{name}'."
             raise invalid(name, "missing_required_parameter", problem)
-    model = defaults.models.resolve(_string("model", given["model"]))
+    named = _string("model", given["model"]) if "model" in given else None
+    model = defaults.models.resolve(named)
     text = _string("input", given["input"], defaults.max_text_length)
     if not re.search(_FIELDS["input"]["pattern"], text):
         raise _wrong("input", "there is nothing to say")

@@ -102,7 +102,10 @@ def _problem(item: Any) -> Problem:
 def _of_routing(request: Request, error: HTTPException) -> ApiError:
     asked = f"{request.method} {request.scope['path']}"[:200]
     if error.status_code == 404:
-        return invalid(None, "unknown_url", f"Invalid URL ({ascii(asked)[1:-1]})", 404)
+        told = f"Invalid URL ({ascii(asked)[1:-1]})"
+        if _routes(request, f"/v1{request.scope['path']}"):
+            told += ". The base address has to end in /v1"
+        return invalid(None, "unknown_url", told, 404)
     if error.status_code == 405:
         allow = _methods(request)
         problem = f"Not allowed to {request.method[:20]} here. Use one of {allow}."
@@ -116,12 +119,17 @@ def _methods(request: Request) -> str:
     FastAPI's own 405 names the methods of one route, and never HEAD.
     """
     found = {"OPTIONS"}
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] != Match.NONE:
-            found |= route.methods or set()
+    for route in _routes(request, request.scope["path"]):
+        found |= route.methods or set()
     if "GET" in found:
         found.add("HEAD")
     return ", ".join(each for each in _METHODS if each in found)
+
+
+def _routes(request: Request, path: str) -> list[Any]:
+    """The routes of a path, whatever their methods."""
+    scope = {**request.scope, "path": path}
+    return [each for each in request.app.routes if each.matches(scope)[0] != Match.NONE]
 
 
 def as_api_error(error: BaseException) -> ApiError:

@@ -72,6 +72,7 @@ class RequestMiddleware:
         self._limits, self._limit = limits, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope = {**scope, "path": self._access.path_of(scope["path"])}
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -93,7 +93,7 @@ def _speech_schema() -> dict[str, Any]:
     own["voice"] = {"description": own["voice"]["description"], **VOICE_SCHEMA}
     return {
         "type": "object",
-        "required": ["model", "input", "voice"],
+        "required": ["input", "voice"],
         "not": {"required": list(EXCLUSIVE)},
         "properties": own | ours,
     }

@@ -1,10 +1,12 @@
 """One answer for one caller of the server: its seat in admission control, and its metrics."""
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from api.admission import AdmissionControl
 from api.contract import limited
@@ -16,7 +18,7 @@ from request.errors import SpeechError
 from request.model import Defaults, SpeechRequest
 from synthesis.inference import VibeVoiceInference
 from synthesis.parts import StreamOptions
-from synthesis.result import Result
+from synthesis.result import AudioPart, Result, StreamStart
 from synthesis.stream import StreamItem
 
 
@@ -28,6 +30,7 @@ class AppState:
     inference: VibeVoiceInference
     admission: AdmissionControl
     loads: AdmissionControl
+    plans: AdmissionControl
     metrics: Metrics
     health: Health
 
@@ -37,9 +40,11 @@ class AppState:
         settings = inference.settings
         admission = AdmissionControl(settings.max_streams, settings.max_queue)
         loads = AdmissionControl(settings.max_queue or 1, most_waiting=0)
+        # A plan is an interpreter's work: more at once than cores would only slow each other.
+        plans = AdmissionControl(os.cpu_count() or 1, settings.max_queue)
         metrics = Metrics(admission, lambda: inference.cold_start_sec)
         metrics.watch(lambda: inference.engine.inspect().figures)
-        return cls(settings, inference, admission, loads, metrics, health)
+        return cls(settings, inference, admission, loads, plans, metrics, health)
 
     @property
     def defaults(self) -> Defaults:
@@ -48,6 +53,7 @@ class AppState:
 
 
 _WHOLE = StreamOptions(longest_part_sec=0)
+_BLOCK = 1 << 18
 
 
 class Speaking:
@@ -79,6 +85,32 @@ class Speaking:
             async with aclosing(made) as stream:
                 async for item in stream:
                     yield item
+
+    async def file(self, request: SpeechRequest) -> AsyncGenerator[StreamItem, None]:
+        """The same of a text whose file is finished before its first part.
+
+        A caller who reads slowly needs no seat any more.
+        """
+        inference = self._state.inference
+        with self.seat, inference.workspace() as folder:
+            await self.take_seat()
+            async with inference.plan(request) as planned:
+                file = await inference.generate(planned, Path(folder), aside=self.aside)
+            self.seat.leave()
+            result, size = file.result, file.path.stat().st_size
+            yield StreamStart(
+                result.engine,
+                result.voices,
+                result.seed,
+                result.gain_db,
+                result.sample_rate,
+                result.warnings,
+                size,
+            )
+            with file.path.open("rb") as data:
+                while block := await asyncio.to_thread(data.read, _BLOCK):
+                    yield AudioPart(block, result.sample_rate)
+            yield result
 
     @asynccontextmanager
     async def aside(self) -> AsyncIterator[None]:

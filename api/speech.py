@@ -4,6 +4,8 @@ Errors: the status is sent with the first audio. An error before it has a status
 error after it resets the connection, so that the answer never looks complete. A stream of events
 carries it as an event instead.
 
+FLAC is made whole before its first byte is sent, with its length and an exact header.
+
 Cancellation: a caller who disconnects, or reads nothing for 60 s, stops the engine.
 """
 
@@ -44,8 +46,13 @@ async def params_of(request: Request, state: AppState) -> SpeechParams:
 
 
 async def planned(state: AppState, params: SpeechParams) -> Response:
-    """The answer to a dry run: a `DryRunAnswer` as JSON."""
-    answer = await state.inference.dry_run(params.speech)
+    """The answer to a dry run: a `DryRunAnswer` as JSON.
+
+    Raises `ApiError` 503 if too many plans are made at once.
+    """
+    with state.plans.seat() as seat:
+        await seat.take()
+        answer = await state.inference.dry_run(params.speech)
     ignored = [f"{name}: unknown field, ignored" for name in params.ignored]
     return JSONResponse({**answer.model_dump(), "warnings": [*ignored, *answer.warnings]})
 
@@ -79,9 +86,13 @@ class SpeechResponse(Response):
         scope["state"]["reset"]()
 
     async def _serve(self, send: Send) -> None:
+        request = self._params.speech
+        # libsndfile opens no FLAC of unknown length.
+        is_whole = request.output_format == "flac"
+        speak = self._speaking.file if is_whole else self._speaking.whole
         async with (
             asyncio.timeout(self._state.settings.max_request_sec),
-            aclosing(self._speaking.whole(self._params.speech)) as spoken,
+            aclosing(speak(request)) as spoken,
             aclosing(self._speaking.noted(spoken)) as items,
         ):
             deltas = sse.Deltas() if self._params.sse else None
@@ -117,6 +128,8 @@ class SpeechResponse(Response):
             headers["x-speech-ignored"] = _printable(self._params.ignored)
         if self._params.sse:
             headers["cache-control"] = "no-store"
+        elif start.size is not None:
+            headers["content-length"] = str(start.size)
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
         self._started = True

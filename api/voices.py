@@ -33,10 +33,14 @@ class Voices:
         self._store = VoiceStore(state.settings.audio_prompts_dir)
         self._decoding = asyncio.Lock()  # one at a time: decoding takes up to 200 MB
 
-    def listed(self) -> dict[str, Any]:
-        """OpenAI's names and the worker's own. Clients read the list as `data` or as `voices`."""
-        notes, own = self._store.notes(), self._state.inference.voices.names()
-        aliases = {name: voice for name, voice in openai_voices().items() if name not in own}
+    def listed(self, uploads: bool) -> dict[str, Any]:
+        """OpenAI's names and the worker's own, the uploaded ones only with `uploads`.
+
+        Clients read the list as `data` or as `voices`.
+        """
+        notes, names = self._store.notes(), self._state.inference.voices.names()
+        own = [name for name in names if uploads or folded(name) not in notes]
+        aliases = {name: voice for name, voice in openai_voices().items() if name not in names}
         voices = [{**_shown(name, None), "alias_of": voice} for name, voice in aliases.items()]
         voices += [_shown(name, notes.get(folded(name))) for name in own]
         return {"object": "list", "data": voices, "voices": voices}

@@ -6,7 +6,7 @@ The bytes of a take that is not used stay in the spool until it closes. A `Join`
 chunks with the silences between them. No object here is safe for two threads at once.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -116,12 +116,3 @@ class Join:
         self.count += self._pending
         for at in range(0, self._pending, _BLOCK):
             yield silence(min(_BLOCK, self._pending - at))
-
-
-def joined_count(counts: Iterable[int], pauses: Sequence[int]) -> int:
-    """The length of a `Join` of chunks with `counts` samples and these `pauses`, in samples."""
-    total, pending = 0, pauses[0]
-    for count, pause in zip(counts, pauses[1:], strict=True):
-        if count:
-            total, pending = total + pending + count, pause
-    return total + pending

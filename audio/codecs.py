@@ -1,7 +1,8 @@
 """The formats of an answer, and one continuous encoder for each.
 
 The bytes are laid out as OpenAI's speech endpoint sends them: CBR mp3 without ID3 or Xing, Ogg
-Opus, ADTS, FLAC and WAV. No header is patched afterwards, because a stream cannot be rewound.
+Opus, ADTS, FLAC and WAV. A stream cannot be rewound, so its header says that its length is unknown.
+Who writes a file replaces the header by the exact one (`Encoder.head`).
 
 Every encoder gets the same 16-bit samples (`pcm16`). So wav, pcm and flac of one answer decode to
 equal samples.
@@ -126,6 +127,10 @@ _RECIPES = {
 }
 
 
+_FLAC = b"fLaC\x00" + (34).to_bytes(3, "big")
+"""How a FLAC file begins: the marker, then the kind and length of the block STREAMINFO."""
+
+
 def bytes_a_second(format_name: str, rate: int) -> int:
     """The approximate size of one second of speech at `rate` Hz, in bytes."""
     recipe = _RECIPES.get(format_name)
@@ -135,13 +140,6 @@ def bytes_a_second(format_name: str, rate: int) -> int:
         return round(1.2 * rate)  # flac: 64 % of the preview voice at 24 kHz, 39 % at 48 kHz
     # Below 16 kHz LAME's highest bit rate is 64 kbit/s.
     return min(recipe.bit_rate, 64_000 if rate < 16_000 else recipe.bit_rate) // 8
-
-
-def _with_length(flac: bytes, total_samples: int) -> bytes:
-    """The FLAC header with the sample count written into STREAMINFO: 36 bits, 0 for unknown."""
-    known = total_samples if total_samples < 2**36 else 0
-    fields = int.from_bytes(flac[18:26], "big") | known
-    return flac[:18] + fields.to_bytes(8, "big") + flac[26:]
 
 
 class _Sink:
@@ -163,17 +161,17 @@ class _Sink:
 class Encoder:
     """The streaming encoder of one answer, at `rate` Hz. Not for two threads at once.
 
-    `total_samples` is written into a wav or flac header, where it is known. The soundfile package
-    needs it to read a whole flac, because it allocates by the header. An encoder may be dropped
-    without `close`: its FFmpeg threads end with it. Raises `ValueError` for a rate that the format
-    does not have.
+    `head` is the exact header of a closed wav or flac, in place of the first bytes of the file; of
+    other formats it is empty. The soundfile package opens no flac of unknown length. An encoder may
+    be dropped without `close`: its FFmpeg threads end with it. Raises `ValueError` for a rate that
+    the format does not have.
     """
 
-    def __init__(self, format_name: str, rate: int, total_samples: int | None = None) -> None:
+    def __init__(self, format_name: str, rate: int) -> None:
         if rate not in FORMATS[format_name].rates:
             raise ValueError(f"{format_name} has no rate of {rate} Hz; codec_rate() finds one")
-        self._rate = rate
-        self._announced = total_samples
+        self.head = b""
+        self._name, self._rate = format_name, rate
         self._count = 0
         self._closed = False
         self._sink = _Sink()
@@ -181,9 +179,7 @@ class Encoder:
         if self._recipe is not None:
             self._open(self._recipe)
         if format_name == "wav":
-            self._sink.write(wav_header(rate, total_samples))
-        if format_name == "flac" and total_samples is not None:
-            self._sink.write(_with_length(self._sink.take(), total_samples))
+            self._sink.write(wav_header(rate, None))
 
     def _open(self, recipe: _Recipe) -> None:
         # bitexact: no version strings and no random serials, so equal samples give equal bytes.
@@ -227,16 +223,21 @@ class Encoder:
         """The last bytes; empty when called again.
 
         Raises `SpeechError` when no sample was encoded, because no format has an empty file that
-        all players open. Raises `ValueError` when the count differs from `total_samples`.
+        all players open.
         """
         if self._closed:
             return b""
         self._closed = True
         if not self._count:
             raise SpeechError("there is no audio to encode")
-        if self._announced not in (None, self._count):
-            raise ValueError(f"{self._announced} samples announced, {self._count} encoded")
+        if self._name == "wav":
+            self.head = wav_header(self._rate, self._count)
         if self._recipe is not None:
-            self._container.mux(self._stream.encode(None))
+            packets = self._stream.encode(None)
+            self._container.mux(packets)
             self._container.close()
+            for packet in packets:
+                if packet.has_sidedata("new_extradata"):  # of flac: STREAMINFO with count and MD5
+                    streaminfo = bytes(packet.get_sidedata("new_extradata"))
+                    self.head = _FLAC + streaminfo
         return self._sink.take()

@@ -17,13 +17,13 @@ function keyOf(headers) {
 }
 
 /**
- * Gives the token that came along, "" where none is asked for. Raises a 401 for any other.
+ * The token that came along, "" where none is asked for; null where it is none of them.
  *
  * @param {Request} request
  * @param {string[]} tokens
- * @returns {Promise<string>}
+ * @returns {Promise<string | null>}
  */
-export async function authorize(request, tokens) {
+export async function tokenIn(request, tokens) {
   if (!tokens.length) return "";
   const given = keyOf(request.headers);
   const digest = await sha256(given);
@@ -31,11 +31,15 @@ export async function authorize(request, tokens) {
   for (const token of tokens) {
     known = crypto.subtle.timingSafeEqual(await sha256(token), digest) || known;
   }
-  if (known) return given;
-  throw new ApiError(
+  return known ? given : null;
+}
+
+/** The error for a request without one of the tokens. @param {Request} request */
+export function unauthorized(request) {
+  return new ApiError(
     401,
     "invalid_request_error",
-    given
+    keyOf(request.headers)
       ? "Incorrect API key provided."
       : "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.",
     { code: "invalid_api_key", headers: { "WWW-Authenticate": "Bearer" } },

@@ -16,7 +16,7 @@ import { isObject, taken, wrong } from "./values.js";
 
 /**
  * @typedef {object} Ask
- * @property {string | null} model null for the worker's default
+ * @property {string | null} model null for the backend's default
  * @property {string} text
  * @property {string} voice as the caller names it
  * @property {Format} format
@@ -65,8 +65,8 @@ export function parseAsk(body, inputLimit, anyModel = false) {
     }
   }
   const read = (/** @type {string} */ name) => taken(name, FIELDS[name], given[name]);
-  const named = String(read("model"));
-  const model = !anyModel && isDefault(named) ? null : named;
+  const named = given.model === undefined ? null : String(read("model"));
+  const model = named && !anyModel && isDefault(named) ? null : named;
   const text = inputOf(given.input, inputLimit);
   if (given.instructions !== undefined) read("instructions");
   const voice = nameIn(read("voice"));

@@ -62,7 +62,7 @@ export class DirectBackend {
   async post(ask, call) {
     const body = {
       ...ask.extras,
-      model: ask.model,
+      ...(ask.model && { model: ask.model }),
       input: ask.text,
       voice: ask.voice,
       response_format: ask.format,

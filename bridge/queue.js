@@ -41,7 +41,8 @@ export class QueueBackend {
    * @returns {Promise<Speech>}
    */
   async speak(ask, call) {
-    const { stream } = this.settings;
+    // A FLAC of unknown length is opened by few.
+    const stream = this.settings.stream && ask.format !== "flac";
     // No other request can join a stream, since RunPod shows each piece once.
     const claim = stream ? NO_CLAIM : call.claim;
     const job = new Job(this.runpod, this.settings, { ...call, claim });

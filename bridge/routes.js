@@ -1,6 +1,6 @@
 /** Every route of the bridge: which methods it has, whether it is open to all, what it answers. */
 
-import { authorize } from "./auth.js";
+import { tokenIn, unauthorized } from "./auth.js";
 import { Cache } from "./cache.js";
 import { claimFor, NO_CLAIM } from "./claims.js";
 import {
@@ -12,7 +12,7 @@ import {
   recordingLength,
 } from "./contract.js";
 import { DirectBackend } from "./direct.js";
-import { failed, invalid } from "./errors.js";
+import { ApiError, failed, invalid } from "./errors.js";
 import { headersOf } from "./facts.js";
 import { getModel, listModels } from "./models.js";
 import { QueueBackend } from "./queue.js";
@@ -44,7 +44,7 @@ export class Bridge {
   /** @param {Visit} visit @returns {Promise<Response>} */
   async answer(visit) {
     const { request } = visit;
-    const path = pathOf(request);
+    const path = this.pathOf(request);
     const model = /^\/v1\/models\/(.+)$/.exec(path)?.[1];
     const route = model ? "/v1/models/{id}" : path;
     const methods = METHODS.get(route);
@@ -53,12 +53,15 @@ export class Bridge {
     if (this.settings.problems.length) {
       throw failed(500, "not_configured", "The bridge is not set up; its /health says why.", false);
     }
-    const token = await authorize(request, this.settings.tokens);
+    const token = await tokenIn(request, this.settings.tokens);
+    const isOpen = this.settings.publicLists && LISTS.has(path) && READ.includes(request.method);
+    if (token === null && !isOpen) throw unauthorized(request);
     if (!methods) throw unknown(request.method, path);
     if (!methods.includes(request.method)) throw wrongMethod(request.method, methods);
-    if (route === "/v1/audio/speech") return await this.speech(visit, token);
+    if (route === "/v1/audio/speech") return await this.speech(visit, token ?? "");
     if (request.method === "POST") throw noUploads();
-    if (route === "/v1/audio/voices") return Response.json(await this.listed(visit));
+    if (route === "/v1/audio/voices")
+      return Response.json(await this.listed(visit, token !== null));
     const names = await this.backend.models();
     return Response.json(model ? getModel(unescaped(model), names) : listModels(names));
   }
@@ -74,11 +77,17 @@ export class Bridge {
     return Response.json(state, { status: problems.length ? 503 : 200 });
   }
 
-  /** @param {Visit} visit */
-  async listed({ waitUntil }) {
+  /** The voices; those of the server, which may be uploads, are for callers with a token. */
+  async listed(/** @type {Visit} */ { waitUntil }, /** @type {boolean} */ isKnown) {
     await this.voices.ready(waitUntil);
-    const own = await this.backend.voices();
+    const own = isKnown ? await this.backend.voices() : [];
     return listVoices([...new Set([...Object.keys(this.voices.names), ...own])]);
+  }
+
+  /** The path of an address, without the slashes too many that joined addresses have. */
+  pathOf(/** @type {Request} */ request) {
+    const path = new URL(request.url).pathname.replace(/\/{2,}/g, "/").replace(/(?<=.)\/$/, "");
+    return this.settings.publicLists && LISTS.has(`/v1${path}`) ? `/v1${path}` : path;
   }
 
   /** @param {Visit} visit @param {string} token */
@@ -119,6 +128,8 @@ export class Bridge {
 
 const READ = ["GET", "HEAD"];
 
+const LISTS = new Set(["/v1/models", "/v1/audio/models", "/v1/audio/voices"]);
+
 /** @type {Map<string, string[]>} */
 const METHODS = new Map([
   ["/health", READ],
@@ -147,11 +158,6 @@ function unescaped(part) {
   }
 }
 
-/** The path of an address, without the slashes too many that joined addresses have. */
-function pathOf(/** @type {Request} */ request) {
-  return new URL(request.url).pathname.replace(/\/{2,}/g, "/").replace(/(?<=.)\/$/, "");
-}
-
 /** @param {string} method @param {string} path */
 function unknown(method, path) {
   const shown = `${method} ${path}`.slice(0, 200);
@@ -164,7 +170,10 @@ function noUploads() {
   const problem =
     "The bridge takes no voices. Put recordings into the worker's folder of voices, or send one " +
     "with a request, as voice_url or voice_base64.";
-  return invalid(null, "not_supported", problem, 501);
+  return new ApiError(501, "invalid_request_error", problem, {
+    code: "not_supported",
+    retry: false,
+  });
 }
 
 /** @param {string[]} methods */

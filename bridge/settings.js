@@ -17,6 +17,7 @@
  * @property {number} jobTimeoutMs
  * @property {number} idleTimeoutMs how long audio may stand still on its way
  * @property {number} inputLimit characters
+ * @property {boolean} publicLists lists of models and of the map's voices for callers without a key
  * @property {string} origin for Access-Control-Allow-Origin
  * @property {R2Bucket | null} bucket
  * @property {boolean} cache
@@ -77,6 +78,7 @@ class Reader {
       jobTimeoutMs: this.number("JOB_TIMEOUT_SECONDS", 590, 10, 86_400) * 1000,
       idleTimeoutMs: this.number("IDLE_TIMEOUT_SECONDS", 60, 1, 3600) * 1000,
       inputLimit: this.number("OPENAI_INPUT_LIMIT", 4096, 1, 1_000_000),
+      publicLists: this.flag("PUBLIC_LISTS"),
       origin: this.origin("CORS_ORIGIN"),
       bucket,
       cache: cache === "r2",

@@ -15,6 +15,7 @@ import schema from "./request.schema.json";
  * @property {Schema[]} [anyOf]
  * @property {string} [description] what is allowed, in words
  * @property {string[]} [enum]
+ * @property {string[]} [examples]
  * @property {any} [default]
  * @property {number} [minimum]
  * @property {number} [exclusiveMinimum]

@@ -3,6 +3,11 @@
     base.py           what goes into an engine, and what comes out
     registry.py       the engines by name
     espeak/           the preview voice
+    kokoro/           a neural voice on the CPU
+    pulled.py         a speech that is made by the thread that reads it
+    phonemic.py       such a speech, by a model that turns phonemes into sound
+    onnx.py           models for onnxruntime
+    casting.py        which of an engine's own voices stands for which voice
     vibevoice/        the model
     subprocess.py     an engine in a process of its own, started anew when it is lost
     child.py          that process

@@ -14,7 +14,7 @@ from engines.base import Engine, EngineSettings
 from engines.subprocess import SubprocessEngine
 from request.errors import EngineError
 
-NAMES = ("vibevoice", "espeak")
+NAMES = ("vibevoice", "kokoro", "espeak")
 
 
 def create_engine(name: str, settings: EngineSettings, *, subprocess: bool = False) -> Engine:
@@ -23,7 +23,7 @@ def create_engine(name: str, settings: EngineSettings, *, subprocess: bool = Fal
     With `subprocess` it runs in a process of its own, unless its package says `IN_PROCESS`.
     """
     if name not in NAMES:
-        raise EngineError(f"ENGINE={name} is unknown: set it to auto, {' or '.join(NAMES)}")
+        raise EngineError(f"ENGINE={name} is unknown: set it to auto, {', '.join(NAMES)}")
     package = importlib.import_module(f"engines.{name}")
     if subprocess and not package.IN_PROCESS:
         return SubprocessEngine(name, settings)

@@ -40,7 +40,10 @@ def _build(builder: Builder, venv: Path) -> None:
     install = [*pip, "install", "--progress-bar", "off", "--only-binary", ":all:"]
     builder.run(wanted.python, "-m", "venv", *bare, venv)
     wanted.venv.keep_definition(venv)
-    builder.run(*install, "-r", wanted.requirements_file)
+    # pip takes hashes for all packages or for none, so a file with hashes is complete. Before pip
+    # 24 it refused a package that another asks for with an extra.
+    complete = ["--no-deps"] if b"--hash=" in wanted.requirements else []
+    builder.run(*install, *complete, "-r", wanted.requirements_file)
     outcome = ""
     if wanted.flash_wheel:
         try:

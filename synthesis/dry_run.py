@@ -1,6 +1,7 @@
 """A request as it would be read: planned like any other, and not spoken."""
 
 import time
+from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -47,12 +48,12 @@ class DryRunAnswer(BaseModel):
     warnings: list[str]
 
 
-def dry_run(services: Services, request: SpeechRequest) -> DryRunAnswer:
+def dry_run(services: Services, request: SpeechRequest, check: Callable[[], None]) -> DryRunAnswer:
     """Needs no engine and reaches for no address: a `voice_url` is taken to hold a voice. Raises
-    `RequestError`s."""
+    `RequestError`s, and what `check` raises between the steps."""
     named = (lambda: (Voice("voice_url"), list[str]())) if request.voice_url else None
     with services.models.lease(request.model) as model:
-        planned = plan_request(services, model, request, time.monotonic(), named)
+        planned = plan_request(services, model, request, time.monotonic(), named, check)
     names = [voice.name for voice in planned.plan.voices]
     count = len(planned.text.chunks)
     return DryRunAnswer(

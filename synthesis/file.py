@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audio.chunk_audio import KeptChunkAudio, joined_count
+from audio.chunk_audio import KeptChunkAudio
 from audio.codecs import FORMATS
 from audio.loudness import LoudnessMeter, gain_to
 from audio.pcm import silence
@@ -71,7 +71,11 @@ def _encoded(
     with path.open("wb") as file:
         while True:
             try:
-                file.write(next(parts).data)
+                part = next(parts)
+                file.write(part.data)
+                if part.is_last:
+                    file.seek(0)
+                    file.write(part.head)
             except StopIteration as end:
                 return SpeechFile(path, end.value, spoken)
 
@@ -116,9 +120,8 @@ def _kept_parts(
     """The stream of takes that are all there."""
     began, planned = time.monotonic(), spoken.planned
     heard = None if spoken.gain_db is None else LoudnessMeter(planned.rate)
-    total = joined_count([each.take.count for each in spoken.takes], planned.pauses())
     longest_sec = StreamOptions().longest_part_sec
-    out = PartEncoder(planned, name, spoken.gain_db, longest_sec, _BLOCK, heard, total)
+    out = PartEncoder(planned, name, spoken.gain_db, longest_sec, _BLOCK, heard)
     for each in spoken.takes:
         for block in each.take.read():
             context.token.check()

@@ -34,9 +34,9 @@ from synthesis.dry_run import DryRunAnswer, dry_run
 from synthesis.file import SpeechFile, shrunk, speak_file
 from synthesis.models import Models, awaitable
 from synthesis.parts import Context, StreamOptions
-from synthesis.plan import PlannedRequest, Section, plan_request
+from synthesis.plan import Aside, PlannedRequest, Section, plan_request
 from synthesis.quality import Progress
-from synthesis.stream import Aside, SpeechStream
+from synthesis.stream import SpeechStream
 from text.chunks import Limits
 from text.pace import Pace
 from voices.catalogue import Voice, VoiceMapper
@@ -155,7 +155,7 @@ class VibeVoiceInference:
 
     async def dry_run(self, request: SpeechRequest) -> DryRunAnswer:
         """How a request would be read, without synthesis. Raises what `plan` would."""
-        return await asyncio.to_thread(dry_run, self, request)
+        return await _planned(partial(dry_run, self, request))
 
     @asynccontextmanager
     async def plan(self, request: SpeechRequest) -> AsyncIterator[PlannedRequest]:
@@ -163,17 +163,19 @@ class VibeVoiceInference:
         `RequestError`s, before any other work."""
         with self.models.lease(request.model) as model:
             # Not in the pool: who cannot be served is told so while others are speaking.
-            yield await asyncio.to_thread(plan_request, self, model, request, time.monotonic())
+            yield await _planned(partial(plan_request, self, model, request, time.monotonic()))
 
     async def generate(
-        self, planned: PlannedRequest, folder: Path, progress: Progress | None = None
+        self,
+        planned: PlannedRequest,
+        folder: Path,
+        progress: Progress | None = None,
+        aside: Aside = nullcontext,
     ) -> SpeechFile:
         """Speaks a plan into a file in `folder`. Raises `SpeechError`s. A cancelled task ends the
         engine's work before it is re-raised."""
-        began, model = time.monotonic(), planned.model
-        if planned.plan.chunks:  # silence needs no engine
-            await model.loaded()
-        context = self._context(folder, time.monotonic() - began)
+        model = planned.model
+        context = self._context(folder, await planned.loaded(aside))
 
         def speak() -> SpeechFile:
             with model.speaking():
@@ -213,6 +215,15 @@ class VibeVoiceInference:
             if not working.cancel():
                 await asyncio.wait([awaitable(working)])
             raise
+
+
+async def _planned(plan: Callable[..., T]) -> T:
+    """What `plan` gives, in a thread. A cancelled task ends it at its next `check`."""
+    token = CancelToken()
+    try:
+        return await asyncio.to_thread(plan, check=token.check)
+    finally:
+        token.cancel()
 
 
 def process_age_sec() -> float:

@@ -66,8 +66,7 @@ class Context:
 class PartEncoder:
     """Joins chunks with their silences, levels and encodes them, and groups the bytes: the first
     leave at once, later ones in ever larger parts, since each costs its receiver a request. At most
-    `block` samples are encoded at a time. `heard` measures what was levelled; `total` is how many
-    samples will come, where that is known."""
+    `block` samples are encoded at a time. `heard` measures what was levelled."""
 
     def __init__(
         self,
@@ -77,14 +76,13 @@ class PartEncoder:
         longest_sec: float,
         block: int,
         heard: LoudnessMeter | None = None,
-        total: int | None = None,
     ) -> None:
         self.join = Join(planned.pauses())
         self.encode_sec = 0.0
         self._rate, self._longest, self._block = planned.rate, longest_sec, block
         self._heard = heard
         self._level = Level(planned.rate, gain_db)
-        self._encoder = Encoder(format_name, planned.rate, total)
+        self._encoder = Encoder(format_name, planned.rate)
         self._bytes = bytearray()
         self._count = self._left = 0
         self._wanted = 0.0
@@ -124,7 +122,8 @@ class PartEncoder:
                 yield self._taken(is_last=False)
 
     def _taken(self, is_last: bool) -> AudioPart:
-        part = AudioPart(bytes(self._bytes), self._rate, is_last, self._count)
+        head = self._encoder.head
+        part = AudioPart(bytes(self._bytes), self._rate, is_last, self._count, head)
         self._bytes.clear()
         return part
 

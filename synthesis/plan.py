@@ -7,7 +7,7 @@ with one seed and one cast for all of it.
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -21,10 +21,13 @@ from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
 from synthesis.models import Model, Models
 from text.chunks import Limits, TextPlan, plan_text
+from text.reading import most_spoken
 from voices.casting import Recording, cast, names_of, unmatched
 from voices.catalogue import Voice
 
 T = TypeVar("T")
+Aside = Callable[[], AbstractAsyncContextManager[None]]
+"""Where an answer waits for its model: a door may give its place to another meanwhile."""
 
 
 class Services(Protocol):
@@ -83,6 +86,16 @@ class PlannedRequest:
         may_shrink = self.request.allow_recompress and self.rate in FORMATS["opus"].rates
         return "opus" if may_shrink else self.request.output_format
 
+    async def loaded(self, aside: Aside) -> float:
+        """Waits, within `aside`, until the model is loaded. Gives the seconds. Raises
+        `EngineError`, and what `aside` raises."""
+        began = time.monotonic()
+        if not self.plan.chunks or self.model.ready:  # silence needs no engine
+            return 0.0
+        async with aside():
+            await self.model.loaded()
+        return time.monotonic() - began
+
     def pauses(self) -> list[int]:
         """The silences asked for, in samples: before all chunks, then after each."""
         pauses = [self.lead_ms, *(chunk.pause_ms for chunk in self.text.chunks)]
@@ -134,7 +147,8 @@ _UNLABELLED = -1
 class GrowingPlan:
     """The plan of a request whose text comes section by section. Speakers keep their voices; a
     section without `Speaker N:` lines goes on with the speaker before. `recording` gives the voice
-    that came with the request; with `grows` False the first section is all there is."""
+    that came with the request; with `grows` False the first section is all there is. `check` is
+    called between the steps of planning, and may raise to end it."""
 
     def __init__(
         self,
@@ -144,8 +158,11 @@ class GrowingPlan:
         sample_rate: int | None = None,
         recording: Recording | None = None,
         grows: bool = True,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.grows = grows
+        self._check = check
+        self._room = most_spoken(0)
         self._seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         self._services, self._model, self._request = services, model, request
         wanted = sample_rate or services.settings.default_sample_rate
@@ -158,7 +175,11 @@ class GrowingPlan:
     def add(self, section: Section, asked_at: float) -> PlannedRequest:
         """Plans the next section. Raises `RequestError`s."""
         request = self._request
-        text = plan_text(section.text, self._services.limits, request.pronunciations)
+        # Of all sections together: else many short ones would each have the room of a text.
+        room = self._room + most_spoken(len(section.text)) - most_spoken(0)
+        limits, respelled = self._services.limits, request.pronunciations
+        text = plan_text(section.text, limits, respelled, room, self._check)
+        self._room = room - text.characters
         numbers = text.speakers or (self._last,)
         self._speakers += [number for number in text.speakers if number not in self._speakers]
         everyone = list(dict.fromkeys([*self._voices, *numbers]))
@@ -201,7 +222,9 @@ def plan_request(
     request: SpeechRequest,
     asked_at: float,
     recording: Recording | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> PlannedRequest:
-    """Plans a text that is whole. Raises `RequestError`s, before any other work."""
-    plan = GrowingPlan(services, model, request, recording=recording, grows=False)
+    """Plans a text that is whole. Raises `RequestError`s, before any other work. `check` as in
+    `GrowingPlan`."""
+    plan = GrowingPlan(services, model, request, recording=recording, grows=False, check=check)
     return plan.add(Section(request.text), asked_at)

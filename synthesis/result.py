@@ -12,7 +12,8 @@ from synthesis.quality import AnyAudio, Flaw, Recorded
 
 @dataclass(frozen=True, slots=True)
 class StreamStart:
-    """What is known before the first sound. `gain_db` is the stream's constant gain, or None."""
+    """What is known before the first sound. `gain_db` is the stream's constant gain, or None.
+    `size` is the whole file in bytes, where it is finished already."""
 
     engine: str
     voices: tuple[str, ...]
@@ -20,17 +21,20 @@ class StreamStart:
     gain_db: float | None
     sample_rate: int
     warnings: tuple[str, ...]
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AudioPart:
     """The next bytes of the file. The last part may be empty. `count` samples of the answer have
-    been encoded up to its end; the encoder may hold the last of them."""
+    been encoded up to its end; the encoder may hold the last of them. `head` comes with the last
+    part: a file that can be rewound gets it in place of its first bytes."""
 
     data: bytes
     sample_rate: int
     is_last: bool = False
     count: int = 0
+    head: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

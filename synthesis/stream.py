@@ -7,8 +7,8 @@ parts and its result. Seed, voices and gain hold for all of them.
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -17,12 +17,10 @@ from request.errors import Cancelled
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
 from synthesis.parts import Context, Parts, StreamOptions, live_parts
-from synthesis.plan import GrowingPlan, PlannedRequest, Section, Services
+from synthesis.plan import Aside, GrowingPlan, Section, Services
 from synthesis.result import AudioPart, Result, StreamStart
 
 StreamItem = StreamStart | Section | AudioPart | Result
-Aside = Callable[[], AbstractAsyncContextManager[None]]
-"""A context in which a stream waits for its model: a door may give its place away meanwhile."""
 
 
 class Stalled(Exception):
@@ -50,10 +48,15 @@ class SpeechStream:
         self._services, self._options, self._aside = services, options, aside
         self._sections = sections or _whole(request)
         self._model = services.models.lease(request.model)
-        self._plan = GrowingPlan(
-            services, self._model, request, options.sample_rate, grows=sections is not None
-        )
         self._token = CancelToken(self._wake)
+        self._plan = GrowingPlan(
+            services,
+            self._model,
+            request,
+            options.sample_rate,
+            grows=sections is not None,
+            check=self._token.check,
+        )
         self._room = threading.Semaphore(options.parts_ahead)
         # Bounded by the room: every section has parts, and each of them takes some.
         self._items: asyncio.Queue[StreamItem | BaseException | None] = asyncio.Queue()
@@ -119,22 +122,12 @@ class SpeechStream:
                 self._items.put_nowait(start)
             if self._plan.grows:
                 self._items.put_nowait(section)
-            load_sec = await self._loaded(planned)
+            load_sec = await planned.loaded(self._aside)
             context = Context(services, self._token, folder, load_sec)
             parts = live_parts(context, planned, start.gain_db, self._options)
             result = await services.work(partial(self._pump, parts), self._token)
             model.note(result.timings, result.duration_sec)
             self._items.put_nowait(result)
-
-    async def _loaded(self, planned: PlannedRequest) -> float:
-        """Waits, without a place among those who speak, until the model is loaded. Gives the
-        seconds."""
-        began = time.monotonic()
-        if not planned.plan.chunks or self._model.ready:  # silence needs no engine
-            return 0.0
-        async with self._aside():
-            await self._model.loaded()
-        return time.monotonic() - began
 
     def _pump(self, parts: Parts) -> Result:
         """In the thread that works."""

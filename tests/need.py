@@ -1,5 +1,6 @@
 """What a test needs from the machine: skipped, with the remedy, where it is missing."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -32,6 +33,13 @@ def require_node() -> str:
     if os.environ.get("REQUIRE_ALL") == "1":
         pytest.fail(remedy)
     pytest.skip(remedy)
+
+
+def require_package(module: str, requirement: str) -> None:
+    """Skips the test, with the package's name, where a model's wheel could not be had. It may be
+    missing even where REQUIRE_ALL=1: not every registry has each."""
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"needs the Python package {requirement} (make setup tries to install it)")
 
 
 def require_mounts() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from config import Settings
-from engines.espeak.engine import _plain
+from engines.espeak.reading import plain
 from request.model import parse_request
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine
@@ -57,7 +57,7 @@ def test_a_text_is_read_as_a_careful_person_reads_it(
     exact = {name: found[name] for name in found.keys() & expect.keys()}
     assert exact == {name: expect[name] for name in exact}
     said = found["spoken"]
-    preview = " / ".join(map(_plain, found["turns"]))
+    preview = " / ".join(map(plain, found["turns"]))
     assert [part for part in expect.get("contains", []) if part not in said] == []
     assert [part for part in expect.get("lacks", []) if part in said] == []
     assert [part for part in expect.get("matches", []) if not re.search(part, said)] == []

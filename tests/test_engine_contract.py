@@ -13,11 +13,29 @@ from engines.vibevoice.engine import VibeVoiceEngine
 from request.errors import Cancelled, EngineError
 from tests.engine_contract import EngineContract, by_chunk, in_threads
 from tests.fake_engine import FakeEngine, ramp
+from tests.real_engines import kokoro
 
 
 class TestEspeakEngine(EngineContract):
     def make_engine(self) -> Engine:
         return EspeakEngine()
+
+
+@pytest.mark.models
+class TestKokoroEngine(EngineContract):
+    has_model = True
+
+    def make_engine(self) -> Engine:
+        return kokoro()
+
+    def make_plan(self) -> Plan:
+        return short_plan()
+
+
+def short_plan() -> Plan:
+    """A second of sound, since a model makes it anew for each test."""
+    chunks = (PlannedChunk((Turn(0, "Yes."),), 11), PlannedChunk((Turn(1, "No."),), 12))
+    return Plan(chunks, (Voice("Alice"), Voice("Frank")))
 
 
 class TestFakeEngine(EngineContract):

@@ -279,7 +279,7 @@ def test_who_has_no_sound_yet_comes_before_who_is_ahead_of_the_listener(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nobody has listened so far, however long it takes until both wait.
-    monkeypatch.setattr("engines.espeak.engine.time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr("engines.pulled.time", SimpleNamespace(monotonic=lambda: 0.0))
     line, never = espeak_library.load().line, threading.Event()
     ahead = iter(ENGINE.start(plan(("Alice", SENTENCE + "Ahead. " * 30))))
     next(ahead)

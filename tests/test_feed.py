@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from text.feed import SentenceFeed
+from text.sentences import Span, sentences
 
 
 def texts(feed: SentenceFeed, *pieces: str) -> list[list[str]]:
@@ -125,3 +126,24 @@ def test_text_without_a_word_is_not_read_anew_with_every_piece(unit: str) -> Non
         feed.feed(unit)
         assert len(feed.text) - feed._at <= 2000
     assert [each.text for each in feed.feed("Hello there. And then.")][-1].endswith("Hello there.")
+
+
+@pytest.mark.parametrize("before", ["", "a", "Hi there. "])
+@pytest.mark.parametrize("unit", [" ", "\t", "\n", " \n", "\r\n", "\u3000"])
+def test_white_space_is_not_read_anew_with_every_piece(
+    before: str, unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+
+    def counted(text: str) -> list[Span]:
+        nonlocal read
+        read += len(text)
+        return sentences(text)
+
+    monkeypatch.setattr("text.feed.sentences", counted)
+    feed = SentenceFeed()
+    feed.feed(before)
+    for _ in range(2_000):
+        feed.feed(unit)
+    assert read < 10_000
+    assert [each.text for each in feed.feed("And so. On it")][-1].endswith("And so.")

@@ -1,16 +1,19 @@
 """A text that comes section by section is one stream: one plan, one seed, one gain."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from audio.pcm import Samples
 from config import Settings
-from request.errors import EngineError
+from request.errors import EngineError, RequestError
 from request.model import SpeechRequest
 from synthesis.inference import VibeVoiceInference
 from synthesis.parts import StreamOptions
@@ -147,6 +150,55 @@ def test_who_speaks_before_the_first_label_is_not_speaker_0(inference: VibeVoice
         ("Frank",),
         ("Alice",),
     ]
+
+
+def test_many_short_sections_grow_no_more_than_one_text(inference: VibeVoiceInference) -> None:
+    plan = GrowingPlan(
+        inference, inference.models.lease(), request("-", pronunciations={"a": "b" * 100})
+    )
+    spoken = 0
+    with pytest.raises(RequestError, match="pronunciations: make the text more than"):
+        for _ in range(1_000):
+            spoken += plan.add(Section("a a."), 0.0).text.characters
+    assert 4_000 < spoken < 4_500
+
+
+def test_a_stream_that_is_closed_ends_its_planning(
+    inference: VibeVoiceInference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    def endless(*_: object, check: Callable[[], None] = lambda: None) -> None:
+        began.set()
+        try:
+            while True:
+                check()
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr("synthesis.plan.plan_text", lambda *given: endless(check=given[-1]))
+
+    async def leave(asked: SpeechRequest) -> None:
+        async with aclosing(inference.stream(asked)):
+            assert await asyncio.to_thread(began.wait, 10)
+
+    async def cancel(work: Coroutine[Any, Any, object]) -> None:
+        working = asyncio.create_task(work)
+        assert await asyncio.to_thread(began.wait, 10)
+        working.cancel()
+
+    asked = request("One.")
+    ways: list[Callable[[], Coroutine[Any, Any, None]]] = [
+        lambda: leave(asked),
+        lambda: cancel(inference.plan(asked).__aenter__()),
+        lambda: cancel(inference.dry_run(asked)),
+    ]
+    for way in ways:
+        began.clear()
+        ended.clear()
+        asyncio.run(way())
+        assert ended.wait(10)
 
 
 def test_a_voice_is_warned_about_once(inference: VibeVoiceInference) -> None:

@@ -1,15 +1,19 @@
 """The second door: sound at once, nothing after a failure, and nobody waits for ever."""
 
 import asyncio
+import hashlib
 import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +23,7 @@ import av
 import numpy as np
 import openai
 import pytest
+import soundfile
 
 import api.app
 from api.contract import most_bytes, parse
@@ -30,6 +35,7 @@ from engines.subprocess import SubprocessEngine
 from request.errors import EngineError, EngineLost
 from request.model import Defaults, parse_request
 from request.values import MOST_RECORDING_CHARS
+from synthesis.dry_run import dry_run
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine, HeldEngine, ramp
 from tests.http_server import ASK, Answer, Server, server_process, serving, wait_for
@@ -180,6 +186,50 @@ def test_a_failure_in_a_stream_of_events_is_an_event_and_no_end(
     assert told["type"] == "error"
     assert told["error"]["type"] == "server_error"
     assert "[DONE]" not in answer.body.decode()
+
+
+def test_a_flac_says_its_length_and_what_is_in_it(server: Server, engine: FakeEngine) -> None:
+    engine.audio = lambda _: np.full(3 * 24_000, 0.25, np.float32)
+    answer = server.speak(response_format="flac", loudness=None)
+    assert int(answer.headers["content-length"]) == len(answer.body)
+    assert "transfer-encoding" not in answer.headers
+    samples, rate = soundfile.read(io.BytesIO(answer.body), dtype="int16")
+    assert (len(samples), rate) == (3 * 24_000, 24_000)
+    assert answer.body[26:42] == hashlib.md5(samples.tobytes()).digest()  # noqa: S324
+    pcm = server.speak(response_format="pcm", loudness=None).body
+    assert np.array_equal(np.frombuffer(pcm, "<i2"), samples)
+
+
+def test_a_flac_that_fails_in_the_middle_is_an_envelope(server: Server, engine: FakeEngine) -> None:
+    engine.audio = lambda _: np.full(LONG, 0.25, np.float32)
+    engine.fail_at = 5
+    answer = server.speak(response_format="flac")
+    assert (answer.status, answer.error["code"]) == (500, "engine_failed")
+    events = server.speak(response_format="flac", stream_format="sse")
+    assert (events.status, events.error["code"]) == (500, "engine_failed")
+
+
+def test_a_caller_who_leaves_before_a_flac_is_whole_stops_the_engine(start: Start) -> None:
+    engine = HeldEngine()
+    server = start(engine=engine)
+    with server.raw(response_format="flac"):
+        wait_for(lambda: engine.speeches)
+        engine.permits.release(3)
+        wait_for(lambda: engine.frames == 3)
+    wait_for(lambda: engine.speeches[0].cancelled)
+    wait_for(lambda: server.call("GET", "/v1/capabilities").json["slots_taken"] == 0)
+
+
+def test_who_reads_a_flac_slowly_keeps_nobody_waiting(start: Start, engine: FakeEngine) -> None:
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, 500 * 24_000)
+    server = start(MAX_STREAMS="1", MAX_QUEUE="0")
+    engine.audio = lambda _: noise.astype(np.float32)
+    with server.raw(response_format="flac", loudness=None) as peer:
+        head, _ = head_of(peer)
+        size = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
+        assert size > 10_000_000  # more than lies in buffers on the way
+        engine.audio = ramp
+        assert server.speak().status == 200
 
 
 def test_what_nobody_foresaw_is_an_envelope_that_quotes_nothing(
@@ -665,6 +715,109 @@ def test_a_server_with_keys_says_so_in_its_description(server: Server, start: St
     (name,) = keyed["security"][0]
     assert keyed["components"]["securitySchemes"][name] == {"type": "http", "scheme": "bearer"}
     assert "security" not in server.call("GET", "/openapi.json").json
+
+
+def test_a_body_that_is_no_utf_8_is_no_json(server: Server) -> None:
+    headers = {"Content-Type": "application/json"}
+    text = json.dumps(ASK | {"input": "caf\u00e9"}, ensure_ascii=False)
+    for encoding, status in (
+        ("utf-8", 200),
+        ("utf-8-sig", 200),
+        ("latin-1", 400),
+        ("utf-16", 400),
+        ("utf-32-le", 400),
+    ):
+        answer = server.call("POST", "/v1/audio/speech", text.encode(encoding), headers)
+        assert answer.status == status, encoding
+        assert status == 200 or answer.error["code"] == "invalid_json"
+
+
+@pytest.mark.parametrize("path", ["/models", "//audio/speech/", "/audio/voices", "/models/tts-1"])
+def test_an_address_without_v1_is_told_so(server: Server, path: str) -> None:
+    error = server.call("GET", path).error
+    assert error["code"] == "unknown_url"
+    assert error["message"].endswith("The base address has to end in /v1")
+    assert "/v1" not in server.call("GET", "/audio/sing").error["message"]
+
+
+def test_the_served_model_has_its_own_names_too(start: Start) -> None:
+    server = start(MODEL_PATH="microsoft/VibeVoice-1.5B")
+    for name in ("microsoft/VibeVoice-1.5B", "VibeVoice-1.5B", "VibeVoice"):
+        assert server.speak(model=name).status == 200
+        assert server.call("GET", f"/v1/models/{name}").json["id"] == name
+    error = server.speak(model="VibeVoice-7B").error
+    assert error["code"] == "model_not_found"
+    listed = [each["id"] for each in server.call("GET", "/v1/models").json["data"]]
+    assert error["message"].endswith(f"(allowed: {', '.join(listed)})")
+    assert {"microsoft/VibeVoice-1.5B", "VibeVoice-1.5B"} < set(listed)
+
+
+def test_no_folder_of_this_machine_is_a_models_name_in_a_list(start: Start) -> None:
+    server = start(MODEL_PATH="/secret/VibeVoice-7B")
+    assert server.speak(model="/secret/VibeVoice-7B").status == 200
+    listed = server.call("GET", "/v1/models").body + server.speak(model="other").body
+    assert b"VibeVoice-7B" in listed
+    assert b"secret" not in listed
+
+
+LISTS = ("/v1/models", "/models", "/v1/audio/models", "/audio/models/", "/v1/audio/voices")
+
+
+def test_public_lists_need_no_key_and_show_no_uploads(start: Start, tmp_path: Path) -> None:
+    key = {"Authorization": "Bearer the-key"}
+    folder = tmp_path / "demo" / "voices"
+    folder.mkdir(parents=True)
+    for name in ("Mine", "Ada"):
+        soundfile.write(folder / f"{name}.wav", np.zeros(4 * 24_000), 24_000)
+    note = {"name": "Ada", "consent": "Ada agreed.", "created_at": 1}
+    (folder / "Ada.json").write_text(json.dumps(note))
+    keyed = {"API_KEYS": "the-key", "HOST": "127.0.0.1"}
+    closed, server = start(**keyed), start(PUBLIC_LISTS="true", **keyed)
+    for path in (*LISTS, "/audio/voices"):
+        assert closed.call("GET", path).status == 401
+        assert server.call("GET", path).json["object"] == "list"
+        assert server.call("HEAD", path).status == 200
+    wrong = {"Authorization": "Bearer wrong"}
+    for headers, names in (({}, {"Mine"}), (wrong, {"Mine"}), (key, {"Ada", "Mine"})):
+        listed = server.call("GET", "/audio/voices", headers=headers).json["voices"]
+        assert {each["name"] for each in listed} & {"Ada", "Mine"} == names
+        assert "alloy" in {each["name"] for each in listed}
+    for method, path in (
+        ("POST", "/v1/audio/voices"),
+        ("DELETE", "/v1/audio/voices/Ada"),
+        ("GET", "/v1/models/tts-1"),
+        ("GET", "/v1/capabilities"),
+        ("POST", "/v1/audio/speech"),
+    ):
+        assert server.call(method, path).status == 401
+
+
+def test_plans_wait_for_each_other_and_too_many_are_refused(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.speaking.os.cpu_count", lambda: 1)
+    server, go, planning = start(MAX_QUEUE="1"), threading.Event(), threading.Semaphore(0)
+
+    def slow(*args: Any) -> Any:
+        planning.release()
+        assert go.wait(60)
+        return dry_run(*args)
+
+    monkeypatch.setattr("synthesis.inference.dry_run", slow)
+    plan = ("POST", "/v1/audio/speech/plan", json.dumps(ASK), {"Content-Type": "application/json"})
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            first = pool.submit(server.speak, dry_run=True)
+            assert planning.acquire(timeout=60)
+            others = [pool.submit(server.call, *plan) for _ in range(2)]
+            (refused,), (waiting,) = futures.wait(others, 60, futures.FIRST_COMPLETED)
+            assert refused.result().error["code"] == "queue_full"
+            assert int(refused.result().headers["retry-after"]) >= 1
+            assert server.speak().status == 200  # speech waits for no plan
+            assert not planning.acquire(blocking=False)
+        finally:
+            go.set()
+        assert first.result().status == waiting.result().status == 200
 
 
 def test_a_deep_or_strange_body_is_bad_json(server: Server) -> None:

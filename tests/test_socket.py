@@ -119,6 +119,11 @@ async def talking(server: Server, **config: Any) -> AsyncIterator[Talk]:
         yield talk
 
 
+def code_of(message: "dict[str, Any] | bytes") -> str:
+    assert isinstance(message, dict) and message["type"] == "error", message
+    return str(message["error"]["code"])
+
+
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(scenario())  # type: ignore[arg-type]
 
@@ -213,6 +218,7 @@ def test_after_a_cancel_nothing_of_it_comes_and_the_text_heard_is_told(start: St
             assert cancelled == {
                 "type": "cancelled",
                 "utterance": 1,
+                "utterance_index": 0,
                 "text_spoken": "One two",
                 "played_ms": 500,
             }
@@ -481,11 +487,12 @@ BAD: list[tuple[Any, str, str | None]] = [
     ({"type": "input.text"}, "invalid_type", "text"),
     ({"type": "input.text", "text": "a" * 5000}, "string_above_max_length", "text"),
     ({"type": "input.text", "text": "a", "context_id": 7}, "invalid_value", "context_id"),
-    ({"type": "input.done"}, "no_utterance", None),
     ({"type": "cancel"}, "no_utterance", None),
     ({"type": "cancel", "played_ms": -1}, "invalid_value", "played_ms"),
     ({"type": "session.config", "speed": 9}, "invalid_value", "speed"),
     ({"type": "session.config", "model": "other"}, "model_not_found", "model"),
+    ({"type": "session.config", "session": "Alice"}, "invalid_type", "session"),
+    ({"type": "session.config", "session": {"speed": 9}}, "invalid_value", "speed"),
     ({"type": "session.config", "sample_rate": 44_100}, "invalid_value", "sample_rate"),
     ({"type": "session.config", "response_format": "mp3", "paced": True}, "invalid_value", "paced"),
     (
@@ -507,11 +514,136 @@ def test_garbage_is_answered_and_the_session_goes_on(server: Server) -> None:
                 assert error["type"] == "error"
                 assert error["message"] == error["error"]["message"]
                 assert (error["error"]["code"], error["error"]["param"]) == (code, param), message
+            await talk.say("session.config", seed=1)
             await talk.say("input.text", text="One.")
             await talk.say("input.done")
             await talk.until("session.done")
 
     run(scenario)
+
+
+def test_after_refused_settings_nothing_is_spoken_until_good_ones_come(
+    server: Server, engine: FakeEngine
+) -> None:
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("session.config", voice="Alice", speed=9)
+            assert code_of(await talk.next()) == "invalid_value"
+            await talk.say("input.text", text="One.")
+            assert code_of(await talk.next()) == "not_configured"
+            await talk.say("input.done")
+            assert (await talk.until("session.done"))["total_sentences"] == 0
+            await talk.say("session.config", seed=1)
+            await talk.say("input.text", text="Two.")
+            await talk.say("input.done")
+            assert (await talk.until("session.done"))["total_sentences"] == 1
+            assert [start["sentence_text"] for start in talk.kinds("audio.start")] == ["Two."]
+
+    run(scenario)
+    assert len(engine.speeches) == 1
+
+
+def test_refused_settings_leave_an_open_utterance_as_it_is(server: Server) -> None:
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.text", text="One")
+            await talk.say("session.config", voice="Frank")
+            assert code_of(await talk.next()) == "utterance_open"
+            await talk.say("input.text", text=" more.")
+            await talk.say("input.text", text="Other.", context_id="b")
+            assert code_of(await talk.next()) == "not_configured"
+            await talk.say("input.done")
+            await talk.until("session.done")
+            assert [start["sentence_text"] for start in talk.kinds("audio.start")] == ["One more."]
+
+    run(scenario)
+
+
+def test_settings_may_be_wrapped_and_are_then_answered(server: Server) -> None:
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say(
+                "session.config", session={"voice": "Frank", "seed": 1, "sample_rate": 48_000}
+            )
+            assert await talk.next() == {
+                "type": "session.configured",
+                "response_format": "pcm",
+                "sample_rate": 48_000,
+                "split_granularity": "sentence",
+            }
+            await talk.say("input.text", text="One.")
+            await talk.say("input.done")
+            await talk.until("session.done")
+            assert talk.kinds("audio.start")[0]["sample_rate"] == 48_000
+            assert talk.kinds("audio.done")[0]["voice"] == "Frank"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("fields", "voice", "ignored"),
+    [
+        ({"speaker": "Frank"}, "Frank", None),
+        ({"voice": "Frank", "speaker": "Maya"}, "Frank", ["speaker"]),
+        ({"voice": "Frank", "word_timestamps": True, "a": 1, "b": None}, "Frank",
+         ["a", "word_timestamps"]),
+        ({"session": {"speaker": "Frank", "stream_audio": True}}, "Frank", ["stream_audio"]),
+    ],
+)  # fmt: skip
+def test_a_speaker_is_a_voice_and_ignored_fields_are_named_once(
+    server: Server, fields: dict[str, Any], voice: str, ignored: list[str] | None
+) -> None:
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("session.config", **fields)
+            await talk.say("input.text", text="One. Two.")
+            await talk.say("input.done")
+            await talk.until("session.done")
+            starts = talk.kinds("audio.start")
+            assert [start.get("ignored") for start in starts] == [ignored, None]
+            assert {done["voice"] for done in talk.kinds("audio.done")} == {voice}
+
+    run(scenario)
+
+
+def test_a_commit_speaks_the_text_so_far_without_its_end(server: Server) -> None:
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.commit")
+            assert await talk.next() == {"type": "input.committed"}
+            await talk.say("input.text", text="One half", context_id="a")
+            await talk.say("input.commit", context_id="a")
+            committed = await talk.until("input.committed")
+            assert (committed["utterance"], committed["context_id"]) == (1, "a")
+            assert (await talk.until("audio.start"))["sentence_text"] == "One half"
+            await talk.say("input.text", text=" and more.", context_id="a")
+            await talk.say("input.done", context_id="a")
+            assert (await talk.until("session.done"))["total_sentences"] == 2
+
+    run(scenario)
+
+
+def test_every_done_is_answered_in_turn_also_without_text(
+    server: Server, engine: FakeEngine
+) -> None:
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.done")
+            await talk.say("input.text", text="One.")
+            await talk.say("input.done")
+            await talk.say("input.done", context_id="b")
+            ends = [await talk.until("session.done") for _ in range(3)]
+            assert [end["total_sentences"] for end in ends] == [0, 1, 0]
+            assert [(end["utterance"], end["utterance_index"]) for end in ends] == [
+                (1, 0), (2, 1), (3, 2)
+            ]  # fmt: skip
+            assert ends[2]["context_id"] == "b" and ends[2]["duration_ms"] == 0
+            await talk.say("cancel", played_ms=60_000)  # means what is still played
+            cancelled = await talk.until("cancelled")
+            assert (cancelled["utterance"], cancelled["text_spoken"]) == (2, "One.")
+
+    run(scenario)
+    assert len(engine.speeches) == 1
 
 
 def test_a_message_that_is_too_large_ends_the_session(server: Server) -> None:

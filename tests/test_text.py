@@ -1,5 +1,7 @@
 """What is spoken of what was written."""
 
+from collections.abc import Callable
+
 import pytest
 
 from request.errors import RequestError
@@ -178,6 +180,51 @@ def test_pronunciations_replace_whole_words_once(
     words: dict[str, str], written: str, said: str
 ) -> None:
     assert spoken(written, words) == said
+
+
+@pytest.mark.parametrize(
+    ("written", "words", "field"),
+    [
+        ("a " * 2_048, {"a": "b" * 100}, "pronunciations"),
+        ("a. " * 1_365, {"a": "\ufdfa" * 100}, "pronunciations"),
+        ("\u2079 " * 2_048, {}, "text"),
+        ("\ufdfa" * 4_096, {}, "text"),
+    ],
+    ids=["a respelling", "one that grows itself", "powers", "a ligature"],
+)
+def test_what_is_spoken_is_a_small_multiple_of_what_is_written(
+    written: str, words: dict[str, str], field: str
+) -> None:
+    with pytest.raises(RequestError, match=r"more than 2\d{4} characters") as refused:
+        plan_text(written, Limits(), words)
+    assert refused.value.problems[0].field == field
+    assert refused.value.problems[0].code == "string_above_max_length"
+    short = plan_text(written[:4], Limits(), words)  # has room for 4,016
+    assert 4 < short.characters <= 4_016
+
+
+def test_planning_ends_where_its_job_does() -> None:
+    class Stop(Exception):
+        pass
+
+    steps = 0
+
+    def stop_at(last: int) -> Callable[[], None]:
+        def check() -> None:
+            nonlocal steps
+            steps += 1
+            if steps == last:
+                raise Stop
+
+        return check
+
+    text = "One. [pause:1s] " * 50
+    plan_text(text, Limits(), {}, check=stop_at(0))
+    all_steps, steps = steps, 0
+    assert all_steps > 50
+    with pytest.raises(Stop):
+        plan_text(text, Limits(), {}, check=stop_at(all_steps // 2))
+    assert steps == all_steps // 2
 
 
 @pytest.mark.parametrize(

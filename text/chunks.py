@@ -7,7 +7,7 @@ text except white space. Sizes are in letters: a Chinese character counts as thr
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -62,13 +62,25 @@ class TextPlan:
     lead_ms: int
     warnings: tuple[str, ...]
 
+    @property
+    def characters(self) -> int:
+        """How many characters are spoken."""
+        return sum(len(turn.text) for chunk in self.chunks for turn in chunk.turns)
+
 
 def plan_text(
-    source: str, limits: Limits, pronunciations: Mapping[str, str] | None = None
+    source: str,
+    limits: Limits,
+    pronunciations: Mapping[str, str] | None = None,
+    most: int | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> TextPlan:
-    """Plans `source`. Raises `RequestError` for a script of too many speakers."""
-    reading = read(source, pronunciations)
-    groups = [group for section in _sections(reading.passages) for group in _pack(section, limits)]
+    """Plans `source`. `most`, `check` and the errors are those of `read`."""
+    reading = read(source, pronunciations, most, check)
+    groups: list[_Group] = []
+    for section in _sections(reading.passages):
+        check()
+        groups += _pack(section, limits)
     pauses = [_pause_after(group[-1], limits) for group in groups]
     if groups:
         pauses[-1] = groups[-1][-1].passage.pause_ms or 0

@@ -54,6 +54,7 @@ class SentenceFeed:
         self._granularity = granularity
         self._at = 0
         self._new_paragraph = False
+        self._at_empty_line = False
 
     @property
     def waiting(self) -> bool:
@@ -65,8 +66,9 @@ class SentenceFeed:
         self.text += text
         if self._granularity == "none":
             return []
+        before = len(self._mask.text)
         self._mask.feed(text)
-        return self._found()
+        return [] if self._tells_nothing(before) else self._found()
 
     def flush(self) -> list[Sentence]:
         """Gives the rest as sentences, as if the text ended here."""
@@ -76,13 +78,22 @@ class SentenceFeed:
         self._mask.flush()
         return self._found() + self._sure(len(self.text), whole=True)
 
+    def _tells_nothing(self, before: int) -> bool:
+        """Whether only more white space has come: none of it is read, however long it gets."""
+        shown = self._mask.text
+        new, follows = shown[before:], shown[before - 1 : before].isspace()
+        more = follows and (self._at_empty_line or "\n" not in new)
+        return not self._mask.hides and new.isspace() and more
+
     def _found(self) -> list[Sentence]:
         found: list[Sentence] = []
         shown = self._mask.text
+        self._at_empty_line = False
         while shown[self._at : self._at + 1] == " ":  # spaces in place of a removed block
             self._at += 1
         while paragraph := _PARAGRAPH.search(shown, self._at):
             if paragraph.end() == len(shown):
+                self._at_empty_line = True
                 break  # more empty lines may follow
             found += self._sure(paragraph.start(), whole=True)
             self._at = paragraph.end()

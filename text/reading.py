@@ -9,7 +9,7 @@ Limits: links, e-mail addresses and money are read in English. Numbers are left 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from request.errors import RequestError
@@ -66,40 +66,76 @@ class Reading:
     warnings: tuple[str, ...]
 
 
-def read(source: str, pronunciations: Mapping[str, str] | None = None) -> Reading:
+def most_spoken(written: int) -> int:
+    """The most characters that a text of `written` characters may be read as.
+
+    Symbols and respellings are read as words: `\u2079` as "to the power of 9". Without a bound,
+    respellings of 100 characters made a text fifty times longer.
+    """
+    return 4 * written + 4_000
+
+
+def read(
+    source: str,
+    pronunciations: Mapping[str, str] | None = None,
+    most: int | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Reading:
     """Cleans `source` and cuts it into passages.
 
     `pronunciations` maps words to respellings. A text without a word has no passages; its `lead_ms`
-    is then the whole answer. Raises `RequestError` if a script has more than `MAX_SPEAKERS`
-    speakers.
+    is then the whole answer. `check` is called between steps, and may raise to end the work. Raises
+    `RequestError` if a script has more than `MAX_SPEAKERS` speakers, or if more than `most`
+    characters would be spoken (default: `most_spoken`).
     """
-    text, pauses, labels, warnings = _clean(source)
+    most = most_spoken(len(source)) if most is None else most
+    text, pauses, labels, warnings = _clean(source, check)
+    if len(text) > most:
+        raise _too_long("is read as", most, "text")
     text = join_lines(text)
-    text = _pronounce(text, pronunciations or {})
+    check()
+    text = _pronounce(text, pronunciations or {}, most)
+    check()
     text = neutralise(text)
     return _cut(text, pauses, labels, warnings)
 
 
-def _clean(source: str) -> tuple[AlignedText, dict[int, int], dict[int, int], list[str]]:
+def _too_long(verb: str, most: int, field: str) -> RequestError:
+    problem = f"{verb} more than {most} characters"
+    allowed = "what is spoken has up to 4 times the characters of the text, and 4000 more"
+    return RequestError(problem, field, code="string_above_max_length", allowed=allowed)
+
+
+def _clean(
+    source: str, check: Callable[[], None]
+) -> tuple[AlignedText, dict[int, int], dict[int, int], list[str]]:
     """The text with marks for pauses and labels, their values by offsets, and warnings."""
     text = decode_escapes(strip_colours(AlignedText(source)))
     text = unescape_document(normalise(text))
     text, left_out = leave_out(text)
     for step in (strip_subtitle_times, strip_page_numbers, strip_drawings):
+        check()
         text = step(text)
     text, pauses = take_pauses(text)
     text, tagged = take_tags(text)
+    check()
     text = plain_letters(unescape(strip_tags(text)))
+    check()
     text, warnings = strip_markdown(text)
     text, labels, misread = take_labels(text, tagged)
+    check()
     text = speak_links(text)
     text = text.replaced(((end, end) for end in glued_ends(text.text)), " ")
+    check()
     text = plain_symbols(text)
     return neutralise(text), pauses, labels, [*left_out, *warnings, *misread]
 
 
-def _pronounce(text: AlignedText, pronunciations: Mapping[str, str]) -> AlignedText:
-    """Replaces whole words, longest first. A lower-case word matches any case, others exactly."""
+def _pronounce(text: AlignedText, pronunciations: Mapping[str, str], most: int) -> AlignedText:
+    """Replaces whole words, longest first. A lower-case word matches any case, others exactly.
+
+    Raises `RequestError` as soon as the text has more than `most` characters.
+    """
     spoken = {word: respelling for word, respelling in pronunciations.items() if word.strip()}
     if not spoken:
         return text
@@ -116,9 +152,17 @@ def _pronounce(text: AlignedText, pronunciations: Mapping[str, str]) -> AlignedT
     # Grouped by first letter, 500 words cost little more than one.
     finder = re.compile("|".join(f"{at}(?:{'|'.join(ends)})" for at, ends in starts.items()), re.I)
 
+    size = len(text)
+
     def said(match: re.Match[str]) -> Pieces | None:
+        nonlocal size
         found = exact.get(match[0], exact.get(match[0].lower()))
-        return None if found is None else (found,)
+        if found is None:
+            return None
+        size += len(found) - len(match[0])
+        if size > most:
+            raise _too_long("make the text", most, "pronunciations")
+        return (found,)
 
     return text.sub(finder, said)
 

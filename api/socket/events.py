@@ -14,17 +14,38 @@ from audio.codecs import FORMATS
 from request.model import NULL_COUNTS, Defaults, SpeechRequest, parse_request
 from text.feed import Granularity
 
-TYPES = ("session.config", "input.text", "input.done", "cancel", "pause", "resume", "session.close")
+TYPES = (
+    "session.config",
+    "input.text",
+    "input.commit",
+    "input.done",
+    "cancel",
+    "pause",
+    "resume",
+    "session.close",
+)
 RATES = (24_000, 48_000)
 MOST_CONTEXT_ID = 100
 _MOST_MS = 86_400_000
+_MOST_IGNORED, _MOST_SHOWN = 20, 100
+_FIELDS = EXTRAS - {"dry_run"} | {
+    "model",
+    "voice",
+    "speed",
+    "response_format",
+    "sample_rate",
+    "paced",
+    "split_granularity",
+    "max_buffer_delay_ms",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
     """How a session's utterances are spoken: a checked `session.config`.
 
-    The text of `request` is a placeholder. `sample_rate` is in Hz.
+    The text of `request` is a placeholder. `sample_rate` is in Hz. `ignored` names the fields that
+    change nothing.
     """
 
     request: SpeechRequest
@@ -32,6 +53,7 @@ class SessionConfig:
     paced: bool = False
     granularity: Granularity = "sentence"
     max_buffer_delay_ms: int = 1000
+    ignored: tuple[str, ...] = ()
 
 
 def parse_message(data: str) -> dict[str, Any]:
@@ -44,7 +66,9 @@ def parse_message(data: str) -> dict[str, Any]:
 
 def parse_config(message: Mapping[str, Any], defaults: Defaults) -> SessionConfig:
     """The settings in a `session.config`. Unknown fields are ignored."""
+    message = _flat(message)
     given = {name: value for name, value in message.items() if value is not None}
+    ignored = sorted(name[:_MOST_SHOWN] for name in given.keys() - _FIELDS)[:_MOST_IGNORED]
     fields: dict[str, Any] = {name: given[name] for name in EXTRAS if name in given}
     fields |= {name: message[name] for name in NULL_COUNTS if name in message}
     for name in ("model", "voice", "speed"):
@@ -63,7 +87,23 @@ def parse_config(message: Mapping[str, Any], defaults: Defaults) -> SessionConfi
         paced,
         _choice(given, "split_granularity", "sentence", get_args(Granularity)),
         whole(given, "max_buffer_delay_ms", 0, 60_000, 1000),
+        tuple(ignored),
     )
+
+
+def _flat(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `session.config`, as other servers' clients send them too.
+
+    sglang-omni's put them into an object `session`. vLLM-Omni's may call the voice `speaker`.
+    """
+    fields = {name: value for name, value in message.items() if name not in ("type", "session")}
+    session = message.get("session")
+    if not isinstance(session, dict | None):
+        raise invalid("session", "invalid_type", "Invalid type for 'session': expected an object.")
+    fields |= session or {}
+    if fields.get("voice") is None:
+        fields["voice"] = fields.pop("speaker", None)
+    return fields
 
 
 def whole(fields: Mapping[str, Any], name: str, least: int, most: int, default: Any) -> Any:

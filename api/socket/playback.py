@@ -129,7 +129,8 @@ class Playback:
         utterance.closed = True
         async with self._sender.turn() as send:
             self.open.popleft()
-            self.last = utterance
+            if utterance.feed.text:  # an `input.done` without text ends nothing that is heard
+                self.last = utterance
             if utterance.plays_at is not None:
                 self._all_played_at = utterance.plays_at + utterance.sent_ms / 1000
             await send(ending)

@@ -6,22 +6,36 @@ Times are in milliseconds of an utterance's audio.
 from collections.abc import Mapping
 from typing import Any
 
+from api.socket.events import SessionConfig
 from api.socket.utterance import Line, Utterance
 from audio.codecs import codec_rate
 from synthesis.result import Result
 
 
+def configured(config: SessionConfig) -> dict[str, Any]:
+    """`session.configured`: the answer to a `session.config` in sglang-omni's form."""
+    return {
+        "type": "session.configured",
+        "response_format": config.request.output_format,
+        "sample_rate": codec_rate(config.request.output_format, config.sample_rate),
+        "split_granularity": config.granularity,
+    }
+
+
 def with_name(message: Mapping[str, Any], utterance: Utterance) -> dict[str, Any]:
-    """The message with its utterance's number and, if there is one, context id."""
-    named = {**message, "utterance": utterance.number}
+    """The message with its utterance's number and, if there is one, context id.
+
+    vLLM-Omni's clients read the number as `utterance_index`, from 0.
+    """
+    named = {**message, "utterance": utterance.number, "utterance_index": utterance.number - 1}
     if utterance.context_id is not None:
         named["context_id"] = utterance.context_id
     return named
 
 
 def started(utterance: Utterance, line: Line) -> dict[str, Any]:
-    """`audio.start`: the audio of a sentence follows."""
-    request = utterance.config.request
+    """`audio.start`: the audio of a sentence follows. The first names the ignored fields."""
+    request, ignored = utterance.config.request, utterance.config.ignored
     message = {
         "type": "audio.start",
         "sentence_index": line.index,
@@ -32,6 +46,8 @@ def started(utterance: Utterance, line: Line) -> dict[str, Any]:
         "format": request.output_format,
         "sample_rate": codec_rate(request.output_format, utterance.config.sample_rate),
     }
+    if ignored and line.index == 0:
+        message["ignored"] = list(ignored)
     return with_name(message, utterance)
 
 
@@ -59,6 +75,12 @@ def done(utterance: Utterance) -> dict[str, Any]:
         "duration_ms": round(utterance.sent_ms, 3),
     }
     return with_name(message, utterance)
+
+
+def committed(utterance: Utterance | None) -> dict[str, Any]:
+    """`input.committed`: the text so far is spoken without a wait for more."""
+    message = {"type": "input.committed"}
+    return with_name(message, utterance) if utterance else message
 
 
 def cancelled(utterance: Utterance, heard_ms: float) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from api.socket.events import (
     text_of,
 )
 from api.socket.playback import Playback
+from api.socket.replies import committed, configured
 from api.socket.sender import SocketSender
 from api.socket.utterance import Utterance
 from api.speaking import AppState
@@ -38,6 +39,7 @@ class Session:
     def __init__(self, state: AppState, socket: WebSocket) -> None:
         self._state, self._socket = state, socket
         self._config: SessionConfig = parse_config({}, state.defaults)
+        self._is_refused = False
         self._count = 0
         self._sender = SocketSender(socket)
         self._playback = Playback(self._sender)
@@ -114,12 +116,11 @@ class Session:
         """Does what a message asks for. False ends the session."""
         kind = message["type"]
         if kind == "session.config":
-            if self._playback.open:
-                problem = "An utterance is open; end it with input.done or cancel first."
-                raise refused("utterance_open", problem)
-            self._config = parse_config(message, self._state.defaults)
+            await self._configure(message)
         elif kind == "input.text":
             self._write(context_of(message), text_of(message))
+        elif kind == "input.commit":
+            await self._commit(context_of(message))
         elif kind == "input.done":
             self._done(context_of(message))
         elif kind == "cancel":
@@ -132,26 +133,55 @@ class Session:
             return False
         return True
 
+    async def _configure(self, message: dict[str, Any]) -> None:
+        """Takes the settings. Once some were refused, no utterance begins before good ones come:
+        it would be spoken in a way that nobody asked for."""
+        self._is_refused = True
+        if self._playback.open:
+            problem = "An utterance is open; end it with input.done or cancel first."
+            raise refused("utterance_open", problem)
+        self._config = parse_config(message, self._state.defaults)
+        self._is_refused = False
+        if message.get("session") is not None:
+            await self._sender.send(configured(self._config))
+
     def _write(self, context_id: str | None, text: str) -> None:
         utterance = self._writable(context_id)
         if utterance is not None:
             utterance.write(text)
-        elif len(self._playback.open) >= MOST_OPEN:
+            return
+        if self._is_refused:
+            problem = "The last session.config was refused; send a good one first."
+            raise refused("not_configured", problem)
+        utterance = self._next(context_id)
+        utterance.write(text)  # first: a refused text makes no utterance
+        self._begin(utterance)
+
+    def _next(self, context_id: str | None) -> Utterance:
+        if len(self._playback.open) >= MOST_OPEN:
             raise refused("too_many_contexts", f"At most {MOST_OPEN} utterances may be open.")
-        else:
-            utterance = Utterance(self._state, self._config, self._count + 1, context_id)
-            utterance.write(text)  # first: a refused text makes no utterance
-            self._count += 1
-            self._playback.add(utterance)
+        return Utterance(self._state, self._config, self._count + 1, context_id)
+
+    def _begin(self, utterance: Utterance) -> None:
+        self._count += 1
+        self._playback.add(utterance)
 
     def _writable(self, context_id: str | None) -> Utterance | None:
         open_ = self._playback.open
         return next((u for u in open_ if not u.closed and u.context_id == context_id), None)
 
+    async def _commit(self, context_id: str | None) -> None:
+        utterance = self._writable(context_id)
+        if utterance is not None:
+            utterance.flush()
+        await self._sender.send(committed(utterance))
+
     def _done(self, context_id: str | None) -> None:
+        """Ends an utterance. One without text ends at once, so that nobody waits for its end."""
         utterance = self._writable(context_id)
         if utterance is None:
-            raise refused("no_utterance", "There is no utterance to end.")
+            utterance = self._next(context_id)
+            self._begin(utterance)
         utterance.close()
 
     async def _cancel(self, context_id: str | None, played: int | None) -> None:

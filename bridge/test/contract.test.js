@@ -10,7 +10,8 @@ const METHODS = ["get", "post", "head", "options"];
 beforeEach(() => {
   network({
     runsync: ({ body: { input } }) => {
-      if (input.model && input.model !== "vibevoice") return unknownModel(input.model);
+      if (input.model && input.model.toLowerCase() !== "vibevoice")
+        return unknownModel(input.model);
       const size = Math.round(10_000 / input.speed);
       const format = input.response_format;
       return completed(audio(format, size), { format, duration_sec: 2 / input.speed });

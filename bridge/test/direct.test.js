@@ -42,6 +42,26 @@ test("any model's name goes to the server, whose list is shown", async () => {
   expect((await visit("/v1/models/tts-1", { settings }).answer).status).toBe(404);
 });
 
+test("without a model the server decides", async () => {
+  const calls = network({ [ROUTE]: served(audio()) });
+  expect((await speak({ model: undefined }, { settings })).status).toBe(200);
+  expect(calls[0].body).not.toHaveProperty("model");
+});
+
+test("a public list has no voice of the server, which may be an upload", async () => {
+  const voices = `${URL}/v1/audio/voices`;
+  const own = { voices: [{ id: "Ada" }] };
+  network({ [voices]: () => Response.json(own) });
+  const open = { settings: { ...settings, PUBLIC_LISTS: "true" } };
+  const names = async (options) => {
+    const listed = await (await visit("/v1/audio/voices", options).answer).json();
+    return listed.voices.map(({ id }) => id);
+  };
+  expect(await names(open)).toContain("Ada");
+  expect(await names({ ...open, auth: null })).not.toContain("Ada");
+  expect(await names({ ...open, auth: null })).toContain("alloy");
+});
+
 test("a server that lists no models has OpenAI's", async () => {
   network({ [`${URL}/v1/models`]: refusal(404, "") });
   expect((await visit("/v1/models/tts-1", { settings }).answer).status).toBe(200);

@@ -32,6 +32,17 @@ test("the pieces are one file", async () => {
   expect(answer.headers.get("X-Speech-Job")).toBe("job-1");
 });
 
+test("a flac comes whole, with a header that says its length", async () => {
+  const flac = audio("flac");
+  const calls = network({ runsync: completed(flac, { format: "flac" }) });
+  const answer = await speak({ response_format: "flac" }, { settings });
+  expect([answer.status, answer.bytes]).toEqual([200, flac]);
+  expect(answer.headers.get("Content-Length")).toBe(String(flac.length));
+  expect(calls.map(({ kind, body }) => [kind, body.input.stream])).toEqual([
+    ["runsync", undefined],
+  ]);
+});
+
 test("the first bytes come before the job has ended", async () => {
   network({ run: RUN, stream: whole.slice(0, 3), status: ended, cancel: {} });
   const headers = { "Content-Type": "application/json" };

@@ -56,6 +56,23 @@ describe("the key", () => {
     }
   });
 
+  test("is not asked for by public lists, whatever it is", async () => {
+    const settings = { PUBLIC_LISTS: "true" };
+    const lists = ["/v1/models", "/models", "/v1/audio/models", "/audio/voices/"];
+    for (const path of lists) {
+      for (const auth of [null, "Bearer wrong"]) {
+        const [status, { object }] = await get(path, { settings, auth });
+        expect([status, object]).toEqual([200, "list"]);
+      }
+      expect((await get(path, { auth: null }))[0]).toBe(401);
+    }
+    for (const path of ["/v1/models/tts-1", "/v1/audio/speech", "/v1/nothing"]) {
+      expect((await get(path, { settings, auth: null }))[0]).toBe(401);
+    }
+    const upload = { settings, auth: null, method: "POST" };
+    expect((await get("/v1/audio/voices", upload))[0]).toBe(401);
+  });
+
   test("of nobody is asked for where that is allowed", async () => {
     const settings = { AUTH_TOKEN: "", ALLOW_ANONYMOUS: "true" };
     expect((await get("/v1/models", { settings, auth: null }))[0]).toBe(200);

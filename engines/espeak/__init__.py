@@ -1,4 +1,8 @@
-"""The preview voice: every language, no model, by espeak-ng."""
+"""The preview voice: every language, no model, by espeak-ng. Its phonemes serve other engines too.
+
+engine.py    the engine                   reading.py  a text cut into pieces, and as phonemes
+languages.py languages by tag and script  library.py  espeak-ng's C library
+"""
 
 from typing import TYPE_CHECKING
 

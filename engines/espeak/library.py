@@ -1,12 +1,13 @@
 """espeak-ng by ctypes, from the package espeakng-loader (library and data, no system package).
 
 The C library has global state and is not thread-safe. So it is loaded once in a process and used by
-one thread at a time: call `say` only while holding its `PriorityLock`. Nothing else in the process
-may use it. The samples depend on the arguments alone, never on earlier calls.
+one thread at a time: call `say` and `phonemes` only while holding its `PriorityLock`. Nothing else
+in the process may use it. What comes out depends on the arguments alone, never on earlier calls.
 """
 
 import ctypes
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable
@@ -26,10 +27,13 @@ _BUFFER_MS = 500  # milliseconds of speech between two checks of `cancelled`: be
 # Constants of espeak's C API: synchronous output, no exit() where data is missing, UTF-8, a pause
 # at the end as after any sentence, and the parameter of the volume.
 _SYNCHRONOUS, _STAY, _UTF8, _END_PAUSE, _VOLUME_PARAMETER = 2, 0x8000, 1, 0x1000, 2
+_IPA = 2
 
 # This voice speaks before every text, and its audio is dropped. The beginning of some texts (single
 # letters in Burmese and Thai) depends on the sound before, which must not be another request's.
-_PRIMER = ("gmw/en-US", "m3", (80, 120))
+_PRIMER = "gmw/en-US"
+
+_LANGUAGE_SWITCH = re.compile(r"\([a-z-]+\)")
 
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -51,12 +55,13 @@ class Library:
         if self.rate <= 0:
             raise OSError("espeak-ng finds its data unusable")
         self._lib.espeak_SetParameter(_VOLUME_PARAMETER, _VOLUME, 0)
+        self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self._callback = _Callback(self._collect)
         self._lib.espeak_SetSynthCallback(self._callback)
         # Both stay open as long as the library lives.
         self._voice_file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self._primer_file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        self._primer_file.write(self._voice(*_PRIMER))
+        self._primer_file.write(self._voice(_PRIMER))
         self._made: list[bytes] = []
         self._stopped: Callable[[], bool] = bool
 
@@ -78,18 +83,32 @@ class Library:
         self._set_voice(self._primer_file)
         self._synthesise("hi")
         self._made.clear()
-        voice = self._voice(language, variant, pitch)
-        os.pwrite(self._voice_file.fileno(), voice, 0)
-        os.ftruncate(self._voice_file.fileno(), len(voice))
-        self._set_voice(self._voice_file)
+        self._write_voice(self._voice(language, variant, pitch))
         self._lib.espeak_ng_SetRandSeed(ctypes.c_long(seed & 0x7FFFFFFF))
         self._synthesise(text)
         pcm = np.frombuffer(b"".join(self._made), np.int16)
         self._made.clear()
         return pcm
 
+    def phonemes(self, text: str, language: str) -> str:
+        """The International Phonetic Alphabet of a text without control characters.
+
+        `language` is a file of espeak's data. Its clauses are joined with spaces; punctuation and
+        the marks of words in another language are left out.
+        """
+        self._write_voice(self._voice(language))
+        utf8 = ctypes.create_string_buffer(text.encode())
+        rest = ctypes.c_void_p(ctypes.addressof(utf8))
+        clauses: list[str] = []
+        while rest.value:
+            clause = self._lib.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA)
+            clauses.append(_LANGUAGE_SWITCH.sub("", clause.decode()))
+        return " ".join(clauses)
+
     @cache  # noqa: B019 - there is one library, and each file read would wait for the GIL
-    def _voice(self, language: str, variant: str, pitch: tuple[int, int]) -> bytes:
+    def _voice(
+        self, language: str, variant: str = "m3", pitch: tuple[int, int] = (80, 120)
+    ) -> bytes:
         """The bytes of a voice file for espeak.
 
         Flutter (a wobble of the pitch) and roughness use counters that espeak never resets. With
@@ -100,6 +119,11 @@ class Library:
             (self._data / "voices" / "!v" / variant).read_bytes(),
             *pitch,
         )
+
+    def _write_voice(self, voice: bytes) -> None:
+        os.pwrite(self._voice_file.fileno(), voice, 0)
+        os.ftruncate(self._voice_file.fileno(), len(voice))
+        self._set_voice(self._voice_file)
 
     def _set_voice(self, file: BinaryIO) -> None:
         # By file descriptor, because espeak cuts a path at 60 bytes and lowercases it.
