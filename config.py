@@ -134,6 +134,9 @@ class Engines(_Group):
     cpu_threads: int | None = _setting(
         None, "Threads of a model on the CPU, if not 4 or all cores", ge=1, le=256
     )
+    whisper_model: str | None = _setting(
+        None, "Name or folder of a faster-whisper model, if not the packaged one"
+    )
     max_slots: int | None = _setting(None, "Chunks of text that are generated at once", ge=1, le=64)
     gpu_usd_per_second: float | None = _setting(None, "Price of the GPU", gt=0, le=1)
 
@@ -170,6 +173,13 @@ class Engines(_Group):
         """This group as a dict, the argument of an engine's `create`."""
         names = (*Engines.model_fields, "further_hub_caches")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def recognizer_settings(self) -> dict[str, Any]:
+        """The settings of a `Transcriber` and of recognisers."""
+        names = ("whisper_model", "cpu_threads", "hf_token", "hf_hub_cache")
+        bounds = ("max_transcriptions", "max_audio_sec")
+        return {name: getattr(self, name) for name in (*names, *bounds)}
 
     @property
     def audio_prompts_dir(self) -> Path:
@@ -235,6 +245,16 @@ class Http(_Group):
     def address(self) -> str:
         """The address that `server.py` binds: HOST, else loopback or, with access set up, all."""
         return self.host or ("0.0.0.0" if self.keys or self.allow_anonymous else "127.0.0.1")  # noqa: S104
+
+
+class Transcription(_Group):
+    """Recordings that become text."""
+
+    max_upload_mb: int = _setting(200, "Largest recording that is transcribed", ge=1, le=4096)
+    max_audio_sec: float = _setting(
+        14_400, "Longest recording that is transcribed", ge=1, le=86_400
+    )
+    max_transcriptions: int = _setting(2, "Recordings that are heard at once", ge=1, le=256)
 
 
 class Text(_Group):
@@ -311,7 +331,7 @@ class S3(_Group):
         )
 
 
-class Settings(S3, Audio, Text, Http, Queue, Engines):
+class Settings(S3, Audio, Text, Transcription, Http, Queue, Engines):
     """All groups of settings, frozen."""
 
     @classmethod

@@ -20,6 +20,7 @@ from config import ConfigError, Settings
 from provision.in_use import mark_in_thread
 from request.errors import SpeechError
 from synthesis.inference import VibeVoiceInference
+from transcription.transcriber import Transcriber
 
 MOST_MESSAGE_BYTES = 256 * 1024
 _LAST_ANSWERS_SEC = 30
@@ -28,10 +29,12 @@ _LAST_ANSWERS_SEC = 30
 _IDLE_SEC = 75
 
 
-def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server:
+def make_server(
+    inference: VibeVoiceInference, health: Health, transcriber: Transcriber
+) -> uvicorn.Server:
     """The server, not yet running."""
     config = uvicorn.Config(
-        create_app(AppState.of(inference, health)),
+        create_app(AppState.of(inference, health, transcriber)),
         host=inference.settings.address,
         port=inference.settings.port,
         http=Protocol,
@@ -48,10 +51,10 @@ def make_server(inference: VibeVoiceInference, health: Health) -> uvicorn.Server
     return uvicorn.Server(config)
 
 
-def serve(inference: VibeVoiceInference, log: logging.Logger) -> None:
+def serve(inference: VibeVoiceInference, transcriber: Transcriber, log: logging.Logger) -> None:
     """Serves until a signal. Answers under way then have 30 s to end."""
     settings, health = inference.settings, Health(inference)
-    server = make_server(inference, health)
+    server = make_server(inference, health, transcriber)
     own_port = settings.port_health if settings.port_health != settings.port else None
     with (
         server.config.bind_socket() as listener,
@@ -82,6 +85,7 @@ def main() -> None:
     try:
         settings = Settings.from_env()
         inference = VibeVoiceInference(settings, concurrency=settings.max_streams, subprocess=True)
+        transcriber = Transcriber.of(settings.recognizer_settings)
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The server cannot start:\n{error}")
     mark_in_thread()
@@ -92,8 +96,9 @@ def main() -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
     try:
-        serve(inference, log)
+        serve(inference, transcriber, log)
     finally:
+        transcriber.close()
         inference.close()
 
 

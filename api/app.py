@@ -32,6 +32,14 @@ from api.socket.session import Session
 from api.speaking import AppState
 from api.speech import SpeechResponse, params_of, planned
 from api.static import add_pages
+from api.transcription.form import (
+    HEARING_PATHS,
+    TRANSCRIPTION_BODY,
+    TRANSCRIPTION_RESPONSES,
+    TRANSLATION_BODY,
+    upload_limit,
+)
+from api.transcription.route import transcribed
 from api.voices import UPLOAD, Voices, is_form
 from audio.codecs import FORMATS
 from request.errors import SpeechError
@@ -81,13 +89,17 @@ def create_app(state: AppState) -> FastAPI:
                 RequestMiddleware,
                 access,
                 state.metrics,
-                limits={"/v1/audio/voices": UPLOAD},
+                limits={
+                    "/v1/audio/voices": UPLOAD,
+                    **dict.fromkeys(HEARING_PATHS, upload_limit(settings)),
+                },
                 limit=BodyLimit(most_bytes(settings.openai_input_limit) + MOST_RECORDING_CHARS, 30),
             ),
         ],
     )
     _speech(api, state)
     _socket(api, state, access)
+    _transcriptions(api, state)
     _voices(api, Voices(state), access)
     _lists(api, state)
     _figures(api, state)
@@ -138,6 +150,20 @@ def _speech(api: FastAPI, state: AppState) -> None:
     async def plan_speech(request: Request) -> Response:
         """Says how a text would be read: its chunks, turns and silences. Nothing is spoken."""
         return await planned(state, await params_of(request, state))
+
+
+def _transcriptions(api: FastAPI, state: AppState) -> None:
+    shown: dict[str, Any] = {"response_class": Response, "responses": TRANSCRIPTION_RESPONSES}
+
+    @api.post(HEARING_PATHS[0], **shown, openapi_extra={"requestBody": TRANSCRIPTION_BODY})
+    async def create_transcription(request: Request) -> Response:
+        """Says what was said in a recording, by whom and when."""
+        return await transcribed(state, request)
+
+    @api.post(HEARING_PATHS[1], **shown, openapi_extra={"requestBody": TRANSLATION_BODY})
+    async def create_translation(request: Request) -> Response:
+        """Says in English what was said in a recording."""
+        return await transcribed(state, request, translate=True)
 
 
 def _socket(api: FastAPI, state: AppState, access: Access) -> None:
@@ -193,12 +219,12 @@ def _lists(api: FastAPI, state: AppState) -> None:
     @api.get("/v1/audio/models")
     async def list_models() -> dict[str, Any]:
         """The models, all of them the same voice."""
-        return models(state.defaults.models)
+        return models(state.defaults.models, state.transcriber.models)
 
     @api.get("/v1/models/{name:path}")
     async def get_model(name: str) -> dict[str, Any]:
         """One model."""
-        return model(state.defaults.models, name)
+        return model(name, state.defaults.models, state.transcriber.models)
 
     @api.get("/v1/capabilities")
     def get_capabilities() -> dict[str, Any]:

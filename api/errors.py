@@ -132,8 +132,8 @@ def _routes(request: Request, path: str) -> list[Any]:
     return [each for each in request.app.routes if each.matches(scope)[0] != Match.NONE]
 
 
-def as_api_error(error: BaseException) -> ApiError:
-    """The error answer for any exception.
+def as_api_error(error: BaseException, words: Mapping[str, str] = OPENAI_WORDS) -> ApiError:
+    """The error answer for any exception. `words` maps our names of fields to the caller's.
 
     An unforeseen exception becomes a 500 and is logged, without its message: that may quote the
     caller's text.
@@ -141,7 +141,7 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, SpeechError):
-        return _of_speech(error)
+        return _of_speech(error, words)
     if isinstance(error, TimeoutError):
         return failed(504, "timeout", "The answer took longer than it may.", retry=False)
     place = "".join(traceback.format_tb(error.__traceback__))
@@ -150,13 +150,13 @@ def as_api_error(error: BaseException) -> ApiError:
     return failed(500, "internal_error", problem, retry=False)
 
 
-def _of_speech(error: SpeechError) -> ApiError:
+def _of_speech(error: SpeechError, words: Mapping[str, str]) -> ApiError:
     """An envelope with the first problem's code and field, and a sentence of all problems."""
-    first, sentence = error.problems[0], error.told(OPENAI_WORDS)
+    first, sentence = error.problems[0], error.told(words)
     status = CODES[first.code].status
     if status >= 500:
         return failed(status, first.code, sentence, first.retry or False)
-    field = first.named(OPENAI_WORDS)
+    field = first.named(words)
     return invalid(field and field.partition(".")[0], first.code, sentence, status)
 
 

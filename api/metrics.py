@@ -56,6 +56,9 @@ class Metrics:
         )
         self.sessions = Gauge("vibevoice_active_sessions", "Open WebSockets", registry=into)
         self.audio = Counter("vibevoice_audio_seconds", "Speech made", registry=into)
+        self.heard = Counter(
+            "vibevoice_heard_seconds", "Recordings that became text", registry=into
+        )
         self._gpu = Counter(
             "vibevoice_gpu_seconds", "The GPU's time for answers", ["door"], registry=into
         )

@@ -1,12 +1,28 @@
-"""One answer for one caller of the server: its seat in admission control, and its metrics."""
+"""One answer for one caller of the server: its seat, its metrics, and its response.
+
+Errors: the status is sent with the first byte. An error before it has a status and an envelope. An
+error after it resets the connection, so that the answer never looks complete. A stream of events
+carries it as an event instead.
+
+Cancellation: the task of a caller who disconnects, or reads nothing for 60 s, is cancelled.
+"""
 
 import asyncio
 import os
+import re
 from collections import deque
+<<<<<<< HEAD
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+=======
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
+>>>>>>> main
 from dataclasses import dataclass
 from pathlib import Path
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from api.admission import AdmissionControl
 from api.contract import limited
@@ -20,6 +36,7 @@ from synthesis.inference import VibeVoiceInference
 from synthesis.parts import StreamOptions
 from synthesis.result import AudioPart, Result, StreamStart
 from synthesis.stream import StreamItem
+from transcription.transcriber import Transcriber
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +48,29 @@ class AppState:
     admission: AdmissionControl
     loads: AdmissionControl
     plans: AdmissionControl
+    transcriber: Transcriber
+    hearing: AdmissionControl
     metrics: Metrics
     health: Health
 
     @classmethod
-    def of(cls, inference: VibeVoiceInference, health: Health) -> "AppState":
-        """The state of a server over this inference, by its settings."""
+    def of(
+        cls, inference: VibeVoiceInference, health: Health, transcriber: Transcriber
+    ) -> "AppState":
+        """The state of a server over this inference and recogniser, by its settings."""
         settings = inference.settings
         admission = AdmissionControl(settings.max_streams, settings.max_queue)
         loads = AdmissionControl(settings.max_queue or 1, most_waiting=0)
         # A plan is an interpreter's work: more at once than cores would only slow each other.
         plans = AdmissionControl(os.cpu_count() or 1, settings.max_queue)
+        hearing = AdmissionControl(settings.max_transcriptions, settings.max_queue)
         metrics = Metrics(admission, lambda: inference.cold_start_sec)
         metrics.watch(lambda: inference.engine.inspect().figures)
+<<<<<<< HEAD
         return cls(settings, inference, admission, loads, plans, metrics, health)
+=======
+        return cls(settings, inference, admission, plans, transcriber, hearing, metrics, health)
+>>>>>>> main
 
     @property
     def defaults(self) -> Defaults:
@@ -52,6 +78,8 @@ class AppState:
         return limited(self.inference.defaults, self.settings.openai_input_limit)
 
 
+_STALLED_SEC = 60.0
+_MOST_HEADER = 1000
 _WHOLE = StreamOptions(longest_part_sec=0)
 _BLOCK = 1 << 18
 
@@ -138,3 +166,56 @@ class Speaking:
         except (SpeechError, ApiError) as error:
             metrics.errors.labels(self._label, as_api_error(error).code or "engine").inc()
             raise
+
+
+class LiveResponse(Response):
+    """A response that `serve` sends. `started` says whether the status was sent."""
+
+    def __init__(self) -> None:
+        self.status_code = 200
+        self.background = None
+        self.started = False
+
+    async def serve(self, send: Send) -> None:
+        """Sends the whole response."""
+        raise NotImplementedError
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        serving = asyncio.create_task(self.serve(send))
+        leaving = asyncio.create_task(_left(receive))
+        both = {serving, leaving}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.wait(both)
+        error = None if serving.cancelled() else serving.exception()
+        if error is None:
+            return
+        if not self.started:
+            raise error
+        as_api_error(error)  # logs an unforeseen one
+        scope["state"]["reset"]()
+
+    async def send_start(self, send: Send, headers: Mapping[str, str]) -> None:
+        """Sends the status 200 and the headers."""
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        self.started = True
+
+    async def send_body(self, send: Send, data: bytes, more: bool = True) -> None:
+        """Sends a part of the body. Raises `TimeoutError` if it cannot be sent for 60 s."""
+        if data or not more:
+            async with asyncio.timeout(_STALLED_SEC):
+                await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def printable(words: Iterable[str]) -> str:
+    """A header's value in ASCII, up to 1000 characters: a warning may quote the caller's words."""
+    return re.sub(r"[^ -~]", "?", "; ".join(words))[:_MOST_HEADER]

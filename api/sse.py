@@ -42,10 +42,15 @@ def event(data: dict[str, Any]) -> bytes:
 
 def done(text: str, seconds: float, cost: Mapping[str, float]) -> bytes:
     """The last events: usage and cost of an answer of `seconds` of audio, then [DONE]."""
-    spoken = math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_A_TOKEN)
+    spoken = tokens_of(text)
     heard = math.ceil(seconds * _TOKENS_A_SECOND)
     usage = {"input_tokens": spoken, "output_tokens": heard, "total_tokens": spoken + heard}
     return event({"type": "speech.audio.done", "usage": usage, **cost}) + DONE
+
+
+def tokens_of(text: str) -> int:
+    """An estimate of a text's tokens."""
+    return math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_A_TOKEN)
 
 
 def _delta(data: bytes) -> bytes:

@@ -142,6 +142,13 @@ def bytes_a_second(format_name: str, rate: int) -> int:
     return min(recipe.bit_rate, 64_000 if rate < 16_000 else recipe.bit_rate) // 8
 
 
+def formats_within(most: int, size: int, format_name: str, rate: int) -> list[str]:
+    """The formats in which audio should have at most `most` bytes, if it has `size` in this one."""
+    seconds = size / bytes_a_second(format_name, rate)
+    sizes = {name: bytes_a_second(name, codec_rate(name, rate)) * seconds for name in FORMATS}
+    return [name for name, expected in sizes.items() if expected <= most]
+
+
 class _Sink:
     """The file object that FFmpeg writes to. It has no `seek`, so FFmpeg never patches a header."""
 

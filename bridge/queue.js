@@ -48,7 +48,8 @@ export class QueueBackend {
     const job = new Job(this.runpod, this.settings, { ...call, claim });
     const input = inputOf(ask, call.id);
     if (stream) return await this.streamed(job, input, ask.format);
-    return await this.delivered(await job.answer(input), ask.format);
+    // The bridge's callers do not reach the volume, where the worker keeps what it cannot send.
+    return await this.delivered(await job.answer({ ...input, must_fit: true }), ask.format);
   }
 
   /**

@@ -11,7 +11,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +59,20 @@ class Delivered:
 class Delivery:
     """The delivery of one answer: a link where there is a bucket, else base64.
 
-    `owner` is the id of the session or job; copies and objects are named after it. `seconds` is the
-    time spent in this delivery so far.
+    `owner` is the id of the session or job; copies and objects are named after it. `fitting` gives
+    the formats in which audio of a size would fit; without it the caller reaches the output folder,
+    and sets the worker up. `seconds` is the time spent in this delivery so far.
     """
 
-    def __init__(self, owner: str, outputs: Outputs, bucket: Bucket | None = None) -> None:
+    def __init__(
+        self,
+        owner: str,
+        outputs: Outputs,
+        bucket: Bucket | None = None,
+        fitting: Callable[[int], Sequence[str]] | None = None,
+    ) -> None:
         self._owner, self._outputs, self._bucket = owner, outputs, bucket
+        self._fitting = fitting
         self.seconds = 0.0
         self._url = ""
         self._warnings: list[str] = []
@@ -73,12 +81,16 @@ class Delivery:
         """Checks before any synthesis whether an answer of about `size` bytes can be delivered.
 
         Gives a warning for the caller, or "" where it fits or a bucket takes it. Raises
-        `RequestError` where it cannot fit and no copy would be kept.
+        `RequestError` where it cannot fit, and no copy would be kept or reached.
         """
         if self._bucket is not None or size <= INLINE_LIMIT:
             return ""
         problem = f"the audio will have about {size / 1e6:.1f} MB, and {_MOST}"
-        if not self._outputs.save and size * _QUICKEST > INLINE_LIMIT:
+        cannot_fit = size * _QUICKEST > INLINE_LIMIT
+        if self._fitting and cannot_fit:
+            allowed = _allowed(self._fitting(size))
+            raise RequestError(problem, "output_format", code="audio_too_large", allowed=allowed)
+        if not self._outputs.save and cannot_fit:
             allowed = (
                 "a shorter text, a smaller output_format, or a worker "
                 f"with {_STORE}, or with SAVE_OUTPUT"
@@ -128,9 +140,20 @@ class Delivery:
                 spare = _spare()
                 copy = keep(audio, self._owner, spare)
                 kept = f"{spare.name}/{copy} in the worker's temporary folder"
-            problem = _too_large(audio.stat().st_size, kept, self._warnings)
-            raise DeliveryError(problem, code="audio_too_large")
+            raise self._too_large(audio.stat().st_size, kept)
         return Delivered(fields, tuple(self._warnings))
+
+    def _too_large(self, size: int, kept: str) -> DeliveryError:
+        problem, allowed = f"the audio has {size / 1e6:.1f} MB, and {_MOST}", None
+        if self._fitting:
+            allowed = _allowed(self._fitting(size))
+        else:
+            warnings = "".join(f"; {warning}" for warning in self._warnings)
+            problem += (
+                f"; with {_STORE} set the answer is a link instead, and a compressed output_format "
+                f"is smaller{warnings}. It is kept as {kept}"
+            )
+        return DeliveryError(problem, "output_format", code="audio_too_large", allowed=allowed)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -152,12 +175,8 @@ def _fits(audio: Path) -> bool:
     return audio.stat().st_size <= INLINE_LIMIT
 
 
-def _too_large(size: int, kept: str, warnings: list[str]) -> str:
-    return (
-        f"the audio has {size / 1e6:.1f} MB, and {_MOST}; with {_STORE} set the answer is a link "
-        f"instead, and a compressed output_format is smaller"
-        f"{''.join(f'; {warning}' for warning in warnings)}. It is kept as {kept}"
-    )
+def _allowed(formats: Sequence[str]) -> str:
+    return ", ".join([*formats, "a shorter text"])
 
 
 def copied(audio: Path, owner: str, outputs: Outputs) -> Delivered:

@@ -36,7 +36,7 @@ CODES: Mapping[str, Code] = {
     ),
     "out_of_memory": Code(500, "The model does not fit into the memory that is free"),
     "engine_failed": Code(500, "The engine could not load, or not finish what it began"),
-    "audio_too_large": Code(500, "The audio is made and does not fit into an answer"),
+    "audio_too_large": Code(400, "The audio does not fit into an answer"),
     "delivery_failed": Code(500, "The audio is made and could not be handed over"),
     "internal_error": Code(500, "A fault of ours; the worker's log has its place"),
 }

@@ -10,11 +10,15 @@ docs/api.md are generated from it (`python -m tools.contract`).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from request.errors import Problem, RequestError
+from request.fields import field as _field
+from request.fields import flag as _flag
+from request.fields import known_fields, notes_in, problems_of
+from request.fields import numeric as _numeric
 from request.models import MOST_MODEL, ModelNames
 from request.values import (
     MAX_NAME,
@@ -34,8 +38,6 @@ from request.values import (
     Text,
     Whole,
     kind_of,
-    problem_of,
-    shown,
     visible,
 )
 
@@ -51,40 +53,6 @@ class Defaults:
     cfg_scale: float = 1.3
     loudness: float = -16.0
     models: ModelNames = field(default_factory=ModelNames)
-
-
-def _field(
-    default: Any,
-    meaning: str,
-    allowed: str,
-    *,
-    unset: str = "",
-    openai: str = "",
-    jobs_only: bool = False,
-    **bounds: Any,
-) -> Any:
-    """A field. `meaning` is its text in docs/api.md, `unset` the default shown there if `default`
-    is not it. `allowed` is for error messages. `openai` is OpenAI's name of the field. A field that
-    is `jobs_only` is unknown over HTTP and to the bridge."""
-    notes: dict[str, Any] = {
-        "meaning": meaning,
-        "unset": unset,
-        "openai": openai,
-        "jobs_only": jobs_only,
-        "bounds": bounds,
-    }
-    return Field(default, description=allowed, json_schema_extra=notes, **bounds)
-
-
-def _numeric(
-    default: Any, meaning: str, kind: str, least: float, most: float, end: str = "", **more: Any
-) -> Any:
-    allowed = f"{kind} from {least} to {most}{end}"
-    return _field(default, meaning, allowed, ge=least, le=most, **more)
-
-
-def _flag(meaning: str, **more: Any) -> Any:
-    return _field(False, meaning, "true or false", **more)
 
 
 class SpeechRequest(BaseModel):
@@ -210,6 +178,11 @@ class SpeechRequest(BaseModel):
         "its upload failed",
         jobs_only=True,
     )
+    must_fit: Boolean = _flag(
+        "Refuse what would not fit into an answer before it is spoken, and name the formats that "
+        "would; for callers who do not reach the volume",
+        jobs_only=True,
+    )
     stream: Boolean = _flag(
         "Send audio in parts while it is made, see [Streaming](#streaming)",
         jobs_only=True,
@@ -217,11 +190,8 @@ class SpeechRequest(BaseModel):
     dry_run: Boolean = _flag("Give the text's plan and speak nothing, see [Dry run](#dry-run)")
 
 
-def notes_of(name: str) -> Mapping[str, Any]:
-    """The arguments that `_field` got for a field: meaning, unset, openai, jobs_only, bounds."""
-    notes = SpeechRequest.model_fields[name].json_schema_extra
-    assert isinstance(notes, dict)  # noqa: S101 - for the type checker
-    return notes
+notes_of = partial(notes_in, SpeechRequest)
+"""The notes of a field of `SpeechRequest`, by its name."""
 
 
 OPENAI_WORDS: dict[str, str] = {
@@ -247,7 +217,7 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
         allowed = "an object with a field `text`"
         problem = f"is {kind_of(raw)}"
         raise RequestError(problem, "input", code="invalid_type", allowed=allowed)
-    fields, warnings = _known_fields(raw)
+    fields, warnings = known_fields(raw, SpeechRequest, ALIASES, NULL_COUNTS)
     problems: list[Problem] = []
     allowed_in = partial(_allowed, defaults)
     text = fields.get("text")
@@ -264,11 +234,7 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
         if "cfg_scale" not in fields:
             request.model_fields_set.discard("cfg_scale")
     except ValidationError as error:
-        found = {str(item["loc"][0]): item for item in reversed(error.errors(include_url=False))}
-        problems += [
-            Problem(name, *problem_of(item, fields.get(name)), allowed_in(name))
-            for name, item in reversed(found.items())
-        ]
+        problems += problems_of(error, fields, allowed_in)
     first, second = EXCLUSIVE
     if fields.get(first) and fields.get(second):
         problem = f"comes with {second}, and only one can speak"
@@ -284,30 +250,6 @@ def words_of(raw: object) -> dict[str, str]:
         return {}
     given = {name for name, value in raw.items() if value is not None}
     return {o: theirs for o, theirs in OPENAI_WORDS.items() if theirs in given and o not in given}
-
-
-def _known_fields(raw: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The known fields by our names, and warnings on unknown and doubled ones."""
-    fields: dict[str, Any] = {}
-    names: dict[str, str] = {}
-    warnings: list[str] = []
-    for given, value in raw.items():
-        name = ALIASES.get(given, given)
-        if name not in SpeechRequest.model_fields:
-            warnings.append(f"{shown(given)}: unknown field, ignored")
-        elif value is None and name not in NULL_COUNTS:
-            continue
-        elif name in fields:
-            first, second = (names[name], given) if names[name] == name else (given, names[name])
-            if fields[name] != value:
-                warnings.append(f"{second}: ignored, since {first} is given too")
-            if given == name:
-                fields[name], names[name] = value, given
-        else:
-            fields[name], names[name] = value, given
-    if len(warnings) > 20:
-        warnings[20:] = [f"and {len(warnings) - 20} more unknown fields, ignored"]
-    return fields, warnings
 
 
 def _allowed(defaults: Defaults, name: str) -> str:

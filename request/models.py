@@ -22,6 +22,15 @@ OPENAI_NAMES = (
     "gpt-4o-mini-tts-2025-03-20",
     "gpt-4o-mini-tts-2025-12-15",
 )
+OPENAI_HEARING_NAMES = (
+    "whisper-1",
+    "gpt-transcribe",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-mini-transcribe-2025-12-15",
+    "gpt-4o-transcribe-diarize",
+)
+"""OpenAI's names of models that transcribe: each means the default recogniser."""
 MOST_MODEL = 200
 """The longest name of a model, in characters."""
 
@@ -29,10 +38,11 @@ MOST_MODEL = 200
 @dataclass(frozen=True, slots=True)
 class ModelNames:
     """The names that one worker answers to. `ids` are its models, the default first. `aliases` are
-    further names, each with its id; they come before OpenAI's."""
+    further names, each with its id; they come before `openai`, whose names mean the default."""
 
     ids: tuple[str, ...] = (OURS,)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    openai: tuple[str, ...] = OPENAI_NAMES
 
     @classmethod
     def of(cls, ids: tuple[str, ...], aliases: Mapping[str, str], model_path: str) -> Self:
@@ -46,12 +56,16 @@ class ModelNames:
     def names(self) -> dict[str, str]:
         """Every name with its id: the ids, the aliases, OpenAI's names."""
         own = {**dict(zip(self.ids, self.ids, strict=True)), **self.aliases}
-        return own | {name: self.ids[0] for name in OPENAI_NAMES if name not in own}
+        return own | {name: self.ids[0] for name in self.openai if name not in own}
 
     @property
     def listed(self) -> tuple[str, ...]:
         """The same names without paths of this machine."""
         return tuple(name for name in self.names if not name.startswith(("/", "~", ".")))
+
+    def has(self, name: str) -> bool:
+        """Whether `resolve` knows the name."""
+        return name.lower() in {known.lower() for known in self.names}
 
     def resolve(self, name: str | None) -> str:
         """The id that a name means, in any case; the default's for none. Raises `RequestError` for

@@ -170,12 +170,12 @@ def _raise_first(problems: Iterable[Wrong]) -> None:
         raise problem
 
 
-def _recording(value: Any) -> Any:
-    """The bytes of a base64 text, or of a `data:` URL with one."""
+def recording(value: Any, most_chars: int = MOST_RECORDING_CHARS) -> bytes:
+    """The bytes of a base64 text, or of a `data:` URL with one. Raises `Wrong`."""
     if not isinstance(value, str):
         raise Wrong(f"is {kind_of(value)}", "invalid_type")
     encoded = value.partition(";base64,")[2] if value.startswith("data:") else value
-    if len(encoded) > MOST_RECORDING_CHARS:
+    if len(encoded) > most_chars:
         raise Wrong(f"has {len(encoded)} characters", "string_above_max_length")
     letters = encoded.removesuffix("=").removesuffix("=")
     if not encoded or len(encoded) % 4 or _NO_BASE64.search(letters):
@@ -260,7 +260,7 @@ Name = Annotated[str, BeforeValidator(name), BeforeValidator(whole_characters)]
 Plain = Annotated[str, BeforeValidator(plain)]
 Recording = Annotated[
     bytes,
-    BeforeValidator(_recording),
+    BeforeValidator(lambda value: recording(value)),
     WithJsonSchema({**_TEXT, "maxLength": MOST_RECORDING_CHARS, "contentEncoding": "base64"}),
 ]
 Pronunciations = Annotated[

@@ -24,6 +24,9 @@ from typing import Any
 from api.health import Health
 from server import make_server
 from synthesis.inference import VibeVoiceInference
+from tests.fake_recognizer import FakeRecognizer
+from transcription.base import Recognizer
+from transcription.transcriber import Transcriber
 
 ROOT = Path(__file__).resolve().parent.parent
 ASK: dict[str, Any] = {"model": "tts-1", "input": "One.", "voice": "Alice"}
@@ -85,12 +88,18 @@ class Server:
 
 
 @contextmanager
-def serving(inference: VibeVoiceInference, ready: bool = True) -> Iterator[Server]:
+def serving(
+    inference: VibeVoiceInference, ready: bool = True, recognizer: Recognizer | None = None
+) -> Iterator[Server]:
     """A server in a thread of this process. Nothing may be left of it in the end."""
+    settings = inference.settings
+    transcriber = Transcriber(
+        recognizer or FakeRecognizer(), settings.max_transcriptions, settings.max_audio_sec
+    )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     if ready:
         inference.load_model()
-    server = make_server(inference, Health(inference))
+    server = make_server(inference, Health(inference), transcriber)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -103,6 +112,7 @@ def serving(inference: VibeVoiceInference, ready: bool = True) -> Iterator[Serve
             thread.join(120)
             assert not thread.is_alive(), "the server did not end"
             inference.close()
+            transcriber.close()
 
 
 @contextmanager

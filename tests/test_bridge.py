@@ -147,6 +147,19 @@ def test_what_the_worker_refuses_is_the_callers_error(stack: Stack) -> None:
     assert "leads to no public http address" in refused.value.message
 
 
+def test_a_file_that_does_not_fit_is_refused_with_the_formats_that_do(stack: Stack) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        stack.client(max_retries=2).audio.speech.create(
+            model="tts-1", voice="alloy", input="ha " * 1365, response_format="pcm", speed=0.25
+        )
+    assert (refused.value.code, refused.value.param) == ("audio_too_large", "response_format")
+    assert refused.value.message.endswith("(allowed: a shorter text)")
+    with pytest.raises(openai.BadRequestError, match="allowed: mp3, opus, aac, a shorter text"):
+        stack.client().audio.speech.create(
+            model="tts-1", voice="alloy", input="ha " * 1365, response_format="wav", speed=0.65
+        )
+
+
 def test_too_many_requests_are_tried_again(stack: Stack, tmp_path: Path) -> None:
     stack.worker.api.fail("runsync", 429)
     with pytest.raises(openai.RateLimitError) as limited:

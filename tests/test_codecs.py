@@ -17,7 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from audio.codecs import FORMATS, Encoder, bytes_a_second, codec_rate, pcm16, wav_header
+from audio.codecs import (
+    FORMATS,
+    Encoder,
+    bytes_a_second,
+    codec_rate,
+    formats_within,
+    pcm16,
+    wav_header,
+)
 from audio.pcm import SAMPLE_RATE, Samples
 from engines.base import Frame, Plan, PlannedChunk, Turn, Voice
 from engines.espeak.engine import EspeakEngine
@@ -64,6 +72,15 @@ def test_the_size_of_speech_is_known_before_it_is_encoded(speech: Samples, name:
     expected = bytes_a_second(name, SAMPLE_RATE) * len(speech) / SAMPLE_RATE
     assert len(encode(name, speech)) == pytest.approx(expected, rel=0.15)
     assert bytes_a_second("mp3", 12_000) == 8_000
+
+
+def test_the_formats_that_fit_go_by_the_size_in_another() -> None:
+    minute = 60 * 48_000
+    assert formats_within(minute, minute, "wav", SAMPLE_RATE) == list(FORMATS)
+    assert formats_within(minute - 1, minute, "wav", SAMPLE_RATE) == ["mp3", "opus", "aac", "flac"]
+    assert formats_within(minute // 4, minute, "wav", SAMPLE_RATE) == ["opus", "aac"]
+    assert formats_within(minute // 2, minute // 3, "mp3", SAMPLE_RATE) == ["mp3", "opus", "aac"]
+    assert formats_within(10, minute, "wav", SAMPLE_RATE) == []
 
 
 def by_libsndfile(name: str, data: bytes) -> tuple[NDArray[np.float64], int]:

@@ -60,6 +60,31 @@ def test_what_should_not_fit_is_said_before_and_refused_where_nothing_would_keep
     assert "about 9.0 MB" in Delivery("s", lost).foresee(9_000_000)
 
 
+@pytest.mark.parametrize("save", [True, False])
+def test_who_does_not_reach_the_volume_is_told_the_formats_that_fit_and_no_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: bool
+) -> None:
+    way = Delivery("s", Outputs(tmp_path, save=save), fitting=lambda size: ["mp3", f"{size}"])
+    with pytest.raises(RequestError) as before:
+        way.foresee(26_000_000)
+    assert str(before.value) == (
+        "output_format: the audio will have about 26.0 MB, and an answer carries at most 7.3 MB "
+        "(allowed: mp3, 26000000, a shorter text)"
+    )
+    assert way.foresee(9_000_000)  # may just fit
+    audio = tmp_path / "speech.wav"
+    audio.write_bytes(bytes(100_000))
+    monkeypatch.setattr("delivery.answer.INLINE_LIMIT", 50_000)
+    with pytest.raises(DeliveryError) as after:
+        way.deliver(audio)
+    assert str(after.value) == (
+        "output_format: the audio has 0.1 MB, and an answer carries at most 7.3 MB "
+        "(allowed: mp3, 100000, a shorter text)"
+    )
+    for error in (before, after):
+        assert error.value.problems[0].code == "audio_too_large"
+
+
 def test_no_copy_is_kept_where_none_is_wanted(audio: Path, tmp_path: Path) -> None:
     folder = tmp_path / "output"
     Delivery("s", Outputs(folder, save=False)).deliver(audio)

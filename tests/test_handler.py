@@ -432,6 +432,18 @@ def test_a_finished_file_is_kept_where_the_smaller_one_cannot_be_made(
     assert "no smaller file could be made: No space left on device" in capfd.readouterr().out
 
 
+def test_a_job_that_must_fit_is_refused_before_it_is_spoken(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "INLINE_LIMIT", 100_000)
+    fields = {"text": "Seven seconds. " * 8, "output_format": "wav", "must_fit": True}
+    error = run(**fields)["error"]
+    assert error.startswith("[audio_too_large] output_format: the audio will have about 0.")
+    assert error.endswith("(allowed: opus, aac, a shorter text)")
+    assert engine.speeches == []
+    assert run(**fields | {"output_format": "opus"})["status"] == "success"
+
+
 @pytest.mark.parametrize("phase", ["reaches", "deliver"])
 def test_cancelling_a_job_ends_its_upload_and_waits_for_that(
     monkeypatch: pytest.MonkeyPatch, phase: str

@@ -203,7 +203,8 @@ def test_the_largest_answer_that_goes_inline_is_taken_and_a_larger_one_is_kept(
     error = told.api.wait(large).error or ""
     (copy,) = told.copies(large)
     assert error.startswith(
-        "[audio_too_large] the audio has 7.3 MB, and an answer carries at most 7.3 MB; "
+        "[audio_too_large] output_format: the audio has 7.3 MB, and an answer carries at most "
+        "7.3 MB; "
     )
     assert error.endswith(f"It is kept as output/{copy.name} in VIBEVOICE_VOLUME")
     assert copy.stat().st_size == 44 + 1147 * 6400

@@ -33,6 +33,7 @@ from transcription.base import (
     Word,
     seconds_of,
 )
+from transcription.formats import gap
 from transcription.languages import LANGUAGES
 from transcription.speakers import RATE, SpeakerEncoder, Vector, available, grouped
 
@@ -302,7 +303,7 @@ def _joined(one: Segment, other: Segment) -> Segment:
     return replace(
         one,
         end_sec=other.end_sec,
-        text=f"{one.text} {other.text}",
+        text=f"{one.text}{gap(one.text, other.text)}{other.text}",
         words=one.words + other.words,
     )
 

@@ -17,6 +17,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from audio.codecs import formats_within
 from config import on_runpod
 from delivery import answer as delivery
 from delivery.answer import Delivered, Delivery, Outputs
@@ -25,6 +26,7 @@ from request.errors import DeliveryError, EngineLost, RequestError, SpeechError
 from request.model import SpeechRequest, parse_request, words_of
 from synthesis.file import SpeechFile
 from synthesis.inference import VibeVoiceInference
+from synthesis.plan import PlannedRequest
 from synthesis.quality import Progress
 from synthesis.result import AudioPart, Result
 from worker import sdk_loop
@@ -114,6 +116,7 @@ class Jobs:
     async def _file(self, job: Job, request: SpeechRequest, warnings: list[str]) -> Answer:
         self._log_begin(job, request)
         inference, bucket = self._inference, await self._bucket(job)
+<<<<<<< HEAD
         way = Delivery(request.session_id or _id(job), self._outputs, bucket)
         async with inference.plan(request) as planned:
             size = await asyncio.to_thread(planned.expected_bytes)
@@ -126,6 +129,21 @@ class Jobs:
                         file = await self._fitting(way, file, _id(job))
                     result = file.result
                     delivered = await _in_thread(way.deliver, file.path, result.content_type)
+=======
+        planned = await inference.plan(request)
+        fitting = functools.partial(_fitting, planned) if request.must_fit else None
+        way = Delivery(request.session_id or _id(job), self._outputs, bucket, fitting)
+        size = await asyncio.to_thread(planned.expected_bytes, inference.pace)
+        progress = Progress(chunks_total=len(planned.text.chunks))
+        with inference.workspace() as folder:
+            async with reporting(job, progress) as tell:
+                tell(way.foresee(size))
+                file = await inference.generate(planned, Path(folder), progress)
+                if file.may_shrink:
+                    file = await self._fitting(way, file, _id(job))
+                result = file.result
+                delivered = await _in_thread(way.deliver, file.path, result.content_type)
+>>>>>>> main
         return self._done(job, result, delivered, warnings, delivery_sec=round(way.seconds, 4))
 
     async def _fitting(self, way: Delivery, file: SpeechFile, job_id: str) -> SpeechFile:
@@ -237,6 +255,11 @@ class Jobs:
         self._log.info(
             f"job of {len(request.text)} characters, request {request.request_id}", _id(job)
         )
+
+
+def _fitting(planned: PlannedRequest, size: int) -> list[str]:
+    """The formats in which a plan's audio of `size` bytes should fit into an answer."""
+    return formats_within(delivery.INLINE_LIMIT, size, planned.smallest_format, planned.rate)
 
 
 async def _in_thread(work: Callable[..., T], path: Path, content_type: str) -> T:

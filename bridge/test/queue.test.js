@@ -65,6 +65,7 @@ describe("the job", () => {
         speed: 1.5,
         speakers: { 1: "Maya", 2: "Bob" },
         request_id: "mine",
+        must_fit: true,
       },
       policy: { ttl: 590_000 },
     });
@@ -78,6 +79,7 @@ describe("the job", () => {
     expect((await speak(asked)).status).toBe(200);
     expect(calls[0].body.input).toEqual({
       ...{ input: SPEECH.input, voice: "Alice", response_format: "mp3", speed: 2 },
+      must_fit: true,
       ...{ cfg_scale: 2, seed: 7, disable_prefill: true, voice_base64 },
       request_id: expect.any(String),
     });
