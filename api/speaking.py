@@ -11,13 +11,8 @@ import asyncio
 import os
 import re
 from collections import deque
-<<<<<<< HEAD
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-=======
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from contextlib import aclosing
->>>>>>> main
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,11 +61,9 @@ class AppState:
         hearing = AdmissionControl(settings.max_transcriptions, settings.max_queue)
         metrics = Metrics(admission, lambda: inference.cold_start_sec)
         metrics.watch(lambda: inference.engine.inspect().figures)
-<<<<<<< HEAD
-        return cls(settings, inference, admission, loads, plans, metrics, health)
-=======
-        return cls(settings, inference, admission, plans, transcriber, hearing, metrics, health)
->>>>>>> main
+        return cls(
+            settings, inference, admission, loads, plans, transcriber, hearing, metrics, health
+        )
 
     @property
     def defaults(self) -> Defaults:
