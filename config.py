@@ -90,6 +90,12 @@ class Engines(_Group):
     model_revision: str = _setting(
         "main", "Commit, branch or tag of a model from the hub", pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$"
     )
+    realtime_model_path: str = _setting(
+        "microsoft/VibeVoice-Realtime-0.5B", "Hub id or folder of VibeVoice-Realtime"
+    )
+    realtime_put_offs: int = _setting(
+        1, "How often an end that comes before its text is put off", ge=0, le=100
+    )
     model_caches: str = _setting("", "Hub caches to look in besides, with colons between")
     vibevoice_code: Folder | None = _setting(
         None, "Folder of VibeVoice's code, if it is not `vibevoice/` on the volume"
@@ -102,7 +108,7 @@ class Engines(_Group):
     hf_token: SecretStr | None = _setting(None, "Hugging Face token, for private models")
     hf_home: Folder | None = _setting(None, "Hugging Face home")
     hf_hub_cache: Folder | None = _setting(None, "Hugging Face download cache")
-    engine: Literal["auto", "vibevoice", "kokoro", "espeak"] = _setting(
+    engine: Literal["auto", "vibevoice", "realtime", "kokoro", "espeak"] = _setting(
         "auto", "`auto` takes VibeVoice where it can run; never the preview on RunPod"
     )
     models: Names = _setting(

@@ -6,7 +6,7 @@ The values keep every part audible, so that samples are finite and differ from s
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,7 +70,7 @@ class Tokenizer:
 
 def shapes(sizes: Architecture, *, tied: bool) -> dict[str, tuple[int, ...]]:
     """The tensors of a checkpoint that the fast runtime reads, by name."""
-    hidden, heads = sizes.hidden, sizes.heads * sizes.head_dim
+    hidden = sizes.hidden
     found: dict[str, tuple[int, ...]] = {
         EMBEDDING: (sizes.vocabulary, hidden),
         "model.language_model.norm.weight": (hidden,),
@@ -80,22 +80,10 @@ def shapes(sizes: Architecture, *, tied: bool) -> dict[str, tuple[int, ...]]:
     if not tied:
         found[HEAD] = (sizes.vocabulary, hidden)
     for index in range(sizes.layers):
-        layer = f"model.language_model.layers.{index}"
-        for name, width in (("q", heads), *((n, sizes.kv_heads * sizes.head_dim) for n in "kv")):
-            found[f"{layer}.self_attn.{name}_proj.weight"] = (width, hidden)
-            found[f"{layer}.self_attn.{name}_proj.bias"] = (width,)
-        found[f"{layer}.self_attn.o_proj.weight"] = (hidden, heads)
-        found |= _gated(f"{layer}.mlp", hidden, sizes.feed_forward)
-        found[f"{layer}.input_layernorm.weight"] = (hidden,)
-        found[f"{layer}.post_attention_layernorm.weight"] = (hidden,)
-    found |= dict(_head(sizes))
-    for name, width in (("acoustic", sizes.latent), ("semantic", sizes.semantic)):
-        connector = f"model.{name}_connector"
-        found |= _linear(f"{connector}.fc1", width, hidden)
-        found |= _linear(f"{connector}.fc2", hidden, hidden)
-        found[f"{connector}.norm.weight"] = (hidden,)
+        found |= layer_shapes(f"model.language_model.layers.{index}", sizes)
+    found |= speech_shapes(sizes)
+    found |= _connector("model.semantic_connector", sizes.semantic, hidden)
     acoustic, semantic = "model.acoustic_tokenizer", "model.semantic_tokenizer"
-    found |= dict(_codec(f"{acoustic}.decoder", sizes.decoder, decodes=True))
     found |= dict(_codec(f"{acoustic}.encoder", sizes.listener, decodes=False))
     found |= dict(_codec(f"{semantic}.encoder", sizes.encoder, decodes=False))
     return found
@@ -104,7 +92,34 @@ def shapes(sizes: Architecture, *, tied: bool) -> dict[str, tuple[int, ...]]:
 Named = Iterator[tuple[str, tuple[int, ...]]]
 
 
-def _linear(name: str, inputs: int, *outputs: int) -> dict[str, tuple[int, ...]]:
+def speech_shapes(sizes: Architecture) -> dict[str, tuple[int, ...]]:
+    """The tensors that make frames of hidden states, and hear them."""
+    return {
+        **dict(_head(sizes)),
+        **_connector("model.acoustic_connector", sizes.latent, sizes.hidden),
+        **dict(_codec("model.acoustic_tokenizer.decoder", sizes.decoder, decodes=True)),
+    }
+
+
+def layer_shapes(layer: str, sizes: Architecture) -> dict[str, tuple[int, ...]]:
+    """The tensors of a language model's layer."""
+    hidden, heads = sizes.hidden, sizes.heads * sizes.head_dim
+    found: dict[str, tuple[int, ...]] = {}
+    for name, width in (("q", heads), *((n, sizes.kv_heads * sizes.head_dim) for n in "kv")):
+        found |= linear(f"{layer}.self_attn.{name}_proj", hidden, width)
+    found[f"{layer}.self_attn.o_proj.weight"] = (hidden, heads)
+    found |= _gated(f"{layer}.mlp", hidden, sizes.feed_forward)
+    found[f"{layer}.input_layernorm.weight"] = (hidden,)
+    found[f"{layer}.post_attention_layernorm.weight"] = (hidden,)
+    return found
+
+
+def _connector(name: str, width: int, hidden: int) -> dict[str, tuple[int, ...]]:
+    first, second = linear(f"{name}.fc1", width, hidden), linear(f"{name}.fc2", hidden, hidden)
+    return {**first, **second, f"{name}.norm.weight": (hidden,)}
+
+
+def linear(name: str, inputs: int, *outputs: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (*outputs, inputs), f"{name}.bias": outputs[:1]}
 
 
@@ -145,18 +160,18 @@ def _codec(name: str, net: Net, *, decodes: bool) -> Named:
             block = f"{name}.stages.{stage}.{index}"
             for norm in ("norm.weight", "ffn_norm.weight", "gamma", "ffn_gamma"):
                 yield f"{block}.{norm}", (width,)
-            yield from _linear(f"{block}.mixer.conv.conv.conv", _KERNEL, width, 1).items()
-            yield from _linear(f"{block}.ffn.linear1", width, 4 * width).items()
-            yield from _linear(f"{block}.ffn.linear2", 4 * width, width).items()
+            yield from linear(f"{block}.mixer.conv.conv.conv", _KERNEL, width, 1).items()
+            yield from linear(f"{block}.ffn.linear1", width, 4 * width).items()
+            yield from linear(f"{block}.ffn.linear2", 4 * width, width).items()
         inputs = width
-    yield from _linear(f"{name}.head.conv.conv", _KERNEL, net.outputs, inputs).items()
+    yield from linear(f"{name}.head.conv.conv", _KERNEL, net.outputs, inputs).items()
 
 
 class RandomTensors:
     """A source of tensors, each drawn when it is asked for."""
 
-    def __init__(self, sizes: Architecture, *, tied: bool, device: torch.device) -> None:
-        self._shapes = shapes(sizes, tied=tied)
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> None:
+        self._shapes = shapes
         self._device = device
         self._dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         on_meta = device.type == "meta"
@@ -178,7 +193,7 @@ def random_weights(size: str, device: torch.device) -> tuple[Weights, Tokenizer]
     """Drawn on the device: bfloat16, on a CPU float32."""
     asked = config(size)
     sizes = architecture(asked)
-    source = RandomTensors(sizes, tied=asked["tie_word_embeddings"], device=device)
+    source = RandomTensors(shapes(sizes, tied=asked["tie_word_embeddings"]), device)
     tokenizer = Tokenizer(sizes.vocabulary)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     choices = Tokens.of(tokenizer).choices

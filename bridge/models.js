@@ -25,7 +25,7 @@ export const isDefault = (name) => OPENAIS.includes(name.toLowerCase());
 
 /** @param {string} id */
 export function getModel(id, names = NAMES) {
-  if (names.includes(id) || (names === NAMES && id.toLowerCase() === OURS)) return model(id);
+  if (names.some((name) => name.toLowerCase() === id.toLowerCase())) return model(id);
   const problem = `The model '${id.slice(0, 100)}' does not exist. There are: ${names.join(", ")}`;
   throw invalid("model", "model_not_found", problem, 404);
 }

@@ -10,7 +10,7 @@ An engine knows nothing of requests, markup, loudness, formats or delivery.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from audio.pcm import SAMPLE_RATE, Samples
 from text.chunks import Turn
@@ -23,9 +23,11 @@ __all__ = [
     "Engine",
     "EngineSettings",
     "Frame",
+    "GrowingSpeech",
     "Options",
     "Plan",
     "PlannedChunk",
+    "Reason",
     "Samples",
     "Speech",
     "Turn",
@@ -58,8 +60,9 @@ class Options:
     samples; a longer one is cut and ends as `cap`. With `repeatable` the same plan gives the same
     bits whatever else runs, which may cost speed. Otherwise results may differ in rounding.
     `cfg_scale` is the scale of classifier-free guidance. With `cfg_is_default` the caller gave
-    none, and an engine may choose a better one for a chunk. `language` is the language of the text,
-    one of the engine's `Capabilities.languages`; with None the text and the voice tell it.
+    none, and an engine may choose a better one for a chunk; so it may with `steps_is_default`.
+    `language` is the language of the text, one of the engine's `Capabilities.languages`; with None
+    the text and the voice tell it.
     """
 
     cfg_scale: float = 1.3
@@ -69,6 +72,7 @@ class Options:
     min_frames: int = 64
     repeatable: bool = True
     cfg_is_default: bool = False
+    steps_is_default: bool = False
     language: str | None = None
 
 
@@ -76,14 +80,18 @@ class Options:
 class Plan:
     """All chunks of a request, with the voices that their turns refer to.
 
-    A plan without chunks is silence and never reaches an engine.
+    A plan without chunks is silence and never reaches an engine. With `grows` it has one chunk of
+    one turn, whose text goes on by `GrowingSpeech.feed`: only for an engine with `streaming_text`.
     """
 
     chunks: tuple[PlannedChunk, ...]
     voices: tuple[Voice, ...]
     options: Options = field(default_factory=Options)
+    grows: bool = False
 
     def __post_init__(self) -> None:
+        if self.grows and [len(chunk.turns) for chunk in self.chunks] != [1]:
+            raise ValueError("a plan that grows has one turn")
         speakers = {turn.speaker for chunk in self.chunks for turn in chunk.turns}
         if not all(chunk.turns for chunk in self.chunks):
             raise ValueError("every chunk has turns")
@@ -99,17 +107,21 @@ class Frame:
     samples: Samples
 
 
+Reason = Literal["eos", "cap", "early", "empty"]
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """The last event of a chunk.
 
-    `reason` is `eos` (the model ended it), `cap` (it reached its length limit) or `empty` (it has
-    no audio). `device_sec` is the chunk's share of the model's time in seconds: the time of a step
-    is divided among its chunks. It is 0 for an engine without a model.
+    `reason` is `eos` (the model ended it), `cap` (it reached its length limit), `early` (the model
+    ended it before it had read all of the text) or `empty` (it has no audio). `device_sec` is the
+    chunk's share of the model's time in seconds: the time of a step is divided among its chunks. It
+    is 0 for an engine without a model.
     """
 
     chunk: int
-    reason: Literal["eos", "cap", "empty"]
+    reason: Reason
     seed: int
     device_sec: float = field(default=0.0, compare=False)
 
@@ -127,6 +139,21 @@ class Speech(Protocol):
     def cancel(self) -> None: ...
 
 
+@runtime_checkable
+class GrowingSpeech(Speech, Protocol):
+    """The speech of a plan that grows. Any thread may call these methods, one at a time.
+
+    However the text is split, the samples are those of the whole text. The iteration waits where
+    the text is too short to go on.
+    """
+
+    def feed(self, text: str) -> None:
+        """Appends text. After the end of the speech it is ignored."""
+
+    def finish(self) -> None:
+        """Ends the text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What an engine can do, and what it has loaded.
@@ -137,6 +164,7 @@ class Capabilities:
     `details` name the loaded model and its device; they are empty before. `figures` are counters
     and measurements by name. `gpu`: the loaded model is on a GPU, so `device_sec` costs money.
     `in_caller`: the work is done on the CPU, in the thread that iterates a `Speech`.
+    `streaming_text`: it speaks plans that grow.
     """
 
     name: str
@@ -146,6 +174,7 @@ class Capabilities:
     jobs: int = 1
     gpu: bool = False
     in_caller: bool = False
+    streaming_text: bool = False
     languages: tuple[str, ...] = ("en", "zh")
     details: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)

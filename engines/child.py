@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from engines.base import Engine, EngineSettings, Frame, Plan
+from engines.base import Engine, EngineSettings, Frame, GrowingSpeech, Plan
 from engines.registry import create_engine
 from request import errors
 from request.errors import Cancelled, EngineError, SpeechError
@@ -69,8 +69,7 @@ def _answer(connection: Connection, engine: Engine) -> None:
             answer = _speak if isinstance(asked, Plan) else _call
             answer(connection, engine, asked)
         except Exception as error:  # noqa: BLE001 - sent to the parent
-            has_left = connection.poll()
-            if not (has_left or isinstance(error, Cancelled)):
+            if not isinstance(error, Cancelled):  # raised where the caller has left
                 connection.send(_told(error))
 
 
@@ -83,12 +82,16 @@ def _call(connection: Connection, engine: Engine, what: str) -> None:
 def _speak(connection: Connection, engine: Engine, plan: Plan) -> None:
     speech = engine.start(plan)
 
-    def cancel_when_left() -> None:
-        with suppress(OSError):
-            connection.poll(None)  # the caller sends nothing more, so this waits for end of file
+    def follow() -> None:
+        """Takes a growing text's pieces, until the caller closes the connection."""
+        with suppress(EOFError, OSError):
+            while True:
+                piece = connection.recv()
+                if isinstance(speech, GrowingSpeech):
+                    speech.finish() if piece is None else speech.feed(piece)
         speech.cancel()
 
-    threading.Thread(target=cancel_when_left, daemon=True).start()
+    threading.Thread(target=follow, daemon=True).start()
     for event in speech:
         if isinstance(event, Frame):  # to unpickle bytes takes the parent 29 us, an array 40 us
             connection.send((event.chunk, event.samples.tobytes()))

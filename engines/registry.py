@@ -14,7 +14,7 @@ from engines.base import Engine, EngineSettings
 from engines.subprocess import SubprocessEngine
 from request.errors import EngineError
 
-NAMES = ("vibevoice", "kokoro", "espeak")
+NAMES = ("vibevoice", "realtime", "kokoro", "espeak")
 
 
 def create_engine(name: str, settings: EngineSettings, *, subprocess: bool = False) -> Engine:

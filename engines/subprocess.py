@@ -190,11 +190,35 @@ class SubprocessEngine:
 
 
 class SubprocessSpeech:
-    """See `engines.base.Speech`. The first read starts the work."""
+    """See `engines.base.GrowingSpeech`. The first read starts the work."""
 
     def __init__(self, engine: SubprocessEngine, plan: Plan) -> None:
         self._engine, self._plan = engine, plan
         self._cancelled = threading.Event()
+        self._sending = threading.Lock()
+        self._connection: Connection | None = None
+        self._unsent: list[str | None] = []
+
+    def feed(self, text: str) -> None:
+        self._send(text)
+
+    def finish(self) -> None:
+        self._send(None)
+
+    def _send(self, piece: str | None) -> None:
+        """Sends a piece of a growing plan's text, None for its end, or keeps it for the begin."""
+        with self._sending:
+            if self._connection is None:
+                self._unsent.append(piece)
+                return
+            with suppress(OSError):  # the speech has ended, which its reader learns
+                self._connection.send(piece)
+
+    def _connect(self, connection: Connection) -> None:
+        with self._sending:
+            for piece in self._unsent:
+                connection.send(piece)
+            self._connection = connection
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -202,6 +226,7 @@ class SubprocessSpeech:
     def __iter__(self) -> Iterator[Frame | End]:
         self._check()
         with self._engine.asking(self._plan, self._check) as (process, connection):
+            self._connect(connection)
             while True:
                 while not connection.poll(_LOOK_SEC):
                     self._check()

@@ -204,6 +204,7 @@ class GrowingPlan:
                     request.disable_prefill,
                     repeatable=request.seed is not None,
                     cfg_is_default="cfg_scale" not in request.model_fields_set,
+                    steps_is_default="steps" not in request.model_fields_set,
                     language=language_of(request, self._model.capabilities),
                 ),
             ),

@@ -24,14 +24,19 @@ class Flaw(IntEnum):
     NONE = 0
     ODD_LENGTH = 1
     CUT = 2
-    SILENT = 3
+    EARLY = 3
+    SILENT = 4
 
 
 _SAID = {
     Flaw.ODD_LENGTH: "is much longer or shorter than its text, so words may be missing or repeated",
     Flaw.CUT: "hit its length limit, so its end may be cut off",
+    Flaw.EARLY: "was ended by the model before its text, so words are missing",
     Flaw.SILENT: "came out without a sound",
 }
+
+
+_ENDS = {"cap": Flaw.CUT, "early": Flaw.EARLY}
 
 
 @dataclass(slots=True)
@@ -141,8 +146,8 @@ class QualityRetry:
         """What is wrong with a finished take. A good one teaches the voice's pace."""
         if not take.count:
             return Flaw.SILENT
-        if reason == "cap":
-            return Flaw.CUT
+        if reason in _ENDS:
+            return _ENDS[reason]
         voice, words = said(plan, index)
         if self._engine.capabilities.varies and self._pace.is_odd(voice, words, take.seconds):
             return Flaw.ODD_LENGTH

@@ -40,7 +40,8 @@ class AudioPart:
 @dataclass(frozen=True, slots=True)
 class SpokenChunk:
     """A chunk's place in the caller's text (code points) and in the audio (seconds), and how it
-    came out: `truncated` means that it hit its length limit, in the best of its `attempts`."""
+    came out: `truncated` means that it hit its length limit, or that the model
+    ended it before its text, in the best of its `attempts`."""
 
     index: int
     text_start: int
@@ -129,7 +130,7 @@ def result_of(
                 start_sec=round(start / planned.rate, 6),
                 end_sec=round((start + each.take.count) / planned.rate, 6),
                 attempts=each.attempts,
-                truncated=each.flaw == Flaw.CUT,
+                truncated=each.flaw in (Flaw.CUT, Flaw.EARLY),
             )
             for index, (chunk, start, each) in enumerate(
                 zip(planned.text.chunks, join.starts, spoken.takes, strict=True)

@@ -504,7 +504,7 @@ def test_a_slow_reader_costs_memory_a_bounded_amount_and_others_nothing(
 def half(monkeypatch: pytest.MonkeyPatch) -> Iterator[VibeVoiceEngine]:
     """As on a GPU: bfloat16, contexts in powers of two, every frame read while the next is made."""
     monkeypatch.setattr("engines.vibevoice.fast.runtime.dtype_for", lambda _: torch.bfloat16)
-    monkeypatch.setattr("engines.vibevoice.fast.batch._CPU_CONTEXT_STEP", None)
+    monkeypatch.setattr("engines.vibevoice.fast.launcher._CPU_CONTEXT_STEP", None)
     made = new_engine(slots=3)
     made.load()
     batch_of(made).lag = 1

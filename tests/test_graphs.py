@@ -148,11 +148,11 @@ def frame(cuda: Cuda) -> Step:
 
 
 @pytest.fixture
-def graphs(frame: Any, slots: Any) -> Graphs:
+def graphs(frame: Any, slots: Any) -> Graphs[Any]:
     return Graphs(frame, slots, GIB)
 
 
-def test_a_frame_is_captured_once_and_then_replayed(graphs: Graphs, cuda: Cuda) -> None:
+def test_a_frame_is_captured_once_and_then_replayed(graphs: Graphs[Any], cuda: Cuda) -> None:
     for _ in range(3):
         graphs.run(ONE)
     assert cuda.did == ["make", "capture", "replay", "replay", "replay"]
@@ -160,21 +160,21 @@ def test_a_frame_is_captured_once_and_then_replayed(graphs: Graphs, cuda: Cuda) 
 
 
 def test_nobody_is_active_while_a_frame_is_captured(
-    graphs: Graphs, frame: Step, slots: Any
+    graphs: Graphs[Any], frame: Step, slots: Any
 ) -> None:
     graphs.capture(ONE)
     assert frame.active == [[False, False]] * 2
     assert slots.active.tolist() == [True, False]
 
 
-def test_graphs_share_their_memory(graphs: Graphs, cuda: Cuda) -> None:
+def test_graphs_share_their_memory(graphs: Graphs[Any], cuda: Cuda) -> None:
     graphs.capture(ONE)
     graphs.capture(OTHER)
     assert len(set(cuda.pools)) == 1
 
 
 def test_with_too_little_memory_a_frame_is_made_eagerly(
-    graphs: Graphs, cuda: Cuda, caplog: pytest.LogCaptureFixture
+    graphs: Graphs[Any], cuda: Cuda, caplog: pytest.LogCaptureFixture
 ) -> None:
     cuda.free = GIB - 1
     graphs.run(ONE)
@@ -188,7 +188,7 @@ def test_with_too_little_memory_a_frame_is_made_eagerly(
 
 
 def test_a_listener_waits_for_no_capture_where_a_larger_shape_has_a_graph(
-    graphs: Graphs, cuda: Cuda
+    graphs: Graphs[Any], cuda: Cuda
 ) -> None:
     graphs.capture(GraphShape(4, 4096, 10))
     graphs.capture(LARGE)
@@ -203,7 +203,7 @@ def test_a_listener_waits_for_no_capture_where_a_larger_shape_has_a_graph(
 
 
 def test_where_none_is_larger_the_one_that_serves_all_is_captured(
-    graphs: Graphs, cuda: Cuda
+    graphs: Graphs[Any], cuda: Cuda
 ) -> None:
     graphs.run(ONE, exact=False)
     graphs.run(OTHER, exact=False)
@@ -212,7 +212,7 @@ def test_where_none_is_larger_the_one_that_serves_all_is_captured(
     assert len(graphs) == 3
 
 
-def test_a_seed_gets_its_own_shape_whatever_is_captured(graphs: Graphs, cuda: Cuda) -> None:
+def test_a_seed_gets_its_own_shape_whatever_is_captured(graphs: Graphs[Any], cuda: Cuda) -> None:
     graphs.capture(LARGE)
     cuda.did.clear()
     graphs.run(ONE)
@@ -220,7 +220,7 @@ def test_a_seed_gets_its_own_shape_whatever_is_captured(graphs: Graphs, cuda: Cu
 
 
 def test_what_no_larger_shape_may_serve_is_made_eagerly_in_its_own(
-    graphs: Graphs, cuda: Cuda
+    graphs: Graphs[Any], cuda: Cuda
 ) -> None:
     cuda.free = GIB - 1
     graphs.run(ONE, exact=False)
@@ -231,7 +231,7 @@ def test_what_no_larger_shape_may_serve_is_made_eagerly_in_its_own(
 
 
 def test_a_failed_capture_costs_a_graph_and_not_the_worker(
-    graphs: Graphs,
+    graphs: Graphs[Any],
     cuda: Cuda,
     slots: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -255,7 +255,10 @@ def test_a_failed_capture_costs_a_graph_and_not_the_worker(
 
 
 def test_without_what_ends_a_pool_nothing_is_raised_and_memory_stays_taken(
-    graphs: Graphs, cuda: Cuda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    graphs: Graphs[Any],
+    cuda: Cuda,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.delattr(torch._C, "_cuda_endAllocateToPool")
     monkeypatch.setattr(graphs, "_works", lambda: True)
@@ -266,7 +269,7 @@ def test_without_what_ends_a_pool_nothing_is_raised_and_memory_stays_taken(
 
 
 def test_after_two_failures_in_a_row_no_further_capture_is_tried(
-    graphs: Graphs, cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+    graphs: Graphs[Any], cuda: Cuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graphs, "_works", lambda: True)
     graphs.capture(LARGE)
@@ -281,7 +284,7 @@ def test_after_two_failures_in_a_row_no_further_capture_is_tried(
 
 
 def test_failures_that_are_not_in_a_row_do_not_end_it(
-    graphs: Graphs, cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+    graphs: Graphs[Any], cuda: Cuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graphs, "_works", lambda: True)
     for slots, fails in enumerate((True, False, True, False), start=1):
@@ -291,7 +294,7 @@ def test_failures_that_are_not_in_a_row_do_not_end_it(
 
 
 def test_a_frame_that_cannot_be_made_at_all_is_no_failed_capture(
-    graphs: Graphs, frame: Step, cuda: Cuda, slots: Any
+    graphs: Graphs[Any], frame: Step, cuda: Cuda, slots: Any
 ) -> None:
     frame.impossible = RuntimeError("GET was unable to find an engine to execute this computation")
     with pytest.raises(RuntimeError, match="unable to find an engine"):
@@ -301,7 +304,7 @@ def test_a_frame_that_cannot_be_made_at_all_is_no_failed_capture(
 
 
 def test_a_capture_that_breaks_the_device_is_told(
-    graphs: Graphs, cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+    graphs: Graphs[Any], cuda: Cuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graphs, "_works", lambda: False)
     cuda.broken = BROKEN
@@ -328,7 +331,7 @@ def test_turned_off_nothing_is_captured(frame: Any, slots: Any, cuda: Cuda) -> N
     assert str(graphs) == "none: VIBEVOICE_GRAPHS=off"
 
 
-def test_graphs_that_are_forgotten_are_captured_anew(graphs: Graphs, cuda: Cuda) -> None:
+def test_graphs_that_are_forgotten_are_captured_anew(graphs: Graphs[Any], cuda: Cuda) -> None:
     graphs.run(ONE)
     cuda.did.clear()
     graphs.clear()
@@ -340,7 +343,7 @@ def test_graphs_that_are_forgotten_are_captured_anew(graphs: Graphs, cuda: Cuda)
 
 
 def test_a_capture_is_logged_with_its_memory(
-    graphs: Graphs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    graphs: Graphs[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     left = iter([8 * GIB, 8 * GIB - (60 << 20)])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (next(left), 24 * GIB))

@@ -40,6 +40,10 @@ def group(*sequences: Sequence) -> SequenceGroup:
     return SequenceGroup(Frames(), sequences)
 
 
+def shapes(scheduler: Scheduler) -> list[GraphShape]:
+    return [shape for shape, _ in scheduler.steps()]
+
+
 def job(count: int) -> SequenceGroup:
     return group(*(work(index) for index in range(count)))
 
@@ -135,36 +139,36 @@ def test_a_dropped_job_gives_its_slots_back() -> None:
 def test_a_repeatable_chunk_runs_in_the_shape_of_its_size() -> None:
     scheduler = scheduler_of(4, group(work(repeatable=True)))
     fill(scheduler)
-    assert scheduler.shapes() == [GraphShape(4, FIXED_CONTEXT, 10)]
+    assert shapes(scheduler) == [GraphShape(4, FIXED_CONTEXT, 10)]
     longer = scheduler_of(4, group(work(tokens=FIXED_CONTEXT, repeatable=True)))
     fill(longer)
-    assert longer.shapes() == [GraphShape(4, 2 * FIXED_CONTEXT, 10)]
+    assert shapes(longer) == [GraphShape(4, 2 * FIXED_CONTEXT, 10)]
 
 
 def test_where_shapes_cost_nothing_a_frame_reaches_hardly_farther_than_its_chunks() -> None:
     scheduler = Scheduler(4, context_step=128)
     scheduler.add(group(work(tokens=500, limit=1000)))
     fill(scheduler)
-    assert scheduler.shapes() == [GraphShape(1, 512, 10)]
+    assert shapes(scheduler) == [GraphShape(1, 512, 10)]
     scheduler.running[0].launched = 12
-    assert scheduler.shapes() == [GraphShape(1, 512, 10)]
+    assert shapes(scheduler) == [GraphShape(1, 512, 10)]
     scheduler.running[0].launched = 13
-    assert scheduler.shapes() == [GraphShape(1, 640, 10)]
+    assert shapes(scheduler) == [GraphShape(1, 640, 10)]
 
 
 def test_other_chunks_run_in_the_smallest_shape() -> None:
     scheduler = scheduler_of(8, job(3))
     fill(scheduler)
-    assert scheduler.shapes() == [GraphShape(4, SMALLEST_CONTEXT, 10)]
+    assert shapes(scheduler) == [GraphShape(4, SMALLEST_CONTEXT, 10)]
     scheduler.running[1].launched = 60
-    assert scheduler.shapes() == [GraphShape(4, SMALLEST_CONTEXT, 10)]
+    assert shapes(scheduler) == [GraphShape(4, SMALLEST_CONTEXT, 10)]
     other = scheduler_of(8, group(work(tokens=500, limit=1000)))
     fill(other)
     other.running[0].launched = 12
     assert other.running[0].reach == 512
-    assert other.shapes() == [GraphShape(1, 512, 10)]
+    assert shapes(other) == [GraphShape(1, 512, 10)]
     other.running[0].launched = 13
-    assert other.shapes() == [GraphShape(1, 1024, 10)]
+    assert shapes(other) == [GraphShape(1, 1024, 10)]
 
 
 def test_a_chunk_never_reaches_beyond_its_context() -> None:
@@ -176,7 +180,7 @@ def test_a_chunk_never_reaches_beyond_its_context() -> None:
 def test_each_number_of_steps_has_a_frame_of_its_own() -> None:
     scheduler = scheduler_of(4, group(work(steps=20), work(steps=5), work(steps=20)))
     fill(scheduler)
-    assert [shape.steps for shape in scheduler.shapes()] == [5, 20]
+    assert [shape.steps for shape in shapes(scheduler)] == [5, 20]
 
 
 def test_a_chunk_that_needs_another_shape_waits_and_holds_up_those_behind_it() -> None:
@@ -190,7 +194,7 @@ def test_a_chunk_that_needs_another_shape_waits_and_holds_up_those_behind_it() -
     for slot in (1, 2, 3):
         scheduler.finish(scheduler.running[slot])
     assert fill(scheduler) == [(big, 0)]
-    assert scheduler.shapes() == [GraphShape(4, 4096, 10)]
+    assert shapes(scheduler) == [GraphShape(4, 4096, 10)]
 
 
 def test_what_is_not_repeatable_runs_beside_a_larger_fixed_shape() -> None:
@@ -198,7 +202,7 @@ def test_what_is_not_repeatable_runs_beside_a_larger_fixed_shape() -> None:
         4, group(work(tokens=3000, repeatable=True)), group(work()), group(work(tokens=9000))
     )
     assert len(fill(scheduler)) == 2
-    assert scheduler.shapes() == [GraphShape(4, 4096, 10)]
+    assert shapes(scheduler) == [GraphShape(4, 4096, 10)]
 
 
 @pytest.mark.parametrize(("value", "power"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (2048, 2048)])
@@ -297,9 +301,9 @@ class Schedules(RuleBasedStateMachine):
 
     @invariant()
     def every_slot_is_in_exactly_one_frame_that_reaches_it(self) -> None:
-        shapes = {shape.steps: shape for shape in self.scheduler.shapes()}
+        by_steps = {shape.steps: shape for shape in shapes(self.scheduler)}
         for slot, sequence in self.scheduler.running.items():
-            shape = shapes[sequence.steps]
+            shape = by_steps[sequence.steps]
             assert slot < shape.slots <= self.scheduler.slots
             assert sequence.reach <= shape.context
             if sequence.repeatable:

@@ -143,7 +143,7 @@ def test_the_reference_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED")
 
-    monkeypatch.setattr(reference.model.network, "generate", refuse)
+    monkeypatch.setattr(vibevoice.model().network, "generate", refuse)
     with pytest.raises(EngineError, match="cannot take a step of the model"):
         reference.make_trial()
     monkeypatch.setattr("engines.vibevoice.loader.load_model", lambda *_: reference.model)

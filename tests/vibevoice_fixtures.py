@@ -83,10 +83,12 @@ def model() -> "Model":
 
 
 def model_of(engine: VibeVoiceEngine) -> "Model":
+    from engines.vibevoice.model import Model
     from engines.vibevoice.reference import Reference
 
     runtime = engine._loaded()
     assert isinstance(runtime, Reference)
+    assert isinstance(runtime.model, Model)
     return runtime.model
 
 

@@ -12,7 +12,7 @@ Importing the package, `engine` and what it imports at its top needs neither tor
 code; loading the engine does.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engines.base import Engine, EngineSettings
@@ -24,18 +24,23 @@ IN_PROCESS = False
 def create(settings: "EngineSettings") -> "Engine":
     from engines.vibevoice.engine import VibeVoiceEngine
 
+    return VibeVoiceEngine(
+        settings["model_path"], revision=settings["model_revision"], **options(settings)
+    )
+
+
+def options(settings: "EngineSettings") -> dict[str, Any]:
+    """The arguments of an engine of this kind that do not depend on its model."""
     home = settings["hf_home"]
     token = settings["hf_token"]
-    return VibeVoiceEngine(
-        settings["model_path"],
-        revision=settings["model_revision"],
-        code=settings["vibevoice_code"],
-        volume=settings["vibevoice_volume"],
-        hub_cache=settings["hf_hub_cache"] or (home and home / "hub"),
-        further_caches=settings["further_hub_caches"],
-        token=token and token.get_secret_value(),
-        runtime=settings["vibevoice_runtime"],
-        slots=settings["max_slots"],
-        attention=settings["vibevoice_attention"],
-        graphs=settings["vibevoice_graphs"] == "on",
-    )
+    return {
+        "code": settings["vibevoice_code"],
+        "volume": settings["vibevoice_volume"],
+        "hub_cache": settings["hf_hub_cache"] or (home and home / "hub"),
+        "further_caches": settings["further_hub_caches"],
+        "token": token and token.get_secret_value(),
+        "runtime": settings["vibevoice_runtime"],
+        "slots": settings["max_slots"],
+        "attention": settings["vibevoice_attention"],
+        "graphs": settings["vibevoice_graphs"] == "on",
+    }

@@ -6,7 +6,7 @@ classes do not refuse other formats, but allocate a model of their default size.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,20 @@ class Checkpoint:
         return self.parameters < _LARGE_SIZE
 
 
-def find(hub: Hub, name: str, revision: str = "main") -> tuple[Checkpoint, Path]:
+def find(
+    hub: Hub,
+    name: str,
+    revision: str = "main",
+    setting: str = "MODEL_PATH",
+    check: Callable[[Path], Checkpoint] | None = None,
+) -> tuple[Checkpoint, Path]:
     """Finds a model and the folder of its tokenizer, and downloads what is missing.
 
+    `check` inspects its folder, by default as a model that clones. `setting` names it in messages.
     Raises `EngineError`.
     """
-    checkpoint = inspect(hub.find(name, "MODEL_PATH", inspect, FILES, revision))
+    check = check or inspect
+    checkpoint = check(hub.find(name, setting, check, FILES, revision))
     tokenizer = hub.find(
         checkpoint.tokenizer, "the model's tokenizer", check_tokenizer, TOKENIZER_FILES
     )
@@ -67,13 +75,13 @@ def inspect(folder: Path) -> Checkpoint:
 
     Raises `EngineError` for any other format.
     """
-    config = _read(folder, "config.json")
+    config = read(folder, "config.json")
     _check_format(config)
-    shapes = _shapes(folder)
+    shapes = read_shapes(folder)
     decoder = _section(config, "decoder_config")
     _check_sizes(decoder, shapes)
     processor = (
-        _read(folder, "preprocessor_config.json")
+        read(folder, "preprocessor_config.json")
         if (folder / "preprocessor_config.json").is_file()
         else {}
     )
@@ -87,19 +95,20 @@ def inspect(folder: Path) -> Checkpoint:
         context=int(decoder.get("max_position_embeddings", _CONTEXT)),
         hop=math.prod(_section(config, "acoustic_tokenizer_config").get("encoder_ratios", _RATIOS)),
         normalise=bool(processor.get("db_normalize", True)),
-        tokenizer=_tokenizer(folder, processor),
+        tokenizer=tokenizer_of(folder, processor),
     )
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
+def read(folder: Path, name: str, setting: str = "MODEL_PATH") -> dict[str, Any]:
+    """A JSON file of a model's folder; `setting` names the model in messages."""
     try:
         found = json.loads((folder / name).read_bytes())
     except FileNotFoundError:
-        raise Incomplete(f"MODEL_PATH: the folder holds no model ({name} is missing)") from None
+        raise Incomplete(f"{setting}: the folder holds no model ({name} is missing)") from None
     except ValueError:
-        raise Incomplete(f"MODEL_PATH: {name} is damaged; download the model again") from None
+        raise Incomplete(f"{setting}: {name} is damaged; download the model again") from None
     if not isinstance(found, dict):
-        raise EngineError(f"MODEL_PATH: {name} is not what a model's would be")
+        raise EngineError(f"{setting}: {name} is not what a model's would be")
     return found
 
 
@@ -139,25 +148,25 @@ def _check_sizes(decoder: Mapping[str, Any], shapes: Shapes) -> None:
         raise EngineError("MODEL_PATH: config.json and the weights are not of one model")
 
 
-def _shapes(folder: Path) -> Shapes:
+def read_shapes(folder: Path, setting: str = "MODEL_PATH") -> Shapes:
     """The shapes of all tensors by name. An index, where there is one, names the files."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        return _head(folder / "model.safetensors")
-    names = sorted(set(_read(folder, index.name).get("weight_map", {}).values()))
+        return _head(folder / "model.safetensors", setting)
+    names = sorted(set(read(folder, index.name, setting).get("weight_map", {}).values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
-        raise Incomplete(f"MODEL_PATH: weight files are missing: {', '.join(missing) or 'all'}")
-    return {name: shape for file in names for name, shape in _head(folder / file).items()}
+        raise Incomplete(f"{setting}: weight files are missing: {', '.join(missing) or 'all'}")
+    return {name: shape for file in names for name, shape in _head(folder / file, setting).items()}
 
 
-def _head(file: Path) -> Shapes:
+def _head(file: Path, setting: str) -> Shapes:
     """The shapes in a safetensors file. The file must be as long as its header says."""
     from safetensors import SafetensorError, safe_open  # the demo's environment has none
 
     if not file.is_file():
-        raise Incomplete(f"MODEL_PATH: weight files are missing: {file.name}")
-    damaged = Incomplete(f"MODEL_PATH: {file.name} is cut off or damaged; download it again")
+        raise Incomplete(f"{setting}: weight files are missing: {file.name}")
+    damaged = Incomplete(f"{setting}: {file.name} is cut off or damaged; download it again")
     try:
         with safe_open(file, framework="np") as weights:
             tensors = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
@@ -168,11 +177,11 @@ def _head(file: Path) -> Shapes:
     if not shapes:
         raise damaged
     if not kinds <= set(_FLOATS):
-        raise EngineError("MODEL_PATH: quantised models are not supported; use the full weights")
+        raise EngineError(f"{setting}: quantised models are not supported; use the full weights")
     return shapes
 
 
-def _tokenizer(folder: Path, processor: Mapping[str, Any]) -> str:
+def tokenizer_of(folder: Path, processor: Mapping[str, Any]) -> str:
     """The tokenizer's folder or hub id. A folder beside the weights is preferred to a hub id."""
     named = str(processor.get("language_model_pretrained_name") or DEFAULT_TOKENIZER)
     for bundled in (folder / named, folder):

@@ -24,8 +24,13 @@ from request.errors import EngineLost
 if TYPE_CHECKING:
     import torch
 
+    from engines.vibevoice.fast.runtime import Choices
+
 RuntimeName = Literal["fast", "reference"]
 Attention = Literal["sdpa", "flash"]
+
+_ATTENTIONS = {"flash": "flash_attention_2", "sdpa": "sdpa", None: None}
+"""Their names in transformers."""
 
 log = logging.getLogger("vibevoice")
 
@@ -57,6 +62,9 @@ class VibeVoiceEngine:
     the log and in `details`.
     """
 
+    name = "vibevoice"
+    setting = "MODEL_PATH"
+
     def __init__(
         self,
         model: str,
@@ -74,7 +82,7 @@ class VibeVoiceEngine:
         graphs: bool = True,
         platform_cache: Path = PLATFORM_CACHE,
     ) -> None:
-        self._name = model
+        self._model = model
         self._revision = revision
         self._code = code
         self._volume = volume
@@ -96,7 +104,7 @@ class VibeVoiceEngine:
     def capabilities(self) -> Capabilities:
         runtime = self._runtime
         return Capabilities(
-            "vibevoice",
+            self.name,
             cloning=True,
             varies=True,
             jobs=self._jobs,
@@ -138,11 +146,13 @@ class VibeVoiceEngine:
 
         find_code(self._code, self._volume)
         device = self._card()
-        folder = self._hub.local(self._name, "MODEL_PATH", checkpoints.inspect, self._revision)
+        folder = self._hub.local(self._model, self.setting, self._inspect, self._revision)
         if folder is None:
-            log.warning("MODEL_PATH: %s is on no disk yet and will be downloaded", self._name)
+            log.warning(
+                "%s: %s is on no disk yet and will be downloaded", self.setting, self._model
+            )
         elif self._runtime is None:
-            check_room(checkpoints.inspect(folder), device)
+            check_room(self._inspect(folder), device)
 
     def load(self) -> None:
         """Loads the model. Single-flight: calls meanwhile wait for the same outcome.
@@ -179,7 +189,9 @@ class VibeVoiceEngine:
         log.info("code: %s %s", code.version, code.folder or "")
         upstream = import_code(code)
         device = self._card()
-        checkpoint, tokenizer = checkpoints.find(self._hub, self._name, self._revision)
+        checkpoint, tokenizer = checkpoints.find(
+            self._hub, self._model, self._revision, self.setting, self._inspect
+        )
         runtime = self._load_runtime(upstream, checkpoint, str(tokenizer), device)
         self._details |= {
             "code": code.version,
@@ -209,23 +221,52 @@ class VibeVoiceEngine:
     ) -> Runtime:
         from engines.vibevoice.architecture import Unsupported
         from engines.vibevoice.failures import free_memory
-        from engines.vibevoice.fast.runtime import Choices, load_fast
-        from engines.vibevoice.loader import load_model
-        from engines.vibevoice.reference import Reference
 
         if self._runtime_name == "fast":
-            choices = Choices(self._slots, self._attention, self._graphs)
             try:
-                return load_fast(upstream, checkpoint, tokenizer, device, choices)
+                return self._load_fast(upstream, checkpoint, tokenizer, device)
             except Unsupported as reason:
                 log.warning("the reference runtime is used: %s", reason)
                 self._details["fallback"] = str(reason)
             free_memory()  # only now does no exception refer to the failed attempt's weights
-        attention = {"flash": "flash_attention_2", "sdpa": "sdpa", None: None}[self._attention]
+        return self._load_reference(upstream, checkpoint, tokenizer, device)
+
+    def _load_fast(
+        self,
+        upstream: Upstream,
+        checkpoint: checkpoints.Checkpoint,
+        tokenizer: str,
+        device: "torch.device",
+    ) -> Runtime:
+        from engines.vibevoice.fast.runtime import load_fast
+
+        return load_fast(upstream, checkpoint, tokenizer, device, self._choices)
+
+    def _load_reference(
+        self,
+        upstream: Upstream,
+        checkpoint: checkpoints.Checkpoint,
+        tokenizer: str,
+        device: "torch.device",
+    ) -> Runtime:
+        from engines.vibevoice.loader import load_model
+        from engines.vibevoice.reference import Reference
+
+        attention = _ATTENTIONS[self._attention]
         reference = Reference(load_model(upstream, checkpoint, tokenizer, device, attention))
         if device.type == "cuda":
             reference.make_trial()
         return reference
+
+    @staticmethod
+    def _inspect(folder: Path) -> checkpoints.Checkpoint:
+        return checkpoints.inspect(folder)
+
+    @property
+    def _choices(self) -> "Choices":
+        from engines.vibevoice.fast.runtime import Choices
+
+        return Choices(self._slots, self._attention, self._graphs)
 
     def start(self, plan: Plan) -> Speech:
         speech = self._loaded().start(plan)

@@ -7,20 +7,18 @@ global random generators. Every call seeds them, so a chunk's samples depend on 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from engines.base import Options, PlannedChunk, Samples
+from engines.base import Options, PlannedChunk, Reason, Samples, Voice
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.failures import free_memory, meaning
 from engines.vibevoice.fast.layers.noise import noise_seed
 from engines.vibevoice.prompt import Prompt, build_prompt, frame_limit, guidance_for
 from request.errors import EngineError, EngineLost
 from text.chunks import spoken
-
-Reason = Literal["eos", "cap", "empty"]
 
 _UNCUT = 1e6  # upstream also ends a text at this multiple of the prompt's length; its default is 2
 
@@ -66,6 +64,10 @@ class Model:
             "attention": self.network.model.language_model.config._attn_implementation,
         }
 
+    def prepare(self, voices: Sequence[Voice]) -> Recordings:
+        """The voices of a plan, as `speak` takes them."""
+        return self.record([voice.samples for voice in voices])
+
     def record(self, voices: Sequence[Samples | None]) -> Recordings:
         """Levels the voices' samples as upstream does; None for a speaker without a voice."""
         waves = {
@@ -101,7 +103,7 @@ class Model:
             return "empty"
         prompt = build_prompt(self.tokenizer, turns, recordings.frames)
         limit = frame_limit(prompt, options, self.checkpoint.context)
-        frames = _Frames(emit)
+        frames = FrameStreamer(emit)
         failure = None
         try:
             last = self._generate(chunk, prompt, limit, recordings, options, frames, stopped)
@@ -125,7 +127,7 @@ class Model:
         limit: int,
         recordings: Recordings,
         options: Options,
-        frames: "_Frames",
+        frames: "FrameStreamer",
         stopped: Callable[[], bool],
     ) -> int:
         """Runs upstream's `generate` and gives the last token."""
@@ -192,7 +194,7 @@ class _Noise:
             self._hook.remove()
 
 
-class _Frames:
+class FrameStreamer:
     """Upstream's streamer protocol for a batch of one. Unlike its own streamers this has no
     `finished_flags`, which would end a batch with its first row."""
 

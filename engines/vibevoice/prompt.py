@@ -54,29 +54,30 @@ def build_prompt(
     `voice_frames` has the number of frames of each speaker's recording, by speaker, in the order in
     which the model gets them. Speakers without a recording are left out.
     """
-    ids: list[int] = _encode(tokenizer, _SYSTEM)
+    ids: list[int] = encode(tokenizer, _SYSTEM)
     is_voice = [False] * len(ids)
     if voice_frames:
-        ids += _encode(tokenizer, " Voice input:\n")
-        newline = _encode(tokenizer, "\n")
+        ids += encode(tokenizer, " Voice input:\n")
+        newline = encode(tokenizer, "\n")
         for speaker, frames in voice_frames.items():
-            ids += [*_encode(tokenizer, f" Speaker {speaker}:"), tokenizer.speech_start_id]
+            ids += [*encode(tokenizer, f" Speaker {speaker}:"), tokenizer.speech_start_id]
             is_voice += [False] * (len(ids) - len(is_voice)) + [True] * frames
             ids += [tokenizer.speech_diffusion_id] * frames
             ids += [tokenizer.speech_end_id, *newline]
-    ids += _encode(tokenizer, " Text input:\n")
+    ids += encode(tokenizer, " Text input:\n")
     shared = len(ids)
     script = [
         token
         for turn in turns
-        for token in _encode(tokenizer, f" Speaker {turn.speaker}: {turn.text}\n")
+        for token in encode(tokenizer, f" Speaker {turn.speaker}: {turn.text}\n")
     ]
-    ids += [*script, *_encode(tokenizer, " Speech output:\n"), tokenizer.speech_start_id]
+    ids += [*script, *encode(tokenizer, " Speech output:\n"), tokenizer.speech_start_id]
     is_voice += [False] * (len(ids) - len(is_voice))
     return Prompt(tuple(ids), tuple(is_voice), len(script), shared)
 
 
-def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A text's token ids; a control token's name in it is read as text."""
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 

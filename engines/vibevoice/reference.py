@@ -6,20 +6,48 @@ iterated, and none before or after.
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any, Protocol
 
-from engines.base import End, Frame, Options, Plan, PlannedChunk, Samples, Turn
+from engines.base import (
+    End,
+    Frame,
+    Options,
+    Plan,
+    PlannedChunk,
+    Reason,
+    Samples,
+    Turn,
+    Voice,
+)
 from engines.priority_lock import PriorityLock
 from engines.vibevoice.frames import Frames
-from engines.vibevoice.model import Model
 from request.errors import EngineLost
+
+
+class Speaker(Protocol):
+    """A loaded model that speaks one chunk at a time: see `model.Model`."""
+
+    @property
+    def details(self) -> dict[str, str]: ...
+
+    def prepare(self, voices: Sequence[Voice]) -> Any: ...
+
+    def speak(
+        self,
+        chunk: PlannedChunk,
+        voices: Any,
+        options: Options,
+        emit: Callable[[Samples], None],
+        stopped: Callable[[], bool],
+    ) -> Reason: ...
 
 
 class Reference:
     """A loaded model and the lock under which speeches take turns."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Speaker) -> None:
         self.model = model
         self.line = PriorityLock()
         self.lost: EngineLost | None = None
@@ -36,7 +64,7 @@ class Reference:
         """Generates a few frames, so that an unfit device fails the start. Raises `EngineError`."""
         chunk = PlannedChunk((Turn(0, "One."),), seed=0)
         few = Options(frames_per_token=0, min_frames=3)
-        self.model.speak(chunk, self.model.record([]), few, lambda _: None, lambda: False)
+        self.model.speak(chunk, self.model.prepare([]), few, lambda _: None, lambda: False)
 
     def start(self, plan: Plan) -> "VibeVoiceSpeech":
         return VibeVoiceSpeech(self, plan)
@@ -83,7 +111,7 @@ class VibeVoiceSpeech:
 
     def _speak(self) -> None:
         plan, model = self._plan, self._runtime.model
-        recordings = model.record([voice.samples for voice in plan.voices])
+        recordings = model.prepare(plan.voices)
         for index, chunk in enumerate(plan.chunks):
             emit = partial(self._emit, index)
             with self._runtime.line.enter(self._cancelled):

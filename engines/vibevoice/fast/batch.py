@@ -1,11 +1,10 @@
-"""The model on all slots: sequences are admitted, steps are launched, and their outputs are read.
+"""The model on all slots: sequences are admitted, and the outputs of their steps are read.
 
 Not for two threads at once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from engines.vibevoice.failures import free_device_memory
 from engines.vibevoice.fast.capacity import GRAPHS
 from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, GraphShape
 from engines.vibevoice.fast.graphs import Graphs
+from engines.vibevoice.fast.launcher import Launcher
 from engines.vibevoice.fast.layers.codec import Codec
 from engines.vibevoice.fast.layers.kv_cache import KVCache
 from engines.vibevoice.fast.layers.noise import Noise
@@ -35,10 +35,9 @@ from request.errors import EngineError
 
 _USUAL_STEPS = 10
 _USUAL_CONTEXTS = (512, 1024, 2048)
-_CPU_CONTEXT_STEP = 128
 
 
-class Batch:
+class Batch(Launcher[Slots]):
     """A batch of `slots` chunks with room for `capacity` tokens each.
 
     `capacity` grows up to `longest` where a chunk needs more. `cache_bytes` bounds the voice cache.
@@ -61,7 +60,6 @@ class Batch:
         flash: bool = False,
         graphs_off: str | None = None,
     ) -> None:
-        self.slots = slots
         self._weights = weights
         self.preprocessor = Preprocessor(tokenizer, normaliser, checkpoint, longest)
         self.tokens = Tokens.of(tokenizer)
@@ -77,30 +75,8 @@ class Batch:
                 weights.device,
                 weights.dtype,
             )
-        self.graphs = Graphs(self.step, self.state, reserve, graphs_off)
         self.voices = VoiceCache(weights, cache_bytes)
-        self._on_cuda = weights.device.type == "cuda"
-        if not self._on_cuda:
-            keep_freed_memory()
-        self.lag = 1 if self._on_cuda else 0
-        self.context_step = None if self._on_cuda else _CPU_CONTEXT_STEP
-        self._spare: list[tuple[Tensor, Tensor]] = []
-
-    def _host_buffers(self) -> tuple[Tensor, Tensor]:
-        """Host buffers for one step: pinned, so that copies to them are asynchronous.
-
-        `read` returns them to the pool.
-        """
-        if self._spare:
-            return self._spare.pop()
-        return (
-            torch.empty_like(self.state.chosen, device="cpu").pin_memory(),
-            torch.empty_like(self.state.audio, device="cpu").pin_memory(),
-        )
-
-    def __str__(self) -> str:
-        graphs = self.graphs
-        return f"graphs {graphs}; {graphs.replayed} frames replayed, {graphs.eager} eager so far"
+        super().__init__(Graphs(self.step, self.state, reserve, graphs_off), self.state)
 
     @property
     def codecs(self) -> dict[str, Codec]:
@@ -128,10 +104,6 @@ class Batch:
         self.graphs.want(GraphShape(self.slots, self.state.capacity, _USUAL_STEPS))
         for _ in range(2):
             self.graphs.prepare()
-
-    def prepare(self) -> bool:
-        """Captures one wanted graph shape, while the loop is idle. False where none is left."""
-        return self.graphs.prepare()
 
     # Into a slot
 
@@ -228,36 +200,12 @@ class Batch:
 
     # Out of the slots
 
-    def launch(self, shape: GraphShape, sequences: Mapping[int, Sequence]) -> InFlight:
-        """Launches a step for `sequences`, by slot. Asynchronous on a GPU."""
-        exact = any(each.repeatable for each in sequences.values())
-        self.graphs.run(shape, exact=exact)
-        if not self._on_cuda:
-            # A step of another shape may overwrite the state before this one is read.
-            state = self.state
-            return InFlight(sequences, state.chosen.clone(), state.audio.clone(), None)
-        chosen, audio = self._host_buffers()
-        chosen.copy_(self.state.chosen, non_blocking=True)
-        audio.copy_(self.state.audio, non_blocking=True)
-        done = torch.cuda.Event(blocking=True)  # without `blocking` the wait would spin a core
-        done.record()
-        return InFlight(sequences, chosen, audio, done)
-
-    def read(self, step: InFlight) -> list[StepOutput]:
-        """Waits for a step and gives its outputs, one a sequence."""
-        if step.done is not None:
-            step.done.synchronize()
+    def outputs(self, step: InFlight) -> Iterable[StepOutput]:
         choices = self.tokens.choices
-        outputs = []
         for slot, sequence in step.sequences.items():
             choice = int(step.chosen[slot])
             if choice == IDLE:
                 continue
             token = choices[choice]
-            samples = None
-            if token == self.tokens.diffusion:
-                samples = np.array(step.audio[slot].float().numpy())
-            outputs.append(StepOutput(sequence, token == self.tokens.eos, samples))
-        if self._on_cuda:
-            self._spare.append((step.chosen, step.audio))
-        return outputs
+            samples = step.samples(slot) if token == self.tokens.diffusion else None
+            yield StepOutput(sequence, token == self.tokens.eos, samples)

@@ -5,7 +5,7 @@
 
 from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, MOST_SLOTS
 from engines.vibevoice.fast.layers.kv_cache import KVCache
-from engines.vibevoice.fast.layers.weights import Weights
+from engines.vibevoice.fast.layers.weights import SpeechWeights
 
 _GIB = 1 << 30
 USUAL_CONTEXT = 2 * FIXED_CONTEXT
@@ -18,7 +18,7 @@ GRAPHS = _GIB // 2
 _SPARE = GRAPHS + _GIB + _GIB // 4  # graphs, the encoding of a voice of a minute, the voice cache
 
 
-def slots_for(weights: Weights, free: int, most: int = MOST_SLOTS) -> int:
+def slots_for(weights: SpeechWeights, free: int, most: int = MOST_SLOTS) -> int:
     """The number of slots of `USUAL_CONTEXT` that fit, with room for prompts, voices and graphs."""
     slots = most
     while slots > 1 and _needed(weights, slots, USUAL_CONTEXT) > free - _SPARE:
@@ -26,13 +26,13 @@ def slots_for(weights: Weights, free: int, most: int = MOST_SLOTS) -> int:
     return slots
 
 
-def capacity_for(weights: Weights, free: int, slots: int) -> int:
+def capacity_for(weights: SpeechWeights, free: int, slots: int) -> int:
     """The tokens that each slot holds at the start."""
     fits = _needed(weights, slots, USUAL_CONTEXT) <= free - _SPARE
     return USUAL_CONTEXT if fits else FIXED_CONTEXT
 
 
-def longest_for(weights: Weights, free: int, slots: int) -> int:
+def longest_for(weights: SpeechWeights, free: int, slots: int) -> int:
     """The most tokens that slots can grow to. Old and new tensors coexist while they are copied."""
     longest = capacity_for(weights, free, slots)
     while longest < weights.architecture.context and (
@@ -42,7 +42,7 @@ def longest_for(weights: Weights, free: int, slots: int) -> int:
     return longest
 
 
-def _needed(weights: Weights, slots: int, tokens: int) -> int:
+def _needed(weights: SpeechWeights, slots: int, tokens: int) -> int:
     """Bytes for the KV cache of all slots, and for the intermediate tensors of a step."""
     sizes, width = weights.architecture, weights.dtype.itemsize
     work = 64 * sizes.hop * sizes.decoder.widths[-1] * width

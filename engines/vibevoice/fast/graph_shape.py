@@ -10,6 +10,10 @@ FIXED_CONTEXT = 2048
 """Tokens. A chunk of 1,000 characters with a voice of 30 s and its limit needs about 1,800."""
 
 
+TEXT_STEP = 0
+"""The solver steps of a step that reads text and makes no frame."""
+
+
 @dataclass(frozen=True, slots=True)
 class GraphShape:
     """The shape of a step: the first `slots` slots, `context` tokens, `steps` solver steps.

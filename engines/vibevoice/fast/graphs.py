@@ -9,14 +9,14 @@ captured runs eagerly, with the reason in the log. Without CUDA every shape runs
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from engines.vibevoice.failures import first_line, free_device_memory, meaning
 from engines.vibevoice.fast.graph_shape import FIXED_CONTEXT, GraphShape
-from engines.vibevoice.fast.slots import Slots
-from engines.vibevoice.fast.step import Step
+from engines.vibevoice.fast.layers.weights import SpeechWeights
 from request.errors import EngineLost
 
 _MOST_FAILURES = 2  # in a row; each stops all slots for about 0.2 s
@@ -25,14 +25,40 @@ _MIB = 1 << 20
 log = logging.getLogger("vibevoice")
 
 
-class Graphs:
+class Switches(Protocol):
+    """Slots in static tensors. Those that are not `active` (slots,) keep their state."""
+
+    count: int
+    active: Tensor
+
+
+S = TypeVar("S", bound=Switches)
+S_contra = TypeVar("S_contra", bound=Switches, contravariant=True)
+
+
+class Steps(Protocol[S_contra]):
+    """The networks of a model, called as one step."""
+
+    @property
+    def weights(self) -> SpeechWeights: ...
+
+    def __call__(self, slots: S_contra, shape: GraphShape) -> None: ...
+
+
+class Graphs(Generic[S]):
     """Runs the steps of one set of slots, by replay or eagerly.
 
     A capture needs `reserve` bytes of free device memory. `used` is the memory of the graphs in
     bytes. `replayed` and `eager` count steps. `off` is the reason why nothing is captured, or None.
     """
 
-    def __init__(self, step: Step, slots: Slots, reserve: int, off: str | None = None) -> None:
+    def __init__(
+        self,
+        step: Steps[S],
+        slots: S,
+        reserve: int,
+        off: str | None = None,
+    ) -> None:
         self._step, self._slots = step, slots
         self._reserve = reserve
         self._graphs: dict[GraphShape, torch.cuda.CUDAGraph] = {}

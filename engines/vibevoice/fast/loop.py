@@ -69,7 +69,7 @@ class Loop:
         self._step_at = 0.0
         self._changed = threading.Condition()
         self._arrived: deque[SequenceGroup] = deque()
-        self._closed = False
+        self._news = self._closed = False
         self._ending: BaseException = Cancelled()
         self._thread: threading.Thread | None = None
 
@@ -102,6 +102,13 @@ class Loop:
         """
         group.cancelled.set()
         group.frames.close()
+        self.wake()
+
+    def wake(self) -> None:
+        """Looks for work again, from any thread: for text that a sequence waits for."""
+        with self._changed:
+            self._news = True
+            self._changed.notify()
 
     def close(self) -> None:
         """Ends the thread after the step in flight. Unread frames are dropped."""
@@ -155,14 +162,21 @@ class Loop:
         while not self._is_wanted() and self._runner.prepare():
             pass
         with self._changed:
-            if not (self._scheduler.groups or self._in_flight):
+            if not (self._scheduler.has_work or self._in_flight):
                 self._changed.wait_for(self._is_wanted)
                 self._step_at = time.monotonic()
+            self._news = False
             self._take_arrived()
             return not self._closed
 
     def _is_wanted(self) -> bool:
-        return bool(self._closed or self._arrived or self._scheduler.groups or self._in_flight)
+        return bool(
+            self._closed
+            or self._news
+            or self._arrived
+            or self._in_flight
+            or self._scheduler.has_work
+        )
 
     def _take_arrived(self) -> None:
         while self._arrived:
@@ -199,15 +213,10 @@ class Loop:
     def _launch(self) -> int:
         """Launches one step for each number of solver steps in use, and gives their count."""
         launched = []
-        for shape in self._scheduler.shapes():
-            moved = {
-                slot: each
-                for slot, each in self._scheduler.running.items()
-                if each.steps == shape.steps
-            }
+        for shape, moved in self._scheduler.steps():
             launched.append(self._runner.launch(shape, moved))
             for sequence in moved.values():
-                sequence.launched += 1
+                sequence.advance()
         if launched:
             self._in_flight.append(launched)
         return len(launched)
@@ -247,7 +256,8 @@ class Loop:
                 return
             sequence.spoken = True
             frames.put(Frame(sequence.index, np.clip(samples, -1, 1)))
-        if output.eos or sequence.seen == sequence.part.limit:
+        sequence.early |= output.early
+        if output.eos or sequence.is_over:
             sequence.capped |= not output.eos
             if len(sequence.parts) == 1:
                 frames.put(sequence.end)

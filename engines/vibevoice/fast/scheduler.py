@@ -5,9 +5,10 @@ group whose last slot, or arrival, is longest ago. So no group starves. A sequen
 beside the others blocks all later ones until it may. The scheduler reads no tensors.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from engines.vibevoice.fast.graph_shape import GraphShape, power_of_two
+from engines.vibevoice.fast.graph_shape import TEXT_STEP, GraphShape, power_of_two
 from engines.vibevoice.fast.sequence import Sequence, SequenceGroup
 
 SMALLEST_CONTEXT = 512
@@ -36,11 +37,8 @@ class Scheduler:
 
         None where there is no slot or no sequence, or where the next sequence may not run yet.
         """
-        hungry = [group for group in self.groups if group.waiting]
-        if not hungry or len(self.running) == self.slots:
-            return None
-        group = min(hungry, key=lambda group: (len(group.slots), group.served))
-        if not self._fits(group.waiting[0]):
+        group = self._next_group()
+        if group is None:
             return None
         sequence = group.waiting.popleft()
         slot = next(slot for slot in range(self.slots) if slot not in self.running)
@@ -49,6 +47,13 @@ class Scheduler:
         self._turns += 1
         group.served = (self._turns, True)
         return sequence
+
+    def _next_group(self) -> SequenceGroup | None:
+        hungry = [group for group in self.groups if group.waiting]
+        if not hungry or len(self.running) == self.slots:
+            return None
+        group = min(hungry, key=lambda group: (len(group.slots), group.served))
+        return group if self._fits(group.waiting[0]) else None
 
     def _fits(self, sequence: Sequence) -> bool:
         """Whether one graph shape suits it and all running ones; a repeatable one needs its own."""
@@ -85,23 +90,40 @@ class Scheduler:
         del self.running[sequence.slot]
         sequence.group.slots.discard(sequence.slot)
 
-    def shapes(self) -> list[GraphShape]:
-        """One graph shape for each number of solver steps in use.
+    @property
+    def has_work(self) -> bool:
+        """Whether a sequence can get a slot, or make a step: not all of them wait for text."""
+        can_step = any(each.next_steps is not None for each in self.running.values())
+        return can_step or self._next_group() is not None
 
-        Their steps together advance all slots by one token.
+    def steps(self) -> Iterator[tuple[GraphShape, Mapping[int, Sequence]]]:
+        """One step for each number of solver steps in use, and its sequences by slot.
+
+        Together they advance all slots by one token. Text is read first, and the frame behind it
+        is made at once. Each step has to be launched before the next is asked for.
         """
-        running = self.running.values()
-        if not running:
-            return []
-        fixed = [each.part.context for each in running if each.repeatable]
+        if any(each.next_steps == TEXT_STEP for each in self.running.values()):
+            yield from self._steps_of({TEXT_STEP})
+        yield from self._steps_of(
+            {each.next_steps for each in self.running.values()} - {None, TEXT_STEP}
+        )
+
+    def _steps_of(
+        self, numbers: "set[int | None]"
+    ) -> Iterator[tuple[GraphShape, Mapping[int, Sequence]]]:
+        shape = self._shape(numbers)
+        for steps in sorted(each for each in numbers if each is not None):
+            moved = {slot: each for slot, each in self.running.items() if each.next_steps == steps}
+            yield GraphShape(*shape, steps), moved
+
+    def _shape(self, numbers: "set[int | None]") -> tuple[int, int]:
+        """The slots and the context that serve all sequences whose next steps are among these."""
+        moved = {slot: each for slot, each in self.running.items() if each.next_steps in numbers}
+        fixed = [each.part.context for each in moved.values() if each.repeatable]
         if fixed:
-            slots, context = self.slots, fixed[0]
-        else:
-            slots = min(self.slots, power_of_two(max(self.running) + 1))
-            context = self._context(max(each.reach for each in running))
-        return [
-            GraphShape(slots, context, steps) for steps in sorted({each.steps for each in running})
-        ]
+            return self.slots, fixed[0]
+        slots = min(self.slots, power_of_two(max(moved, default=0) + 1))
+        return slots, self._context(max((each.reach for each in moved.values()), default=0))
 
     def _context(self, reach: int) -> int:
         if self.context_step is None:

@@ -5,12 +5,13 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from engines.base import End, Options, Plan, PlannedChunk, Samples, Turn
+from engines.base import End, Options, Plan, PlannedChunk, Reason, Samples, Turn
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.fast.graph_shape import context_for
 from engines.vibevoice.fast.voice_cache import Recording, recordings
@@ -60,8 +61,9 @@ class Sequence:
     sequence always runs in the one graph shape that its size determines.
 
     `slot` is where it runs. For the current part, `launched` counts steps and `seen` counts tokens
-    that were read. `spoken`: a part had sound. `capped`: a part reached its limit. `device_sec` is
-    its share of the loop's busy time, in seconds.
+    that were read. `spoken`: a part had sound. `capped`: a part reached its limit. `early`: the
+    model ended a part before its text. `device_sec` is its share of the loop's busy time, in
+    seconds.
     """
 
     index: int
@@ -77,11 +79,29 @@ class Sequence:
     seen: int = field(default=0, init=False)
     spoken: bool = field(default=False, init=False)
     capped: bool = field(default=False, init=False)
+    early: bool = field(default=False, init=False)
     device_sec: float = field(default=0.0, init=False)
 
     @property
     def part(self) -> Part:
         return self.parts[0]
+
+    @property
+    def next_steps(self) -> int | None:
+        """The solver steps of its next step, `TEXT_STEP` for one that reads text.
+
+        None while it has to wait for text.
+        """
+        return self.steps
+
+    def advance(self) -> None:
+        """Notes that its next step is launched."""
+        self.launched += 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its part has reached its limit, by the outputs that were read."""
+        return self.seen == self.part.limit
 
     @property
     def reach(self) -> int:
@@ -97,7 +117,7 @@ class Sequence:
     @property
     def end(self) -> End:
         """The chunk's `End` event, after the last part has ended."""
-        reason: Literal["eos", "cap", "empty"] = "cap" if self.capped else "eos"
+        reason: Reason = "cap" if self.capped else "early" if self.early else "eos"
         return End(self.index, reason if self.spoken else "empty", self.chunk.seed, self.device_sec)
 
 
@@ -142,14 +162,22 @@ class InFlight:
     audio: Tensor
     done: torch.cuda.Event | None
 
+    def samples(self, slot: int) -> Samples:
+        """A copy of a slot's frame."""
+        return np.array(self.audio[slot].float().numpy())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepOutput:
-    """A step's output for a sequence: its part's end (`eos`), or a frame's samples, or neither."""
+    """A step's output for a sequence: its part's end (`eos`), or a frame's samples, or neither.
+
+    `early`: the model ended the part before it had read all of its text.
+    """
 
     sequence: Sequence
     eos: bool = False
     samples: Samples | None = None
+    early: bool = False
 
 
 class Normaliser(Protocol):

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from engines.vibevoice.fast.layers.norm import epsilon, rms_norm
 from engines.vibevoice.fast.layers.solver import solver_steps
-from engines.vibevoice.fast.layers.weights import Weights
+from engines.vibevoice.fast.layers.weights import SpeechWeights
 
 _FREQUENCIES = 256
 
@@ -20,7 +20,7 @@ _FREQUENCIES = 256
 class Head:
     """A sampler of latents in a fixed number of solver steps."""
 
-    def __init__(self, weights: Weights, steps: int) -> None:
+    def __init__(self, weights: SpeechWeights, steps: int) -> None:
         self._weights = weights.head
         self._sizes = weights.architecture
         self._steps = solver_steps(steps, weights.architecture.train_steps)

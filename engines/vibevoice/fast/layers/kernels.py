@@ -22,7 +22,7 @@ from engines.vibevoice.fast.layers.codec import Codec
 from engines.vibevoice.fast.layers.depthwise import WAYS
 from engines.vibevoice.fast.layers.kv_cache import KVCache
 from engines.vibevoice.fast.layers.language import LanguageModel
-from engines.vibevoice.fast.layers.weights import Weights
+from engines.vibevoice.fast.layers.weights import SpeechWeights
 from request.errors import EngineLost
 
 SDPA, FLASH = "sdpa", "flash_attn_with_kvcache"
@@ -114,7 +114,7 @@ def device_seconds(call: Call) -> float:
 
 
 @torch.inference_mode()
-def choose_attention(weights: Weights, slots: int, clock: Clock = device_seconds) -> str:
+def choose_attention(weights: SpeechWeights, slots: int, clock: Clock = device_seconds) -> str:
     """Chooses the attention kernel of steps: PyTorch's or flash-attn's.
 
     flash-attn must be installed, and right for rows of different lengths.
@@ -123,7 +123,7 @@ def choose_attention(weights: Weights, slots: int, clock: Clock = device_seconds
 
 
 @torch.inference_mode()
-def attention_ways(weights: Weights, slots: int) -> tuple[dict[str, Call], Tensor]:
+def attention_ways(weights: SpeechWeights, slots: int) -> tuple[dict[str, Call], Tensor]:
     """The installed kernels, and the exact result, for random rows of increasing length."""
     sizes, rows = weights.architecture, 2 * slots
     draw = torch.Generator(weights.device).manual_seed(0)
@@ -156,7 +156,7 @@ def _attended(query: Tensor, keys: Tensor, values: Tensor, positions: Tensor) ->
 
 @torch.inference_mode()
 def choose_convolutions(
-    codecs: Mapping[str, Codec], weights: Weights, slots: int, clock: Clock = device_seconds
+    codecs: Mapping[str, Codec], weights: SpeechWeights, slots: int, clock: Clock = device_seconds
 ) -> str:
     """Chooses the kernel of each stage of the codecs, and gives the counts as a text for the log.
 
@@ -172,7 +172,7 @@ def choose_convolutions(
 
 
 def stages(
-    codecs: Mapping[str, Codec], weights: Weights, slots: int
+    codecs: Mapping[str, Codec], weights: SpeechWeights, slots: int
 ) -> Iterator[tuple[str, int, int, int]]:
     """The codec, stage, rows and time steps of every convolution over more than one time step.
 
@@ -200,5 +200,5 @@ def convolution_ways(
     return {name: partial(way, full, by) for name, way in WAYS.items()}, exact
 
 
-def _random(draw: torch.Generator, weights: Weights, *shape: int) -> Tensor:
+def _random(draw: torch.Generator, weights: SpeechWeights, *shape: int) -> Tensor:
     return torch.randn(shape, generator=draw, device=weights.device).to(weights.dtype)

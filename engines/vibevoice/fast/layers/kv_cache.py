@@ -33,7 +33,7 @@ class KVCache:
             device=device,
             dtype=dtype,
         )
-        self._views: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._views: dict[tuple[int, int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     @staticmethod
     def size(sizes: Architecture, rows: int, capacity: int) -> int:
@@ -44,17 +44,17 @@ class KVCache:
     def capacity(self) -> int:
         return self.tensor.shape[2]
 
-    def views(self, rows: int, context: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Views of each layer.
+    def views(self, rows: int, context: int, every: int = 1) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Views of each layer, of `rows` rows: the first and each `every`-th after it.
 
-        The first is for writing: (rows, tokens, 2, heads, width). Then the keys and the values of
-        the first `context` tokens: (rows, heads, tokens, width) each.
+        The first view is for writing: (rows, tokens, 2, heads, width). Then the keys and the values
+        of the first `context` tokens: (rows, heads, tokens, width) each.
         """
-        key = (rows, context)
+        key = (rows, context, every)
         if key not in self._views:
+            chosen = self.tensor[:, : rows * every : every]
             self._views[key] = [
-                (layer[:rows], *layer[:rows, :context].transpose(1, 3).unbind(2))
-                for layer in self.tensor
+                (layer, *layer[:, :context].transpose(1, 3).unbind(2)) for layer in chosen
             ]
         return self._views[key]
 

@@ -1,7 +1,7 @@
 """The language model: decoding of many rows at once, and prefill of one.
 
-A row is a sequence in the KV cache. A step appends one token to each row, at that row's own
-position. It attends to all tokens of the same row, and to no other row.
+A row is a sequence in the KV cache. A step appends one token, or a few, to each row, at that row's
+own positions. They attend to all tokens of the same row before them, and to no other row.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from torch.nn import functional
 from engines.vibevoice.architecture import Unsupported
 from engines.vibevoice.fast.layers.kv_cache import KVCache
 from engines.vibevoice.fast.layers.norm import epsilon, rms_norm
-from engines.vibevoice.fast.layers.weights import Layer, Weights
+from engines.vibevoice.fast.layers.weights import Layer, SpeechWeights
 
 Attention = Callable[..., Tensor]
 
@@ -26,7 +26,7 @@ class LanguageModel:
     row holds.
     """
 
-    def __init__(self, weights: Weights, capacity: int, *, flash: bool = False) -> None:
+    def __init__(self, weights: SpeechWeights, capacity: int, *, flash: bool = False) -> None:
         self._flash = flash_kernel() if flash else None
         self._weights, self._sizes = weights, weights.architecture
         sizes = self._sizes
@@ -41,56 +41,63 @@ class LanguageModel:
         self._groups = sizes.heads // sizes.kv_heads
         self._eps = epsilon(sizes.eps, weights.device)
 
-    def step(self, x: Tensor, positions: Tensor, cache: KVCache, context: int) -> Tensor:
-        """Appends one token to each of the first rows, and gives the last hidden states.
+    def step(
+        self, x: Tensor, positions: Tensor, cache: KVCache, context: int, every: int = 1
+    ) -> Tensor:
+        """Appends tokens to the first rows, or to each `every`-th, and gives their hidden states.
 
-        `x` (rows, hidden) has the inputs and is overwritten. `positions` (rows,) are all below
-        `context`. The result is (rows, hidden).
+        `positions` are (rows,) for one token a row, (rows, tokens) for more, and all below
+        `context`. `x` (rows * tokens, hidden) has the inputs and is overwritten. The result has its
+        shape.
         """
-        rows = len(x)
-        rotation = self._cosine[positions], self._sine[positions]
+        rotation = self._cosine[positions.flatten()], self._sine[positions.flatten()]
         attend = self.attention(positions, context, x.dtype)
-        every = self._places[:rows]
+        rows = self._places[: len(positions)]
+        if positions.dim() == 2:
+            rows = rows[:, None]
         for layer, (written, keys, values) in zip(
-            self._weights.layers, cache.views(rows, context), strict=True
+            self._weights.layers, cache.views(len(positions), context, every), strict=True
         ):
             query, pair = self._attention_inputs(layer, x, rotation)
-            written.index_put_((every, positions), pair)
-            self._add_outputs(layer, x, attend(query, keys, values).reshape(rows, -1))
-        return rms_norm(x, self._eps, self._weights.norm)
+            written.index_put_((rows, positions), pair.view(*positions.shape, *pair.shape[1:]))
+            self._add_outputs(layer, x, attend(query, keys, values).reshape(len(x), -1))
+        return x if self._weights.norm is None else rms_norm(x, self._eps, self._weights.norm)
 
     def attention(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
         """The attention of a step, as a function of queries, keys and values.
 
-        Queries are (rows, heads * width) in the weights' order. The result is (rows, groups, key
-        heads, width).
+        Queries are (rows * tokens, heads * width) in the weights' order. The result is (rows,
+        tokens * groups, key heads, width).
         """
-        if self._flash is not None:
+        if self._flash is not None and positions.dim() == 1:  # its lengths are a row's
             return self._flashing(self._flash, positions)
         return self._masked(positions, context, dtype)
 
     def _masked(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
         """PyTorch's attention over the first `context` tokens, with a mask for each row."""
-        bias = _bias(self._places[:context] <= positions[:, None], dtype)[:, None, None]
-        shape = self._queries(len(positions))
+        bias = _bias(self._places[:context] <= positions[..., None], dtype)[:, None]
+        one = positions.dim() == 1
+        bias = bias[:, None] if one else bias.repeat_interleave(self._groups, 2)
+        shape = self._queries(positions)
 
         def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            query = query.view(shape).transpose(1, 2)
+            query = query.reshape(shape).transpose(1, 2)  # a copy for several tokens a row
             seen_by = functional.scaled_dot_product_attention(query, keys, values, bias)
             return seen_by.transpose(1, 2)
 
         return attend
 
-    def _queries(self, rows: int) -> tuple[int, ...]:
+    def _queries(self, positions: Tensor) -> tuple[int, ...]:
         """Grouped-query attention: the heads that share a key become query tokens of that key.
 
-        The shape is (rows, groups, key heads, width).
+        The shape is (rows, tokens * groups, key heads, width).
         """
-        return rows, self._groups, self._sizes.kv_heads, self._sizes.head_dim
+        groups = positions[0].numel() * self._groups
+        return len(positions), groups, self._sizes.kv_heads, self._sizes.head_dim
 
     def _flashing(self, kernel: Attention, positions: Tensor) -> Attention:
         lengths = (positions + 1).int()
-        shape = self._queries(len(positions))
+        shape = self._queries(positions)
 
         def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             cached = keys.transpose(1, 2), values.transpose(1, 2)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engines.vibevoice.architecture import Architecture, Net
-from engines.vibevoice.checkpoint import EMBEDDING, HEAD
+from engines.vibevoice.checkpoint import EMBEDDING, HEAD, SCALES
 from engines.vibevoice.fast.layers.norm import epsilon
 from engines.vibevoice.fast.layers.packer import Packer, Source
 
@@ -84,25 +84,21 @@ class CodecWeights:
     head: tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Weights:
-    """All weights of steps and prefill.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class SpeechWeights:
+    """The weights of a language model that makes latents, and of their decoder.
 
-    `embedding` is (vocabulary, hidden). `choices` are the output head's columns for the few tokens
-    that may be generated. `scale` and `bias` normalise the codec's latents.
+    `embedding` is (vocabulary, hidden). Without a `norm` the language model gives its last layer's
+    output. `scale` and `bias` normalise the codec's latents.
     """
 
     architecture: Architecture
     embedding: Tensor
-    choices: Tensor
     layers: tuple[Layer, ...]
-    norm: Tensor
+    norm: Tensor | None
     head: HeadWeights
     decoder: CodecWeights
-    encoder: CodecWeights
-    listener: CodecWeights
     acoustic: Connector
-    semantic: Connector
     scale: float
     bias: float
 
@@ -113,6 +109,20 @@ class Weights:
     @property
     def dtype(self) -> torch.dtype:
         return self.embedding.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Weights(SpeechWeights):
+    """All weights of steps and prefill.
+
+    `choices` are the output head's columns for the few tokens that may be generated.
+    """
+
+    norm: Tensor
+    choices: Tensor
+    encoder: CodecWeights
+    listener: CodecWeights
+    semantic: Connector
 
 
 @torch.inference_mode()
@@ -135,18 +145,18 @@ def load_weights(
         embedding=embedding,
         choices=_choices(source, embedding, choices),
         layers=tuple(
-            _layer(pack, f"model.language_model.layers.{index}", architecture)
+            load_layer(pack, f"model.language_model.layers.{index}", architecture)
             for index in range(architecture.layers)
         ),
         norm=pack.one("model.language_model.norm.weight"),
-        head=_head(pack, "model.prediction_head", architecture),
-        decoder=_codec(pack, f"{acoustic}.decoder", architecture.decoder, decodes=True),
-        encoder=_codec(pack, f"{semantic}.encoder", architecture.encoder, decodes=False),
-        listener=_codec(pack, f"{acoustic}.encoder", architecture.listener, decodes=False),
-        acoustic=_connector(pack, "model.acoustic_connector"),
-        semantic=_connector(pack, "model.semantic_connector"),
-        scale=pack.raw("model.speech_scaling_factor").item(),
-        bias=pack.raw("model.speech_bias_factor").item(),
+        head=load_head(pack, "model.prediction_head", architecture),
+        decoder=load_codec(pack, f"{acoustic}.decoder", architecture.decoder, decodes=True),
+        encoder=load_codec(pack, f"{semantic}.encoder", architecture.encoder, decodes=False),
+        listener=load_codec(pack, f"{acoustic}.encoder", architecture.listener, decodes=False),
+        acoustic=load_connector(pack, "model.acoustic_connector"),
+        semantic=load_connector(pack, "model.semantic_connector"),
+        scale=pack.raw(SCALES[0]).item(),
+        bias=pack.raw(SCALES[1]).item(),
     )
 
 
@@ -158,7 +168,7 @@ def _choices(source: Source, embedding: Tensor, choices: Sequence[int]) -> Tenso
     return head[list(choices)].to(embedding.device, embedding.dtype).t()
 
 
-def _layer(pack: Packer, name: str, sizes: Architecture) -> Layer:
+def load_layer(pack: Packer, name: str, sizes: Architecture) -> Layer:
     attention, mlp = f"{name}.self_attn", f"{name}.mlp"
     projections = [f"{attention}.{which}_proj" for which in "qkv"]
     qkv = pack.rows(*(f"{projection}.weight" for projection in projections))
@@ -186,7 +196,7 @@ def _interleave(heads: Tensor, sizes: Architecture) -> None:
     heads.copy_(by_key.transpose(0, 1).flatten(0, 2))
 
 
-def _connector(pack: Packer, name: str) -> Connector:
+def load_connector(pack: Packer, name: str) -> Connector:
     return Connector(
         first=pack.rows(f"{name}.fc1.weight"),
         first_bias=pack.one(f"{name}.fc1.bias"),
@@ -197,7 +207,7 @@ def _connector(pack: Packer, name: str) -> Connector:
     )
 
 
-def _head(pack: Packer, name: str, architecture: Architecture) -> HeadWeights:
+def load_head(pack: Packer, name: str, architecture: Architecture) -> HeadWeights:
     layers = [f"{name}.layers.{index}" for index in range(architecture.head_layers)]
     hidden = architecture.hidden
     modulation = pack.empty(3 * len(layers) + 2, hidden, hidden)
@@ -224,7 +234,7 @@ def _head(pack: Packer, name: str, architecture: Architecture) -> HeadWeights:
     )
 
 
-def _codec(pack: Packer, name: str, net: Net, decodes: bool) -> CodecWeights:
+def load_codec(pack: Packer, name: str, net: Net, decodes: bool) -> CodecWeights:
     scalers = []
     for index in range(len(net.widths)):
         layer = f"{name}.{'up' if decodes else 'down'}sample_layers.{index}.0"
