@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BeforeValidator,
     Field,
@@ -210,7 +211,9 @@ class Queue(_Group):
 class Http(_Group):
     """`server.py`: address, access and limits."""
 
-    host: str | None = _setting(None, "Address of `server.py`; without keys this machine's own")
+    host: Annotated[str, AfterValidator(lambda host: host.strip("[]"))] | None = _setting(
+        None, "Address of `server.py`; without keys this machine's own"
+    )
     port: int = _setting(8000, "Port of `server.py`; 80 on RunPod", ge=0, le=65_535)
     port_health: int | None = _setting(
         None, "A port of its own for `/ping`, in a thread of its own", ge=1, le=65_535
@@ -218,7 +221,9 @@ class Http(_Group):
     api_keys: SecretStr | None = _setting(None, "Keys of callers, with commas between")
     allow_anonymous: bool = _setting(False, "Without `API_KEYS`, serve more than this machine")
     public_lists: bool = _setting(False, "Lists of models and voices, less uploads, need no key")
-    cors_origin: str | None = _setting(None, "Web site whose pages may call `server.py`, or `*`")
+    cors_origin: Annotated[str, AfterValidator(lambda site: site.rstrip("/"))] | None = _setting(
+        None, "Web site whose pages may call `server.py`, or `*`"
+    )
     openai_input_limit: int = _setting(
         4096, "Characters of an `input` over HTTP", ge=1, le=1_000_000
     )

@@ -20,6 +20,7 @@ from config import ConfigError, Settings, on_runpod
 from delivery import answer as delivery
 from delivery import s3
 from delivery.answer import Outputs
+from provision.outcome import end_alike
 from request.errors import DeliveryError, SpeechError
 from synthesis.inference import VibeVoiceInference
 from worker import sdk_loop, startup
@@ -100,6 +101,7 @@ def main() -> None:
     sdk_loop.use()
     # By default SIGTERM ends the local API at once, and leaves the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    end_alike()
     start: dict[str, Any] = {"concurrency_modifier": lambda _: inference().concurrency}
     if settings().stream_jobs:
         start |= {"handler": stream_handler, "return_aggregate_stream": True}

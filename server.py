@@ -18,9 +18,11 @@ from api.protocol import Protocol, SocketProtocol
 from api.speaking import AppState
 from config import ConfigError, Settings
 from provision.in_use import mark_in_thread
+from provision.outcome import end_alike
 from request.errors import SpeechError
 from synthesis.inference import VibeVoiceInference
 from transcription.transcriber import Transcriber
+from voices.uploads import VoiceStore
 
 MOST_MESSAGE_BYTES = 256 * 1024
 _LAST_ANSWERS_SEC = 30
@@ -90,11 +92,13 @@ def main() -> None:
         sys.exit(f"The server cannot start:\n{error}")
     mark_in_thread()
     log = logging.getLogger("vibevoice.http")
-    for problem in inference.voices.problems():
+    uploads = VoiceStore(settings.audio_prompts_dir)
+    for problem in (*inference.voices.problems(), *uploads.problems()):
         log.warning(problem)
     # uvicorn raises the signal again after its shutdown. By default that skips the `finally` below.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
+    end_alike()
     try:
         serve(inference, transcriber, log)
     finally:

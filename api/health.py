@@ -8,6 +8,7 @@ a dead worker.
 """
 
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,10 @@ def health_port(health: Health, address: str, port: int | None) -> Iterator[int 
         def log_message(self, *_: object) -> None:
             """Logs nothing: probes come every few seconds."""
 
-    server = ThreadingHTTPServer((address, port), Ping)
+    class PingServer(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    server = PingServer((address, port), Ping)
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
     thread.start()
     try:

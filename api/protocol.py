@@ -153,6 +153,24 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     - 10 s after the session's end.
     """
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        kind = message["type"]
+        if kind == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True  # by a refusal, which uvicorn logs as an error
+
+    def send_receive_event_to_app(self) -> None:
+        """Closes with 1007 for a text that is no UTF-8, which uvicorn logs with its traceback."""
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.frames = []
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
     def handle_ping(self) -> None:
         super().handle_ping()
         if self.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import Request, UploadFile
 
-from api.errors import ApiError, invalid
+from api.errors import ApiError, failed, invalid
 from api.middleware import BodyLimit
 from api.speaking import AppState
 from request.errors import VoiceError
@@ -38,9 +38,8 @@ class Voices:
 
         Clients read the list as `data` or as `voices`.
         """
-        notes, names = self._store.notes(), self._state.inference.voices.names()
-        own = [name for name in names if uploads or folded(name) not in notes]
-        aliases = {name: voice for name, voice in openai_voices().items() if name not in names}
+        notes, own = self._store.notes(), self._state.inference.voices.names(uploads)
+        aliases = {name: voice for name, voice in openai_voices().items() if name not in own}
         voices = [{**_shown(name, None), "alias_of": voice} for name, voice in aliases.items()]
         voices += [_shown(name, notes.get(folded(name))) for name in own]
         return {"object": "list", "data": voices, "voices": voices}
@@ -48,7 +47,8 @@ class Voices:
     async def add(self, name: str, consent: str, sample: UploadFile) -> dict[str, Any]:
         """Stores a voice and gives its description.
 
-        Raises `ApiError` 413 for more than `MOST_RECORDING_BYTES`, or `VoiceError`.
+        Raises `ApiError` 413 for more than `MOST_RECORDING_BYTES` and 507 for a full disk, or
+        `VoiceError`.
         """
         check_name(name)
         data = await sample.read(MOST_RECORDING_BYTES + 1)
@@ -56,7 +56,11 @@ class Voices:
             problem = f"audio_sample: has more than {MOST_RECORDING_BYTES // 2**20} MiB."
             raise invalid("audio_sample", "request_too_large", problem, 413)
         async with self._decoding:
-            return await asyncio.to_thread(self._add, name, consent, data)
+            try:
+                return await asyncio.to_thread(self._add, name, consent, data)
+            except OSError as error:
+                problem = f"The voice could not be stored: {error.strerror or 'the disk fails'}."
+                raise failed(507, "storage_failed", problem, retry=False) from error
 
     def _add(self, name: str, consent: str, data: bytes) -> dict[str, Any]:
         inference = self._state.inference
@@ -64,10 +68,11 @@ class Voices:
             voice, warnings = inference.request_voices.resolve(data, Path(folder), "audio_sample")
         if voice.samples is None:
             raise VoiceError("has no samples", "audio_sample")
-        rival = inference.voices.rival(name, weak=self._store.notes())
+        rival = inference.voices.rival(name)
         if rival and folded(rival) != folded(name):
             raise VoiceError(f"{rival!r} answers to a part of {name!r} already", "name")
-        note = self._store.add(name, consent, voice.samples, set(inference.voices.names()))
+        taken = {*openai_voices(), *inference.voices.names()}
+        note = self._store.add(name, consent, voice.samples, taken)
         return {**_shown(note.name, note), "warnings": warnings}
 
     def remove(self, name: str) -> dict[str, Any]:

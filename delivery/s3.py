@@ -72,7 +72,11 @@ def upload(
             life = bucket.url_ttl_seconds
             return str(client.generate_presigned_url("get_object", target, ExpiresIn=life))
     except _failures() as error:
-        reason = "its host is not on the public internet" if connections.refused else _reason(error)
+        reason = _reason(error)
+        if connections.refused:
+            reason = "its host is not on the public internet"
+        elif connections.late:
+            reason = "its answer does not end"
         raise DeliveryError(f"{_FAILED} {reason}") from error
 
 

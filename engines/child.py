@@ -30,7 +30,8 @@ log = logging.getLogger("vibevoice")
 
 
 def main(create: Callable[[str, EngineSettings], Engine] = create_engine) -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):  # the process group gets them; the parent acts
+    # The process group gets them; the parent acts.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(signum, lambda *_: None)  # compilers that we start would inherit SIG_IGN
     control = Connection(int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)  # a program left running would keep it open

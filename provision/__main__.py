@@ -15,11 +15,9 @@ from typing import NoReturn
 
 from provision.check import check
 from provision.flags import Ready
-from provision.outcome import NO_ROOM, NoRoom, Refused, say
+from provision.outcome import ENDING, NO_ROOM, NoRoom, Refused, say
 from provision.start import make_ready
 from provision.wanted import Wanted
-
-_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def main() -> None:
@@ -27,7 +25,7 @@ def main() -> None:
     wanted = Wanted.take_from(os.environ)
     if command == "check":
         sys.exit(not check(wanted))
-    for number in _ENDING:
+    for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup makes it
             signal.signal(number, _end)
     try:
@@ -42,7 +40,7 @@ def main() -> None:
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
-    for each in _ENDING:
+    for each in ENDING:
         signal.signal(each, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
     sys.exit(130 if number == signal.SIGINT else 143)
 

@@ -1,10 +1,22 @@
-"""The messages of a start, and its two failures: refused, or no room on a disk."""
+"""The messages of a start, its two failures (refused, or no room on a disk), and its signals."""
 
 import re
+import signal
 import sys
 
 NO_ROOM = 28
 """The exit status of a step, and of the start, when the disk or the quota is full: ENOSPC's."""
+
+
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+"""The signals that end a process of ours. By default they end it without any clean-up."""
+
+
+def end_alike() -> None:
+    """Makes SIGHUP and SIGQUIT do what SIGTERM does, save where our caller ignores them."""
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup makes it
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
 class Refused(Exception):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.lock import Lock
-from provision.outcome import NoRoom, Refused, is_full, reason, say
+from provision.outcome import ENDING, NoRoom, Refused, is_full, reason, say
 from provision.wanted import Wanted
 
 _QUIET = {
@@ -89,7 +89,7 @@ class Guardian:
 
 
 def _guard(lock: Lock, pipe: int, parent: int) -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     count = group = 0
     is_ours = True

@@ -211,7 +211,7 @@ def test_signals_that_a_whole_group_gets_leave_its_end_to_the_parent(
 ) -> None:
     reader = iter(engine.start(PLAN))
     next(reader)
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         os.kill(pid_of(engine), signum)
     assert list(reader)
     assert restarts(engine) == 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import gc
 import logging
 import os
@@ -321,6 +322,19 @@ def test_a_volume_that_cannot_be_written_to_makes_the_worker_unfit(
     (tmp_path / "output").write_text("in the way")
     with pytest.raises(RuntimeError, match=r"^the volume cannot be written to: "):
         check()
+
+
+def test_a_full_volume_keeps_no_probe(
+    worker: VibeVoiceInference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), data.decode())
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RuntimeError, match=r"cannot be written to: No space left on device$"):
+        startup.volume_check(worker)()
+    assert list((tmp_path / "output").iterdir()) == []
 
 
 def test_workers_that_start_at_the_same_time_find_the_volume_writable(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import api.protocol
 from config import Settings
@@ -158,3 +158,32 @@ def test_who_pings_and_never_reads_is_dropped(start: Start) -> None:
             return sent
 
     assert asyncio.run(scenario()) < 1_000_000
+
+
+def test_a_socket_that_is_refused_is_no_error_of_ours(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start()
+
+    async def refuse(path: str, **headers: str) -> int:
+        address = f"ws://127.0.0.1:{server.port}{path}"
+        try:
+            async with connect(address, additional_headers=headers):
+                return 101
+        except InvalidStatus as error:
+            return error.response.status_code
+
+    async def no_utf_8() -> int | None:
+        address = f"ws://127.0.0.1:{server.port}/v1/audio/speech/stream"
+        async with connect(address) as socket:
+            socket.transport.write(b"\x81\x82\x00\x00\x00\x00\xff\xfe")
+            with suppress(ConnectionClosed):
+                await socket.recv()
+            return socket.close_code
+
+    stream = "/v1/audio/speech/stream"
+    assert asyncio.run(refuse(stream, Origin="http://evil.example")) == 403
+    assert asyncio.run(refuse("/nowhere")) == 403
+    assert asyncio.run(no_utf_8()) == 1007
+    assert asyncio.run(refuse(stream)) == 101
+    assert [record.getMessage() for record in caplog.records if record.levelno > 20] == []

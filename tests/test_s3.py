@@ -31,7 +31,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from delivery import s3
+from delivery import connections, s3
 from delivery.bucket import Bucket, BucketError
 from delivery.connections import ANSWER_BYTES
 from request.errors import Cancelled, DeliveryError, RequestError
@@ -474,8 +474,43 @@ def test_an_endless_answer_is_not_read_to_its_end(
             sent += 65536
 
     with serving(flood) as port:
-        assert failure(at(port), speech) == "the connection to it broke"
+        assert failure(at(port), speech) == "its answer does not end"
     assert sent < 20 * ANSWER_BYTES
+
+
+_OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "then", "seconds"),
+    [
+        (_OK + b"A: ", b"a", 0.5),
+        (_OK + b"Content-Length: 999\r\n\r\n", b" ", 0.5),
+        # Those that cost CPU are ended by their number, long before that time.
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 600),
+        (_OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 100, 600),
+    ],
+    ids=["head", "body", "heads", "chunks"],
+)
+def test_an_answer_that_dribbles_is_ended_and_not_asked_for_again(
+    speech: Path, monkeypatch: pytest.MonkeyPatch, begin: bytes, then: bytes, seconds: float
+) -> None:
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", seconds)
+    asked = 0
+
+    async def dribble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.write(begin)
+        while not writer.is_closing():
+            writer.write(then)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    with serving(dribble) as port:
+        assert failure(at(port), speech) == "its answer does not end"
+    assert asked == 1
 
 
 def test_a_file_that_is_not_there_is_no_failure_of_the_store(tmp_path: Path) -> None:

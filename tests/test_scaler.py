@@ -78,3 +78,16 @@ def test_a_job_that_is_asked_for_again_while_it_is_being_stopped_is_done_then() 
         return await loop.drained()
 
     assert asyncio.run(main()) == ["began 1", "stopped 1", "began 2", "ended 2"]
+
+
+def test_a_job_whose_id_is_no_unicode_text_is_told_and_costs_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def main() -> list[str]:
+        loop = Loop()
+        for number, job_id in enumerate(("a\ud800", "b")):
+            loop.take(job_id, number)
+        return await loop.drained()
+
+    assert asyncio.run(main()) == ["began 1", "ended 1"]
+    assert "a job was left: its id 'a\\ud800' is no Unicode text" in capsys.readouterr().out

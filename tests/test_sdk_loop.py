@@ -4,6 +4,7 @@ Every test ends with the server's list of violations empty, and no log has the c
 """
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -420,12 +421,13 @@ def test_an_idle_worker_ends_at_sigterm_though_its_polls_are_open(tmp_path: Path
         assert one.left() == []
 
 
-def test_sigterm_lets_the_running_job_finish(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_sigterm_and_its_like_let_the_running_job_finish(tmp_path: Path, signum: int) -> None:
     with RunPodApi() as api, worker(api, tmp_path, FAKE) as one:
         job_id = speak(one, "frames40 held20 last")
         waiting = speak(one, "frames1 waiting")
         speaking(one, "frames40 held20 last")
-        one.terminate()
+        one.process.send_signal(signum)
         go_on(one, "frames40 held20 last")
         assert one.wait() == 0
         assert_delivered(one, api.jobs[job_id])

@@ -27,7 +27,7 @@ import soundfile
 
 import api.app
 from api.contract import most_bytes, parse
-from api.health import Health
+from api.health import Health, health_port
 from api.middleware import BodyLimit
 from config import ConfigError, Settings
 from engines.base import Engine, Plan
@@ -594,10 +594,35 @@ def test_without_keys_it_binds_this_machine_alone() -> None:
     assert Settings.from_env({"API_KEYS": "a, b"}).address == "0.0.0.0"  # noqa: S104
     assert Settings.from_env({"API_KEYS": "a, b,"}).keys == ("a", "b")
     assert Settings.from_env({"ALLOW_ANONYMOUS": "true"}).address == "0.0.0.0"  # noqa: S104
-    assert Settings.from_env({"HOST": "::1"}).address == "::1"
+    for host in ("::1", "[::1]"):
+        assert Settings.from_env({"HOST": host}).address == "::1"
     with pytest.raises(ConfigError, match="HOST lets other machines in"):
         Settings.from_env({"HOST": "0.0.0.0"})  # noqa: S104
     assert "a-key" not in repr(Settings.from_env({"API_KEYS": "a-key"}))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGQUIT])
+def test_every_signal_that_ends_it_ends_it_as_sigterm_does(tmp_path: Path, signum: int) -> None:
+    # `server_process` checks that it exits with 0 and leaves no temporary file.
+    with server_process(tmp_path) as server, server.raw(input="Word. " * 50) as peer:
+        heard = peer.recv(1)
+        os.kill(server.pid, signum)
+        while part := peer.recv(1 << 16):
+            heard += part
+        assert heard.endswith(b"\r\n0\r\n\r\n")  # an answer under way is given to its end
+
+
+def test_the_health_port_is_of_the_same_family_as_the_server(tmp_path: Path) -> None:
+    settings = Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path)})
+    inference = VibeVoiceInference(settings, FakeEngine())
+    health = Health(inference)
+    with health_port(health, "::1", 0) as port:
+        answer = socket.create_connection(("::1", port or 0), timeout=60)
+        answer.sendall(b"GET /ping HTTP/1.0\r\n\r\n")
+        assert b" 204 " in answer.recv(100)
+        answer.close()
+    inference.close()
 
 
 def test_pages_of_other_sites_may_not_call(server: Server, start: Start) -> None:
@@ -614,7 +639,10 @@ def test_pages_of_other_sites_may_not_call(server: Server, start: Start) -> None
         assert "access-control-allow-origin" not in answer.headers
         if status == 403:
             assert answer.error["type"] == "permission_error"
-    allowed = start(CORS_ORIGIN="https://good.example")
+    anonymous = start(ALLOW_ANONYMOUS="true", HOST="localhost")
+    assert anonymous.call("GET", "/v1/models", headers={"Host": "evil.example"}).status == 403
+    assert anonymous.call("GET", "/v1/models", headers={"Host": "[::1]:1"}).status == 200
+    allowed = start(CORS_ORIGIN="https://good.example/")
     answer = allowed.call("GET", "/v1/models", headers={"Origin": "https://good.example"})
     assert answer.headers["access-control-allow-origin"] == "https://good.example"
     assert answer.headers["vary"] == "Origin"

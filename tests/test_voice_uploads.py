@@ -1,8 +1,10 @@
 """Voices that callers bring: decoded, bounded, under no path of theirs, and gone when deleted."""
 
+import errno
 import http.client
 import io
 import json
+import os
 import uuid
 import zipfile
 import zlib
@@ -18,6 +20,7 @@ from config import Settings
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine
 from tests.http_server import Answer, Server, serving
+from voices.uploads import VoiceStore
 
 AGREED = "Ada agreed on paper"
 
@@ -288,3 +291,121 @@ def test_a_file_where_a_text_should_be_is_told_by_its_field(server: Server) -> N
     assert answer.error["code"] == "invalid_type"
     answer = upload(server, audio_sample="no file")
     assert (answer.status, answer.error["param"]) == (400, "audio_sample")
+
+
+FOREIGN = {
+    "nested.json": "[" * 100_000,
+    "huge.json": '{"name": "huge", "consent": "x", "created_at": 1e999}',
+    "list.json": "[1, 2]",
+    "cut.json": '{"name": "cut", "cons',
+    "other.json": '{"name": "another", "consent": "x", "created_at": 1}',
+    "metadata.json": '{"language": "en"}',
+    "null.json": "null",
+    "bytes.json": "\udcff\udcfe",
+}
+
+
+def test_a_foreign_or_damaged_note_is_skipped_and_named(server: Server, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "folder.json").mkdir()
+    for name, text in FOREIGN.items():
+        (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    (folder / "orphan.json").write_text('{"name": "orphan", "consent": "x", "created_at": 1}')
+    store = VoiceStore(folder)
+    named = store.problems()
+    assert [line.split("'")[1] for line in named] == sorted(
+        [*FOREIGN, "folder.json", "orphan.json"]
+    )
+    assert "'orphan.json' is a note without a recording" in named
+    assert store.notes() == {}
+    assert upload(server).status == 200
+    assert "Ada" in names(server)
+    assert server.call("DELETE", "/v1/audio/voices/Ada").status == 200
+    assert upload(server, "orphan").status == 200  # its place was free
+    assert list(store.notes()) == ["orphan"]
+
+
+@pytest.mark.parametrize("written", [0, 1], ids=["the note", "the recording"])
+def test_an_upload_on_a_full_volume_leaves_nothing_and_says_why(
+    server: Server, folder: Path, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = 0
+
+    def full(_: int) -> None:
+        nonlocal synced
+        synced += 1
+        if synced > written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("voices.uploads.os.fsync", full)
+    answer = upload(server)
+    assert (answer.status, answer.error["code"]) == (507, "storage_failed")
+    assert answer.error["message"] == "The voice could not be stored: No space left on device."
+    assert answer.headers["x-should-retry"] == "false"
+    assert list(folder.iterdir()) == []
+    monkeypatch.undo()
+    assert upload(server).status == 200
+
+
+def test_what_a_killed_upload_left_is_removed_by_a_later_one(server: Server, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    old, fresh = folder / ".Eve.wav.7.tmp", folder / ".Bob.wav.8.tmp"
+    for path in (old, fresh):
+        path.write_bytes(b"RIFF")
+    os.utime(old, (1, 1))
+    assert upload(server).status == 200
+    assert (old.exists(), fresh.exists()) == (False, True)
+
+
+def test_an_upload_is_never_anybody_elses_voice(server: Server, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name in ("Own", "Second"):
+        (folder / f"{name}.wav").write_bytes(recording())
+    assert upload(server, "Aaron").status == 200  # would be the first of all
+
+    def speaks(**fields: Any) -> str:
+        return server.speak(**fields).headers["x-speech-voice"]
+
+    assert speaks(voice="Aaron") == speaks(voice="AARON") == "Aaron"
+    for voice in ("nobody", "aar", "Aaro", "alloy", "onyx", "Alice"):
+        assert speaks(voice=voice) != "Aaron", voice
+    script = "Speaker 1: a. Speaker 2: b. Speaker 3: c. Speaker 4: d.".replace(" Sp", "\nSp")
+    spoken = server.speak(input=script, voice="Own").headers["x-speech-voice"]
+    assert "Aaron" not in spoken
+    refused = server.speak(voice="x" * 201)
+    assert refused.status == 400 and "Aaron" not in refused.body.decode()
+
+
+def test_an_upload_named_as_the_default_is_not_the_default(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    environment = {"VIBEVOICE_VOLUME": str(tmp_path / "volume"), "DEFAULT_SPEAKER": "Eve"}
+    with serving(VibeVoiceInference(Settings.from_env(environment), engine)) as one:
+        assert upload(one, "Eve").status == 200
+        assert one.speak(voice="Eve").headers["x-speech-voice"] == "Eve"
+        assert one.speak(voice="alloy").headers["x-speech-voice"] != "Eve"
+        assert one.speak(voice="nobody").headers["x-speech-voice"] != "Eve"
+        job = VibeVoiceInference(Settings.from_env(environment), engine)
+        assert job.voices.resolve(None)[0].name != "Eve"
+        job.close()
+
+
+@pytest.mark.parametrize("name", ["alloy", "ALLOY", "verse", "Onyx"])
+def test_openais_names_cannot_be_uploaded(server: Server, name: str) -> None:
+    answer = upload(server, name)
+    assert (answer.status, answer.error["param"]) == (400, "name")
+
+
+def test_after_a_deletion_its_callers_never_get_the_next_upload(
+    server: Server, tmp_path: Path, engine: FakeEngine
+) -> None:
+    assert upload(server, "Ada").status == 200
+    assert upload(server, "Ada_2").status == 200
+    assert server.call("DELETE", "/v1/audio/voices/Ada").status == 200
+    assert upload(server, "Adam").status == 200
+    assert server.speak(voice="Ada").headers["x-speech-voice"] == "Alice"
+    strict = {"VIBEVOICE_VOLUME": str(tmp_path / "volume"), "STRICT_VOICES": "true"}
+    with serving(VibeVoiceInference(Settings.from_env(strict), engine)) as one:
+        gone = one.speak(voice="Ada")
+        assert (gone.status, gone.error["code"]) == (404, "voice_not_found")
+        assert "Ada_2" not in gone.error["message"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from text.reading import Passage, read, speakable
 from text.sentences import Span, sentences, split_evenly, split_long
-from text.writing_systems import letters
+from text.writing_systems import letters, running_letters
 
 _CLOSERS = "\"')]}»”’」』】）"
 _ENDS = ".,:;!?…。，、：；！？।؟۔-"
@@ -116,7 +116,7 @@ _Group = list[_Piece]
 
 def _size(group: Sequence[_Piece]) -> int:
     """The size of a chunk in letters: its pieces with one space between them."""
-    return sum(piece.size + 1 for piece in group) - 1
+    return sum([piece.size for piece in group]) + len(group) - 1
 
 
 def _sections(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
@@ -158,14 +158,16 @@ def _sentences(section: list[Passage], limit: int) -> Iterator[tuple[_Group, int
     `limit` comes in several parts."""
     for passage in section:
         text = passage.text.text
+        sizes = running_letters(text)
         parts = [
-            (part, part[1] < sentence[1])
+            _Piece(passage, start, end, sizes[end] - sizes[start], False, end < sentence[1])
             for sentence in sentences(text)
-            for part in split_long(text, sentence, limit)
-            if speakable(text[slice(*part)])
+            for start, end in split_long(text, sentence, limit)
+            if speakable(text, start, end)
         ]
-        for index, (part, breaks_off) in enumerate(parts, 1):
-            pieces = _pieces(passage, part, breaks_off, index == len(parts), limit)
+        parts[-1:] = [last._replace(ends_passage=True) for last in parts[-1:]]
+        for part in parts:
+            pieces = _pieces(part, limit)
             if (size := _size(pieces)) <= limit:
                 yield pieces, size
             else:  # one endless word: its parts need room for spaces
@@ -178,36 +180,40 @@ def _recut(pieces: _Group, size: int, limit: int) -> _Group:
     passage, (first, last) = pieces[0].passage, (pieces[0], pieces[-1])
     text = passage.text.text
     parts = split_long(text, (first.start, last.end), size)
-    parts = [part for part in parts if speakable(text[slice(*part)])]
+    parts = [part for part in parts if speakable(text, *part)]
     return [
         piece
         for part in parts
         for piece in _pieces(
-            passage,
-            part,
-            last.breaks_off or part != parts[-1],
-            last.ends_passage and part == parts[-1],
+            _Piece(
+                passage,
+                *part,
+                letters(text[slice(*part)]),
+                ends_passage=last.ends_passage and part == parts[-1],
+                breaks_off=last.breaks_off or part != parts[-1],
+            ),
             limit,
         )
     ]
 
 
-def _pieces(
-    passage: Passage, span: Span, breaks_off: bool, ends_passage: bool, limit: int
-) -> _Group:
-    most, text = min(limit, TURN_CHARS), passage.text.text
-    if not breaks_off and (size := letters(text[slice(*span)])) <= most:
-        return [_Piece(passage, *span, size, ends_passage, False)]
-    spans = [part for part in split_evenly(text, span, most) if speakable(text[slice(*part)])]
+def _pieces(whole: _Piece, limit: int) -> _Group:
+    """A piece as pieces that each fit a turn."""
+    most = min(limit, TURN_CHARS)
+    if not whole.breaks_off and whole.size <= most:
+        return [whole]
+    passage, text = whole.passage, whole.passage.text.text
+    spans = split_evenly(text, (whole.start, whole.end), most)
+    spans = [part for part in spans if speakable(text, *part)]
     sizes = [letters(text[slice(*part)]) for part in spans]
     spare = limit + 1 - sum(sizes) - len(sizes)
     pieces = []
     for (start, end), size in zip(spans, sizes, strict=True):
         is_last = end == spans[-1][1]
-        breaks = breaks_off or not is_last
+        breaks = whole.breaks_off or not is_last
         comma = breaks and min(spare, most - size) > 0 and _is_open(text, end)
         spare -= comma
-        ends = ends_passage and is_last
+        ends = whole.ends_passage and is_last
         pieces.append(_Piece(passage, start, end, size + comma, ends, breaks, comma))
     return pieces
 

@@ -75,7 +75,7 @@ def _unused(
     taken = {voice.name for voice in chosen}
     if not taken or voices.resolve(None)[0].name not in taken:
         return None, []
-    free = [name for name in voices.names() if name not in taken]
+    free = [name for name in voices.names(uploads=False) if name not in taken]
     if free:
         return free[0], []
     return None, [f"speakers: there are too few voices, so Speaker {number} shares one"]

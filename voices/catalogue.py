@@ -7,7 +7,7 @@ several files with one stem, the first in the order of `EXTENSIONS` counts.
 import copy
 import re
 import threading
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,9 @@ class VoiceMapper:
     2. a voice of which it is an alias: the stem without language prefix or suffixes;
     3. the voice that `others` maps it to, such as one of OpenAI's names;
     4. a voice whose stem contains it.
+
+    An upload is nobody else's voice, since its speaker agreed to that one name. It is meant by its
+    stem alone, and never by one of `others`; it is neither the default nor a fallback.
 
     Safe to share between threads. Calls read files, so they must not run in an event loop.
     """
@@ -92,23 +95,24 @@ class VoiceMapper:
                     return entry.path
         return None
 
-    def names(self) -> tuple[str, ...]:
-        """All names of voices. The first is used for a name that fits none."""
+    def names(self, uploads: bool = True) -> tuple[str, ...]:
+        """All names of voices, or those of voices that anybody may be given."""
         with self._lock:
             self._folder.refresh()
-            return self._names()
+            return self._names(uploads)
 
-    def rival(self, name: str, weak: Container[str] = ()) -> str | None:
+    def rival(self, name: str) -> str | None:
         """The voice that shares a name or alias with a new voice `name`; None if there is none.
 
-        For voices whose folded names are in `weak`, only the same name counts.
+        Of uploads only the same name counts, and all of OpenAI's names are taken.
         """
         new = Named(name)
+        if new.key in self._others:
+            return name
         with self._lock:
             self._folder.refresh()
             for entry in dict.fromkeys([*self._offered(), *self._builtin]):
-                shared = entry.key == new.key or entry.key not in weak
-                if shared and entry.aliases & new.aliases:
+                if entry.aliases & ({new.key} if entry.uploaded else new.aliases):
                     return entry.name
         return None
 
@@ -133,9 +137,10 @@ class VoiceMapper:
         notes: list[str] = []
         with self._lock:
             self._folder.refresh()
-            exact, alias, partial = self._matches(asked)
-            if not exact and not alias and (meant := self._others.get(folded(asked))):
-                exact, alias, others = self._matches(meant)
+            meant = self._others.get(folded(asked))
+            exact, alias, partial = self._matches(asked, uploads=named and not meant)
+            if not exact and not alias and meant:
+                exact, alias, others = self._matches(meant, uploads=False)
                 partial = partial if not (exact or alias) else others
             for entry in (*exact, *alias, *partial):
                 try:
@@ -164,11 +169,14 @@ class VoiceMapper:
         notes += (f"voice {_shown(voice.name)} {remark}" for remark in remarks)
         return voice, [f"{field}: {note}" for note in notes]
 
-    def _matches(self, name: str) -> tuple[list[Named], list[Named], list[Named]]:
+    def _matches(
+        self, name: str, uploads: bool = True
+    ) -> tuple[list[Named], list[Named], list[Named]]:
         """Voices with this name, voices with this alias, and usable voices that contain it."""
         key = folded(name.strip())
-        offered = self._offered()
-        pool = list(dict.fromkeys([*self._folder.files, *offered]))
+        offered = self._offered(uploads=False)
+        files = [file for file in self._folder.files if uploads or not file.uploaded]
+        pool = list(dict.fromkeys([*files, *offered]))
         exact = sorted((e for e in pool if e.key == key), key=lambda e: e.name != name.strip())
         alias = [e for e in pool if e.key != key and key in e.aliases]
         partial = [e for e in offered if len(key) > 1 and key in e.key and e not in exact + alias]
@@ -176,16 +184,16 @@ class VoiceMapper:
         partial.sort(key=lambda e: (e.music, not word.search(e.key)))
         return exact, alias, partial
 
-    def _offered(self) -> Sequence[Named]:
-        files = [file for file in self._folder.files if not file.fault]
+    def _offered(self, uploads: bool = True) -> Sequence[Named]:
+        files = [f for f in self._folder.files if not f.fault and (uploads or not f.uploaded)]
         answered = {alias for file in files for alias in file.aliases}
         return [*files, *(entry for entry in self._builtin if entry.key not in answered)]
 
-    def _names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(entry.name for entry in self._offered()))
+    def _names(self, uploads: bool = True) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(entry.name for entry in self._offered(uploads)))
 
     def _available(self) -> str:
-        names = self._names()
+        names = self._names(uploads=False)
         return f"available: {_listed(names)}" if names else "there are no voice files"
 
     def _load(self, entry: Named) -> tuple[Voice, tuple[str, ...]]:
@@ -195,7 +203,7 @@ class VoiceMapper:
         return Voice(entry.name, recording.samples, recording.sha256), recording.remarks
 
     def _first(self) -> tuple[Voice, tuple[str, ...]]:
-        while offered := self._offered():
+        while offered := self._offered(uploads=False):
             try:
                 return self._load(offered[0])
             except Unusable:

@@ -4,6 +4,7 @@ Hidden files are ignored. A symbolic link to outside of the folder is never open
 """
 
 import hashlib
+import json
 import re
 import time
 import unicodedata
@@ -34,8 +35,16 @@ class Named:
         return folded(self.name)
 
     @property
+    def uploaded(self) -> bool:
+        """Whether a caller uploaded it: then it speaks for those alone who ask for it by name."""
+        return False
+
+    @property
     def aliases(self) -> set[str]:
-        """Folded names that mean it: of `en-Alice_woman` alice, alice_woman, en-alice, itself."""
+        """Folded names that mean it: of `en-Alice_woman` alice, alice_woman, en-alice, itself. An
+        upload has its own name alone."""
+        if self.uploaded:
+            return {self.key}
         stems = (self.key, _LANGUAGE.sub("", self.key))
         parts = [stem.split("_") for stem in stems]
         return {"_".join(part[:n]) for part in parts for n in range(1, len(part) + 1)} - {""}
@@ -49,12 +58,18 @@ class Named:
 @dataclass(frozen=True, slots=True, eq=False)
 class VoiceFile(Named):
     """A file with a recording. `fault` says why it is unusable, as the end of a sentence, or is "".
-    `short`: it is unusable because it is too short. `stamp` is None if it must be probed again."""
+    `short`: it is unusable because it is too short. `stamp` is None if it must be probed again.
+    `noted`: the note of an upload lies beside it."""
 
     path: Path
     stamp: _Stamp
     fault: str = ""
     short: bool = False
+    noted: bool = False
+
+    @property
+    def uploaded(self) -> bool:
+        return self.noted
 
     def failing(self, error: Unusable) -> "VoiceFile":
         """The same file, marked as unusable for this reason."""
@@ -140,7 +155,25 @@ class VoiceFolder:
             probe(path, self._path)
         except Unusable as error:
             return file.failing(error)
-        return file
+        return replace(file, noted=is_note(path.with_suffix(".json")))
+
+
+MOST_NOTE_BYTES = 10_000
+
+
+def is_note(path: Path) -> bool:
+    """Whether a file is the note of an upload, or may be one that is damaged.
+
+    Only JSON without a `consent` is certain to be something else.
+    """
+    try:
+        with path.open("rb") as file:
+            fields = json.loads(file.read(MOST_NOTE_BYTES))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True
+    return isinstance(fields, dict) and "consent" in fields
 
 
 def refusal(name: str) -> str:

@@ -1,27 +1,31 @@
 """Uploaded voices: a recording in the voice folder, and a note with the consent beside it.
 
 An upload is decoded first, and only its samples are stored, as `NAME.wav`. The note `NAME.json`
-holds the consent. Only a voice with a note can be removed.
+holds the consent. Only a voice with a note can be removed. Other people's JSON files are skipped;
+`problems` names what is skipped and what a killed process left.
 
 Path traversal: a name is checked before it becomes part of a path. A name to be removed is looked
 up among the existing notes.
 """
 
+import io
 import json
 import os
 import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from audio.pcm import SAMPLE_RATE, Samples
 from request.errors import VoiceError
-from voices.files import folded
+from voices.files import MOST_NOTE_BYTES, folded
 
 MOST_VOICES = 500
 MOST_CONSENT = 500
+_OLD_SEC = 3600
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 _.-]{0,62}[A-Za-z0-9_-])?")
 
 
@@ -42,16 +46,26 @@ class VoiceStore:
         self._lock = threading.Lock()
 
     def notes(self) -> dict[str, Note]:
-        """All notes by folded name."""
-        return {folded(note.name): note for note in self._notes()}
+        """The notes of all uploads that have a recording, by folded name."""
+        return {folded(note.name): note for note in self._notes() if self._voice(note).is_file()}
+
+    def problems(self) -> list[str]:
+        """A line for each JSON file that is no note, and for each note without a recording."""
+        notes = {note.name: note for note in self._notes()}
+        lines = []
+        for path in sorted(self._folder.glob("*.json")):
+            note = notes.get(path.stem)
+            if note is None:
+                lines.append(f"{path.name[:60]!r} is no note of an uploaded voice")
+            elif not self._voice(note).is_file():
+                lines.append(f"{path.name[:60]!r} is a note without a recording")
+        return lines
 
     def add(self, name: str, consent: str, samples: Samples, taken: set[str]) -> Note:
-        """Stores a voice. Raises `VoiceError`.
+        """Stores a voice, whole or not at all. Raises `VoiceError`, and OSError for a full volume.
 
         `samples` has the shape (n,), at `SAMPLE_RATE`. `taken` are the names of all voices.
         """
-        import soundfile
-
         check_name(name)
         if not 1 <= len(consent.strip()) <= MOST_CONSENT:
             problem = "is too long" if consent.strip() else "is empty"
@@ -64,32 +78,50 @@ class VoiceStore:
                 problem = f"there are {MOST_VOICES} voices already; remove one first"
                 raise VoiceError(problem, "name")
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
             note = Note(name, consent.strip(), int(time.time()))
             # The note first: a crash between the two writes leaves a note without a voice, which
             # `add` overwrites. The other order would leave a voice that cannot be removed.
-            self._write(f"{name}.json", json.dumps(asdict(note)).encode())
-            hidden = self._folder / f".{name}.{os.getpid()}.tmp"
+            self._write(self._note(note), json.dumps(asdict(note)).encode())
             try:
-                soundfile.write(hidden, samples, SAMPLE_RATE, "FLOAT", format="WAV")
-                hidden.rename(self._folder / f"{name}.wav")
-            finally:
-                hidden.unlink(missing_ok=True)
+                self._write(self._voice(note), _wav(samples))
+            except BaseException:
+                self._note(note).unlink(missing_ok=True)
+                raise
         return note
 
     def remove(self, name: str) -> bool:
         """Removes an upload. False if there is none of this name."""
         with self._lock:
-            note = self.notes().get(folded(name))
+            note = {folded(each.name): each for each in self._notes()}.get(folded(name))
             if note is None:
                 return False
-            (self._folder / f"{note.name}.wav").unlink(missing_ok=True)
-            (self._folder / f"{note.name}.json").unlink(missing_ok=True)
+            self._voice(note).unlink(missing_ok=True)
+            self._note(note).unlink(missing_ok=True)
             return True
 
-    def _write(self, name: str, data: bytes) -> None:
-        hidden = self._folder / f".{name}.{os.getpid()}.tmp"
-        hidden.write_bytes(data)
-        hidden.rename(self._folder / name)
+    def _voice(self, note: Note) -> Path:
+        return self._folder / f"{note.name}.wav"
+
+    def _note(self, note: Note) -> Path:
+        return self._folder / f"{note.name}.json"
+
+    def _write(self, path: Path, data: bytes) -> None:
+        hidden = self._folder / f".{path.name}.{os.getpid()}.tmp"
+        try:
+            with hidden.open("wb") as file:
+                file.write(data)
+                os.fsync(file.fileno())  # a network volume tells only here that it is full
+            hidden.rename(path)
+        finally:
+            hidden.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Removes files that a killed process was writing: no write takes an hour."""
+        for hidden in self._folder.glob(".*.tmp"):
+            with suppress(FileNotFoundError):
+                if time.time() - hidden.stat().st_mtime > _OLD_SEC:
+                    hidden.unlink()
 
     def _notes(self) -> Iterator[Note]:
         if not self._folder.is_dir():
@@ -110,11 +142,22 @@ def check_name(name: str) -> None:
         )
 
 
+def _wav(samples: Samples) -> bytes:
+    import soundfile
+
+    # Into memory, 3 MB at most: on a full volume libsndfile leaves a file that is cut short.
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, "FLOAT", format="WAV")
+    return file.getvalue()
+
+
 def _read(path: Path) -> Note | None:
     """The note in a JSON file; None if the file is no note of ours."""
     try:
-        fields = json.loads(path.read_bytes()[:10_000])
+        with path.open("rb") as file:
+            fields = json.loads(file.read(MOST_NOTE_BYTES))
         note = Note(str(fields["name"]), str(fields["consent"]), int(fields["created_at"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    # RecursionError: a nesting of thousands of levels. OverflowError: `created_at` is 1e999.
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
     return note if note.name == path.stem and NAME.fullmatch(note.name) else None

@@ -31,6 +31,8 @@ from runpod.http_client import AsyncClientSession, TooManyRequests
 from runpod.serverless.modules import rp_http, rp_job, rp_scale
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
+from request.values import shown, whole_characters
+
 LOST = "lost"
 """The field that marks a stream's item which RunPod did not take."""
 _EARLY_STOP_SEC = 5.0
@@ -100,6 +102,11 @@ def _shallow(text: str) -> str:
     return "".join([*kept, text[end:]])
 
 
+def _is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can carry: one without lone surrogates."""
+    return isinstance(value, str) and value == whole_characters(value)
+
+
 def _whole_number(digits: str) -> float:
     return int(digits) if len(digits) < 100 else float(digits)  # `int` refuses more than 4,300
 
@@ -118,7 +125,8 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         self._early_stops: dict[str, float] = {}
 
     async def run(self) -> None:
-        for signum in (signal.SIGTERM, signal.SIGINT):  # the SDK's do not wake the event loop
+        # The SDK's do not wake the event loop. `end_alike` makes a SIGTERM of other signals.
+        for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, self.kill_worker)
         async with AsyncClientSession(response_class=_Reply) as session:
             stops = asyncio.create_task(self.monitor_stop_signals(session))
@@ -151,6 +159,9 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
                 await self._or_the_end(asyncio.sleep(_PAUSE_SEC))
 
     def _begin(self, session: ClientSession, job: dict[str, Any]) -> None:
+        if not _is_text(job["id"]):  # it fits neither an address nor the log
+            self._log.error(f"a job was left: its id {shown(job['id'])} is no Unicode text")
+            return
         if working := self.jobs_tasks.get(job["id"]):
             if working.cancelling():  # the job timed out and is retried under the same id
                 working.add_done_callback(lambda _: self._begin(session, job))

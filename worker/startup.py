@@ -96,8 +96,10 @@ def volume_check(inference: VibeVoiceInference) -> Any:
         probe = inference.settings.output_dir / f".probe-{uuid.uuid4().hex}"
         try:
             probe.parent.mkdir(exist_ok=True)
-            probe.write_bytes(b"probe")
-            probe.unlink()
+            try:
+                probe.write_bytes(b"probe")
+            finally:  # a full volume takes the name and not the bytes
+                probe.unlink(missing_ok=True)
         except OSError as error:
             raise RuntimeError(f"the volume cannot be written to: {error.strerror}") from error
 
