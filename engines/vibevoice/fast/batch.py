@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from engines.memory import keep_freed_memory
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.failures import free_device_memory
 from engines.vibevoice.fast.capacity import GRAPHS
