@@ -300,6 +300,9 @@ class Audio(_Group):
     pace_tolerance: float = _setting(
         2.5, "Factor by which a chunk may be longer or shorter than usual", gt=1, le=100
     )
+    verify: Literal["off", "warn", "repeat"] = _setting(
+        "off", "Whether jobs that do not say are heard and checked"
+    )
     default_sample_rate: int = _setting(24_000, "Sample rate of answers, Hz", ge=8_000, le=48_000)
     target_lufs: float = _setting(-16, "Loudness of jobs that name none, in LUFS", ge=-40, le=-6)
 

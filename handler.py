@@ -23,6 +23,7 @@ from delivery.answer import Outputs
 from provision.outcome import end_alike
 from request.errors import DeliveryError, SpeechError
 from synthesis.inference import VibeVoiceInference
+from transcription.registry import NAMES, create_recognizer, create_verifier
 from worker import sdk_loop, startup
 from worker.jobs import Answer, Job, Jobs
 
@@ -39,7 +40,8 @@ def settings() -> Settings:
 def inference() -> VibeVoiceInference:
     """The one inference layer of this process."""
     # RunPod replaces a worker whose engine is lost; elsewhere only another process brings it back.
-    return VibeVoiceInference(settings(), subprocess=not on_runpod())
+    verifier = create_verifier(create_recognizer(NAMES[0], settings().recognizer_settings))
+    return VibeVoiceInference(settings(), subprocess=not on_runpod(), verifier=verifier)
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from provision.in_use import mark_in_thread
 from provision.outcome import end_alike
 from request.errors import SpeechError
 from synthesis.inference import VibeVoiceInference
+from transcription.registry import create_verifier
 from transcription.transcriber import Transcriber
 from voices.uploads import VoiceStore
 
@@ -86,8 +87,13 @@ def main() -> None:
     log_to_stderr()
     try:
         settings = Settings.from_env()
-        inference = VibeVoiceInference(settings, concurrency=settings.max_streams, subprocess=True)
         transcriber = Transcriber.of(settings.recognizer_settings)
+        inference = VibeVoiceInference(
+            settings,
+            concurrency=settings.max_streams,
+            subprocess=True,
+            verifier=create_verifier(transcriber.recognizer),
+        )
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The server cannot start:\n{error}")
     mark_in_thread()

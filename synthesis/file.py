@@ -15,7 +15,7 @@ from audio.codecs import FORMATS
 from audio.loudness import LoudnessMeter, gain_to
 from audio.pcm import silence
 from audio.spool import Spool
-from synthesis.parts import Context, PartEncoder, Parts, StreamOptions, spoken_of
+from synthesis.parts import Context, PartEncoder, Parts, StreamOptions, hearing_of, load, spoken_of
 from synthesis.plan import PlannedRequest
 from synthesis.quality import Progress, QualityRetry
 from synthesis.result import Result, Spoken, result_of
@@ -84,13 +84,18 @@ def _record(
     context: Context, planned: PlannedRequest, progress: Progress, spool: Spool
 ) -> Spoken[KeptChunkAudio]:
     """Speaks the whole plan, again where it came out badly."""
-    began, retries = context.begin(), context.services.settings.max_retries
-    model = planned.model
-    quality = QualityRetry(model.engine, model.pace, retries, context.token, progress)
+    model, retries = planned.model, context.services.settings.max_retries
+    hearing, repeat = hearing_of(context, planned), planned.request.verify == "repeat"
+    quality = QualityRetry(
+        model.engine, model.pace, retries, context.token, progress, hearing, repeat
+    )
+    loading = load(context, planned, hearing)
     takes = quality.record(
         planned.plan, lambda: KeptChunkAudio(spool, planned.rate, planned.request.speed)
     )
-    return spoken_of(context, planned, quality, takes, began)
+    if hearing:
+        hearing.close()
+    return spoken_of(context, planned, quality, takes, loading)
 
 
 def _levelled(context: Context, spoken: Spoken[KeptChunkAudio]) -> Spoken[KeptChunkAudio]:

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from engines.base import SAMPLE_RATE, End, Frame
 from synthesis.cancel import CancelToken
 from synthesis.plan import PlannedRequest, Services
 from synthesis.quality import AnyAudio, QualityRetry, Recorded, flaws
-from synthesis.result import AudioPart, Result, Spoken, result_of
+from synthesis.result import AudioPart, HeardChunk, Result, Spoken, heard_chunk, result_of
+from synthesis.verify import Hearing
 
 MOST_PART_BYTES = 512 * 1024
 """RunPod takes stream pieces below 1 MB, and base64 adds a third."""
@@ -30,6 +31,7 @@ _BLOCK_SHARE = 0.25
 """Of the sound that a listener has ahead: so much of it may wait for its block to be full."""
 _LIVE_BLOCK = 1 << 14
 Parts = Generator[AudioPart, None, Result]
+LiveParts = Generator[AudioPart | HeardChunk, None, Result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,6 @@ class Context:
     token: CancelToken
     folder: Path
     load_sec: float = 0.0
-
-    def begin(self) -> float:
-        """When the work began. Raises `Cancelled` where it need not."""
-        self.token.check()
-        return time.monotonic()
 
 
 class PartEncoder:
@@ -130,14 +127,15 @@ class PartEncoder:
 
 def live_parts(
     context: Context, planned: PlannedRequest, gain_db: float | None, options: StreamOptions
-) -> Parts:
+) -> LiveParts:
     """Yields the file while it is spoken; returns what there is to say. Of many streams the one
-    comes first whose listener runs out of sound first."""
+    comes first whose listener runs out of sound first. What was heard of a chunk comes when it is
+    known, and never delays a part."""
     rate, speed, form = planned.rate, planned.request.speed, planned.request.output_format
     services, token = context.services, context.token
-    began = context.begin()
-    model = planned.model
-    quality = QualityRetry(model.engine, model.pace, 0, token)
+    model, hearing = planned.model, hearing_of(context, planned)
+    loading = load(context, planned, hearing)
+    quality = QualityRetry(model.engine, model.pace, 0, token, hearing=hearing)
     out = PartEncoder(planned, form, gain_db, options.longest_part_sec, _LIVE_BLOCK)
     meter = LoudnessMeter(rate)
 
@@ -152,7 +150,10 @@ def live_parts(
     events = in_blocks(in_order(quality.events(planned.plan), context.folder), block_sec)
     if model.engine.capabilities.in_caller:
         events = _in_turns(events, turn)
+    told = 0
     for event in events:
+        if hearing and isinstance(event, Frame):
+            hearing.feed(event.chunk, event.samples)
         with turn():
             samples = take.finish() if isinstance(event, End) else take.feed(event.samples)
             heard.append(samples)
@@ -165,13 +166,46 @@ def live_parts(
             takes.append(Recorded(take, flaw, 1))
             out.join.end_chunk()
             take, heard = ChunkAudio(rate, speed), []
-    spoken = spoken_of(context, planned, quality, takes, began, gain_db)
+            if hearing:
+                hearing.end(event.chunk)
+        while hearing and hearing.done(told):
+            takes[told] = replace(takes[told], heard=hearing.of(told))
+            yield heard_chunk(planned, told, takes[told], out.join)
+            told += 1
+    spoken = spoken_of(context, planned, quality, takes, loading, gain_db)
     model.loudness.remember(planned.cast, meter.integrated())
     with turn():
         parts = list(out.close())
     yield from parts
+    if hearing:
+        for index in range(told, len(takes)):
+            takes[index] = replace(takes[index], heard=hearing.of(index))
+            yield heard_chunk(planned, index, takes[index], out.join)
+        phases = {**spoken.phases, **quality.cost}
+        spoken = replace(spoken, takes=tuple(takes), warnings=flaws(takes), phases=phases)
+        hearing.close()
     total_sec = time.monotonic() - planned.asked_at
     return result_of(services, spoken, out.join, form, out.encode_sec, total_sec)
+
+
+def hearing_of(context: Context, planned: PlannedRequest) -> Hearing | None:
+    """What hears the request's takes; None if it asks for nothing that is heard."""
+    verifier = context.services.verifier
+    if verifier is None or planned.request.heard_for is None:
+        return None
+    language = planned.request.language
+    return Hearing(verifier, planned.plan, language, context.folder, context.token)
+
+
+def load(
+    context: Context, planned: PlannedRequest, hearing: Hearing | None = None
+) -> tuple[float, float]:
+    """Loads what hears; the model is loaded. Gives when that began and when it was done."""
+    started_at = time.monotonic()
+    context.token.check()
+    if hearing and planned.plan.chunks:
+        hearing.load().result()
+    return started_at, time.monotonic()
 
 
 def spoken_of(
@@ -179,18 +213,18 @@ def spoken_of(
     planned: PlannedRequest,
     quality: QualityRetry,
     takes: Iterable[Recorded[AnyAudio]],
-    began: float,
+    loading: tuple[float, float],
     gain_db: float | None = None,
 ) -> Spoken[AnyAudio]:
-    """What has just come to its end; `began` is what `Context.begin` gave. Raises `EngineError`
-    where nothing is to be heard."""
-    kept, now = tuple(takes), time.monotonic()
+    """What has just come to its end; `loading` is what `load` gave. Raises `EngineError` where
+    nothing is to be heard."""
+    kept, now, (started_at, loaded_at) = tuple(takes), time.monotonic(), loading
     phases = {
         "plan_sec": planned.planned_at - planned.asked_at,
-        "queue_sec": began - planned.planned_at - context.load_sec,
-        "load_sec": context.load_sec,
+        "queue_sec": started_at - planned.planned_at - context.load_sec,
+        "load_sec": context.load_sec + loaded_at - started_at,
         "first_audio_sec": (quality.first_audio_at or now) - planned.asked_at,
-        "synthesis_sec": now - began,
+        "synthesis_sec": now - loaded_at,
         **quality.cost,
     }
     return Spoken(planned, kept, gain_db, flaws(kept), phases, now)

@@ -20,6 +20,7 @@ from request.errors import RequestError
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
 from synthesis.models import Model, Models
+from synthesis.verify import Verifier
 from text.chunks import Limits, TextPlan, plan_text
 from text.reading import most_spoken
 from voices.casting import Recording, cast, names_of, unmatched
@@ -37,6 +38,7 @@ class Services(Protocol):
     models: Models
     limits: Limits
     cpu: PriorityLock
+    verifier: Verifier | None
 
     def request_voice(self, request: SpeechRequest) -> tuple[Voice, list[str]]: ...
 
@@ -175,6 +177,9 @@ class GrowingPlan:
     def add(self, section: Section, asked_at: float) -> PlannedRequest:
         """Plans the next section. Raises `RequestError`s."""
         request = self._request
+        if request.heard_for and self._services.verifier is None:
+            problem = "needs a recogniser, which this worker has not"
+            raise RequestError(problem, request.heard_for, allowed="a request without it")
         # Of all sections together: else many short ones would each have the room of a text.
         room = self._room + most_spoken(len(section.text)) - most_spoken(0)
         limits, respelled = self._services.limits, request.pronunciations

@@ -7,8 +7,9 @@ text except white space. Sizes are in letters: a Chinese character counts as thr
 """
 
 import unicodedata
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -44,12 +45,14 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Turns that are generated together. `pause_ms` is the silence after them."""
+    """Turns that are generated together. `pause_ms` is the silence after them. `origins` has, for
+    each turn, the offset in the source of each of its characters."""
 
     turns: tuple[Turn, ...]
     text_start: int
     text_end: int
     pause_ms: int
+    origins: tuple["array[int]", ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def plan_text(
     if groups:
         pauses[-1] = groups[-1][-1].passage.pause_ms or 0
     chunks = tuple(
-        Chunk(_turns(group), start, end, pause_ms)
+        _chunk(group, start, end, pause_ms)
         for group, (start, end), pause_ms in zip(
             groups, _spans(source, groups), pauses, strict=True
         )
@@ -245,9 +248,14 @@ def _balance(pieces: _Group, limits: Limits) -> list[_Group]:
     return [pieces[:-1], pieces[-1:]]
 
 
-def _turns(group: _Group) -> tuple[Turn, ...]:
-    """Joins sentences of one speaker and paragraph into turns of at most `TURN_CHARS` letters. A
-    turn that ends between two words gets a comma: at a full stop the pitch would fall."""
+def _chunk(group: _Group, start: int, end: int, pause_ms: int) -> Chunk:
+    turns = [_turn(run[0], run[-1]) for run in _runs(group)]
+    origins = tuple(at for _, at in turns)
+    return Chunk(tuple(turn for turn, _ in turns), start, end, pause_ms, origins)
+
+
+def _runs(group: _Group) -> list[_Group]:
+    """Joins sentences of one speaker and paragraph into turns of at most `TURN_CHARS` letters."""
     runs: list[_Group] = []
     size = 0
     for piece in group:
@@ -259,12 +267,15 @@ def _turns(group: _Group) -> tuple[Turn, ...]:
         else:
             runs.append([piece])
             size = piece.size
-    return tuple(_turn(run[0], run[-1]) for run in runs)
+    return runs
 
 
-def _turn(first: _Piece, last: _Piece) -> Turn:
-    text = first.passage.text.text
-    return Turn(first.passage.speaker, text[first.start : last.end] + "," * last.has_comma)
+def _turn(first: _Piece, last: _Piece) -> tuple[Turn, "array[int]"]:
+    """A turn and its origins. One that ends between two words gets a comma: at a full stop the
+    pitch would fall."""
+    said = first.passage.text[first.start : last.end]
+    comma, at = "," * last.has_comma, said.at
+    return Turn(first.passage.speaker, said.text + comma), at + at[-1:] * len(comma)
 
 
 def _pause_after(piece: _Piece, limits: Limits) -> int:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from text.subtitles import clock
 from text.writing_systems import UNSPACED
 from transcription.base import Segment
 
@@ -71,11 +72,3 @@ def _escaped(text: str) -> str:
 
 def _times(segment: Segment, point: str) -> str:
     return f"{clock(segment.start_sec, point)} --> {clock(segment.end_sec, point)}"
-
-
-def clock(seconds: float, point: str) -> str:
-    """A time as subtitles have it, such as 00:01:02,500."""
-    total = round(seconds * 1000)
-    rest, ms = divmod(total, 1000)
-    minutes, sec = divmod(rest, 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{sec:02}{point}{ms:03}"

@@ -219,12 +219,16 @@ class Jobs:
             "voice": result.voices[0],
             "seed": result.seed,
             "gain_db": result.gain_db,
-            "chunks": [dataclasses.asdict(chunk) for chunk in result.chunks],
+            "chunks": [chunk.facts for chunk in result.chunks],
             "timings": timings,
             "warnings": [*warnings, *result.warnings, *delivered.warnings],
         }
         if result.cost_usd is not None:
             answer["cost_usd"] = result.cost_usd
+        if result.words is not None:
+            answer["words"] = [dataclasses.asdict(word) for word in result.words]
+        if result.subtitles is not None:
+            answer["subtitles"] = result.subtitles
         if result.model:
             answer["model"] = dict(result.model)
         if result.speakers:
