@@ -112,7 +112,7 @@ read_settings() {
   model_wanted=$MODEL_PATH@$MODEL_REVISION
   local skip=${SKIP_MODEL_DOWNLOAD:-}
   case ${skip,,},${ENGINE:-} in
-    1,* | true,* | yes,* | on,* | *,espeak) model_wanted=none ;;
+    1,* | true,* | yes,* | on,* | *,espeak | *,kokoro | *,piper | *,upstream) model_wanted=none ;;
   esac
   # The platform had it ready before this worker began, which checks it before it is loaded.
   [[ $model_wanted == none ]] || ! cached_by_platform /runpod-volume/huggingface-cache/hub ||
@@ -203,7 +203,7 @@ model_is_untouched() { # FLAG JSON: no file of the model is missing, empty or ne
   done <<<"$2"
 }
 
-needs_gpu() { [[ ${ENGINE:-} != espeak && $requirements == *nvidia-cublas-cu12* ]]; }
+needs_gpu() { [[ ${ENGINE:-auto} == @(auto|vibevoice|realtime) && $requirements == *nvidia-cublas-cu12* ]]; }
 
 refuse_without_driver() { # DEVICE VERSION_FILE: for a CUDA build there has to be an NVIDIA driver
   needs_gpu || return 0

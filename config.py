@@ -77,6 +77,14 @@ Folder = Annotated[Path, BeforeValidator(_absolute)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
 
 
+def _listed(value: Any) -> Any:
+    parts = map(str.strip, value.split(",")) if isinstance(value, str) else value
+    return tuple(filter(None, parts))
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+
+
 class _Group(BaseSettings, frozen=True):
     """Settings that belong together."""
 
@@ -109,8 +117,8 @@ class Engines(_Group):
     hf_token: SecretStr | None = _setting(None, "Hugging Face token, for private models")
     hf_home: Folder | None = _setting(None, "Hugging Face home")
     hf_hub_cache: Folder | None = _setting(None, "Hugging Face download cache")
-    engine: Literal["auto", "vibevoice", "realtime", "kokoro", "espeak"] = _setting(
-        "auto", "`auto` takes VibeVoice where it can run; never the preview on RunPod"
+    engine: Literal["auto", "vibevoice", "realtime", "kokoro", "piper", "espeak", "upstream"] = (
+        _setting("auto", "`auto`: VibeVoice on a GPU and on RunPod, else Kokoro")
     )
     models: Names = _setting(
         (), "Engines that requests may ask for as `model` beside ENGINE, with commas between"
@@ -141,16 +149,24 @@ class Engines(_Group):
     cpu_threads: int | None = _setting(
         None, "Threads of a model on the CPU, if not 4 or all cores", ge=1, le=256
     )
+    upstream_url: str | None = _setting(
+        None,
+        "Base address of a server with OpenAI's contract for speech",
+        pattern=r"^https?://\S+$",
+    )
+    upstream_key: SecretStr | None = _setting(None, "Key for that server")
+    upstream_models: Names = _setting((), "Its models, with commas between, its default first")
+    upstream_voices: Names = _setting((), "Its voices, if not OpenAI's, with commas between")
     whisper_model: str | None = _setting(
         None, "Name or folder of a faster-whisper model, if not the packaged one"
     )
     max_slots: int | None = _setting(None, "Chunks of text that are generated at once", ge=1, le=64)
     gpu_usd_per_second: float | None = _setting(None, "Price of the GPU", gt=0, le=1)
 
-    @field_validator("hf_token")
+    @field_validator("hf_token", "upstream_key")
     @classmethod
     def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        # Else the hub library's error would quote the token.
+        # Else an HTTP library's error would quote the token.
         if token and not re.fullmatch("[!-~]+", token.get_secret_value()):
             raise ValueError("a token has no spaces, line ends or letters beyond ASCII")
         return token

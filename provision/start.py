@@ -49,12 +49,15 @@ def make_ready(wanted: Wanted) -> Ready:
         raise NoRoom(f"there is no space for it in {disk} either: {larger}") from problem
 
 
+_WITHOUT_GPU = ("kokoro", "piper", "espeak", "upstream")
+
+
 def refuse_old_cards(wanted: Wanted) -> None:
     """Raises `Refused` for a GPU that is too old, before a model is downloaded.
 
     The worker checks the GPU again.
     """
-    if not wanted.is_cuda or os.environ.get("ENGINE") == "espeak":
+    if not wanted.is_cuda or os.environ.get("ENGINE") in _WITHOUT_GPU:
         return
     try:
         listed = subprocess.run(
