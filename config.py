@@ -74,7 +74,6 @@ def _s3(name: str, runpods: str, meaning: str) -> Any:
 
 
 Folder = Annotated[Path, BeforeValidator(_absolute)]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
 
 
 def _listed(value: Any) -> Any:
@@ -120,7 +119,7 @@ class Engines(_Group):
     engine: Literal["auto", "vibevoice", "realtime", "kokoro", "piper", "espeak", "upstream"] = (
         _setting("auto", "`auto`: VibeVoice on a GPU and on RunPod, else Kokoro")
     )
-    models: Names = _setting(
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)] = _setting(
         (), "Engines that requests may ask for as `model` beside ENGINE, with commas between"
     )
     model_aliases: Annotated[dict[str, str], NoDecode, BeforeValidator(pairs)] = _setting(
