@@ -106,7 +106,7 @@ export class Bridge {
       ask.sse && this.backend.speaksSse ? null : await this.cache.nameOf(ask, this.voices.names);
     let speech = name ? await this.cache.get(name) : null;
     if (!speech) {
-      const claim = await claimFor(this.settings.bucket, request, token, text, waitUntil);
+      const claim = await claimFor(this.settings.singleFlight, request, token, text, waitUntil);
       speech = await this.backend.speak(ask, { id, signal, waitUntil, claim });
       if (name) speech = this.cache.keep(name, speech, waitUntil);
     }
