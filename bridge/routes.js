@@ -102,8 +102,11 @@ export class Bridge {
       const plan = await this.backend.plan(ask, { id, signal, waitUntil, claim: NO_CLAIM });
       return Response.json(plan, { headers: headersOf({ ignored: ask.ignored }) });
     }
+    const stateOf = (/** @type {string[]} */ names) => this.backend.voiceState(names);
     const name =
-      ask.sse && this.backend.speaksSse ? null : await this.cache.nameOf(ask, this.voices.names);
+      ask.sse && this.backend.speaksSse
+        ? null
+        : await this.cache.nameOf(ask, this.voices.names, stateOf);
     let speech = name ? await this.cache.get(name) : null;
     if (!speech) {
       const claim = await claimFor(this.settings.singleFlight, request, token, text, waitUntil);

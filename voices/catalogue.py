@@ -94,6 +94,13 @@ class VoiceMapper:
             self._folder.refresh()
             return self._names(uploads)
 
+    def versions(self) -> dict[str, str]:
+        """For each voice with a file, a text that changes when the file does."""
+        with self._lock:
+            self._folder.refresh()
+            files = [file for file in self._folder.files if file.stamp and not file.fault]
+            return {file.name: "-".join(f"{part:x}" for part in file.stamp or ()) for file in files}
+
     def rival(self, name: str) -> str | None:
         """The voice that shares a name or alias with a new voice `name`; None if there is none.
 
