@@ -19,13 +19,15 @@ from request.values import Wrong, kind_of, number
 JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json *(;|$)", re.I)
 
 _FIELDS = SPEECH["properties"]
+OF_EVENTS = {"verify", "timestamps", "subtitles"}
 # Some clients send `stream`, which OpenAI's contract has not. Every answer is a stream anyway.
 _OF_NO_EFFECT = {"stream"}
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechParams:
-    """A checked request. `sse` asks for server-sent events; `ignored` names the unknown fields."""
+    """A checked request. `sse` asks for server-sent events; `ignored` names the fields
+    that are unknown or need events."""
 
     speech: SpeechRequest
     sse: bool
@@ -92,9 +94,18 @@ def parse(body: object, defaults: Defaults) -> SpeechParams:
         **{name: value for name, value in given.items() if name in EXTRAS},
     }
     sse = _one_of(given, "stream_format") == "sse"
-    request, _ = parse_request(fields, defaults)
     ignored = set(given) - set(_FIELDS) - _OF_NO_EFFECT
+    if not sse:
+        ignored |= set(fields) & OF_EVENTS
+        fields = unheard(fields)
+    request, _ = parse_request(fields, defaults)
     return SpeechParams(request, sse, tuple(sorted(ignored)))
+
+
+def unheard(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request for an answer that has no room for what was heard."""
+    kept = {name: value for name, value in fields.items() if name not in OF_EVENTS}
+    return kept | {"verify": "off"}
 
 
 def limited(defaults: Defaults, input_limit: int) -> Defaults:

@@ -125,6 +125,8 @@ class Speaking:
             with file.path.open("rb") as data:
                 while block := await asyncio.to_thread(data.read, _BLOCK):
                     yield AudioPart(block, result.sample_rate)
+            for heard in result.heard_chunks:
+                yield heard
             yield result
 
     async def noted(self, items: AsyncIterator[StreamItem]) -> AsyncGenerator[StreamItem, None]:

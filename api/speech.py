@@ -15,7 +15,7 @@ from api.contract import JSON_TYPE, SpeechParams, check_size, loads, parse
 from api.errors import event_of, invalid
 from api.speaking import AppState, LiveResponse, Speaking, printable
 from audio.codecs import FORMATS
-from synthesis.result import AudioPart, Result, StreamStart
+from synthesis.result import AudioPart, HeardChunk, Result, StreamStart
 
 
 async def params_of(request: Request, state: AppState) -> SpeechParams:
@@ -73,6 +73,8 @@ class SpeechResponse(LiveResponse):
                         if not self.started:
                             await self._start(send, start)
                         await self.send_body(send, deltas.feed(item.data) if deltas else item.data)
+                    elif isinstance(item, HeardChunk):
+                        await self.send_body(send, sse.heard(item))
                     elif isinstance(item, Result):
                         end = self._end(deltas, item)
                 # The seat is free before the end is sent: the caller may ask again at once.
@@ -104,4 +106,6 @@ class SpeechResponse(LiveResponse):
     def _end(self, deltas: sse.Deltas | None, result: Result) -> bytes:
         if deltas is None:
             return b""
-        return deltas.end() + sse.done(self._params.speech.text, result.duration_sec, result.cost)
+        file = sse.subtitles(result.subtitles) if result.subtitles is not None else b""
+        done = sse.done(self._params.speech.text, result.duration_sec, result.cost)
+        return deltas.end() + file + done

@@ -8,7 +8,10 @@ import base64
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
+
+from synthesis.result import HeardChunk
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 _SLICE = 4096
@@ -38,6 +41,18 @@ class Deltas:
 def event(data: dict[str, Any]) -> bytes:
     """One event with JSON data."""
     return f"data: {json.dumps(data, separators=(',', ':'))}\r\n\r\n".encode()
+
+
+def heard(chunk: HeardChunk) -> bytes:
+    """The event of what was heard of a chunk; b"" if nothing was."""
+    words = {"words": [asdict(word) for word in chunk.words]} if chunk.words else {}
+    facts = {**chunk.facts, **words}
+    return event({"type": "speech.audio.heard", "chunk": chunk.index, **facts}) if facts else b""
+
+
+def subtitles(text: str) -> bytes:
+    """The event of a file of subtitles."""
+    return event({"type": "speech.audio.subtitles", "subtitles": text})
 
 
 def done(text: str, seconds: float, cost: Mapping[str, float]) -> bytes:

@@ -22,11 +22,12 @@ class ChunkAudio:
     """A take: the audio of one attempt at a chunk, at the answer's `rate` in Hz.
 
     `speed` is the tempo factor; 2.0 halves the length. `count` is the length so far, in samples at
-    `rate`.
+    `rate`. `lead_sec` is how much quiet was cut before it, once the take is finished.
     """
 
     def __init__(self, rate: int, speed: float) -> None:
         self.count = 0
+        self.lead_sec = 0.0
         self._rate, self._speed = rate, speed
         self._resampler = Resampler(SAMPLE_RATE, rate)
         self._shaper = Shaper(rate, speed)
@@ -46,10 +47,16 @@ class ChunkAudio:
             raise EngineError("the engine made samples that are no numbers")
         return self._out(self._shaper.feed(self._resampler.feed(samples)))
 
+    def place_sec(self, spoken_sec: float) -> float:
+        """Where in the finished take something is that the engine spoke at `spoken_sec`."""
+        place = (spoken_sec - self.lead_sec) / self._speed
+        return min(max(0.0, place), self.count / self._rate)
+
     def finish(self) -> Samples:
         """The samples that were still held back, at the answer's rate. Nothing may follow."""
         last = self._shaper.feed(self._resampler.flush())
         last = np.concatenate([last, self._shaper.flush()])
+        self.lead_sec = self._shaper.lead / self._rate
         del self._resampler, self._shaper  # their buffers are many times a finished take
         return self._out(last)
 

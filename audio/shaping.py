@@ -49,6 +49,8 @@ class Trim:
         self._held = silence(0)  # the newest samples, neither given out nor dropped yet
         self._open = silence(0)  # the incomplete last window; its samples may be given out already
         self._loud_end: int | None = None  # where the last loud window ended, counted in _seen
+        self.lead = 0
+        """Samples that were cut before the first one that was kept."""
 
     def feed(self, samples: Samples) -> Samples:
         self._seen += len(samples)
@@ -75,6 +77,7 @@ class Trim:
     def _note(self, first: int, end: int) -> None:
         if self._loud_end is None:
             self._take(first - self._before)
+            self.lead = self._seen - len(self._held)
         self._loud_end = end
 
     def _take(self, to: int) -> Samples:
@@ -205,9 +208,15 @@ class Shaper:
     """All filters of one chunk in their order: `Trim`, `Stretch`, `Fade`. `rate` is in Hz."""
 
     def __init__(self, rate: int, speed: float = 1.0) -> None:
-        self._filters: tuple[Filter, ...] = (Trim(rate), Stretch(rate, speed), Fade(rate))
+        self._trim = Trim(rate)
+        self._filters: tuple[Filter, ...] = (self._trim, Stretch(rate, speed), Fade(rate))
         self.count = 0
         """Samples given out so far."""
+
+    @property
+    def lead(self) -> int:
+        """Quiet samples that were cut from the beginning so far."""
+        return self._trim.lead
 
     def feed(self, samples: Samples) -> Samples:
         for stage in self._filters:

@@ -12,6 +12,8 @@
  * @property {string[]} [warnings] what was replaced or left out, in sentences
  * @property {string[]} [ignored] fields of the request that changed nothing
  * @property {"hit" | "miss"} [cache]
+ * @property {Record<string, unknown>[]} [heard] what was heard of each chunk, with its words
+ * @property {string} [subtitles] a file
  */
 
 /** @type {[keyof Facts, string][]} */

@@ -47,7 +47,25 @@ export function factsOf(state) {
     synthMs: count(state.executionTime) ?? seconds(timings.total_sec),
     warnings: Array.isArray(output.warnings) ? output.warnings.map(String) : [],
     job: text(state.id),
+    heard: heardOf(output),
+    subtitles: text(output.subtitles),
   };
+}
+
+/**
+ * What the worker heard of each chunk, as its own server tells it: api/sse.py.
+ *
+ * @param {Record<string, any>} output
+ * @returns {Record<string, unknown>[]}
+ */
+function heardOf({ chunks, words }) {
+  if (!Array.isArray(chunks)) return [];
+  const all = Array.isArray(words) ? words : [];
+  return chunks.flatMap(({ index, heard, wer, missing, added, text_start: start, text_end: end }) => {
+    const own = all.filter((word) => word.text_start >= start && word.text_start < end);
+    const known = { heard, wer, missing, added, ...(own.length && { words: own }) };
+    return own.length || heard !== undefined ? [{ chunk: index, ...known }] : [];
+  });
 }
 
 const text = (/** @type {unknown} */ value) => (typeof value === "string" ? value : undefined);

@@ -102,11 +102,11 @@ export class Bridge {
       const plan = await this.backend.plan(ask, { id, signal, waitUntil, claim: NO_CLAIM });
       return Response.json(plan, { headers: headersOf({ ignored: ask.ignored }) });
     }
+    const { verify = "off", timestamps, subtitles } = ask.extras;
+    // A kept copy has the audio alone.
+    const told = ask.sse && (this.backend.speaksSse || verify !== "off" || timestamps || subtitles);
     const stateOf = (/** @type {string[]} */ names) => this.backend.voiceState(names);
-    const name =
-      ask.sse && this.backend.speaksSse
-        ? null
-        : await this.cache.nameOf(ask, this.voices.names, stateOf);
+    const name = told ? null : await this.cache.nameOf(ask, this.voices.names, stateOf);
     let speech = name ? await this.cache.get(name) : null;
     if (!speech) {
       const claim = await claimFor(this.settings.singleFlight, request, token, text, waitUntil);

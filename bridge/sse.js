@@ -32,7 +32,14 @@ async function* events(speech, text) {
   try {
     for await (const bytes of speech.chunks) yield encoder.encode(deltas.feed(bytes));
     yield encoder.encode(deltas.end());
-    const usage = usageOf(text, speech.facts().seconds ?? 0);
+    const { seconds = 0, heard = [], subtitles } = speech.facts();
+    for (const chunk of heard) {
+      yield encoder.encode(event({ type: "speech.audio.heard", ...chunk }));
+    }
+    if (subtitles !== undefined) {
+      yield encoder.encode(event({ type: "speech.audio.subtitles", subtitles }));
+    }
+    const usage = usageOf(text, seconds);
     yield encoder.encode(event({ type: "speech.audio.done", usage }));
     yield encoder.encode("data: [DONE]\r\n\r\n");
   } catch (error) {

@@ -4,6 +4,8 @@
     registry.py       the engines by name
     espeak/           the preview voice
     kokoro/           a neural voice on the CPU
+    piper/            voices of a small model each
+    upstream/         any server with OpenAI's contract for speech
     pulled.py         a speech that is made by the thread that reads it
     phonemic.py       such a speech, by a model that turns phonemes into sound
     onnx.py           models for onnxruntime

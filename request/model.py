@@ -26,7 +26,7 @@ from request.values import (
     MAX_SPEAKERS,
     MAX_URL,
     MAX_WORD,
-    MOST_RECORDING_BYTES,
+    MOST_INLINE_BYTES,
     WEB_ADDRESS,
     Boolean,
     Name,
@@ -47,12 +47,13 @@ Format = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 @dataclass(frozen=True, slots=True)
 class Defaults:
     """The settings that replace missing fields: characters, guidance, loudness in LUFS, and the
-    models, of which the first is the default."""
+    models, of which the first is the default. `verify` is that of requests which name none."""
 
     max_text_length: int = 100_000
     cfg_scale: float = 1.3
     loudness: float = -16.0
     models: ModelNames = field(default_factory=ModelNames)
+    verify: str = "off"
 
 
 class SpeechRequest(BaseModel):
@@ -99,7 +100,7 @@ class SpeechRequest(BaseModel):
     voice_base64: Recording | None = _field(
         None,
         "The same recording, sent with the request",
-        f"a recording of up to {MOST_RECORDING_BYTES // 2**20} MB in base64",
+        f"a recording of up to {MOST_INLINE_BYTES // 10**6} MB in base64",
     )
     speakers: Speakers | None = _field(
         None,
@@ -158,6 +159,29 @@ class SpeechRequest(BaseModel):
         f'to {MAX_WORD}, as {{"word": "respelling"}}',
         unset="none",
     )
+    verify: Text = _field(
+        "off",
+        "Hear what was spoken, see [Verification](transcription.md#verification). `warn` says what "
+        "was not heard, `repeat` also generates bad chunks again",
+        "off, warn or repeat",
+        unset="`VERIFY`",
+        pattern="^(off|warn|repeat)$",
+    )
+    timestamps: Text | None = _field(
+        None,
+        "`word`: the answer's `words` say when each word of the text is spoken, see "
+        "[Word times](transcription.md#word-times-and-subtitles)",
+        "word",
+        unset="none",
+        pattern="^word$",
+    )
+    subtitles: Text | None = _field(
+        None,
+        "The answer's `subtitles` are a file of that format",
+        "srt or vtt",
+        unset="none",
+        pattern="^(srt|vtt)$",
+    )
     session_id: Plain | None = _field(
         None,
         "Names the kept copy",
@@ -188,6 +212,16 @@ class SpeechRequest(BaseModel):
         jobs_only=True,
     )
     dry_run: Boolean = _flag("Give the text's plan and speak nothing, see [Dry run](#dry-run)")
+
+    @property
+    def heard_for(self) -> str | None:
+        """The first field for which its speech has to be heard; None if there is none."""
+        asked = {
+            "verify": self.verify != "off",
+            "timestamps": self.timestamps,
+            "subtitles": self.subtitles,
+        }
+        return next((name for name, value in asked.items() if value), None)
 
 
 notes_of = partial(notes_in, SpeechRequest)
@@ -229,6 +263,7 @@ def parse_request(raw: object, defaults: Defaults) -> tuple[SpeechRequest, list[
     elif isinstance(text, str) and not visible(text):
         problems.append(Problem("text", "invalid_value", "is empty", allowed_in("text")))
     fields.setdefault("loudness", defaults.loudness)
+    fields.setdefault("verify", defaults.verify)
     try:
         request = SpeechRequest.model_validate({"cfg_scale": defaults.cfg_scale, **fields})
         if "cfg_scale" not in fields:

@@ -15,7 +15,7 @@ from audio.codecs import FORMATS
 from audio.loudness import LoudnessMeter, gain_to
 from audio.pcm import silence
 from audio.spool import Spool
-from synthesis.parts import Context, PartEncoder, Parts, StreamOptions, load, spoken_of
+from synthesis.parts import Context, PartEncoder, Parts, StreamOptions, hearing_of, load, spoken_of
 from synthesis.plan import PlannedRequest
 from synthesis.quality import Progress, QualityRetry
 from synthesis.result import Result, Spoken, result_of
@@ -85,11 +85,16 @@ def _record(
 ) -> Spoken[KeptChunkAudio]:
     """Speaks the whole plan, again where it came out badly."""
     services, retries = context.services, context.services.settings.max_retries
-    quality = QualityRetry(services.engine, services.pace, retries, context.token, progress)
-    loading = load(context, planned)
+    hearing, repeat = hearing_of(context, planned), planned.request.verify == "repeat"
+    quality = QualityRetry(
+        services.engine, services.pace, retries, context.token, progress, hearing, repeat
+    )
+    loading = load(context, planned, hearing)
     takes = quality.record(
         planned.plan, lambda: KeptChunkAudio(spool, planned.rate, planned.request.speed)
     )
+    if hearing:
+        hearing.close()
     return spoken_of(planned, quality, takes, loading)
 
 

@@ -34,6 +34,7 @@ from synthesis.parts import Context, StreamOptions
 from synthesis.plan import PlannedRequest, Section, plan_request
 from synthesis.quality import Progress
 from synthesis.stream import SpeechStream
+from synthesis.verify import Verifier
 from text.chunks import Limits
 from text.pace import Pace
 from voices.catalogue import Voice, VoiceMapper
@@ -48,7 +49,8 @@ class VibeVoiceInference:
     """Speech from requests. Safe to use from many tasks at once; the engine decides what runs
     side by side, of up to `concurrency` (default: MAX_CONCURRENCY). With `subprocess` an engine
     that may lose its device, or works in Python, gets a process of its own and is started anew when
-    that ends. `close` ends the engine and removes the temporary folder."""
+    that ends. `verifier` hears what was spoken, for requests that ask for it. `close` ends the
+    engine and the verifier, and removes the temporary folder."""
 
     def __init__(
         self,
@@ -56,8 +58,9 @@ class VibeVoiceInference:
         engine: Engine | None = None,
         concurrency: int | None = None,
         subprocess: bool = False,
+        verifier: Verifier | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings, self.verifier = settings, verifier
         self.engine = engine or create_engine(
             choose_engine(settings.engine, on_runpod()),
             settings.engine_settings,
@@ -74,6 +77,7 @@ class VibeVoiceInference:
             settings.default_cfg_scale,
             settings.target_lufs,
             ModelNames.of((self.engine.capabilities.name,), {}, settings.model_path),
+            settings.verify,
         )
         self.voices = VoiceMapper(
             settings.audio_prompts_dir,
@@ -139,6 +143,8 @@ class VibeVoiceInference:
 
     def close(self) -> None:
         self.engine.close()
+        if self.verifier is not None:
+            self.verifier.close()
         self._pool.shutdown(cancel_futures=True)
         self._folder.cleanup()
 

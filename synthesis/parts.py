@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from engines.base import SAMPLE_RATE, End, Frame
 from synthesis.cancel import CancelToken
 from synthesis.plan import PlannedRequest, Services
 from synthesis.quality import AnyAudio, QualityRetry, Recorded, flaws
-from synthesis.result import AudioPart, Result, Spoken, result_of
+from synthesis.result import AudioPart, HeardChunk, Result, Spoken, heard_chunk, result_of
+from synthesis.verify import Hearing
 
 MOST_PART_BYTES = 512 * 1024
 """RunPod takes stream pieces below 1 MB, and base64 adds a third."""
@@ -30,6 +31,7 @@ _BLOCK_SHARE = 0.25
 """Of the sound that a listener has ahead: so much of it may wait for its block to be full."""
 _LIVE_BLOCK = 1 << 14
 Parts = Generator[AudioPart, None, Result]
+LiveParts = Generator[AudioPart | HeardChunk, None, Result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +125,15 @@ class PartEncoder:
 
 def live_parts(
     context: Context, planned: PlannedRequest, gain_db: float | None, options: StreamOptions
-) -> Parts:
+) -> LiveParts:
     """Yields the file while it is spoken; returns what there is to say. Of many streams the one
-    comes first whose listener runs out of sound first."""
+    comes first whose listener runs out of sound first. What was heard of a chunk comes when it is
+    known, and never delays a part."""
     rate, speed, form = planned.rate, planned.request.speed, planned.request.output_format
     services, token = context.services, context.token
-    loading = load(context, planned)
-    quality = QualityRetry(services.engine, services.pace, 0, token)
+    hearing = hearing_of(context, planned)
+    loading = load(context, planned, hearing)
+    quality = QualityRetry(services.engine, services.pace, 0, token, hearing=hearing)
     out = PartEncoder(planned, form, gain_db, options.longest_part_sec, _LIVE_BLOCK)
     meter = LoudnessMeter(rate)
 
@@ -144,7 +148,10 @@ def live_parts(
     events = in_blocks(in_order(quality.events(planned.plan), context.folder), block_sec)
     if services.engine.capabilities.in_caller:
         events = _in_turns(events, turn)
+    told = 0
     for event in events:
+        if hearing and isinstance(event, Frame):
+            hearing.feed(event.chunk, event.samples)
         with turn():
             samples = take.finish() if isinstance(event, End) else take.feed(event.samples)
             heard.append(samples)
@@ -157,21 +164,48 @@ def live_parts(
             takes.append(Recorded(take, flaw, 1))
             out.join.end_chunk()
             take, heard = ChunkAudio(rate, speed), []
+            if hearing:
+                hearing.end(event.chunk)
+        while hearing and hearing.done(told):
+            takes[told] = replace(takes[told], heard=hearing.of(told))
+            yield heard_chunk(planned, told, takes[told], out.join)
+            told += 1
     spoken = spoken_of(planned, quality, takes, loading, gain_db)
     services.loudness.remember(planned.cast, meter.integrated())
     with turn():
         parts = list(out.close())
     yield from parts
+    if hearing:
+        for index in range(told, len(takes)):
+            takes[index] = replace(takes[index], heard=hearing.of(index))
+            yield heard_chunk(planned, index, takes[index], out.join)
+        phases = {**spoken.phases, **quality.cost}
+        spoken = replace(spoken, takes=tuple(takes), warnings=flaws(takes), phases=phases)
+        hearing.close()
     total_sec = time.monotonic() - planned.asked_at
     return result_of(services, spoken, out.join, form, out.encode_sec, total_sec)
 
 
-def load(context: Context, planned: PlannedRequest) -> tuple[float, float]:
-    """Loads the engine. Gives when that began and when it was done."""
+def hearing_of(context: Context, planned: PlannedRequest) -> Hearing | None:
+    """What hears the request's takes; None if it asks for nothing that is heard."""
+    verifier = context.services.verifier
+    if verifier is None or planned.request.heard_for is None:
+        return None
+    language = planned.request.language
+    return Hearing(verifier, planned.plan, language, context.folder, context.token)
+
+
+def load(
+    context: Context, planned: PlannedRequest, hearing: Hearing | None = None
+) -> tuple[float, float]:
+    """Loads the engine, and beside it what hears. Gives when that began and when it was done."""
     started_at = time.monotonic()
     context.token.check()
     if planned.plan.chunks:  # silence needs no engine
+        ready = hearing.load() if hearing else None
         context.services.load_model()
+        if ready:
+            ready.result()
     return started_at, time.monotonic()
 
 

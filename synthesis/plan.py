@@ -19,6 +19,7 @@ from engines.priority_lock import PriorityLock
 from request.errors import RequestError
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
+from synthesis.verify import Verifier
 from text.chunks import Limits, TextPlan, plan_text
 from text.pace import Pace
 from text.reading import most_spoken
@@ -38,6 +39,7 @@ class Services(Protocol):
     pace: Pace
     loudness: LoudnessMemory
     cpu: PriorityLock
+    verifier: Verifier | None
 
     def load_model(self) -> None: ...
 
@@ -165,6 +167,9 @@ class GrowingPlan:
     def add(self, section: Section, asked_at: float) -> PlannedRequest:
         """Plans the next section. Raises `RequestError`s."""
         request = self._request
+        if request.heard_for and self._services.verifier is None:
+            problem = "needs a recogniser, which this worker has not"
+            raise RequestError(problem, request.heard_for, allowed="a request without it")
         # Of all sections together: else many short ones would each have the room of a text.
         room = self._room + most_spoken(len(section.text)) - most_spoken(0)
         limits, respelled = self._services.limits, request.pronunciations

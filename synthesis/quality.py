@@ -15,6 +15,8 @@ from engines.base import SAMPLE_RATE, End, Engine, Frame, Plan
 from request.errors import EngineError
 from synthesis.cancel import CancelToken
 from synthesis.plan import said
+from synthesis.verify import Hearing
+from text.heard import Heard
 from text.pace import Pace
 
 
@@ -23,9 +25,10 @@ class Flaw(IntEnum):
 
     NONE = 0
     ODD_LENGTH = 1
-    CUT = 2
-    EARLY = 3
-    SILENT = 4
+    MISHEARD = 2
+    CUT = 3
+    EARLY = 4
+    SILENT = 5
 
 
 _SAID = {
@@ -55,16 +58,26 @@ AnyAudio = TypeVar("AnyAudio", bound=ChunkAudio, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Recorded(Generic[AnyAudio]):
-    """The take that was kept of a chunk, and how many there were."""
+    """The take that was kept of a chunk, how many there were, and what was heard of it if that was
+    asked for."""
 
     take: AnyAudio
     flaw: Flaw
     attempts: int
+    heard: Heard | None = None
+
+    @property
+    def rank(self) -> tuple[bool, bool, float, Flaw]:
+        """Of two takes the one with the smaller rank is better: first by what was heard."""
+        heard = self.heard
+        problem, wer = (bool(heard.problem), heard.wer) if heard else (False, 0.0)
+        return self.flaw == Flaw.SILENT, problem, wer, self.flaw
 
 
 class QualityRetry:
     """Speaks plans of one request. `first_audio_at` is when the first sound came (monotonic
-    seconds, 0 before that)."""
+    seconds, 0 before that). With a `hearing` every take is heard, and with `repeat` judged by that
+    instead of by its length."""
 
     def __init__(
         self,
@@ -73,17 +86,22 @@ class QualityRetry:
         max_retries: int,
         token: CancelToken,
         progress: Progress | None = None,
+        hearing: Hearing | None = None,
+        repeat: bool = False,
     ) -> None:
         self._engine, self._pace, self._token = engine, pace, token
         self._attempts = 1 + (max_retries if engine.capabilities.varies else 0)
         self._progress = progress or Progress()
+        self._hearing, self._repeat = hearing, repeat
         self.first_audio_at = 0.0
         self._device_sec = 0.0
 
     @property
     def cost(self) -> dict[str, float]:
-        """`gpu_sec`: what all attempts took of the GPU, where there is one."""
-        return {"gpu_sec": self._device_sec} if self._engine.capabilities.gpu else {}
+        """`gpu_sec`: what all attempts took of the GPU, where there is one. `verify_sec`: what was
+        waited for a verifier."""
+        cost = {"gpu_sec": self._device_sec} if self._engine.capabilities.gpu else {}
+        return cost | ({"verify_sec": self._hearing.waited_sec} if self._hearing else {})
 
     def record(
         self, plan: Plan, new_take: Callable[[], KeptChunkAudio]
@@ -93,22 +111,29 @@ class QualityRetry:
         pending = list(range(len(plan.chunks)))
         for attempt in range(1, self._attempts + 1):
             chunks = tuple(replace(plan.chunks[index], attempt=attempt) for index in pending)
-            made = self._speak(replace(plan, chunks=chunks), new_take)
+            made = self._speak(replace(plan, chunks=chunks), new_take, pending)
             for index, (take, reason) in zip(pending, made, strict=True):
-                flaw = self.judge(plan, index, take, reason)
-                kept = best.get(index)
-                if kept is None or flaw < kept.flaw:
-                    kept = Recorded(take, flaw, attempt)
+                heard = self._hearing.of(index) if self._hearing else None
+                flaw = self._by_ear(self.judge(plan, index, take, reason), heard)
+                made_now = Recorded(take, flaw, attempt, heard)
+                kept = min(best.get(index, made_now), made_now, key=lambda each: each.rank)
                 best[index] = replace(kept, attempts=attempt)
             pending = [index for index in pending if best[index].flaw]
             if not pending:
                 break
         return [best[index] for index in range(len(plan.chunks))]
 
+    def _by_ear(self, flaw: Flaw, heard: Heard | None) -> Flaw:
+        """The flaw of a take that is repeated by what was heard: its length counts no more."""
+        if heard is None or not self._repeat or flaw > Flaw.MISHEARD:
+            return flaw
+        return Flaw.MISHEARD if heard.problem else Flaw.NONE
+
     def _speak(
-        self, plan: Plan, new_take: Callable[[], KeptChunkAudio]
+        self, plan: Plan, new_take: Callable[[], KeptChunkAudio], indices: Sequence[int]
     ) -> list[tuple[KeptChunkAudio, str]]:
-        """A take of each chunk, and the reason for which it ended."""
+        """A take of each chunk, and the reason for which it ended. `indices` are the chunks' in the
+        whole plan."""
         takes: dict[int, KeptChunkAudio] = {}
         reasons: dict[int, str] = {}
         for event in self.events(plan):
@@ -116,9 +141,13 @@ class QualityRetry:
                 takes[event.chunk] = new_take()
             if isinstance(event, Frame):
                 takes[event.chunk].feed(event.samples)
+                if self._hearing:
+                    self._hearing.feed(indices[event.chunk], event.samples)
             else:
                 takes[event.chunk].finish()
                 reasons[event.chunk] = event.reason
+                if self._hearing:
+                    self._hearing.end(indices[event.chunk])
         return [(takes[index], reasons[index]) for index in range(len(plan.chunks))]
 
     def events(self, plan: Plan) -> Iterator[Frame | End]:
@@ -160,8 +189,16 @@ def flaws(recorded: Sequence[Recorded[ChunkAudio]]) -> tuple[str, ...]:
     if recorded and not any(each.take.count for each in recorded):
         raise EngineError("the engine made no sound from this text")
     return tuple(
-        f"chunks[{index}]: {_SAID[each.flaw]}"
+        f"chunks[{index}]: {problem}"
         + (f" ({each.attempts} attempts)" if each.attempts > 1 else "")
         for index, each in enumerate(recorded)
-        if each.flaw
+        if (problem := _problem(each))
     )
+
+
+def _problem(recorded: Recorded[ChunkAudio]) -> str:
+    """What is wrong with a take. What was heard counts more than how long it is."""
+    heard, flaw = recorded.heard, recorded.flaw
+    if heard is not None and flaw <= Flaw.MISHEARD:
+        return heard.problem
+    return _SAID.get(flaw, "")

@@ -16,11 +16,11 @@ from typing import Self
 from request.errors import Cancelled
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
-from synthesis.parts import Context, Parts, StreamOptions, live_parts
+from synthesis.parts import Context, LiveParts, StreamOptions, live_parts
 from synthesis.plan import GrowingPlan, Section, Services
-from synthesis.result import AudioPart, Result, StreamStart
+from synthesis.result import AudioPart, HeardChunk, Result, StreamStart
 
-StreamItem = StreamStart | Section | AudioPart | Result
+StreamItem = StreamStart | Section | AudioPart | HeardChunk | Result
 
 
 class Stalled(Exception):
@@ -30,7 +30,8 @@ class Stalled(Exception):
 class SpeechStream:
     """An async iterator, which has to be closed. It begins when it is built.
 
-    Of a whole text it gives a `StreamStart`, `AudioPart`s and a `Result`. With `sections` the
+    Of a whole text it gives a `StreamStart`, `AudioPart`s and a `Result`; between them a
+    `HeardChunk` for each chunk, where the request asks for what is heard. With `sections` the
     request's own text stands for theirs: after the start each `Section` comes as it begins, then
     its parts and its result. The next one is asked for once all parts of the one before are made.
     Raises `SpeechError`s and `Stalled`, and whatever `sections` raises.
@@ -118,12 +119,13 @@ class SpeechStream:
             result = await services.work(partial(self._pump, parts), self._token)
             self._items.put_nowait(result)
 
-    def _pump(self, parts: Parts) -> Result:
+    def _pump(self, parts: LiveParts) -> Result:
         """In the thread that works."""
         try:
             while True:
                 part = next(parts)
-                if not self._room.acquire(timeout=self._options.stalled_sec):
+                is_audio = isinstance(part, AudioPart)
+                if is_audio and not self._room.acquire(timeout=self._options.stalled_sec):
                     raise Stalled
                 self._token.check()
                 self._loop.call_soon_threadsafe(self._items.put_nowait, part)

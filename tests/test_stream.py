@@ -3,8 +3,8 @@
 import asyncio
 import io
 import threading
-from collections.abc import Iterator
-from contextlib import aclosing
+from collections.abc import Generator, Iterator
+from contextlib import aclosing, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from synthesis.inference import VibeVoiceInference
 from synthesis.parts import (
     MOST_PART_BYTES,
     Context,
-    Parts,
     StreamOptions,
     in_order,
     live_parts,
@@ -201,9 +200,11 @@ def test_no_byte_depends_on_the_blocks(
     assert b"".join(in_blocks) == b"".join(in_frames)
 
 
-def parts(inference: VibeVoiceInference, folder: Path, token: CancelToken) -> Parts:
+def parts(inference: VibeVoiceInference, folder: Path, token: CancelToken) -> Generator[AudioPart]:
     planned = plan_request(inference, request("One."), 0.0)
-    return live_parts(Context(inference, token, folder), planned, None, StreamOptions())
+    context = Context(inference, token, folder)
+    with closing(live_parts(context, planned, None, StreamOptions())) as made:
+        yield from (part for part in made if isinstance(part, AudioPart))
 
 
 def test_who_has_less_sound_ahead_comes_first(

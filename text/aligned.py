@@ -54,7 +54,7 @@ class AlignedText:
             if made is None:
                 continue
             changed = True
-            start = match.start()
+            start, stop = match.span()
             if start > end:
                 text.append(source[end:start])
                 at.extend(origins[end:start])
@@ -71,7 +71,7 @@ class AlignedText:
                 text.append(source[kept])
                 at.extend(origins[kept])
                 origin = max(origin, at[-1] if at else 0)
-            end = match.end()
+            end = stop
         if not changed:
             return self
         text.append(source[end:])

@@ -7,14 +7,15 @@ text except white space. Sizes are in letters: a Chinese character counts as thr
 """
 
 import unicodedata
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from text.reading import Passage, read, speakable
 from text.sentences import Span, sentences, split_evenly, split_long
-from text.writing_systems import letters
+from text.writing_systems import letters, running_letters
 
 _CLOSERS = "\"')]}»”’」』】）"
 _ENDS = ".,:;!?…。，、：；！？।؟۔-"
@@ -44,12 +45,14 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Turns that are generated together. `pause_ms` is the silence after them."""
+    """Turns that are generated together. `pause_ms` is the silence after them. `origins` has, for
+    each turn, the offset in the source of each of its characters."""
 
     turns: tuple[Turn, ...]
     text_start: int
     text_end: int
     pause_ms: int
+    origins: tuple["array[int]", ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def plan_text(
     if groups:
         pauses[-1] = groups[-1][-1].passage.pause_ms or 0
     chunks = tuple(
-        Chunk(_turns(group), start, end, pause_ms)
+        _chunk(group, start, end, pause_ms)
         for group, (start, end), pause_ms in zip(
             groups, _spans(source, groups), pauses, strict=True
         )
@@ -116,7 +119,7 @@ _Group = list[_Piece]
 
 def _size(group: Sequence[_Piece]) -> int:
     """The size of a chunk in letters: its pieces with one space between them."""
-    return sum(piece.size + 1 for piece in group) - 1
+    return sum([piece.size for piece in group]) + len(group) - 1
 
 
 def _sections(passages: Sequence[Passage]) -> Iterator[list[Passage]]:
@@ -158,14 +161,16 @@ def _sentences(section: list[Passage], limit: int) -> Iterator[tuple[_Group, int
     `limit` comes in several parts."""
     for passage in section:
         text = passage.text.text
+        sizes = running_letters(text)
         parts = [
-            (part, part[1] < sentence[1])
+            _Piece(passage, start, end, sizes[end] - sizes[start], False, end < sentence[1])
             for sentence in sentences(text)
-            for part in split_long(text, sentence, limit)
-            if speakable(text[slice(*part)])
+            for start, end in split_long(text, sentence, limit)
+            if speakable(text, start, end)
         ]
-        for index, (part, breaks_off) in enumerate(parts, 1):
-            pieces = _pieces(passage, part, breaks_off, index == len(parts), limit)
+        parts[-1:] = [last._replace(ends_passage=True) for last in parts[-1:]]
+        for part in parts:
+            pieces = _pieces(part, limit)
             if (size := _size(pieces)) <= limit:
                 yield pieces, size
             else:  # one endless word: its parts need room for spaces
@@ -178,36 +183,40 @@ def _recut(pieces: _Group, size: int, limit: int) -> _Group:
     passage, (first, last) = pieces[0].passage, (pieces[0], pieces[-1])
     text = passage.text.text
     parts = split_long(text, (first.start, last.end), size)
-    parts = [part for part in parts if speakable(text[slice(*part)])]
+    parts = [part for part in parts if speakable(text, *part)]
     return [
         piece
         for part in parts
         for piece in _pieces(
-            passage,
-            part,
-            last.breaks_off or part != parts[-1],
-            last.ends_passage and part == parts[-1],
+            _Piece(
+                passage,
+                *part,
+                letters(text[slice(*part)]),
+                ends_passage=last.ends_passage and part == parts[-1],
+                breaks_off=last.breaks_off or part != parts[-1],
+            ),
             limit,
         )
     ]
 
 
-def _pieces(
-    passage: Passage, span: Span, breaks_off: bool, ends_passage: bool, limit: int
-) -> _Group:
-    most, text = min(limit, TURN_CHARS), passage.text.text
-    if not breaks_off and (size := letters(text[slice(*span)])) <= most:
-        return [_Piece(passage, *span, size, ends_passage, False)]
-    spans = [part for part in split_evenly(text, span, most) if speakable(text[slice(*part)])]
+def _pieces(whole: _Piece, limit: int) -> _Group:
+    """A piece as pieces that each fit a turn."""
+    most = min(limit, TURN_CHARS)
+    if not whole.breaks_off and whole.size <= most:
+        return [whole]
+    passage, text = whole.passage, whole.passage.text.text
+    spans = split_evenly(text, (whole.start, whole.end), most)
+    spans = [part for part in spans if speakable(text, *part)]
     sizes = [letters(text[slice(*part)]) for part in spans]
     spare = limit + 1 - sum(sizes) - len(sizes)
     pieces = []
     for (start, end), size in zip(spans, sizes, strict=True):
         is_last = end == spans[-1][1]
-        breaks = breaks_off or not is_last
+        breaks = whole.breaks_off or not is_last
         comma = breaks and min(spare, most - size) > 0 and _is_open(text, end)
         spare -= comma
-        ends = ends_passage and is_last
+        ends = whole.ends_passage and is_last
         pieces.append(_Piece(passage, start, end, size + comma, ends, breaks, comma))
     return pieces
 
@@ -239,9 +248,14 @@ def _balance(pieces: _Group, limits: Limits) -> list[_Group]:
     return [pieces[:-1], pieces[-1:]]
 
 
-def _turns(group: _Group) -> tuple[Turn, ...]:
-    """Joins sentences of one speaker and paragraph into turns of at most `TURN_CHARS` letters. A
-    turn that ends between two words gets a comma: at a full stop the pitch would fall."""
+def _chunk(group: _Group, start: int, end: int, pause_ms: int) -> Chunk:
+    turns = [_turn(run[0], run[-1]) for run in _runs(group)]
+    origins = tuple(at for _, at in turns)
+    return Chunk(tuple(turn for turn, _ in turns), start, end, pause_ms, origins)
+
+
+def _runs(group: _Group) -> list[_Group]:
+    """Joins sentences of one speaker and paragraph into turns of at most `TURN_CHARS` letters."""
     runs: list[_Group] = []
     size = 0
     for piece in group:
@@ -253,12 +267,15 @@ def _turns(group: _Group) -> tuple[Turn, ...]:
         else:
             runs.append([piece])
             size = piece.size
-    return tuple(_turn(run[0], run[-1]) for run in runs)
+    return runs
 
 
-def _turn(first: _Piece, last: _Piece) -> Turn:
-    text = first.passage.text.text
-    return Turn(first.passage.speaker, text[first.start : last.end] + "," * last.has_comma)
+def _turn(first: _Piece, last: _Piece) -> tuple[Turn, "array[int]"]:
+    """A turn and its origins. One that ends between two words gets a comma: at a full stop the
+    pitch would fall."""
+    said = first.passage.text[first.start : last.end]
+    comma, at = "," * last.has_comma, said.at
+    return Turn(first.passage.speaker, said.text + comma), at + at[-1:] * len(comma)
 
 
 def _pause_after(piece: _Piece, limits: Limits) -> int:

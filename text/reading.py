@@ -9,8 +9,10 @@ Limits: links, e-mail addresses and money are read in English. Numbers are left 
 """
 
 import re
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from request.errors import RequestError
 from request.values import MAX_SPEAKERS
@@ -39,8 +41,7 @@ from text.sentences import glued_ends
 from text.writing_systems import UNSPACED
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Passage:
+class Passage(NamedTuple):
     """Text of one speaker without a forced break inside.
 
     `speaker` is an index into `Reading.speakers`. `start` is its offset in the source, where its
@@ -179,13 +180,16 @@ _SILENCE_MS = 300
 """The silence that answers a text without a word, in ms. It is no error: reading apps send a page
 sentence by sentence and stop at an error; Home Assistant tests a key with a full stop."""
 # Punctuation that a pause or a label separated from the words before.
-_LOOSE = re.compile(r"\A(?:[ ,;:!?]|\.(?= ))*")
+_LOOSE = re.compile(r"(?:[ ,;:!?]|\.(?= ))*")
 _MARKS = re.compile(f"[{PAUSE}{PARAGRAPH}{SPEAKER}]")
 
 
-def speakable(text: str) -> bool:
-    """Whether the text has a letter or digit."""
-    return any(map(str.isalnum, text))
+_SPEAKABLE = re.compile(r"[^\W_]")
+
+
+def speakable(text: str, start: int = 0, end: int = sys.maxsize) -> bool:
+    """Whether the text has a letter or digit from `start` to `end`."""
+    return _SPEAKABLE.search(text, start, end) is not None
 
 
 def _cut(
@@ -227,11 +231,13 @@ class _Cutter:
 
     def add(self, first: int, last: int, ends_paragraph: bool = False) -> bool:
         """Adds the span as a passage. False if it has nothing to say."""
-        words = self.text.text[first:last]
-        if not speakable(words):
+        words = self.text.text
+        if not speakable(words, first, last):
             return False
-        first += len(words) - len(_LOOSE.sub("", words, count=1))
-        last -= len(words) - len(words.rstrip(" "))
+        if loose := _LOOSE.match(words, first, last):
+            first = loose.end()
+        while words[last - 1] == " ":
+            last -= 1
         if self.number not in self.numbers:
             self.numbers.append(self.number)
         start = self.text.at[first] if self.label_start is None else self.label_start
@@ -246,7 +252,7 @@ class _Cutter:
         self.number, self.label_start = number, label_start
         if self.passages:
             # Empty lines between turns of a script are no paragraph ends.
-            self.passages[-1] = replace(self.passages[-1], ends_paragraph=False)
+            self.passages[-1] = self.passages[-1]._replace(ends_paragraph=False)
 
     def pause(self, length_ms: int) -> None:
         """Adds silence after the last passage, or before the first."""
@@ -255,8 +261,8 @@ class _Cutter:
             return
         last = self.passages[-1]
         length_ms = min((last.pause_ms or 0) + length_ms, MAX_PAUSE_MS)
-        self.passages[-1] = replace(last, pause_ms=length_ms)
+        self.passages[-1] = last._replace(pause_ms=length_ms)
 
     def end_paragraph(self) -> None:
         if self.passages:
-            self.passages[-1] = replace(self.passages[-1], ends_paragraph=True)
+            self.passages[-1] = self.passages[-1]._replace(ends_paragraph=True)

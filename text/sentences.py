@@ -8,7 +8,6 @@ between them. A tag in brackets, such as `[laughs]`, is never cut. Sizes are in 
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import pairwise
 
 import sentencex
 
@@ -89,12 +88,13 @@ def _boundaries(text: str) -> Iterator[Span]:
     """The sentences that sentencex finds. A sentence cut by a window begins the next window."""
     begin = start = 0
     while start < len(text):
-        found = _in_window(text[start : start + _WINDOW])
+        ends = _ends_in(text[start : start + _WINDOW])
         is_last = start + _WINDOW >= len(text)
-        ends = [start + end for _, end in (found if is_last else found[:-1])]
+        if not is_last:
+            del ends[-1:]
         for end in ends:
-            yield begin, end
-            begin = end
+            yield begin, start + end
+            begin = start + end
         if is_last:
             return
         start = begin if ends else _word_start(text, start + _WINDOW - _OVERLAP)
@@ -104,15 +104,16 @@ def _word_start(text: str, point: int) -> int:
     return text.rfind(" ", point - _OVERLAP, point) + 1 or point
 
 
-def _in_window(text: str) -> list[Span]:
+def _ends_in(text: str) -> list[int]:
     try:
         found = sentencex.get_sentence_boundaries("en", text)
     except BaseException as error:
         # A Rust panic is no `Exception`. It must not end the worker.
         if type(error).__name__ != "PanicException":
             raise
-        return _cut(text, (0, len(text)), _FALLBACK)
-    return [(item["start_index"], item["end_index"]) for item in found]
+        ends = [match.end() for match in _FALLBACK.finditer(text)]
+        return [*(end for end in ends if end < len(text)), len(text)]
+    return [item["end_index"] for item in found]
 
 
 _MARKS = str.maketrans(dict.fromkeys('"()[]', " "))
@@ -169,29 +170,27 @@ _MAYBE_SPEAKER = re.compile(rf"{_SPEAKER}(?: [a-z]{{2,20}}ly)? ?(?:[a-z]{{1,20}}
 def _joins(text: str, before: Span, after: Span) -> bool:
     """Whether adjacent spans are one sentence: `approx. 5 km`, `"What?" Tom asked.`"""
     tail = text[max(before[0], before[1] - 40) : before[1]]
-    first = text[after[0]]
+    first, last = text[after[0]], tail[-1]
     if not first.isalnum() and not any(map(str.isalnum, text[slice(*after)])):
         return "\n" not in tail
-    if before[1] == after[0] and tail[-1] == "." and first.isalnum():
+    if before[1] == after[0] and last == "." and first.isalnum():
         return True  # no space and no glued end: `System.Out`
-    if before[1] - before[0] < 8 and _NUMBER.fullmatch(tail):
+    if last in ".)" and before[1] - before[0] < 8 and _NUMBER.fullmatch(tail):
         return True
-    if first.islower() and tail[-1] in "!?" and not _BEGINS_SMALL.match(text, before[0]):
+    if first.islower() and last in "!?" and not _BEGINS_SMALL.match(text, before[0]):
         return True  # `Yahoo! is a firm`, `¿Y tú? dijo él`, but not a text without capitals
     head = text[after[0] : min(after[1], after[0] + 160)]
-    return leads_on(tail, head) or bool(_QUOTED.search(tail[-3:]) and _SAID.match(head))
-
-
-def _cut(text: str, span: Span, pattern: re.Pattern[str]) -> list[Span]:
-    start, end = span
-    ends = [match.end() for match in pattern.finditer(text, start, end)]
-    points = [start, *(point for point in ends if start < point < end), end]
-    return list(pairwise(points))
+    if last == ".":
+        return leads_on(tail, head)
+    return bool(_QUOTED.search(tail[-3:]) and _SAID.match(head))
 
 
 def _stripped(text: str, start: int, end: int) -> Span:
-    words = text[start:end]
-    return end - len(words.lstrip()), start + len(words.rstrip())
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    while start < end and text[start].isspace():
+        start += 1
+    return start, end
 
 
 _TAG = re.compile(r"\[[^\[\]\n]{1,60}\]")

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from text.subtitles import clock
 from text.writing_systems import UNSPACED
 from transcription.base import Segment
 
@@ -42,6 +44,22 @@ def vtt(segments: Sequence[Segment]) -> str:
     return "WEBVTT\n\n" + "".join(cues)
 
 
+def segment_of(number: int, segment: Segment) -> dict[str, Any]:
+    """A segment as Whisper's API has it. `seek` is its start in frames of 10 ms."""
+    return {
+        "id": number,
+        "seek": round(segment.start_sec * 100),
+        "start": segment.start_sec,
+        "end": segment.end_sec,
+        "text": segment.text,
+        "tokens": list(segment.tokens),
+        "temperature": segment.temperature,
+        "avg_logprob": segment.avg_logprob,
+        "compression_ratio": segment.compression_ratio,
+        "no_speech_prob": segment.no_speech_prob,
+    }
+
+
 FORMS: Mapping[str, Callable[[Sequence[Segment]], str]] = {
     "plain_text": plain,
     "formatted_text": lines,
@@ -71,11 +89,3 @@ def _escaped(text: str) -> str:
 
 def _times(segment: Segment, point: str) -> str:
     return f"{clock(segment.start_sec, point)} --> {clock(segment.end_sec, point)}"
-
-
-def clock(seconds: float, point: str) -> str:
-    """A time as subtitles have it, such as 00:01:02,500."""
-    total = round(seconds * 1000)
-    rest, ms = divmod(total, 1000)
-    minutes, sec = divmod(rest, 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{sec:02}{point}{ms:03}"

@@ -5,11 +5,17 @@ environment variables.
 """
 
 import importlib
+import importlib.util
+from typing import TYPE_CHECKING
 
 from request.errors import EngineError
 from transcription.base import Recognizer, RecognizerSettings
 
+if TYPE_CHECKING:
+    from transcription.verifier import SpeechVerifier
+
 NAMES = ("whisper",)
+_FOR_VERIFICATION = ("faster_whisper", "rapidfuzz", "whisper_normalizer")
 
 
 def create_recognizer(name: str, settings: RecognizerSettings) -> Recognizer:
@@ -18,3 +24,15 @@ def create_recognizer(name: str, settings: RecognizerSettings) -> Recognizer:
         raise EngineError(f"there is no recogniser {name!a}: there is {' or '.join(NAMES)}")
     recognizer: Recognizer = importlib.import_module(f"transcription.{name}").create(settings)
     return recognizer
+
+
+def create_verifier(recognizer: Recognizer) -> "SpeechVerifier | None":
+    """What hears the takes of requests, with a recogniser that its owner closes. None where its
+    packages are missing."""
+    if not all(importlib.util.find_spec(name) for name in _FOR_VERIFICATION):
+        return None
+    from transcription.speakers import SpeakerEncoder, available
+    from transcription.verifier import SpeechVerifier
+
+    encoder = SpeakerEncoder() if available() else None
+    return SpeechVerifier(recognizer, encoder)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from api.contract import loads
+from api.contract import OF_EVENTS, loads, unheard
 from api.errors import ApiError, invalid
 from api.schema import EXTRAS
 from audio.codecs import FORMATS
@@ -28,7 +28,7 @@ RATES = (24_000, 48_000)
 MOST_CONTEXT_ID = 100
 _MOST_MS = 86_400_000
 _MOST_IGNORED, _MOST_SHOWN = 20, 100
-_FIELDS = EXTRAS - {"dry_run"} | {
+_FIELDS = EXTRAS - {"dry_run"} - OF_EVENTS | {
     "model",
     "voice",
     "speed",
@@ -75,7 +75,7 @@ def parse_config(message: Mapping[str, Any], defaults: Defaults) -> SessionConfi
         if name in given:
             fields[name] = given[name]
     form = _choice(given, "response_format", "pcm", tuple(FORMATS))
-    request, _ = parse_request({**fields, "text": "-", "output_format": form}, defaults)
+    request, _ = parse_request({**unheard(fields), "text": "-", "output_format": form}, defaults)
     paced = given.get("paced", False)
     if not isinstance(paced, bool):
         raise invalid("paced", "invalid_type", "Invalid type for 'paced': expected a boolean.")
