@@ -72,7 +72,10 @@ class Model:
     def voices(self) -> VoiceMapper:
         """Its voices: the engine's own, and the recordings."""
         if self._known.voices is None:
-            self._known.voices = self._all_voices.beside(self.capabilities.voices)
+            engine = self.capabilities
+            self._known.voices = self._all_voices.beside(
+                engine.voices, clones=not engine.refuses_recordings
+            )
         return self._known.voices
 
     @property
