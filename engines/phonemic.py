@@ -53,17 +53,14 @@ class PhonemicSpeech(PulledSpeech):
 
     def pieces(self, chunk: PlannedChunk) -> Iterator[Samples]:
         for turn in chunk.turns:
-            language = self.language(turn)
-            for piece in pieces(plain(turn.text), self._sizes):
+            language, text = self.language(turn), plain(turn.text).rstrip()
+            for piece in pieces(text, self._sizes):
                 if any(map(str.isalnum, piece)):
-                    yield from self._piece(turn.speaker, piece, language)
-
-    def _piece(self, speaker: int, piece: str, language: str) -> Iterator[Samples]:
-        edges = Trim(SAMPLE_RATE)
-        for samples in self.sounds(speaker, phonemes(piece, language)):
-            yield edges.feed(samples)
-        yield edges.flush()
-        yield silence(round(_pause_sec(piece) * SAMPLE_RATE))
+                    breaks_off = piece[-1].isalnum() and not text.endswith(piece)
+                    # Else the voice falls, as it does at the end of a sentence.
+                    read = phonemes(piece, language) + ("," if breaks_off else "")
+                    yield from _trimmed(self.sounds(turn.speaker, read))
+                    yield silence(round(_pause_sec(piece) * SAMPLE_RATE))
 
     def run(self, session: "InferenceSession", inputs: Mapping[str, Any]) -> Samples:
         """A session's first output, made in this speech's turn."""
@@ -77,3 +74,10 @@ class PhonemicSpeech(PulledSpeech):
 def _pause_sec(piece: str) -> float:
     mark = piece.rstrip("\"'”’»)]")[-1:]
     return _SENTENCE_SEC if mark in ".!?…" else _CLAUSE_SEC if mark in ",;:—–" else 0
+
+
+def _trimmed(sounds: Iterator[Samples]) -> Iterator[Samples]:
+    edges = Trim(SAMPLE_RATE)
+    for samples in sounds:
+        yield edges.feed(samples)
+    yield edges.flush()

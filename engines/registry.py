@@ -14,7 +14,7 @@ from engines.base import Engine, EngineSettings
 from engines.subprocess import SubprocessEngine
 from request.errors import EngineError
 
-NAMES = ("vibevoice", "realtime", "kokoro", "espeak")
+NAMES = ("vibevoice", "realtime", "kokoro", "piper", "espeak", "upstream")
 
 
 def create_engine(name: str, settings: EngineSettings, *, subprocess: bool = False) -> Engine:
@@ -32,14 +32,14 @@ def create_engine(name: str, settings: EngineSettings, *, subprocess: bool = Fal
 
 
 def choose_engine(setting: str, on_runpod: bool) -> str:
-    """Resolves `auto`: VibeVoice on RunPod and wherever there is a GPU, else the preview voice.
+    """Resolves `auto`: VibeVoice on RunPod and wherever there is a GPU, else Kokoro.
 
-    A RunPod worker never falls back to the preview voice, because a paying caller would take it for
-    the model's voice.
+    A RunPod worker never falls back to another voice, because a paying caller would take it for the
+    model's.
     """
     if setting != "auto":
         return setting
-    return "vibevoice" if on_runpod or _has_gpu() else "espeak"
+    return "vibevoice" if on_runpod or _has_gpu() else "kokoro"
 
 
 def _has_gpu() -> bool:

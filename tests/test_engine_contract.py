@@ -13,7 +13,7 @@ from engines.vibevoice.engine import VibeVoiceEngine
 from request.errors import Cancelled, EngineError
 from tests.engine_contract import EngineContract, by_chunk, in_threads
 from tests.fake_engine import FakeEngine, ramp
-from tests.real_engines import kokoro
+from tests.real_engines import kokoro, piper
 
 
 class TestEspeakEngine(EngineContract):
@@ -27,6 +27,18 @@ class TestKokoroEngine(EngineContract):
 
     def make_engine(self) -> Engine:
         return kokoro()
+
+    def make_plan(self) -> Plan:
+        return short_plan()
+
+
+@pytest.mark.models
+class TestPiperEngine(EngineContract):
+    has_model = True
+    deterministic = False  # its models draw random numbers that nobody can seed
+
+    def make_engine(self) -> Engine:
+        return piper()
 
     def make_plan(self) -> Plan:
         return short_plan()

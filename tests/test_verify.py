@@ -121,8 +121,8 @@ def request(inference: VibeVoiceInference, text: str = TEXT, **fields: Any) -> S
 
 def spoken(inference: VibeVoiceInference, folder: Path, **fields: Any) -> Result:
     async def speak() -> Result:
-        planned = await inference.plan(request(inference, **fields))
-        return (await inference.generate(planned, folder)).result
+        async with inference.plan(request(inference, **fields)) as planned:
+            return (await inference.generate(planned, folder)).result
 
     return asyncio.run(speak())
 
@@ -201,8 +201,8 @@ def test_chunks_are_made_while_earlier_ones_are_heard_and_few_wait_in_memory(
     releasing.start()
 
     async def speak() -> Result:
-        planned = await inference.plan(request(inference, text, verify="warn"))
-        return (await inference.generate(planned, tmp_path, progress)).result
+        async with inference.plan(request(inference, text, verify="warn")) as planned:
+            return (await inference.generate(planned, tmp_path, progress)).result
 
     result = asyncio.run(speak())
     releasing.join()
@@ -230,7 +230,7 @@ def test_without_a_recogniser_it_is_refused_before_any_work(
     settings = Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path)})
     inference = VibeVoiceInference(settings, engine)
     with pytest.raises(RequestError) as refused:
-        asyncio.run(inference.plan(request(inference, **fields)))
+        spoken(inference, tmp_path, **fields)
     assert refused.value.problems[0].field == next(iter(fields))
     assert engine.plans == []
     inference.close()

@@ -1,4 +1,4 @@
-"""Real speech: Kokoro's takes, whole and damaged, heard by Whisper base; words of espeak in time."""
+"""Real speech: Kokoro's takes, whole and damaged, heard by Whisper; words of espeak in time."""
 
 from collections.abc import Iterator
 from contextlib import closing

