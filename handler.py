@@ -14,7 +14,11 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import runpod
+try:
+    import runpod
+except ValueError:  # the SDK reads it before any setting of ours is
+    allowed = "NOTSET, TRACE, DEBUG, INFO, WARN, ERROR"
+    sys.exit(f"The worker cannot start:\nRUNPOD_LOG_LEVEL: allowed: {allowed}")
 
 from config import ConfigError, Settings, on_runpod
 from delivery import answer as delivery

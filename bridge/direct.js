@@ -19,11 +19,16 @@ import { passOn } from "./transcription.js";
 /** @import { Settings } from "./settings.js" */
 /** @import { Speech } from "./speech.js" */
 
+/** @typedef {{ id: string, type?: unknown }} Listed */
+
 const MOST_ERROR_BYTES = 64 * 1024;
-const MOST_PLAN_BYTES = 4 * 2 ** 20;
+const MOST_JSON_BYTES = 4 * 2 ** 20;
 const LIST_TIMEOUT_MS = 3_000;
 const SOON_SEC = 2;
 const COLD_START_SEC = 30;
+/** RunPod's load balancer ends an answer after 330 s; what hangs then has no end of its own. */
+const LOAD_BALANCER_MS = 335_000;
+const LOAD_BALANCER = /^https?:\/\/[^/]*\.api\.runpod\.ai(:|\/|$)/;
 /** Failures on the way to a server, which may have passed in a moment. */
 const PASSING = [502, 503];
 
@@ -34,6 +39,8 @@ export class DirectBackend {
   /** @param {Settings} settings */
   constructor(settings) {
     this.settings = settings;
+    const most = LOAD_BALANCER.test(settings.speechUrl) ? LOAD_BALANCER_MS : Infinity;
+    this.timeoutMs = Math.min(settings.jobTimeoutMs, most);
   }
 
   /** @param {Ask} ask @param {Call} call @returns {Promise<Speech>} */
@@ -58,7 +65,7 @@ export class DirectBackend {
     const response = await this.post(ask, call);
     if (!response.ok) throw await refusal(response);
     try {
-      return JSON.parse(await start(response, MOST_PLAN_BYTES));
+      return JSON.parse(await start(response, MOST_JSON_BYTES));
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
       throw failed(502, "upstream_error", "The server's answer is no plan of a text.", false);
@@ -89,7 +96,7 @@ export class DirectBackend {
           body: JSON.stringify(body),
           signal: call.signal,
         },
-        this.settings.jobTimeoutMs,
+        this.timeoutMs,
       );
     } catch (error) {
       if (!(error instanceof NetworkError)) throw error;
@@ -105,33 +112,53 @@ export class DirectBackend {
 
   /** The server's own voices; none where it does not tell. */
   async voices() {
-    return (await this.listed("/v1/audio/voices", "voices")) ?? [];
+    return ids(await this.listed("/v1/audio/voices", "voices")) ?? [];
+  }
+
+  /**
+   * What the sound of these voices depends on at the server: each upload that is named, and all
+   * that is no upload, since any of it may stand in for a name. Null where the server does not tell.
+   *
+   * @param {string[]} names
+   * @returns {Promise<unknown>}
+   */
+  async voiceState(names) {
+    const listed = await this.listed("/v1/audio/voices", "voices");
+    const named = new Set(names.map((name) => name.trim().toLowerCase()));
+    return listed?.filter(
+      ({ id, type }) => type !== "audio_sample" || named.has(String(id).toLowerCase()),
+    );
   }
 
   /** The server's models; ours where it does not tell. */
   async models() {
-    return (await this.listed("/v1/models", "data")) ?? NAMES;
+    return ids(await this.listed("/v1/models", "data")) ?? NAMES;
   }
 
   /**
-   * The ids of a list that the server has; null where it does not tell.
+   * A list that the server has; null where it does not tell.
    *
    * @param {string} path
    * @param {string} name of the list
-   * @returns {Promise<string[] | null>}
+   * @returns {Promise<Listed[] | null>}
    */
   async listed(path, name) {
     const signal = AbortSignal.timeout(LIST_TIMEOUT_MS);
     try {
       const init = { headers: this.authorization(), signal };
       const response = await fetchWithin(this.settings.speechUrl + path, init, LIST_TIMEOUT_MS);
-      const listed = JSON.parse(await start(response));
-      return listed[name].map((/** @type {{ id: unknown }} */ each) => String(each.id));
+      const listed = JSON.parse(await start(response, MOST_JSON_BYTES));
+      return listed[name].map((/** @type {Listed} */ each) => ({ ...each, id: String(each.id) }));
     } catch (error) {
       console.warn(`the server's ${name} are not known: ${error instanceof Error && error.name}`);
       return null;
     }
   }
+}
+
+/** @param {Listed[] | null} listed */
+function ids(listed) {
+  return listed?.map(({ id }) => id);
 }
 
 /**
@@ -170,7 +197,8 @@ async function refusal(response) {
     return new ApiError(429, "rate_limit_error", problem, { code: "rate_limit_exceeded", retry });
   }
   if (status === 504 || status === 524) {
-    return failed(504, "timeout", "The speech took longer than it may.", false);
+    const most = status === 524 ? ": a load balancer of RunPod's gives it 330 s" : "";
+    return failed(504, "timeout", `The speech took longer than it may${most}.`, false);
   }
   const retry = PASSING.includes(status) ? SOON_SEC : false;
   return failed(502, "upstream_error", `The server answers with ${status}.`, retry);

@@ -43,13 +43,13 @@ def _remove(base: Path, model: Path | None, used: Sequence[str]) -> None:
     if model and model.match("models--*/snapshots/*") and model.is_relative_to(base / "hf_cache"):
         parts += model.parent.iterdir()
         _remove_abandoned_downloads(model.parent.parent)
-    for mark in (base / ".in-use").iterdir():
+    for mark in _marks(base):
         if _is_old(mark):
             mark.unlink()
     # Removes month-old flags, since each start reads all. A start rewrites its own within a second.
-    for flag in all_flags(base):
-        if _is_old(flag, _MONTH):
-            flag.unlink()
+    for note in (*all_flags(base), *base.glob(".failed-*"), *base.glob(".repaired-*")):
+        if _is_old(note, _MONTH):
+            note.unlink()
     for left in (*base.glob(".building-*"), *base.glob(".trash-*")):
         with _said():
             _delete(left)
@@ -74,8 +74,12 @@ def _remove_part(base: Path, part: Path, used: Sequence[str]) -> None:
 
 
 def _is_in_use(base: Path, name: str) -> bool:
-    marks = (base / ".in-use").iterdir()
-    return any(os.fsencode(name) in mark.read_bytes().split(b"\n") for mark in marks)
+    return any(os.fsencode(name) in mark.read_bytes().split(b"\n") for mark in _marks(base))
+
+
+def _marks(base: Path) -> Iterator[Path]:
+    """The marks of use. What is no file is none, and stops no removal."""
+    return (mark for mark in (base / ".in-use").iterdir() if mark.is_file())
 
 
 def _remove_abandoned_downloads(repository: Path) -> None:
