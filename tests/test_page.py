@@ -326,10 +326,9 @@ def test_a_dropped_recording_is_written_down_with_its_speakers_and_can_be_copied
     visit: Visit,
 ) -> None:
     require_packages(*WHISPER, *PIPER, "resemblyzer", "torch")
+    said = "The first train leaves early in the morning."
     file = io.BytesIO()
-    soundfile.write(
-        file, piper("The first train leaves early in the morning."), 24_000, format="WAV"
-    )
+    soundfile.write(file, piper(said), 24_000, format="WAV")
     page = visit.page
     page.click("summary >> text=Write a recording down")
     data = page.evaluate_handle(
