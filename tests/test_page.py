@@ -358,7 +358,7 @@ def test_a_dropped_recording_is_written_down_with_its_speakers_and_can_be_copied
 def test_a_file_that_is_no_recording_is_said_to_be_none(visit: Visit) -> None:
     page = visit.page
     page.click("summary >> text=Write a recording down")
-    upload = {"name": "a.wav", "mimeType": "audio/wav", "buffer": b"no audio"}
+    upload: Any = {"name": "a.wav", "mimeType": "audio/wav", "buffer": b"no audio"}
     page.set_input_files("#recording", upload)
     page.press("#hear button[type=submit]", "Enter")
     expect(page.locator("#told")).to_contain_text("file: the recording is not readable as audio")
