@@ -25,7 +25,7 @@ pytestmark = pytest.mark.models
 PARAGRAPHS = [
     "On Monday, 14 March, Dr. Helen Carter paid $3.50 for a ticket to Boston. The train was late,"
     " so she read 120 pages of a novel and fell asleep.",
-    'Speaker 1: "Have you seen my blue coat?" asked Anna.\n'
+    'Speaker 1: "Have you seen my blue coat?" asked Robert.\n'
     "Speaker 2: It is in the kitchen, next to the old radio.\n"
     "Speaker 1: Thank you. I will be back at half past nine.",
     "The bridge is 2,460 meters long and was opened in 1937. “It will stand for a hundred years,”"
