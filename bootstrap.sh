@@ -2,15 +2,20 @@
 # How a worker starts: what its volume lacks is built there first, then it becomes the handler.
 #
 # A warm start runs no other process. It compares what the volume holds with what is wanted, in bash
-# alone, and execs; so nothing here may fork. What builds is in provision/, in Python. A part counts as whole when its manifest is there, which is written last, and
-# its definition is, to the letter, what is wanted now.
+# alone, and execs; so nothing here may fork. What builds is in provision/, in Python. A part counts
+# as whole when its manifest is there, which is written last, and its definition is, to the letter,
+# what is wanted now. Whether a file in it is damaged nobody looks at here: a start that dies of it
+# leaves word (provision/begin.py), and the next one repairs.
 set -uo pipefail
 
 usage() {
   printf '%s\n' \
     'bootstrap.sh [ARGUMENT ...]   make the volume ready, then exec the handler with the arguments' \
     'bootstrap.sh --prefetch       make the volume ready, on a machine without a GPU too, and exit' \
-    'bootstrap.sh --check          show what is there; exit 0 if a start would be warm, else 1' \
+    'bootstrap.sh --check          show what is there and what is damaged by its size; exit 0 if' \
+    '                              nothing is and a start would be warm, else 1' \
+    'bootstrap.sh --verify         the same, and compare hashes' \
+    'bootstrap.sh --repair         the same as --prefetch; what is damaged is made anew before' \
     'bootstrap.sh --help           this' \
     '' \
     'Settings come from the environment: docs/deploy.md lists them.'
@@ -20,18 +25,22 @@ main() {
   read_settings
   case ${1-} in
     -h | --help) usage ;;
-    --check)
+    --check | --verify)
       mark_in_use() { [[ -w $base/.in-use ]]; } # who only looks uses nothing
       ! everything_in_place || warm=yes
-      provision check
+      provision "${1#--}"
       ;;
-    --prefetch)
+    --prefetch | --repair)
       prefetch=yes
+      [[ $1 == --prefetch ]] || repair=yes
+      # An image needs no volume where it has everything.
+      [[ $unattached && ! $repair ]] || provision start
       everything_in_place || provision start
       say "everything is in place in $base"
       ;;
     *)
-      refuse_without_driver /dev/nvidiactl /proc/driver/nvidia/version
+      refuse_without_callers
+      refuse_without_driver /dev/nvidiactl /proc/driver/nvidia/version /dev/dxg
       everything_in_place || provision start "$@"
       [[ ! $unattached ]] || say "no network volume is attached: what this worker writes goes with it"
       become_the_worker "$@"
@@ -46,9 +55,14 @@ refuse() {
 }
 
 read_settings() {
+  unset PYTHONHOME # it is some other Python's
   # Where the caller is counts for relative paths; the code is where this file is.
   local name
+  trim MODE ENGINE PYTHON SKIP_MODEL_DOWNLOAD REQUIREMENTS_FILE FLASH_ATTN_WHEEL TMPDIR HOST API_KEYS \
+    ALLOW_ANONYMOUS LOG_LEVEL RUNPOD_LOG_LEVEL RUNPOD_INIT_TIMEOUT \
+    "${!VIBEVOICE_@}" "${!MODEL_@}" "${!HF_@}" "${!S3_@}" "${!BUCKET_@}"
   for name in VIBEVOICE_{VOLUME,LOCAL,CODE} REQUIREMENTS_FILE HF_HOME HF_HUB_CACHE TMPDIR; do
+    expand_home "$name"
     [[ ${!name:-/} == /* ]] || printf -v "$name" %s "$PWD/${!name}"
     while [[ ${!name:-} == ?*/ ]]; do printf -v "$name" %s "${!name%/}"; done
   done
@@ -57,7 +71,7 @@ read_settings() {
   # On the container's own disk: what is baked into the image, and what no volume takes.
   disk=${VIBEVOICE_LOCAL:-/opt/vibevoice}
   volume=${VIBEVOICE_VOLUME:-/runpod-volume/vibevoice}
-  unattached='' cached='' warm='' prefetch=''
+  unattached='' cached='' warm='' prefetch='' repair=''
   if [[ ! ${VIBEVOICE_VOLUME:-} && ! -e $volume/.first_run_complete ]] &&
     ! outlives_the_worker /runpod-volume /proc/mounts; then
     unattached=yes volume=$disk
@@ -86,6 +100,9 @@ read_settings() {
     http) door=server.py ;;
     *) refuse "MODE is '$MODE'; allowed: queue, http" ;;
   esac
+  # RunPod's SDK reads its own while it is imported, and fails with a traceback.
+  log_level LOG_LEVEL DEBUG INFO WARN ERROR CRITICAL
+  log_level RUNPOD_LOG_LEVEL NOTSET TRACE DEBUG INFO WARN ERROR
   [[ $ref =~ ^[A-Za-z0-9][A-Za-z0-9._/-]*$ ]] || refuse "VIBEVOICE_REF is '$ref'; allowed: a commit, branch or tag"
   slurp "$requirements_file" || refuse "REQUIREMENTS_FILE: $requirements_file cannot be read or is empty"
   requirements=$REPLY
@@ -117,6 +134,44 @@ read_settings() {
   # The platform had it ready before this worker began, which checks it before it is loaded.
   [[ $model_wanted == none ]] || ! cached_by_platform /runpod-volume/huggingface-cache/hub ||
     model_wanted=none cached=$REPLY
+}
+
+trim() { # NAME ...: as config.py reads them, without white space and quotes around the whole
+  local name value inner
+  for name; do
+    value=${!name-}
+    [[ ! $value =~ \{\{[[:space:]]*RUNPOD_SECRET_([A-Za-z0-9_.-]*) ]] ||
+      refuse "$name: RunPod has no secret '${BASH_REMATCH[1]}' to put here"
+    strip "$value"
+    if [[ $REPLY =~ ^\"(.*)\"$ || $REPLY =~ ^\'(.*)\'$ ]]; then
+      inner=${BASH_REMATCH[1]}
+      [[ $inner == *"${REPLY:0:1}"* ]] || strip "$inner"
+    fi
+    [[ $REPLY == "$value" ]] || printf -v "$name" %s "$REPLY"
+  done
+}
+
+strip() { # TEXT: without white space at its ends, as REPLY
+  local space=$' \t\r\n\v\f'
+  REPLY=${1#"${1%%[!"$space"]*}"}
+  REPLY=${REPLY%"${REPLY##*[!"$space"]}"}
+}
+
+expand_home() { # NAME: `~` and `~USER` at its beginning
+  local home
+  [[ ${!1-} =~ ^(~[A-Za-z0-9_.-]*)(/.*)?$ ]] || return 0
+  local rest=${BASH_REMATCH[2]}
+  eval "home=${BASH_REMATCH[1]}" # such a word does nothing else
+  [[ $home != \~* ]] || refuse "$1: names the home of a user that this machine has not"
+  printf -v "$1" %s "$home$rest"
+}
+
+log_level() { # NAME LEVEL ...: one of the levels, in any case; WARN and WARNING are one
+  local level=${!1-}
+  [[ $level ]] || return 0
+  level=${level^^} level=${level/%WARNING/WARN}
+  [[ " ${*:2} " == *" $level "* ]] || refuse "$1: allowed: ${*:2}"
+  printf -v "$1" %s "$level"
 }
 
 outlives_the_worker() { # FOLDER MOUNTS: whether a volume is mounted there, of whatever kind
@@ -155,15 +210,17 @@ everything_in_place() { # for a start like this one; others with other settings 
   for flag in "$base"/.first_run_complete-*; do
     # Who removes a part takes the flags that name it away and then looks for marks: so our mark is
     # seen there, or the flag's absence here.
+    failed=$base/.failed-${flag##*-}
     slurp "$flag" && text=$REPLY && names_what_is_wanted "$text" && mark_in_use && [[ -e $flag ]] &&
-      model_is_untouched "$flag" "$text" && return
+      model_is_untouched "$flag" "$text" && [[ ! -s $failed && -d $base/demo/voices ]] && return
   done
   return 1
 }
 
 names_what_is_wanted() { # JSON: sets venv, code and model
   recorded wanted "$1" && [[ $REPLY == "$model_wanted" ]] && recorded model "$1" && model=$REPLY &&
-    recorded code "$1" && find_code "$REPLY" && recorded venv "$1" && find_venv "$REPLY"
+    recorded code "$1" && find_code "$REPLY" && recorded venv "$1" && find_venv "$REPLY" &&
+    [[ ! -e $venv/.flash-attn-failed ]]
 }
 
 recorded() { # KEY JSON: the value as REPLY
@@ -186,7 +243,7 @@ find_part() { # NAME DEFINITION FILE: the whole part's folder as REPLY, in the i
   local place
   for place in "$disk" "$volume"; do
     place+=/$1
-    [[ -e $place/.manifest.json && -e $place/$3 ]] && slurp "$place/.definition" &&
+    [[ -s $place/.manifest.json && -s $place/$3 ]] && slurp "$place/.definition" &&
       [[ $REPLY == "$2" ]] && REPLY=$place && return
   done
   return 1
@@ -205,32 +262,43 @@ model_is_untouched() { # FLAG JSON: no file of the model is missing, empty or ne
 
 needs_gpu() { [[ ${ENGINE:-auto} == @(auto|vibevoice|realtime) && $requirements == *nvidia-cublas-cu12* ]]; }
 
-refuse_without_driver() { # DEVICE VERSION_FILE: for a CUDA build there has to be an NVIDIA driver
+refuse_without_callers() { # who may call is said before minutes are paid; server.py says it too
+  [[ $door == server.py && ! ${HOST:-}${API_KEYS:-} ]] || return 0
+  [[ ${RUNPOD_POD_ID:-}${RUNPOD_ENDPOINT_ID:-}${VIBEVOICE_IMAGE:-} ]] || return 0
+  case ${ALLOW_ANONYMOUS:-} in
+    [Tt] | [Tt][Rr][Uu][Ee] | 1 | [Yy] | [Yy][Ee][Ss] | [Oo][Nn]) ;;
+    *) refuse "MODE=http: nobody could call this server: give API_KEYS, or set ALLOW_ANONYMOUS=true" ;;
+  esac
+}
+
+refuse_without_driver() { # DEVICE VERSION_FILE WSL: for a CUDA build there has to be a driver
   needs_gpu || return 0
+  [[ ! -e $3 ]] || return 0 # Windows has the driver, and tells no version here
   [[ -e $1 ]] || refuse "there is no NVIDIA driver on this machine, and $requirements_file is a CUDA build:" \
     "run the worker on a GPU. To fill a volume without one, use --prefetch"
-  slurp "$2" && [[ $REPLY =~ Module\ +([0-9]+)\.([0-9]+) ]] || return 0
-  local have=${BASH_REMATCH[1]}.${BASH_REMATCH[2]}
+  # "Kernel Module  550.54.15", or of the open ones "Open Kernel Module for x86_64  550.54.15".
+  slurp "$2" && [[ $REPLY =~ Module(\ for\ [^ ]+)?\ +([0-9]+)\.([0-9]+) ]] || return 0
+  local major=${BASH_REMATCH[2]} have=${BASH_REMATCH[2]}.${BASH_REMATCH[3]}
   # CUDA 12 runs from 525 on; 12.8 came with 570.
-  ((BASH_REMATCH[1] >= 525)) ||
+  ((major >= 525)) ||
     refuse "the NVIDIA driver $have is too old for CUDA 12.8: set the endpoint's CUDA versions to 12.8 and newer"
-  ((BASH_REMATCH[1] >= 570)) || say "the NVIDIA driver $have is older than CUDA 12.8; 570 or newer is better"
+  ((major >= 570)) || say "the NVIDIA driver $have is older than CUDA 12.8; 570 or newer is better"
 }
 
 provision() { # COMMAND ARGUMENT ...: becomes what builds what is missing, and then the worker
   [[ -x $python ]] || refuse "there is no $python here: install Python 3.12 or set PYTHON"
-  export volume disk unattached cached warm prefetch worker door python requirements_file flash_wheel \
+  export volume disk unattached cached warm prefetch repair worker door python requirements_file flash_wheel \
     repository address ref venv_head code_wanted model_wanted hub_home hub_cache
   exec "$python" -m provision "$@"
 }
 
 become_the_worker() {
-  export VIBEVOICE_VOLUME=$base VIBEVOICE_CODE=$code VIBEVOICE_IN_USE=$mark
+  export VIBEVOICE_VOLUME=$base VIBEVOICE_CODE=$code VIBEVOICE_IN_USE=$mark VIBEVOICE_FAILED=$failed
   export HF_HOME=${hub_home:-$base/hf_home}
   export HF_HUB_CACHE=${hub_cache:-$base/hf_cache}
   # All that is asked for is on a disk now, so nothing may wait for the network.
   [[ $model_wanted == none ]] || export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
-  exec "$venv/bin/python" -u "$door" "$@"
+  exec "$venv/bin/python" -u -m provision.begin "$door" "$@"
 }
 
 [[ ${BASH_SOURCE[0]} != "$0" ]] || main "$@"

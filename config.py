@@ -1,7 +1,9 @@
 """Settings: read once from the environment, and checked before anything starts.
 
-`Settings.from_env()` gives a complete, valid set, or raises `ConfigError` with all problems. An
-empty variable counts as unset. Secrets are `SecretStr`, which prints as asterisks.
+`Settings.from_env()` gives a complete, valid set, or raises `ConfigError` with all problems. White
+space and quotes around a whole value are left out, and an empty variable counts as unset.
+bootstrap.sh reads its variables by the same rule. Secrets are `SecretStr`, which prints as
+asterisks.
 
 A setting is one field. Its environment variable is the field's name in capitals.
 """
@@ -9,7 +11,8 @@ A setting is one field. Its environment variable is the field's name in capitals
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,12 +28,19 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, NoDecode
 
-from delivery.bucket import Bucket
+from delivery.bucket import Bucket, bucket_in
 
 ROOT = Path(__file__).resolve().parent
 
 _RUNPOD_MARKS = ("RUNPOD_POD_ID", "RUNPOD_ENDPOINT_ID", "RUNPOD_WEBHOOK_GET_JOB")
-_ON_RUNPOD = {"vibevoice_volume": "/runpod-volume/vibevoice", "port": "80"}
+# Its load balancer cuts an answer off after 330 s, where an error can no longer be told.
+_ON_RUNPOD = {
+    "vibevoice_volume": "/runpod-volume/vibevoice",
+    "port": "80",
+    "max_request_sec": "325",
+}
+_SPACE = " \t\r\n\v\f"
+_UNREPLACED = re.compile(r"\{\{\s*RUNPOD_SECRET_([\w.-]*)\s*\}\}")
 _BOUNDS = {"ge": "from", "gt": "above", "le": "up to"}
 
 
@@ -41,6 +51,14 @@ class ConfigError(Exception):
 def on_runpod(env: Mapping[str, str] | None = None) -> bool:
     """Whether this process is a RunPod worker, by the variables that RunPod sets."""
     return any((os.environ if env is None else env).get(name) for name in _RUNPOD_MARKS)
+
+
+def trimmed(value: str) -> str:
+    """A variable's value without white space and quotes around the whole."""
+    value = value.strip(_SPACE)
+    inner = value[1:-1]
+    is_quoted = len(value) > 1 and value[0] == value[-1] in "\"'" and value[0] not in inner
+    return inner.strip(_SPACE) if is_quoted else value
 
 
 def is_loopback(host: str) -> bool:
@@ -72,11 +90,29 @@ def _s3(name: str, runpods: str, meaning: str) -> Any:
     return _setting(None, meaning, validation_alias=AliasChoices(name, runpods))
 
 
+def _level(warning: str) -> Callable[[str], str]:
+    """Takes a level in any case, and both names of a warning's."""
+
+    def read(value: str) -> str:
+        name = value.upper()
+        return warning if name in ("WARN", "WARNING") else name
+
+    return read
+
+
 Folder = Annotated[Path, BeforeValidator(_absolute)]
 
 
+Level = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_level("WARNING"))
+]
+RunPodLevel = Annotated[
+    Literal["NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "ERROR"], BeforeValidator(_level("WARN"))
+]
+
+
 def _listed(value: Any) -> Any:
-    parts = map(str.strip, value.split(",")) if isinstance(value, str) else value
+    parts = map(trimmed, value.split(",")) if isinstance(value, str) else value
     return tuple(filter(None, parts))
 
 
@@ -151,7 +187,8 @@ class Engines(_Group):
     @property
     def further_hub_caches(self) -> tuple[Path, ...]:
         """The folders in MODEL_CACHES."""
-        return tuple(Path(cache) for cache in self.model_caches.split(":") if cache)
+        caches = filter(None, self.model_caches.split(":"))
+        return tuple(_absolute(cache) for cache in caches)
 
     @property
     def engine_settings(self) -> dict[str, Any]:
@@ -184,11 +221,13 @@ class Queue(_Group):
     stream_jobs: bool = _setting(False, "Jobs may ask for `stream: true`; answers are lists then")
     save_output: bool = _setting(True, "Keep a copy of every answer in `output/`")
     output_retention_days: float = _setting(2, "Age at which a copy is removed", gt=0, le=3650)
+    runpod_log_level: RunPodLevel = _setting("INFO", "Level of the log of jobs")
 
 
 class Http(_Group):
     """`server.py`: address, access and limits."""
 
+    log_level: Level = _setting("INFO", "Level of the log of `server.py`")
     host: Annotated[str, AfterValidator(lambda host: host.strip("[]"))] | None = _setting(
         None, "Address of `server.py`; without keys this machine's own"
     )
@@ -228,7 +267,19 @@ class Http(_Group):
     def keys(self) -> tuple[str, ...]:
         """The valid keys for `server.py`; none if every caller is allowed."""
         given = self.api_keys.get_secret_value() if self.api_keys else ""
-        return tuple(filter(None, (key.strip() for key in given.split(","))))
+        return tuple(filter(None, map(trimmed, given.split(","))))
+
+    def check_reachable(self, env: Mapping[str, str] | None = None) -> None:
+        """Raises `ConfigError` where others are to call `server.py` and could not.
+
+        That is on RunPod and in the worker's image, if nothing says who may call.
+        """
+        env = os.environ if env is None else env
+        is_open = self.host or self.keys or self.allow_anonymous
+        if not is_open and (on_runpod(env) or env.get("VIBEVOICE_IMAGE")):
+            raise ConfigError(
+                "API_KEYS: nobody could call this server: give keys, or set ALLOW_ANONYMOUS=true"
+            )
 
     @property
     def address(self) -> str:
@@ -302,21 +353,28 @@ class S3(_Group):
     def _bucket_is_whole(self) -> Self:
         needed = ("s3_access_key_id", "s3_secret_access_key", "s3_bucket_name")
         missing = [name.upper() for name in needed if not getattr(self, name)]
+        if self._bucket_name:
+            missing = [name for name in missing if name != "S3_BUCKET_NAME"]
         if missing and (len(missing) < len(needed) or self.s3_endpoint_url):
             raise ValueError(f"S3 is half set: {', '.join(missing)} must be given too")
         _ = self.bucket  # raises if one of its parts is invalid
         return self
 
     @property
+    def _bucket_name(self) -> str | None:
+        return self.s3_bucket_name or bucket_in(self.s3_endpoint_url or "")
+
+    @property
     def bucket(self) -> Bucket | None:
         """The bucket for answers; None without S3 settings."""
-        if not (self.s3_access_key_id and self.s3_secret_access_key and self.s3_bucket_name):
+        name = self._bucket_name
+        if not (self.s3_access_key_id and self.s3_secret_access_key and name):
             return None
         return Bucket(
             endpoint_url=self.s3_endpoint_url,
             access_key_id=self.s3_access_key_id,
             secret_access_key=self.s3_secret_access_key.get_secret_value(),
-            name=self.s3_bucket_name,
+            name=name,
             region=self.s3_region,
             prefix=self.s3_prefix,
             url_ttl_seconds=self.s3_url_ttl_seconds,
@@ -330,11 +388,13 @@ class Settings(S3, Audio, Text, Transcription, Http, Queue, Engines):
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
         """Reads the settings from `env` (default: the process's). Raises `ConfigError`."""
         env = os.environ if env is None else env
+        if unreplaced := list(filter(None, starmap(_no_secret, env.items()))):
+            raise ConfigError("\n".join(unreplaced))
         given = EnvSettingsSource(cls)
         given.env_vars = {
-            name.lower(): value.strip()
-            for name, value in env.items()
-            if name.isupper() and value.strip()
+            name.lower(): value
+            for name, given_value in env.items()
+            if name.isupper() and (value := trimmed(given_value))
         }
         usual = InitSettingsSource(cls, _ON_RUNPOD if on_runpod(env) else {})
         try:
@@ -344,6 +404,12 @@ class Settings(S3, Audio, Text, Transcription, Http, Queue, Engines):
             # A default factory that needs an invalid field is not called: no problem of its own.
             told = [_told(item) for item in found if item["type"] != "default_factory_not_called"]
             raise ConfigError("\n".join(told)) from None
+
+
+def _no_secret(name: str, value: str) -> str | None:
+    """The problem of a variable in which RunPod has left a secret's name as it was."""
+    found = _UNREPLACED.search(value)
+    return f"{name}: RunPod has no secret {found[1]!r} to put here" if found else None
 
 
 def _told(item: Any) -> str:

@@ -14,7 +14,11 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import runpod
+try:
+    import runpod
+except ValueError:  # the SDK reads it before any setting of ours is
+    allowed = "NOTSET, TRACE, DEBUG, INFO, WARN, ERROR"
+    sys.exit(f"The worker cannot start:\nRUNPOD_LOG_LEVEL: allowed: {allowed}")
 
 from config import ConfigError, Settings, on_runpod
 from delivery import answer as delivery
@@ -23,7 +27,8 @@ from delivery.answer import Outputs
 from provision.outcome import end_alike
 from request.errors import DeliveryError, SpeechError
 from synthesis.inference import VibeVoiceInference
-from transcription.registry import NAMES, create_recognizer, create_verifier
+from transcription.registry import create_verifier
+from transcription.transcriber import Transcriber
 from worker import sdk_loop, startup
 from worker.jobs import Answer, Job, Jobs
 
@@ -40,8 +45,14 @@ def settings() -> Settings:
 def inference() -> VibeVoiceInference:
     """The one inference layer of this process."""
     # RunPod replaces a worker whose engine is lost; elsewhere only another process brings it back.
-    verifier = create_verifier(create_recognizer(NAMES[0], settings().recognizer_settings))
+    verifier = create_verifier(transcriber().recognizer)
     return VibeVoiceInference(settings(), subprocess=not on_runpod(), verifier=verifier)
+
+
+@functools.cache
+def transcriber() -> Transcriber:
+    """The one recogniser of this process, loaded by the first job that needs it."""
+    return Transcriber.of(settings().recognizer_settings)
 
 
 @functools.cache
@@ -57,7 +68,7 @@ def outputs() -> Outputs:
 
 def jobs() -> Jobs:
     """The jobs of this worker."""
-    return Jobs(inference(), outputs(), log())
+    return Jobs(inference(), outputs(), log(), transcriber)
 
 
 async def handler(job: Job) -> Answer:
@@ -113,6 +124,7 @@ def main() -> None:
         runpod.serverless.start(start)
     finally:
         inference().close()
+        transcriber().close()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Importing this module starts nothing. Logs carry a request's id and never its te
 """
 
 import logging
-import os
 import signal
 import sys
 
@@ -17,6 +16,7 @@ from api.health import Health, health_port
 from api.protocol import Protocol, SocketProtocol
 from api.speaking import AppState
 from config import ConfigError, Settings
+from provision.begin import up
 from provision.in_use import mark_in_thread
 from provision.outcome import end_alike
 from request.errors import SpeechError
@@ -56,7 +56,7 @@ def make_server(
 
 def serve(inference: VibeVoiceInference, transcriber: Transcriber, log: logging.Logger) -> None:
     """Serves until a signal. Answers under way then have 30 s to end."""
-    settings, health = inference.settings, Health(inference)
+    settings, health = inference.settings, Health(inference, loaded=up)
     server = make_server(inference, health, transcriber)
     own_port = settings.port_health if settings.port_health != settings.port else None
     with (
@@ -70,11 +70,11 @@ def serve(inference: VibeVoiceInference, transcriber: Transcriber, log: logging.
         server.run(sockets=[listener])
 
 
-def log_to_stderr() -> None:
-    """Logs to stderr, at the level LOG_LEVEL (default INFO)."""
+def log_to_stderr(level: str = "INFO") -> None:
+    """Logs to stderr."""
     logging.basicConfig(
         stream=sys.stderr,
-        level=os.environ.get("LOG_LEVEL", "INFO").upper(),
+        level=level,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         force=True,  # replaces what a library has set
     )
@@ -84,9 +84,10 @@ def log_to_stderr() -> None:
 
 def main() -> None:
     """Checks the settings and serves."""
-    log_to_stderr()
     try:
         settings = Settings.from_env()
+        settings.check_reachable()
+        log_to_stderr(settings.log_level)
         transcriber = Transcriber.of(settings.recognizer_settings)
         inference = VibeVoiceInference(
             settings,

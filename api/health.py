@@ -10,7 +10,7 @@ a dead worker.
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -21,10 +21,13 @@ log = logging.getLogger("vibevoice.http")
 
 
 class Health:
-    """The state of one server's engine. Any thread may read `status`."""
+    """The state of one server's engine. Any thread may read `status`. Calls `loaded` once `load`
+    has loaded it."""
 
-    def __init__(self, inference: VibeVoiceInference) -> None:
-        self._inference = inference
+    def __init__(
+        self, inference: VibeVoiceInference, loaded: Callable[[], object] = lambda: None
+    ) -> None:
+        self._inference, self._loaded = inference, loaded
         self._load_failed = False
 
     @property
@@ -45,6 +48,8 @@ class Health:
         except SpeechError as error:
             log.error("the model is not loaded: %s", error)
             self._load_failed = True
+        else:
+            self._loaded()
 
     def load_in_thread(self) -> threading.Thread:
         """Starts `load` in a daemon thread."""

@@ -22,6 +22,9 @@ const MOST_PLAN_BYTES = 4 * 2 ** 20;
 const LIST_TIMEOUT_MS = 3_000;
 const SOON_SEC = 2;
 const COLD_START_SEC = 30;
+/** RunPod's load balancer ends an answer after 330 s; what hangs then has no end of its own. */
+const LOAD_BALANCER_MS = 335_000;
+const LOAD_BALANCER = /^https?:\/\/[^/]*\.api\.runpod\.ai(:|\/|$)/;
 /** Failures on the way to a server, which may have passed in a moment. */
 const PASSING = [502, 503];
 
@@ -32,6 +35,8 @@ export class DirectBackend {
   /** @param {Settings} settings */
   constructor(settings) {
     this.settings = settings;
+    const most = LOAD_BALANCER.test(settings.speechUrl) ? LOAD_BALANCER_MS : Infinity;
+    this.timeoutMs = Math.min(settings.jobTimeoutMs, most);
   }
 
   /** @param {Ask} ask @param {Call} call @returns {Promise<Speech>} */
@@ -82,7 +87,7 @@ export class DirectBackend {
           body: JSON.stringify(body),
           signal: call.signal,
         },
-        this.settings.jobTimeoutMs,
+        this.timeoutMs,
       );
     } catch (error) {
       if (!(error instanceof NetworkError)) throw error;
@@ -163,7 +168,8 @@ async function refusal(response) {
     return new ApiError(429, "rate_limit_error", problem, { code: "rate_limit_exceeded", retry });
   }
   if (status === 504 || status === 524) {
-    return failed(504, "timeout", "The speech took longer than it may.", false);
+    const most = status === 524 ? ": a load balancer of RunPod's gives it 330 s" : "";
+    return failed(504, "timeout", `The speech took longer than it may${most}.`, false);
   }
   const retry = PASSING.includes(status) ? SOON_SEC : false;
   return failed(502, "upstream_error", `The server answers with ${status}.`, retry);

@@ -17,6 +17,10 @@ _AUTHORITY = re.compile(
     r"(\[[0-9a-fA-F:.]+\]|(?!.{254})[A-Za-z0-9][A-Za-z0-9-]{0,62}(\.[A-Za-z0-9-]{1,63})*)(:\d{1,5})?"
 )
 _REGION_IN_HOST = re.compile(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2,}(?:-[a-z]+)+-\d+)\.")
+_BUCKET_IN_HOST = re.compile(
+    r"(.+?)\.(?:s3[.-].+|storage\.googleapis\.com|[^.]+\.(?:digitaloceanspaces|linodeobjects)\.com"
+    r"|[0-9a-f]{32}(?:\.[a-z]+)?\.r2\.cloudflarestorage\.com)"
+)
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 _NO_REGIONS = (".r2.cloudflarestorage.com", ".googleapis.com")
 # IPv6 ranges that embed an IPv4 address (NAT64, 6to4, Teredo), and the old site-local range.
@@ -89,7 +93,7 @@ class Bucket:
             return Address(None, "virtual", self.region or "us-east-1")
         parts = urlsplit(self.endpoint_url)
         authority = parts.netloc.lower()
-        own = authority.startswith((f"{self.name}.s3.", f"{self.name}.s3-"))
+        own = _bucket_in_host(parts.hostname) == self.name
         if own:
             authority = authority[len(self.name) + 1 :]
         path = parts.path.rstrip("/")
@@ -124,6 +128,24 @@ class Bucket:
             key = _JOB_FIELDS.get(error.field, error.field)
             raise RequestError(error.problem, f"s3Config.{key}") from None
         return bucket
+
+
+def bucket_in(endpoint_url: str) -> str | None:
+    """The bucket that an endpoint names, as consoles show it: before the host, or as the path."""
+    try:
+        parts = urlsplit(endpoint_url)
+        return _bucket_in_host(parts.hostname) or _single(parts.path.strip("/").split("/"))
+    except ValueError:
+        return None
+
+
+def _bucket_in_host(host: str | None) -> str | None:
+    found = _BUCKET_IN_HOST.fullmatch(host or "")
+    return found[1] if found else None
+
+
+def _single(names: list[str]) -> str | None:
+    return names[0] or None if len(names) == 1 else None
 
 
 _JOB_FIELDS = {

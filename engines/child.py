@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from engines.base import Engine, EngineSettings, Frame, GrowingSpeech, Plan
 from engines.registry import create_engine
@@ -33,6 +34,9 @@ def main(create: Callable[[str, EngineSettings], Engine] = create_engine) -> Non
     # The process group gets them; the parent acts.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(signum, lambda *_: None)  # compilers that we start would inherit SIG_IGN
+    if path := os.environ.get("VIBEVOICE_FAILED"):  # until a worker has spoken; see provision/begin
+        with suppress(OSError):
+            faulthandler.enable(Path(path).open("a"), all_threads=False)  # noqa: SIM115
     control = Connection(int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)  # a program left running would keep it open
     name, settings = control.recv()

@@ -1,10 +1,10 @@
-"""The command line: the start where bootstrap.sh found something missing, and `--check`.
+"""The command line: the start where bootstrap.sh found something missing, and its other options.
 
     PYTHON -m provision start [ARGUMENT ...]
-    PYTHON -m provision check
+    PYTHON -m provision check|verify
 
 bootstrap.sh execs it and passes its variables in the environment (see `wanted`). `start` execs the
-worker at its end. With `--prefetch` it exits once everything is there.
+worker at its end. With `--prefetch` and `--repair` it exits once everything is there.
 """
 
 import os
@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from provision.check import check
-from provision.flags import Ready
+from provision.flags import Ready, beside
 from provision.outcome import ENDING, NO_ROOM, NoRoom, Refused, say
 from provision.start import make_ready
 from provision.wanted import Wanted
@@ -23,8 +23,8 @@ from provision.wanted import Wanted
 def main() -> None:
     command, *arguments = sys.argv[1:]
     wanted = Wanted.take_from(os.environ)
-    if command == "check":
-        sys.exit(not check(wanted))
+    if command != "start":
+        sys.exit(not check(wanted, "hashes" if command == "verify" else "sizes"))
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup makes it
             signal.signal(number, _end)
@@ -51,12 +51,13 @@ def become_the_worker(wanted: Wanted, ready: Ready, arguments: list[str]) -> NoR
         "VIBEVOICE_VOLUME": str(ready.base),
         "VIBEVOICE_CODE": str(ready.code),
         "VIBEVOICE_IN_USE": str(ready.mark),
+        "VIBEVOICE_FAILED": str(beside(ready.base / wanted.flag, "failed")),
         **wanted.hub_folders(ready.base),
     }
     if ready.model:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     python = str(ready.venv / "bin" / "python")
-    os.execv(python, [python, "-u", wanted.door, *arguments])  # noqa: S606
+    os.execv(python, [python, "-u", "-m", "provision.begin", wanted.door, *arguments])  # noqa: S606
 
 
 if __name__ == "__main__":

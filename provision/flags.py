@@ -1,9 +1,12 @@
 """Flags: files that tell bootstrap.sh that a start is warm. Each set of settings has its own.
 
-A flag is a manifest that names the environment, the code, the model and the model's files.
+A flag is a manifest that names the environment, the code, the model and the model's files with
+their sizes. Beside it may lie a note of a start that failed, and one of the repair after it.
 """
 
+import itertools
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +34,10 @@ class Ready:
     def names(self) -> list[str]:
         return [part.name for part in (self.venv, self.code, self.model) if part]
 
+    @property
+    def model_files(self) -> list[Path]:
+        return [self.model / name for name in self.files] if self.model else []
+
 
 def raise_flag(wanted: Wanted, ready: Ready) -> None:
     """Writes the flag of these settings, and symbolic links to the parts.
@@ -47,15 +54,24 @@ def raise_flag(wanted: Wanted, ready: Ready) -> None:
         "wanted": wanted.model_wanted,
         "model": str(below(ready.model, base)) if ready.model else "",
         "files": ready.files,
+        "sizes": [file.stat().st_size for file in ready.model_files],
     }
-    write_manifest(base / wanted.flag, facts)
-    _link(base, ".first_run_complete", base / wanted.flag)
+    flag = base / wanted.flag
+    write_manifest(flag, facts)
+    # A file may come from the future, by the clock of who copied it. bash compares times alone.
+    newest = max(_changed(file) for file in (flag, *ready.model_files))
+    os.utime(flag, ns=(newest, newest))
+    _link(base, ".first_run_complete", flag)
 
 
 def _link(base: Path, name: str, target: Path) -> None:
     place, fresh = base / name, base / f".{name}.link"
     if place.is_dir() and not place.is_symlink():
-        say(f"{place} is no link of ours and stays as it is; {target} is used")
+        what = "an environment of another worker" if (place / "pyvenv.cfg").exists() else "a folder"
+        say(
+            f"{place}, {what}, is no link of ours and stays as it is; {target} is used."
+            f" Where nothing else uses it: rm -rf {shlex.quote(str(place))}"
+        )
         return
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(below(target, base))
@@ -67,22 +83,49 @@ def below(path: Path, base: Path) -> Path:
     return path.relative_to(base) if path.is_relative_to(base) else path
 
 
-def model_of(base: Path, flag: str) -> Path | None:
-    """The model's folder that a flag names.
+def model_of(flag: Path) -> Path | None:
+    """The model's folder that a flag names, or None."""
+    model = read_manifest(flag).get("model")
+    return flag.parent / str(model) if model else None
 
-    None if one of its files is missing, empty or newer than the flag.
+
+def damaged_model_files(flag: Path) -> list[str]:
+    """The files of the model that have another size than the flag keeps."""
+    facts, model = read_manifest(flag), model_of(flag)
+    if model is None:
+        return []
+    files, sizes = facts.get("files", ()), facts.get("sizes", ())  # an early flag has no sizes
+    return [
+        name
+        for name, size in itertools.zip_longest(files, sizes)
+        if not (have := _size(model / name)) or size not in (None, have)
+    ]
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _changed(file: Path) -> int:
+    return file.stat().st_mtime_ns
+
+
+def beside(flag: Path, kind: str) -> Path:
+    """A note on the starts with the same settings, by its kind.
+
+    `failed`: one failed. `repaired`: damage was looked for after that, and none succeeded since.
     """
-    facts = read_manifest(base / flag)
-    if not facts.get("model"):
-        return None
-    model = base / str(facts["model"])
-    files = [model / name for name in facts["files"]]
-    return model if all(_is_untouched(file, base / flag) for file in files) else None
+    return flag.with_name(f".{kind}-{flag.name.rpartition('-')[2]}")
 
 
-def _is_untouched(file: Path, flag: Path) -> bool:
-    state = file.stat() if file.is_file() else None
-    return state is not None and state.st_size > 0 and state.st_mtime <= flag.stat().st_mtime
+def failure(note: Path) -> str:
+    """What a note says, in a line; empty where no start failed."""
+    lines = note.read_text(errors="replace").splitlines() if note.is_file() else []
+    # faulthandler's lines name the files inside out.
+    place = next((line.strip() for line in lines if line.startswith('  File "/')), "")
+    return ", ".join(
+        each.removeprefix("Fatal Python error: ") for each in (*lines[:1], place) if each
+    )
 
 
 def all_flags(base: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import re
 import signal
 import sys
+from pathlib import Path
 
 NO_ROOM = 28
 """The exit status of a step, and of the start, when the disk or the quota is full: ENOSPC's."""
@@ -23,8 +24,12 @@ class Refused(Exception):
     """The start fails with this message. It is empty where a step has printed its own already."""
 
 
-class NoRoom(Exception):
-    """The disk or quota below a folder is full. Another folder may have room."""
+class Unfit(Exception):
+    """A folder cannot be built in, and the message says why. Another folder may do."""
+
+
+class NoRoom(Unfit):
+    """The disk or quota below a folder is full."""
 
 
 _REASONS = {
@@ -44,6 +49,14 @@ _FULL = re.compile("No space left|Disk quota exceeded|Errno 28|Errno 122")
 
 def say(sentence: str) -> None:
     print(f"bootstrap: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def told(problem: OSError, folder: Path) -> str:
+    """Why a folder cannot be written to, as a sentence."""
+    name = problem.filename or folder
+    if isinstance(problem, FileExistsError | NotADirectoryError):
+        return f"{name} is not a folder, as it has to be: move it away"
+    return f"{name} cannot be written to ({problem.strerror})"
 
 
 def is_full(output: str) -> bool:

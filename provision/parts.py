@@ -7,6 +7,7 @@ line, so that bash can read it. It is written atomically.
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,13 +30,18 @@ class Part:
     def find(self, *places: Path) -> Path | None:
         """The first of the folders that holds the part whole, or None.
 
-        Whole means that its manifest exists, and that its kept definition equals this one.
+        Whole means that its manifest is not empty, and that its kept definition equals this one.
+        Whether its files are damaged is another question: see `installed` and `code`.
         """
         return next((place / self.name for place in places if self._is_whole(place)), None)
 
     def _is_whole(self, place: Path) -> bool:
         files = [place / self.name / name for name in (".manifest.json", self.proof, ".definition")]
-        return all(file.exists() for file in files) and files[-1].read_bytes() == self.definition
+        return (
+            all(file.exists() for file in files)
+            and files[0].stat().st_size > 0
+            and files[-1].read_bytes() == self.definition
+        )
 
     def keep_definition(self, folder: Path) -> None:
         (folder / ".definition").write_bytes(self.definition)
@@ -64,6 +70,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def remove(folder: Path) -> None:
+    """Removes a part's folder if it is there; first its manifest, so that no half counts."""
+    (folder / ".manifest.json").unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def size_of(folder: Path) -> int:

@@ -47,9 +47,9 @@ def _remove(base: Path, model: Path | None, used: Sequence[str]) -> None:
         if _is_old(mark):
             mark.unlink()
     # Removes month-old flags, since each start reads all. A start rewrites its own within a second.
-    for flag in all_flags(base):
-        if _is_old(flag, _MONTH):
-            flag.unlink()
+    for note in (*all_flags(base), *base.glob(".failed-*"), *base.glob(".repaired-*")):
+        if _is_old(note, _MONTH):
+            note.unlink()
     for left in (*base.glob(".building-*"), *base.glob(".trash-*")):
         with _said():
             _delete(left)

@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 
 from provision import code, environment
-from provision.flags import Ready, raise_flag
+from provision.flags import Ready, beside, failure, raise_flag
 from provision.lock import Lock, Pace
-from provision.outcome import NO_ROOM, NoRoom, Refused, say
+from provision.outcome import NO_ROOM, NoRoom, Refused, Unfit, is_full, say, told
 from provision.removal import remove_old
 from provision.wanted import Wanted
-from provision.work import Builder, CommandFailed, Guardian, unfit
+from provision.work import Builder, CommandFailed, Guardian, Look, unfit
 
 _FOLDERS = ("hf_home", "hf_cache", "models", "output", "demo", ".in-use")
 _INIT_TIMEOUT_SEC = 420  # RunPod's own
@@ -33,6 +33,8 @@ def make_ready(wanted: Wanted) -> Ready:
             return _prepare(wanted, wanted.volume)
         except NoRoom:
             why = f"there is no space left on {wanted.volume}"
+        except Unfit as problem:
+            why = str(problem)
     if wanted.prefetch:
         raise Refused(why)
     disk = wanted.disk
@@ -47,6 +49,8 @@ def make_ready(wanted: Wanted) -> Ready:
     except NoRoom as problem:
         larger = "enlarge the volume or the container disk"
         raise NoRoom(f"there is no space for it in {disk} either: {larger}") from problem
+    except Unfit as problem:
+        raise Refused(str(problem)) from problem
 
 
 _WITHOUT_GPU = ("kokoro", "piper", "espeak", "upstream")
@@ -82,8 +86,8 @@ def _prepare(wanted: Wanted, base: Path) -> Ready:
         _take_turn(wanted, lock)
         guardian = Guardian(lock)
         try:
-            return _fill(Builder(wanted, base, lock, guardian))
-        except NoRoom:
+            return _fill(Builder(wanted, base, lock, guardian, _look(wanted, base)))
+        except Unfit:
             if lock.is_ours():
                 _clear(base, base / wanted.venv.name)
             raise
@@ -106,7 +110,39 @@ def _take_turn(wanted: Wanted, lock: Lock) -> None:
             (lock.folder.parent / name).mkdir(parents=True, exist_ok=True)
         lock.take(math.inf if wanted.prefetch else int(given))
     except OSError as problem:
-        raise NoRoom(f"no folder can be made there: {problem}") from problem
+        if is_full(str(problem)):
+            raise NoRoom(f"no folder can be made there: {problem}") from problem
+        raise Unfit(told(problem, lock.folder.parent)) from problem
+
+
+def _look(wanted: Wanted, base: Path) -> Look:
+    """How closely the parts are looked at.
+
+    After a failed start that is done once, until a start succeeds: what remains is no damage that
+    a repair can mend.
+    """
+    failed, repaired = (beside(base / wanted.flag, kind) for kind in ("failed", "repaired"))
+    why, again = failure(failed), repaired.exists() and not wanted.repair
+    if why and again:
+        say(
+            f"a start failed again after a repair ({why}): nothing more is repaired by itself;"
+            " see --verify and --repair"
+        )
+    elif why:
+        say(f"the start before failed ({why}): looking for damage")
+    if wanted.repair or (why and not again):
+        return "hashes"
+    is_asked = wanted.prefetch or not (base / ".first_run_complete").exists()
+    return "sizes" if is_asked else ""
+
+
+def _settle(wanted: Wanted, base: Path) -> None:
+    """Notes that damage was looked for, or, after a repair that was asked for, nothing."""
+    failed, repaired = (beside(base / wanted.flag, kind) for kind in ("failed", "repaired"))
+    if failure(failed):
+        failed.replace(repaired)
+    if wanted.repair:
+        repaired.unlink(missing_ok=True)
 
 
 def _fill(builder: Builder) -> Ready:
@@ -120,7 +156,8 @@ def _fill(builder: Builder) -> Ready:
     with builder.step(f"VibeVoice's code from {wanted.address}"):
         source = code.provide(builder)
     with builder.step("the voices"):
-        if base != wanted.volume or not (base / "demo" / ".voices-filled").exists():
+        filled = (base / "demo" / ".voices-filled").exists()
+        if base != wanted.volume or not filled or not (base / "demo" / "voices").is_dir():
             _copy_voices(builder, source)
     with builder.step("the model"):
         model, files = _find_model(builder, venv)
@@ -129,6 +166,7 @@ def _fill(builder: Builder) -> Ready:
     with builder.step("the flag"):
         builder.doing("finishing")
         raise_flag(wanted, ready)
+        _settle(wanted, base)
         ready.mark.write_bytes(os.fsencode("\n".join(ready.names) + "\n"))
     if base != wanted.disk:
         remove_old(base, ready)
@@ -159,8 +197,12 @@ def _find_model(builder: Builder, venv: Path) -> tuple[Path | None, list[str]]:
     builder.doing(f"looking for the model {name} and downloading what is missing")
     with tempfile.NamedTemporaryFile() as out:
         settings = {"VIBEVOICE_VOLUME": str(base), **wanted.hub_folders(base)}
+        # The hub is asked for hashes by who repairs, and not by a worker that starts.
+        look = "hashes" if wanted.repair else builder.look
+        known = (base / wanted.flag, look) if look else ()
+        command = (venv / "bin" / "python", "-m", "provision.model", out.name, *known)
         try:
-            builder.run(venv / "bin" / "python", "-m", "provision.model", out.name, **settings)
+            builder.run(*command, **settings)
         except CommandFailed as problem:
             if problem.status == NO_ROOM:
                 raise NoRoom from problem

@@ -16,7 +16,8 @@ class Wanted:
 
     `volume` and `disk`: the volume's folder and the container disk's; they are one where
     `unattached`. `cached`: the model's folder in the platform's cache. `warm`: nothing is missing.
-    `prefetch`: the volume alone is filled, and nothing is started. `door`: the program that becomes
+    `prefetch`: the volume alone is filled, and nothing is started. `repair`: the same, and every
+    file is compared by its hash before. `door`: the program that becomes
     the worker. `address`: the repository without its login. `venv_head`: the environment's
     definition without the requirements.
     """
@@ -27,6 +28,7 @@ class Wanted:
     cached: str
     warm: str
     prefetch: str
+    repair: str
     worker: str
     door: str
     python: str

@@ -6,6 +6,7 @@ was killed. Then the guardian kills that process group.
 """
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -15,16 +16,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from provision.lock import Lock
-from provision.outcome import ENDING, NoRoom, Refused, is_full, reason, say
+from provision.outcome import ENDING, NoRoom, Refused, Unfit, is_full, reason, say, told
 from provision.wanted import Wanted
 
 _QUIET = {
     "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_NO_INPUT": "1", "GIT_TERMINAL_PROMPT": "0",
 }  # fmt: skip
+_LEFT_OUT = re.compile("(PIP|GIT)_|PYTHONHOME$")
 _KEPT = 1_000_000  # the last bytes of a command's output, which say why it failed
+
+
+Look = Literal["", "sizes", "hashes"]
+
+
+def build_environment() -> dict[str, str]:
+    """This process's environment without what would redirect pip or git, such as PIP_TARGET or
+    GIT_DIR. Their configuration files count: a mirror belongs into pip.conf."""
+    kept = {name: value for name, value in os.environ.items() if not _LEFT_OUT.match(name)}
+    return kept | _QUIET
 
 
 class CommandFailed(Exception):
@@ -125,6 +138,8 @@ def unfit(folder: Path, wanted: Wanted) -> str:
     """Creates the folder and writes a probe file. Gives the problem, empty where it works."""
     if not folder.parent.is_dir() and folder != wanted.disk:
         return f"there is no {folder.parent}: no network volume is attached"
+    if _is_noexec(folder) and not wanted.venv.find(wanted.disk):
+        return f"{folder} is mounted noexec: no program can run from it"
     probe = folder / f".probe-{wanted.worker}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,18 +148,28 @@ def unfit(folder: Path, wanted: Wanted) -> str:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as problem:
-        return f"{folder} cannot be written to ({problem.strerror})"
+        return told(problem, folder)
     return ""
+
+
+def _is_noexec(folder: Path) -> bool:
+    place = next(each for each in (folder, *folder.parents) if each.exists())
+    return bool(os.statvfs(place).f_flag & os.ST_NOEXEC)
 
 
 @dataclass(frozen=True, slots=True)
 class Builder:
-    """The tools of a build step. `base` is the folder to build in, on the volume or the disk."""
+    """The tools of a build step. `base` is the folder to build in, on the volume or the disk.
+
+    `look`: by what the files of whole parts are compared before they are used; by nothing where it
+    is empty.
+    """
 
     wanted: Wanted
     base: Path
     lock: Lock
     guardian: Guardian
+    look: Look = ""
 
     def doing(self, what: str) -> None:
         """Logs what is being done, also for the workers that wait for the lock."""
@@ -153,7 +178,7 @@ class Builder:
 
     def run(self, *command: str | Path, **env: str) -> None:
         """See `Guardian.run`."""
-        self.guardian.run(*command, env=os.environ | _QUIET | env)
+        self.guardian.run(*command, env=build_environment() | env)
 
     def assert_ours(self) -> None:
         """Exits with 143 if the turn was lost, as after a freeze. Call it before publishing."""
@@ -178,12 +203,15 @@ class Builder:
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """Turns any failure inside the block into `NoRoom`, or into `Refused` with a sentence."""
+        """Turns any failure inside the block into `Unfit` or `Refused`, with a sentence."""
         try:
             yield
         except (CommandFailed, OSError) as problem:
             output = problem.output if isinstance(problem, CommandFailed) else str(problem)
-            if is_full(output) or unfit(self.base, self.wanted):
+            if is_full(output):
                 raise NoRoom(f"no space in {self.base} for {what}") from problem
-            why = reason(output, self.wanted.ref) or problem
+            if why := unfit(self.base, self.wanted):
+                raise Unfit(why) from problem
+            why = told(problem, self.base) if isinstance(problem, OSError) else str(problem)
+            why = reason(output, self.wanted.ref) or why
             raise Refused(f"{what} could not be had: {why}") from problem

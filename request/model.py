@@ -26,7 +26,7 @@ from request.values import (
     MAX_SPEAKERS,
     MAX_URL,
     MAX_WORD,
-    MOST_RECORDING_BYTES,
+    MOST_INLINE_BYTES,
     WEB_ADDRESS,
     Boolean,
     Name,
@@ -100,7 +100,7 @@ class SpeechRequest(BaseModel):
     voice_base64: Recording | None = _field(
         None,
         "The same recording, sent with the request",
-        f"a recording of up to {MOST_RECORDING_BYTES // 2**20} MB in base64",
+        f"a recording of up to {MOST_INLINE_BYTES // 10**6} MB in base64",
     )
     speakers: Speakers | None = _field(
         None,

@@ -192,9 +192,3 @@ def parse_transcription(
 def allowed_in(name: str) -> str:
     """What a field takes, for error messages."""
     return TranscriptionRequest.model_fields[name].description or ""
-
-
-def notes(name: str) -> dict[str, Any]:
-    """What documents say of a field."""
-    found = TranscriptionRequest.model_fields[name].json_schema_extra
-    return dict(found) if isinstance(found, dict) else {}

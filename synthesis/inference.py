@@ -85,6 +85,7 @@ class VibeVoiceInference:
             builtin=self.engine.capabilities.voices,
             strict=settings.strict_voices,
             others=openai_voices(),
+            clones=not self.engine.capabilities.refuses_recordings,
         )
         self.pace = Pace(settings.pace_tolerance)
         self.loudness = LoudnessMemory()

@@ -20,7 +20,7 @@ from audio.pcm import Samples
 from audio.spool import Extent, Spool
 from engines.base import SAMPLE_RATE, End, Frame
 from synthesis.cancel import CancelToken
-from synthesis.plan import PlannedRequest, Services
+from synthesis.plan import GrowingText, PlannedRequest, Services
 from synthesis.quality import AnyAudio, QualityRetry, Recorded, flaws
 from synthesis.result import AudioPart, HeardChunk, Result, Spoken, heard_chunk, result_of
 from synthesis.verify import Hearing
@@ -124,11 +124,15 @@ class PartEncoder:
 
 
 def live_parts(
-    context: Context, planned: PlannedRequest, gain_db: float | None, options: StreamOptions
+    context: Context,
+    planned: PlannedRequest,
+    gain_db: float | None,
+    options: StreamOptions,
+    growing: GrowingText | None = None,
 ) -> LiveParts:
     """Yields the file while it is spoken; returns what there is to say. Of many streams the one
     comes first whose listener runs out of sound first. What was heard of a chunk comes when it is
-    known, and never delays a part."""
+    known, and never delays a part. `growing` is the text of a plan that grows."""
     rate, speed, form = planned.rate, planned.request.speed, planned.request.output_format
     services, token = context.services, context.token
     hearing = hearing_of(context, planned)
@@ -145,7 +149,7 @@ def live_parts(
 
     takes: list[Recorded[ChunkAudio]] = []
     take, heard = ChunkAudio(rate, speed), list[Samples]()
-    events = in_blocks(in_order(quality.events(planned.plan), context.folder), block_sec)
+    events = in_blocks(in_order(quality.events(planned.plan, growing), context.folder), block_sec)
     if services.engine.capabilities.in_caller:
         events = _in_turns(events, turn)
     told = 0
@@ -160,7 +164,8 @@ def live_parts(
                 meter.add(np.concatenate(heard))
         yield from parts
         if isinstance(event, End):
-            flaw = quality.judge(planned.plan, event.chunk, take, event.reason)
+            plan = growing.whole(planned.plan) if growing else planned.plan
+            flaw = quality.judge(plan, event.chunk, take, event.reason)
             takes.append(Recorded(take, flaw, 1))
             out.join.end_chunk()
             take, heard = ChunkAudio(rate, speed), []

@@ -5,18 +5,27 @@ with one seed and one cast for all of it.
 """
 
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from audio.codecs import FORMATS, bytes_a_second, codec_rate
 from audio.loudness import LoudnessMemory, gain_to
 from config import Settings
-from engines.base import Capabilities, Engine, Options, Plan, PlannedChunk
+from engines.base import (
+    Capabilities,
+    Engine,
+    GrowingSpeech,
+    Options,
+    Plan,
+    PlannedChunk,
+    Speech,
+)
 from engines.priority_lock import PriorityLock
-from request.errors import RequestError
+from request.errors import EngineError, RequestError
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
 from synthesis.verify import Verifier
@@ -53,18 +62,25 @@ class Services(Protocol):
 @dataclass(frozen=True, slots=True)
 class Section:
     """A part of a text that is spoken by itself. `silence_ms` come before it, unless its text asks
-    for another silence there."""
+    for another silence there. `plain`: words that need no cleaning. `joins`: it is spoken with the
+    section before, as one text; `continues`: it begins within a sentence. Without text it ends what
+    was joined."""
 
     text: str
     silence_ms: int = 0
+    plain: bool = False
+    continues: bool = False
+    joins: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
-    """A text as it will be spoken. `plan` is what the engine gets; `lead_ms` of silence come before
-    all chunks; `asked_at` and `planned_at` are monotonic seconds."""
+    """A text as it will be spoken, and the section that it is. `plan` is what the engine gets;
+    `lead_ms` of silence come before all chunks; `asked_at` and `planned_at` are monotonic
+    seconds."""
 
     request: SpeechRequest
+    section: Section
     text: TextPlan
     plan: Plan
     seed: int
@@ -94,6 +110,21 @@ class PlannedRequest:
         pauses = [self.lead_ms, *(chunk.pause_ms for chunk in self.text.chunks)]
         return [round(pause * self.rate / 1000 / self.request.speed) for pause in pauses]
 
+    @property
+    def joinable(self) -> str | None:
+        """Its words, where it is one turn without a silence of its own; else None."""
+        chunks, section = self.text.chunks, self.section
+        if len(chunks) != 1 or len(chunks[0].turns) != 1 or chunks[0].pause_ms or self.text.lead_ms:
+            return None
+        return " ".join(section.text.split()) if section.plain else chunks[0].turns[0].text
+
+    @property
+    def growing_plan(self) -> Plan:
+        """The plan of its one turn, as one that grows."""
+        (chunk,) = self.plan.chunks
+        turn = replace(chunk.turns[0], text=self.joinable or "")
+        return replace(self.plan, chunks=(replace(chunk, turns=(turn,)),), grows=True)
+
     def chunk_sec(self, index: int, pace: Pace) -> float:
         """How long one chunk should be, without the pause after it."""
         return pace.expected(*said(self.plan, index)) / self.request.speed
@@ -112,6 +143,54 @@ class PlannedRequest:
         if self.request.loudness is None:
             return None
         return gain_to(self.request.loudness, loudness.recall(self.cast))
+
+
+class GrowingText:
+    """The text of a plan that grows, on its way to the engine. Any thread may call its methods."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._lock = threading.Lock()
+        self._unsent: list[str] = []
+        self._finished = False
+        self._speech: GrowingSpeech | None = None
+
+    def feed(self, text: str) -> None:
+        with self._lock:
+            self.text += text
+            if self._speech is None:
+                self._unsent.append(text)
+            else:
+                self._speech.feed(text)
+
+    def finish(self) -> None:
+        with self._lock:
+            self._finished = True
+            if self._speech is not None:
+                self._speech.finish()
+
+    def attach(self, speech: Speech) -> None:
+        """The engine's speech is there. Raises `EngineError` where it cannot grow."""
+        if not isinstance(speech, GrowingSpeech):
+            raise EngineError("the engine takes no text that grows")
+        with self._lock:
+            self._speech = speech
+            for text in self._unsent:
+                speech.feed(text)
+            if self._finished:
+                speech.finish()
+
+    def whole(self, plan: Plan) -> Plan:
+        """The plan with all of the text."""
+        (chunk,) = plan.chunks
+        turn = replace(chunk.turns[0], text=self.text)
+        return replace(plan, chunks=(replace(chunk, turns=(turn,)),), grows=False)
+
+
+def grows(engine: Capabilities, request: SpeechRequest) -> bool:
+    """Whether a text that comes in pieces can be spoken as one. What is heard of a text is held
+    against the plan, so that has to be whole; and only a whole word can be pronounced as asked."""
+    return engine.streaming_text and not request.pronunciations and request.heard_for is None
 
 
 def said(plan: Plan, index: int) -> tuple[str, str]:
@@ -188,6 +267,7 @@ class GrowingPlan:
             self._last = numbers[text.chunks[-1].turns[-1].speaker]
         return PlannedRequest(
             request=request,
+            section=section,
             text=text,
             plan=Plan(
                 chunks=tuple(PlannedChunk(chunk.turns, self._seed) for chunk in text.chunks),

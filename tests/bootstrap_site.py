@@ -15,6 +15,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,8 @@ from tests.wheels import make_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
-    "api", "audio", "delivery", "engines", "request", "synthesis", "text", "voices", "worker",
+    "api", "audio", "delivery", "engines", "request", "synthesis", "text", "transcription",
+    "voices", "worker",
 )  # fmt: skip
 """The packages that a worker runs."""
 MODEL_FILE = Path("vibevoice", "modular", "modeling_vibevoice_inference.py")
@@ -42,6 +44,8 @@ STUB = """\
 import json, os, sys
 print("HANDLER " + json.dumps({"prefix": sys.prefix, "arguments": sys.argv[1:], "cwd": os.getcwd(),
     "pid": os.getpid(), "env": dict(os.environ)}), flush=True)
+from provision.begin import up
+up()
 """
 
 
@@ -82,8 +86,10 @@ class Site:
             (self.code / "handler.py").write_text(handler)
         self.requirements = self.code / "requirements-test.txt"
         # The same address and commits at every site, so that a volume may be copied to another.
-        gitconfig = folder / "gitconfig"
-        gitconfig.write_text(f'[url "{self.origin.as_uri()}"]\ninsteadOf = {REPOSITORY}\n')
+        self.git_config = folder / "config" / "git" / "config"
+        self.git_config.parent.mkdir(parents=True)
+        self.git_config.write_text(f'[url "{self.origin.as_uri()}"]\ninsteadOf = {REPOSITORY}\n')
+        self.configure_pip()
         self.commit = self.push("first")
         self.require("1.0")
         self.env = {
@@ -93,10 +99,7 @@ class Site:
             "HOSTNAME": "worker",
             "PYTHON": PYTHON,
             "PYTHONDONTWRITEBYTECODE": "1",
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": self.wheels.as_uri(),
-            "PIP_NO_CACHE_DIR": "1",
-            "GIT_CONFIG_GLOBAL": str(gitconfig),
+            "XDG_CONFIG_HOME": str(folder / "config"),
             "REQUIREMENTS_FILE": str(self.requirements),
             "VIBEVOICE_VOLUME": str(self.volume),
             "VIBEVOICE_LOCAL": str(self.local),
@@ -137,13 +140,32 @@ class Site:
         run = subprocess.run(["git", *words], env=env, check=True, capture_output=True, text=True)
         return run.stdout.strip()
 
-    def require(self, version: str, size: int = 0) -> None:
-        """Makes that version of the one package what the environment consists of; `size` bytes are
-        added to it."""
+    def configure_pip(self, **options: str) -> None:
+        """What pip's configuration file says from now on, beside where the wheels are."""
+        options = {"no-index": "true", "find-links": self.wheels.as_uri()} | options
+        file = self.folder / "config" / "pip" / "pip.conf"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("\n".join(["[global]", *(f"{k} = {v}" for k, v in options.items())]))
+
+    def use_package_index(self) -> None:
+        """Has pip ask the index that this process would."""
+        run = subprocess.run(
+            [sys.executable, "-m", "pip", "config", "list"],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        said = re.findall(r"^(?:global|install|:env:)\.(.*?)='(.*)'$", run.stdout, re.M)
+        self.configure_pip(**{"no-index": "false"} | dict(said))
+
+    def require(self, version: str, data: bytes = b"") -> None:
+        """Makes that version of the one package what the environment consists of; `data` is added
+        to it."""
         path = sysconfig.get_paths()["purelib"]
-        files = {"tiny_package.py": f"version = {version!r}\n", "tiny.pth": path}
-        if size:
-            files["tiny_package_data"] = "x" * size
+        files: dict[str, str | bytes] = {
+            "tiny_package.py": f"version = {version!r}\n",
+            "tiny.pth": path,
+        }
+        if data:
+            files["tiny_package_data"] = data
         self.requirements.write_text(make_wheel(self.wheels, "tiny_package", version, files))
 
     def give_environment(self, version: str = "1.0", base: Path | None = None) -> None:

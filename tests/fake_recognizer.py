@@ -38,7 +38,9 @@ def tones(*hertz: int) -> Samples:
 
 class FakeRecognizer:
     """`gate`, once given, is waited for before each segment but the first. With `breaks` it fails
-    after the first segment."""
+    after the first segment. `token_count` is how many tokens a segment has."""
+
+    token_count = 1
 
     def __init__(self, gate: threading.Event | None = None, breaks: bool = False) -> None:
         self.gate, self.breaks = gate, breaks
@@ -125,7 +127,7 @@ class _Heard:
             avg_logprob=-0.25,
             no_speech_prob=0.01,
             compression_ratio=0.9,
-            tokens=(hertz,),
+            tokens=(hertz,) * self._fake.token_count,
         )
 
 

@@ -75,6 +75,17 @@ def sha256(file: Path) -> str:
     return _sha256(file, state.st_mtime_ns, state.st_size)
 
 
+def facts(name: str, file: Path) -> dict[str, Any]:
+    """What the hub says of a file: by what it can be told apart, large ones by their own hash."""
+    body = file.read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest()
+    lfs = {"size": len(body), "sha256": sha256(file), "pointerSize": 134}
+    is_large = file.suffix == ".safetensors"
+    return {"rfilename": name, "size": len(body), "blobId": blob} | (
+        {"lfs": lfs} if is_large else {}
+    )
+
+
 @functools.cache
 def _sha256(file: Path, _changed: int, _size: int) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
@@ -113,10 +124,7 @@ def _handler(hub: HubApi) -> type[BaseHTTPRequestHandler]:
             if revision not in ("main", commit) and not (is_info and len(parts) < 6):
                 return self._refuse(404, "RevisionNotFound", "")
             if is_info:
-                siblings = [
-                    {"rfilename": name, "size": file.stat().st_size}
-                    for name, file in hub.files(model).items()
-                ]
+                siblings = [facts(name, file) for name, file in hub.files(model).items()]
                 return self._json({"id": model, "sha": commit, "siblings": siblings})
             return self._file(hub.files(model).get("/".join(parts[4:])), commit, with_body)
 

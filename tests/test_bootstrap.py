@@ -489,7 +489,8 @@ def slow_builder(site: Site, *wrap: str) -> "subprocess.Popen[str]":
     """A bootstrap, `first`, whose pip reads a pipe to its end, which comes with `go_on`."""
     pipe = site.folder / "pipe"
     os.mkfifo(pipe)
-    process = site.start_in(wrap, RUNPOD_POD_ID="first", PIP_CONSTRAINT=pipe.as_uri())
+    site.configure_pip(constraint=pipe.as_uri())
+    process = site.start_in(wrap, RUNPOD_POD_ID="first")
 
     def opened() -> bool:
         with contextlib.suppress(OSError):  # until pip reads
@@ -497,6 +498,7 @@ def slow_builder(site: Site, *wrap: str) -> "subprocess.Popen[str]":
         return site.pipe is not None
 
     until(opened)
+    site.configure_pip()  # no later pip waits
     return process
 
 

@@ -1,5 +1,6 @@
 """bootstrap.sh where the volume is absent, read-only or full, and where nothing can be had."""
 
+import errno
 import os
 import re
 import shutil
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from provision.outcome import Refused
+from provision.outcome import Refused, is_full, told
 from provision.start import make_ready, refuse_old_cards
 from provision.wanted import Wanted
 from provision.work import unfit
 from tests.bootstrap_site import REPOSITORY, ROOT, Site
+from tests.wheels import make_wheel
 
 pytestmark = pytest.mark.process
 
@@ -128,7 +130,7 @@ def test_voices_that_are_links_are_lent_to_each_start_of_a_container(site: Site)
 
 
 def test_a_volume_that_fills_up_while_it_is_filled_is_left_and_cleared(site: Site) -> None:
-    site.require("1.0", size=3_000_000)
+    site.require("1.0", data=b"x" * 3_000_000)
     kept = site.folder / "kept"
     wrap = on_tmpfs(site, "size=2m")
     script = wrap[4].replace('exec "$@"', f"\"$@\"; ls -A '{site.volume}' >'{kept}'")
@@ -171,7 +173,7 @@ def test_an_exceeded_quota_is_a_full_volume_too(site: Site) -> None:
 
 
 def test_where_nothing_fits_anywhere_it_says_so_and_ends(site: Site) -> None:
-    site.require("1.0", size=3_000_000)
+    site.require("1.0", data=b"x" * 3_000_000)
     both = f"mount -t tmpfs -o size=2m none '{site.volume.parent}'; mkdir '{site.local}';"
     both += f"mount -t tmpfs -o size=2m none '{site.local}'"
     run = site.run_in(site.inside_mounts(both))
@@ -207,8 +209,7 @@ def test_a_prefetch_does_not_fill_the_container_disk_instead(site: Site) -> None
             "VibeVoice's code from http://127.0.0.1:9/VibeVoice.git could not be had: no network",
         ),
         (
-            {"PIP_NO_INDEX": "0", "PIP_FIND_LINKS": "", "PIP_INDEX_URL": "http://127.0.0.1:9/",
-             "PIP_RETRIES": "1", "PIP_EXTRA_INDEX_URL": "", "PIP_CONFIG_FILE": "/dev/null"},
+            {"pip": "http://127.0.0.1:9/"},
             "the Python environment could not be had: no network",
         ),
     ],
@@ -216,7 +217,10 @@ def test_a_prefetch_does_not_fill_the_container_disk_instead(site: Site) -> None
 def test_what_cannot_be_had_is_said_in_a_sentence(
     site: Site, settings: dict[str, str], sentence: str
 ) -> None:
-    if "PIP_INDEX_URL" not in settings:
+    if index := settings.get("pip"):
+        options = {"no-index": "false", "find-links": "", "extra-index-url": ""}
+        site.configure_pip(**options | {"index-url": index, "retries": "1"})
+    else:
         site.give_environment()
     run = site.run(**settings)
     assert run.status == 1, run.log
@@ -245,10 +249,11 @@ def test_the_password_in_a_repositorys_address_is_not_logged(site: Site) -> None
 
 def test_a_login_in_an_address_is_not_kept_on_the_volume(site: Site) -> None:
     login = REPOSITORY.replace("//", "//me:hush@")
-    with Path(site.env["GIT_CONFIG_GLOBAL"]).open("a") as config:
+    with site.git_config.open("a") as config:
         config.write(f"insteadOf = {login}\n")
     wheel = "http://me:hush@127.0.0.1:9/flash_attn-1-py3-none-any.whl?signature=hush"
-    run = site.run(VIBEVOICE_REPO=login, FLASH_ATTN_WHEEL=wheel, PIP_RETRIES="0")
+    site.configure_pip(retries="0")
+    run = site.run(VIBEVOICE_REPO=login, FLASH_ATTN_WHEEL=wheel)
     site.assert_ready(run)
     bootstraps = [line for line in run.log.splitlines() if line.startswith("bootstrap:")]
     assert "hush" not in "".join(bootstraps)
@@ -256,6 +261,7 @@ def test_a_login_in_an_address_is_not_kept_on_the_volume(site: Site) -> None:
         for file in (path for path in (site.volume / part).rglob("*") if path.is_file()):
             assert b"me:hush" not in file.read_bytes(), file
     site.env["FLASH_ATTN_WHEEL"] = wheel.replace("me:hush@", "")
+    assert "installing flash-attn again" in site.run().log
     assert "bootstrap:" not in site.run().log  # another login is the same part
 
 
@@ -284,7 +290,6 @@ def test_flash_attention_that_cannot_be_had_is_a_line_and_no_failure(site: Site)
 
 
 def test_flash_attention_comes_from_its_wheel(site: Site) -> None:
-    from tests.wheels import make_wheel
 
     pin = make_wheel(site.wheels, "flash_attn", "2.8.3", {"flash_attn.py": ""})
     wheel = (site.wheels / "flash_attn-2.8.3-py3-none-any.whl").as_uri()
@@ -305,14 +310,14 @@ def driver(tmp_path: Path, version: str) -> tuple[str, str]:
 
 
 def refuse_without_driver(
-    device: str, version: str, **env: str
+    device: str, version: str, wsl: str = "/nowhere", **env: str
 ) -> "subprocess.CompletedProcess[str]":
     code = (
         "source ./bootstrap.sh; requirements=$1 requirements_file=requirements.txt;"
-        ' refuse_without_driver "$2" "$3"'
+        ' refuse_without_driver "$2" "$3" "$4"'
     )
     return subprocess.run(
-        ["bash", "-c", code, "-", env.pop("requirements", CUDA), device, version],
+        ["bash", "-c", code, "-", env.pop("requirements", CUDA), device, version, wsl],
         cwd=ROOT, env={"PATH": os.environ["PATH"], **env},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -335,6 +340,59 @@ def test_a_cuda_build_wants_a_driver(tmp_path: Path) -> None:
     )
     assert refuse_without_driver("/nowhere", "", ENGINE="espeak").returncode == 0
     assert refuse_without_driver("/nowhere", "", requirements="torch==2.13.0\n").returncode == 0
+
+
+OPEN = (
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build"
+    "  (dvs-builder@U16-I3-A16-2-1)\nGCC version: 13.2.0\n"
+)
+
+
+@pytest.mark.parametrize("text", [OPEN, OPEN.replace("x86_64", "aarch64")], ids=["x86", "arm"])
+def test_the_version_of_open_kernel_modules_is_read_too(tmp_path: Path, text: str) -> None:
+    device, version = driver(tmp_path, "1.2")
+    said = {}
+    for number in ("515.43.04", "525.60.13", "569.99", "570.124.06"):
+        Path(version).write_text(text.format(number))
+        run = refuse_without_driver(device, version)
+        said[number] = (run.returncode, "CUDA 12.8" in run.stderr)
+    assert said == {
+        "515.43.04": (1, True), "525.60.13": (0, True), "569.99": (0, True),
+        "570.124.06": (0, False),
+    }  # fmt: skip
+
+
+def test_windows_own_driver_is_one(tmp_path: Path) -> None:
+    """In WSL 2 there is neither /dev/nvidiactl nor a version in /proc."""
+    (tmp_path / "dxg").touch()
+    run = refuse_without_driver("/nowhere", "/nowhere", str(tmp_path / "dxg"))
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["hf_cache", "demo", ".lock"])
+def test_a_file_where_a_folder_has_to_be_is_said(site: Site, name: str) -> None:
+    site.give_environment()
+    site.volume.mkdir(exist_ok=True)
+    (site.volume / name).touch()
+    run = site.run()
+    site.assert_ready(run, base=site.local)
+    assert_loud(run.log, f"{site.volume / name} is not a folder, as it has to be: move it away")
+    assert "no space" not in run.log
+
+
+def test_a_file_in_the_place_of_the_volume_is_said(site: Site) -> None:
+    site.volume.touch()
+    run = site.run("--prefetch")
+    assert run.status == 1
+    assert f"{site.volume} is not a folder, as it has to be: move it away" in run.log
+
+
+def test_a_folder_that_takes_no_files_is_no_full_one() -> None:
+    """Root may write anywhere, so a permission that is missing is an error of the system's."""
+    problem = PermissionError(errno.EACCES, "Permission denied", "/v/demo")
+    assert told(problem, Path("/v")) == "/v/demo cannot be written to (Permission denied)"
+    assert not is_full(str(problem))
+    assert is_full(str(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/v")))
 
 
 @pytest.fixture
@@ -408,3 +466,76 @@ def test_the_production_set_is_a_cuda_build_with_flash_attentions_wheel(site: Si
     assert run.status == 1
     assert "there is no NVIDIA driver on this machine" in run.log
     assert not site.volume.exists()
+
+
+def test_a_volume_that_runs_no_program_is_told_before_it_is_built_on(site: Site) -> None:
+    site.give_environment()
+    shutil.rmtree(site.volume)
+    run = site.run_in(on_tmpfs(site, "noexec"))
+    site.assert_ready(run, base=site.local)
+    assert_loud(run.log, "is mounted noexec: no program can run from it")
+
+
+def test_a_volume_that_runs_no_program_serves_an_environment_of_the_image(site: Site) -> None:
+    site.give_environment(base=site.local)
+    run = site.run_in(on_tmpfs(site, "noexec"))
+    assert run.status == 0, run.log
+    assert run.handler["env"]["VIBEVOICE_VOLUME"] == str(site.volume)
+    assert run.handler["prefix"].startswith(str(site.local))
+
+
+def test_an_old_environment_of_another_worker_is_named_with_the_line_that_removes_it(
+    site: Site,
+) -> None:
+    site.give_environment()
+    old = site.volume / "venv"
+    old.mkdir(parents=True)
+    (old / "pyvenv.cfg").touch()
+    run = site.run()
+    assert run.status == 0, run.log
+    assert f"{old}, an environment of another worker, is no link of ours" in run.log
+    assert f": rm -rf '{old}'" in run.log
+    assert old.exists()
+
+
+def test_what_the_caller_set_for_pip_git_and_python_does_not_reach_the_build(site: Site) -> None:
+    own = {
+        "PIP_TARGET": str(site.folder / "elsewhere"), "PIP_DRY_RUN": "1", "PIP_NO_DEPS": "x",
+        "PIP_CONFIG_FILE": "/nowhere", "PYTHONHOME": "/nowhere", "GIT_DIR": "/nowhere",
+        "GIT_INDEX_FILE": "/nowhere", "GIT_SSH_COMMAND": "false",
+    }  # fmt: skip
+    site.assert_ready(site.run(**own))
+    assert "bootstrap:" not in site.run(**own).log
+
+
+def test_an_environment_that_lacks_a_package_is_never_whole(site: Site) -> None:
+    site.configure_pip(**{"dry-run": "true"})
+    run = site.run()
+    assert run.status == 1
+    assert "1 packages were not installed, such as tiny-package" in run.log
+    assert not list(site.volume.glob("venv-*/.manifest.json"))
+    site.configure_pip()
+    site.assert_ready(site.run())
+
+
+def test_a_wheel_of_flash_attention_that_failed_is_tried_again_by_the_next_start(
+    site: Site,
+) -> None:
+    site.give_environment()
+    wheel = site.wheels / "flash_attn-2.8.3-py3-none-any.whl"
+    site.env["FLASH_ATTN_WHEEL"] = wheel.as_uri()
+    site.assert_ready(site.run())
+    make_wheel(site.wheels, "flash_attn", "2.8.3", {"flash_attn.py": ""})
+    site.assert_ready(site.run())
+    facts = f"{site.manifest()['venv']}/.manifest.json"
+    assert site.manifest(facts)["flash_attention"] == "2.8.3"
+    assert "bootstrap:" not in site.run().log
+
+
+def test_a_wheel_of_flash_attention_that_fails_for_good_costs_no_warm_start(site: Site) -> None:
+    wheel = site.wheels / "flash_attn-2.8.3-py3-none-any.whl"
+    site.env["FLASH_ATTN_WHEEL"] = wheel.as_uri()
+    logs = [site.run().log for _ in range(3)]
+    assert ["flash-attn could not be installed" in log for log in logs] == [True, True, False]
+    assert "bootstrap:" not in logs[2]
+    assert "installing flash-attn again" in site.run("--prefetch").log

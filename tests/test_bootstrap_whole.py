@@ -4,7 +4,6 @@ The hub and RunPod are on loopback, the code is PyPI's vibevoice in a git reposi
 the tiny checkpoint, and all else is real.
 """
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -97,9 +96,7 @@ def test_the_same_with_an_environment_installed_from_the_package_index(
     site.requirements.write_text(pins)
     with HubApi({MODEL: vibevoice.checkpoint()}) as hub:
         own = settings(site, hub)
-        for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_NO_CACHE_DIR"):
-            del own[name]
-        own |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+        site.use_package_index()
         with RunPodApi() as api, worker(api, tmp_path / "one", BOOTSTRAP, **own) as one:
             assert_it_speaks(one, site, hub)
             prefix = (one.volume / "venv").resolve()

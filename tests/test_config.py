@@ -84,6 +84,46 @@ def test_runpods_names_for_the_bucket_are_read_too() -> None:
     assert Settings.from_env({}).bucket is None
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "name", "address"),
+    [
+        ("https://speech.s3.eu-west-1.amazonaws.com", "speech",
+         ("https://s3.eu-west-1.amazonaws.com", "virtual", "eu-west-1")),
+        ("https://s3.eu-west-1.amazonaws.com/speech/", "speech",
+         ("https://s3.eu-west-1.amazonaws.com", "virtual", "eu-west-1")),
+        ("https://speech.nyc3.digitaloceanspaces.com", "speech",
+         ("https://nyc3.digitaloceanspaces.com", "virtual", "us-east-1")),
+        ("https://my.speech.s3.us-west-004.backblazeb2.com", "my.speech",
+         ("https://s3.us-west-004.backblazeb2.com", "virtual", "us-west-004")),
+        (f"https://{'a' * 32}.r2.cloudflarestorage.com/speech", "speech",
+         (f"https://{'a' * 32}.r2.cloudflarestorage.com", "path", "auto")),
+        (f"https://speech.{'a' * 32}.eu.r2.cloudflarestorage.com", "speech",
+         (f"https://{'a' * 32}.eu.r2.cloudflarestorage.com", "virtual", "auto")),
+        ("https://storage.googleapis.com/speech", "speech",
+         ("https://storage.googleapis.com", "path", "auto")),
+        ("http://127.0.0.1:9000/speech", "speech", ("http://127.0.0.1:9000", "path", "us-east-1")),
+    ],
+)  # fmt: skip
+def test_runpods_three_variables_are_enough_where_the_endpoint_names_the_bucket(
+    endpoint: str, name: str, address: tuple[str, str, str]
+) -> None:
+    keys = {"BUCKET_ACCESS_KEY_ID": "key", "BUCKET_SECRET_ACCESS_KEY": "hush"}
+    bucket = Settings.from_env({**keys, "BUCKET_ENDPOINT_URL": endpoint}).bucket
+    assert bucket is not None
+    assert (bucket.name, bucket.address()) == (name, address)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["https://s3.amazonaws.com", "https://nyc3.digitaloceanspaces.com", "http://127.0.0.1:9000/",
+     "https://minio.example.com/a/b", f"https://{'a' * 32}.r2.cloudflarestorage.com"],
+)  # fmt: skip
+def test_an_endpoint_that_names_no_bucket_needs_its_name(endpoint: str) -> None:
+    keys = {"BUCKET_ACCESS_KEY_ID": "key", "BUCKET_SECRET_ACCESS_KEY": "hush"}
+    with pytest.raises(ConfigError, match="S3 is half set: S3_BUCKET_NAME must be given too"):
+        Settings.from_env({**keys, "BUCKET_ENDPOINT_URL": endpoint})
+
+
 def test_our_name_of_a_variable_is_read_before_runpods() -> None:
     assert Settings.from_env({**S3, "BUCKET_NAME": "another"}).s3_bucket_name == "bucket"
 

@@ -1,6 +1,5 @@
 """docs/deploy.md: its settings are those of the scripts, its local commands run as they stand."""
 
-import os
 import re
 import subprocess
 import tempfile
@@ -14,7 +13,10 @@ from tests.bootstrap_site import PYTHON, ROOT, Site
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 BOOTSTRAP = (ROOT / "bootstrap.sh").read_text()
 PROVISION = "".join(path.read_text() for path in sorted((ROOT / "provision").glob("*.py")))
-OTHERS = {"BASH_REMATCH", "HOSTNAME", "RUNPOD_POD_ID", "TMPDIR", "REPLY", "VIBEVOICE_IN_USE"}
+OTHERS = {
+    "BASH_REMATCH", "HOSTNAME", "RUNPOD_ENDPOINT_ID", "RUNPOD_POD_ID", "TMPDIR", "REPLY",
+    "VIBEVOICE_IMAGE", "VIBEVOICE_IN_USE",
+}  # fmt: skip
 INNER = re.compile("LOCK_|XDG_|TRITON_|TORCHINDUCTOR_|NUMBA_|CUDA_|HF_XET_")
 """What nobody has to set: bash's and the platform's own, caches, and the pace of the lock."""
 
@@ -56,10 +58,10 @@ def test_the_local_commands_speak() -> None:
 
 def assert_the_local_commands_speak(site: Site) -> None:
     (site.code / "examples").symlink_to(ROOT / "examples")
+    site.use_package_index()
     block = commands("Try it on your machine").replace("PYTHON=python3.11", f"PYTHON={PYTHON}")
     env = {
-        **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
-        **{name: site.env[name] for name in ("PATH", "HOME", "TMPDIR", "GIT_CONFIG_GLOBAL")},
+        **{name: site.env[name] for name in ("PATH", "HOME", "TMPDIR", "XDG_CONFIG_HOME")},
         "VIBEVOICE_REPO": site.env["VIBEVOICE_REPO"],
         "VIBEVOICE_REF": site.commit,
     }

@@ -18,10 +18,12 @@ from config import Settings
 from delivery.answer import Outputs
 from engines.base import Engine
 from synthesis.inference import VibeVoiceInference
+from tests.fake_recognizer import FakeRecognizer
 from tests.hearing import heard, require_hearing, word_errors
 from tests.real_engines import kokoro, piper
 from tests.test_codecs import by_ffmpeg
 from tests.test_engine_espeak import pitch
+from transcription.transcriber import Transcriber
 from worker.jobs import Jobs
 
 pytestmark = pytest.mark.models
@@ -58,7 +60,9 @@ class Speaker:
     def __init__(self, engine: Engine, volume: Path, **env: str) -> None:
         settings = Settings.from_env({"VIBEVOICE_VOLUME": str(volume), **env})
         self.inference = VibeVoiceInference(settings, engine)
-        self._jobs = Jobs(self.inference, Outputs(volume, save=False), _Log())
+        transcriber = Transcriber(FakeRecognizer(), 1, 60)  # no job here brings a recording
+        outputs = Outputs(volume, save=False)
+        self._jobs = Jobs(self.inference, outputs, _Log(), lambda: transcriber)
 
     def job(self, **fields: object) -> dict[str, Any]:
         answer = asyncio.run(self._jobs.answer({"id": "one", "input": fields}))

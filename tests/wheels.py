@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def make_wheel(folder: Path, name: str, version: str, files: Mapping[str, str]) -> str:
+def make_wheel(folder: Path, name: str, version: str, files: Mapping[str, str | bytes]) -> str:
     """Writes a wheel that holds `files`, always the same bytes; gives the line that pins it."""
     info = f"{name}-{version}.dist-info"
     held = {
@@ -15,15 +15,20 @@ def make_wheel(folder: Path, name: str, version: str, files: Mapping[str, str]) 
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    lines = [f"{path},sha256={_digest(text)},{len(text.encode())}" for path, text in held.items()]
-    held[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""])
+    bodies = {path: _bytes(content) for path, content in held.items()}
+    lines = [f"{path},sha256={_digest(body)},{len(body)}" for path, body in bodies.items()]
+    bodies[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""]).encode()
     wheel = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for path, text in held.items():
-            archive.writestr(zipfile.ZipInfo(path), text)
+        for path, body in bodies.items():
+            archive.writestr(zipfile.ZipInfo(path), body)
     return f"{name}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
 
 
-def _digest(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
+def _bytes(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
+
+
+def _digest(body: bytes) -> str:
+    digest = hashlib.sha256(body).digest()
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -2,7 +2,8 @@
 
     python -m tools.contract
 
-That is `bridge/codes.json`, `bridge/request.schema.json` and the tables of docs/api.md.
+That is `bridge/codes.json`, `bridge/request.schema.json` and the tables of docs/api.md and
+docs/transcription.md.
 tests/test_contract.py holds all of them equal to what this would write.
 """
 
@@ -12,13 +13,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from api.schema import OWN, SPEECH
 from request.errors import CODES
-from request.model import SpeechRequest, notes_of
+from request.fields import notes_in
+from request.model import SpeechRequest
+from request.transcription import TranscriptionRequest
 from request.values import TEXTS
 
 ROOT = Path(__file__).resolve().parent.parent
 API = ROOT / "docs" / "api.md"
+TRANSCRIPTION = ROOT / "docs" / "transcription.md"
 
 
 def files() -> dict[Path, str]:
@@ -29,6 +35,9 @@ def files() -> dict[Path, str]:
         bridge / "codes.json": _json(codes),
         bridge / "request.schema.json": json.dumps(_schema(), indent=2) + "\n",
         API: _documented(API.read_text()),
+        TRANSCRIPTION: _with_table(
+            TRANSCRIPTION.read_text(), "Field", _fields(TranscriptionRequest), "Allowed"
+        ),
     }
 
 
@@ -50,15 +59,18 @@ def _line(value: Mapping[str, Any]) -> str:
 
 
 def _documented(text: str) -> str:
-    fields = ["| Field | Allowed | Default | Meaning |", "| --- | --- | --- | --- |"]
-    fields += [_field_row(name) for name in SpeechRequest.model_fields]
-    text = _with_table(text, "Field", fields, "Allowed")
+    text = _with_table(text, "Field", _fields(SpeechRequest), "Allowed")
     rows = [f"| `{name}` | {code.status} | {code.meaning} |" for name, code in CODES.items()]
     return _with_table(text, "Code", ["| Code | Status | Meaning |", "| --- | --- | --- |", *rows])
 
 
-def _field_row(name: str) -> str:
-    field, notes = SpeechRequest.model_fields[name], notes_of(name)
+def _fields(model: type[BaseModel]) -> list[str]:
+    head = ["| Field | Allowed | Default | Meaning |", "| --- | --- | --- | --- |"]
+    return head + [_field_row(model, name) for name in model.model_fields]
+
+
+def _field_row(model: type[BaseModel], name: str) -> str:
+    field, notes = model.model_fields[name], notes_in(model, name)
     named = f"`{name}`" + (f" (or `{notes['openai']}`)" if notes["openai"] else "")
     allowed = (field.description or "").replace("{max_text_length}", "`MAX_TEXT_LENGTH`")
     default = notes["unset"] or ("" if field.default is None else f"`{_plain(field.default)}`")
@@ -76,7 +88,7 @@ def _with_table(text: str, first: str, lines: list[str], second: str = "") -> st
     table = re.compile(rf"^\| {heads}.*\n(?:\|.*\n)+", re.M)
     found, count = table.subn(lambda _: "\n".join(lines) + "\n", text)
     if count != 1:
-        raise ValueError(f"docs/api.md has {count} tables of {first}")
+        raise ValueError(f"the page has {count} tables of {first}")
     return found
 
 

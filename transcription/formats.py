@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from text.subtitles import clock
 from text.writing_systems import UNSPACED
@@ -41,6 +42,22 @@ def vtt(segments: Sequence[Segment]) -> str:
     """WebVTT, with the speaker as a voice tag."""
     cues = (f"{_times(segment, '.')}\n{_voiced(segment)}\n\n" for segment in segments)
     return "WEBVTT\n\n" + "".join(cues)
+
+
+def segment_of(number: int, segment: Segment) -> dict[str, Any]:
+    """A segment as Whisper's API has it. `seek` is its start in frames of 10 ms."""
+    return {
+        "id": number,
+        "seek": round(segment.start_sec * 100),
+        "start": segment.start_sec,
+        "end": segment.end_sec,
+        "text": segment.text,
+        "tokens": list(segment.tokens),
+        "temperature": segment.temperature,
+        "avg_logprob": segment.avg_logprob,
+        "compression_ratio": segment.compression_ratio,
+        "no_speech_prob": segment.no_speech_prob,
+    }
 
 
 FORMS: Mapping[str, Callable[[Sequence[Segment]], str]] = {

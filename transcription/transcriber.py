@@ -45,7 +45,8 @@ class Transcriber:
         capabilities = recognizer.capabilities
         bounds = filter(None, (longest_sec, capabilities.longest_sec))
         self.longest_sec = min(bounds)
-        aliases = {capabilities.model: capabilities.name}
+        short = capabilities.model.removeprefix("faster-").removeprefix("whisper-")
+        aliases = dict.fromkeys((capabilities.model, short), capabilities.name)
         self.models = ModelNames((capabilities.name,), aliases, OPENAI_HEARING_NAMES)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="ear")
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-ear-")

@@ -48,6 +48,9 @@ class VoiceMapper:
     An upload is nobody else's voice, since its speaker agreed to that one name. It is meant by its
     stem alone, and never by one of `others`; it is neither the default nor a fallback.
 
+    Where the engine does not clone (`clones` False), its own voices are all that is offered, and
+    come first. A recording is found by its name alone, for the engine to refuse with its reason.
+
     Safe to share between threads. Calls read files, so they must not run in an event loop.
     """
 
@@ -59,10 +62,12 @@ class VoiceMapper:
         builtin: Sequence[str] = (),
         strict: bool = False,
         others: Mapping[str, str] | None = None,
+        clones: bool = True,
     ) -> None:
         self._default = default
         self._builtin = [Named(name) for name in builtin]
         self._strict = strict
+        self._clones = clones or not builtin
         self._others = {folded(name): voice for name, voice in (others or {}).items()}
         self._folder = VoiceFolder(directory)
         self._lock = threading.RLock()
@@ -136,6 +141,8 @@ class VoiceMapper:
                 exact, alias, others = self._matches(meant, uploads=False)
                 partial = partial if not (exact or alias) else others
             for entry in (*exact, *alias, *partial):
+                if not (named or self._clones or entry in self._builtin):
+                    continue
                 try:
                     voice, remarks = self._load(entry)
                 except Unusable as error:

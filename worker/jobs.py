@@ -22,6 +22,7 @@ from config import on_runpod
 from delivery import answer as delivery
 from delivery.answer import Delivered, Delivery, Outputs
 from delivery.bucket import Bucket
+from provision.begin import up
 from request.errors import DeliveryError, EngineLost, RequestError, SpeechError
 from request.model import SpeechRequest, parse_request, words_of
 from synthesis.file import SpeechFile
@@ -29,8 +30,10 @@ from synthesis.inference import VibeVoiceInference
 from synthesis.plan import PlannedRequest
 from synthesis.quality import Progress
 from synthesis.result import AudioPart, Result
+from transcription.transcriber import Transcriber
 from worker import sdk_loop
 from worker.progress import reporting
+from worker.transcription import LARGE, TranscriptionJob, is_transcription
 
 _MOST_POSTED = 1_000_000
 """The largest item of a stream, in bytes. RunPod drops larger ones without an error."""
@@ -41,10 +44,18 @@ T = TypeVar("T")
 
 
 class Jobs:
-    """Answers jobs with one `VibeVoiceInference`. `log` is RunPod's logger."""
+    """Answers jobs with one `VibeVoiceInference`, and with the `Transcriber` that `transcriber`
+    gives. `log` is RunPod's logger."""
 
-    def __init__(self, inference: VibeVoiceInference, outputs: Outputs, log: Any) -> None:
+    def __init__(
+        self,
+        inference: VibeVoiceInference,
+        outputs: Outputs,
+        log: Any,
+        transcriber: Callable[[], Transcriber],
+    ) -> None:
         self._inference, self._outputs, self._log = inference, outputs, log
+        self._transcriber = transcriber
 
     async def answer(self, job: Job) -> Answer:
         """Answers a job in one piece: the audio with its facts, or `{"error": "[code] sentence"}`.
@@ -52,6 +63,8 @@ class Jobs:
         Raises only `asyncio.CancelledError`.
         """
         try:
+            if is_transcription(job.get("input")):
+                return await self._transcribed(job)
             request, warnings = parse_request(job.get("input"), self._inference.defaults)
             if request.stream and not request.dry_run:
                 warnings.append("stream: this worker answers in one piece (STREAM_JOBS is not set)")
@@ -71,6 +84,13 @@ class Jobs:
         below 1 MB.
         """
         try:
+            if is_transcription(job.get("input")):
+                answer = await self._transcribed(job)
+                large = {name: answer.pop(name) for name in LARGE if name in answer}
+                yield answer
+                answer.pop(sdk_loop.LOST, None)
+                answer.update(large)
+                return
             request, warnings = parse_request(job.get("input"), self._inference.defaults)
             if request.stream and not request.dry_run:
                 items = self._parts(job, request, warnings)
@@ -106,6 +126,11 @@ class Jobs:
                 # SIGTERM it posts the remaining results and ends the worker.
                 os.kill(os.getpid(), signal.SIGTERM)
             yield self._failure(error, job)
+
+    async def _transcribed(self, job: Job) -> Answer:
+        most_bytes = self._inference.settings.max_upload_mb * 2**20
+        tell = functools.partial(self._log.info, request_id=_id(job))
+        return await TranscriptionJob(self._transcriber(), most_bytes, tell).answer(job)
 
     async def _whole(self, job: Job, request: SpeechRequest, warnings: list[str]) -> Answer:
         if request.dry_run:
@@ -209,6 +234,7 @@ class Jobs:
         cold_start = self._inference.tell_cold_start()
         if cold_start is not None:
             timings["cold_start_sec"] = cold_start
+            up()
         answer: Answer = {
             "status": "success",
             "sample_rate": result.sample_rate,

@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from runpod.http_client import AsyncClientSession
@@ -17,13 +17,24 @@ from runpod.serverless.modules.rp_http import send_result
 
 from synthesis.quality import Progress
 
+
+@dataclass(slots=True)
+class Heard:
+    """How far a recording has been heard; written by one task, read by another."""
+
+    heard_sec: float = 0.0
+    audio_sec: float = 0.0
+    segments: int = 0
+    warning: str = ""
+
+
 INTERVAL_SEC = 2.0
 _TIMEOUT_SEC = 5.0
 
 
 @asynccontextmanager
 async def reporting(
-    job: dict[str, Any], progress: Progress
+    job: dict[str, Any], progress: Progress | Heard
 ) -> AsyncIterator[Callable[[str], None]]:
     """Posts `progress` every two seconds while it changes. Does nothing outside RunPod.
 
@@ -49,7 +60,7 @@ async def reporting(
 
 
 async def _report(
-    job: dict[str, Any], progress: Progress, wake: asyncio.Event, done: asyncio.Event
+    job: dict[str, Any], progress: Progress | Heard, wake: asyncio.Event, done: asyncio.Event
 ) -> None:
     told: dict[str, Any] = {}
     async with AsyncClientSession() as session:
@@ -59,10 +70,13 @@ async def _report(
                 return
             wake.clear()
             state = asdict(progress)
-            if state == told or not progress.chunks_total:
+            if state == told or not state.get("chunks_total", progress.audio_sec):
                 continue
             told = state
-            shown = {**state, "audio_sec": round(progress.audio_sec, 1)}
+            shown = {
+                name: round(value, 1) if isinstance(value, float) else value
+                for name, value in state.items()
+            }
             if not progress.warning:
                 del shown["warning"]
             try:

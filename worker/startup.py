@@ -5,7 +5,6 @@ The SDK runs the fitness checks on RunPod only, and RunPod replaces a worker tha
 
 import json
 import logging
-import os
 import threading
 import time
 import uuid
@@ -26,7 +25,7 @@ def prepare(inference: VibeVoiceInference, log: Any) -> None:
     is included.
     """
     # The SDK logs whole answers with their audio at its default level.
-    log.set_level(os.environ.get("RUNPOD_LOG_LEVEL", "INFO"))
+    log.set_level(inference.settings.runpod_log_level)
     engines = logging.getLogger("vibevoice")
     engines.handlers, engines.propagate = [_ToRunPod(log)], False
     engines.setLevel(logging.INFO)

@@ -9,7 +9,7 @@ from typing import Any
 from api import sse
 from request.transcription import TranscriptionRequest
 from transcription.base import Options, Segment, Transcript, Word
-from transcription.formats import gap, plain, srt, vtt
+from transcription.formats import gap, plain, segment_of, srt, vtt
 from transcription.languages import name_of
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt", "diarized_json")
@@ -84,22 +84,6 @@ def _diarized(heard: Sequence[Segment], transcript: Transcript, _: HearParams) -
         "duration": transcript.duration_sec,
         "text": plain(heard),
         "segments": [_spoken(number, each) for number, each in enumerate(heard)],
-    }
-
-
-def segment_of(number: int, segment: Segment) -> dict[str, Any]:
-    """A segment as Whisper's API has it. `seek` is its start in frames of 10 ms."""
-    return {
-        "id": number,
-        "seek": round(segment.start_sec * 100),
-        "start": segment.start_sec,
-        "end": segment.end_sec,
-        "text": segment.text,
-        "tokens": list(segment.tokens),
-        "temperature": segment.temperature,
-        "avg_logprob": segment.avg_logprob,
-        "compression_ratio": segment.compression_ratio,
-        "no_speech_prob": segment.no_speech_prob,
     }
 
 

@@ -145,6 +145,12 @@ test.each([
   if (!retry) expect(answer.headers.get("x-should-retry")).toBe("false");
 });
 
+test("RunPod's limit of time is named", async () => {
+  network({ [ROUTE]: refusal(524, "<html>") });
+  const answer = await speak({}, { settings });
+  expect(answer.error.message).toContain("a load balancer of RunPod's gives it 330 s");
+});
+
 test("a server that is gone may come back", async () => {
   network({});
   const answer = await speak({}, { settings });

@@ -106,12 +106,12 @@ def _is_there(final: Path, part: Path, check: Callable[[Path], object]) -> bool:
     try:
         check(final)
     except EngineError:
-        _set_aside(final, part)
+        set_aside(final, part)
         return False
     return True
 
 
-def _set_aside(final: Path, part: Path) -> None:
+def set_aside(final: Path, part: Path) -> None:
     """Moves a damaged snapshot to `part`. The library compares hashes and keeps its good files."""
     if part.exists():
         shutil.rmtree(final)
