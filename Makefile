@@ -78,7 +78,7 @@ bridge/node_modules/.package-lock.json: bridge/package-lock.json | $(VENV)/.node
 	cd bridge && npm ci --no-audit --no-fund
 	@touch $@
 
-demo: $(VENV)/$(if $(filter vibevoice,$(ENGINE)),.dev,.demo)
+demo: $(VENV)/$(if $(filter vibevoice realtime,$(ENGINE)),.dev,.demo)
 	@$(PY) tools/demo.py
 
 serve: $(VENV)/.demo

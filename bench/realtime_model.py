@@ -123,3 +123,16 @@ def preset(size: str, text: int = 20, frames: int = 15) -> Preset:
     made = preset_tensors(size, text, frames)
     taken = ("lm.cache", "tts_lm.cache", "neg_tts_lm.cache", "neg_tts_lm.hidden")
     return Preset(*(made[name] for name in taken))
+
+
+class Voices:
+    """Stands for `Presets`: a voice by its lengths, such as `20 15`."""
+
+    def __init__(self, size: str) -> None:
+        self._size = size
+        self._known: dict[str, Preset] = {}
+
+    def get(self, name: str) -> Preset:
+        if name not in self._known:
+            self._known[name] = preset(self._size, *map(int, name.split()))
+        return self._known[name]

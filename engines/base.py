@@ -164,7 +164,8 @@ class Capabilities:
     `details` name the loaded model and its device; they are empty before. `figures` are counters
     and measurements by name. `gpu`: the loaded model is on a GPU, so `device_sec` costs money.
     `in_caller`: the work is done on the CPU, in the thread that iterates a `Speech`.
-    `streaming_text`: it speaks plans that grow.
+    `streaming_text`: it speaks plans that grow. `refuses_recordings`: it speaks by its own voices
+    alone, and raises `VoiceError` for a voice with samples.
     """
 
     name: str
@@ -175,6 +176,7 @@ class Capabilities:
     gpu: bool = False
     in_caller: bool = False
     streaming_text: bool = False
+    refuses_recordings: bool = False
     languages: tuple[str, ...] = ("en", "zh")
     details: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)

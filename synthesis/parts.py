@@ -20,7 +20,7 @@ from audio.pcm import Samples
 from audio.spool import Extent, Spool
 from engines.base import SAMPLE_RATE, End, Frame
 from synthesis.cancel import CancelToken
-from synthesis.plan import PlannedRequest, Services
+from synthesis.plan import GrowingText, PlannedRequest, Services
 from synthesis.quality import AnyAudio, QualityRetry, Recorded, flaws
 from synthesis.result import AudioPart, HeardChunk, Result, Spoken, heard_chunk, result_of
 from synthesis.verify import Hearing
@@ -51,11 +51,13 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where a request is worked on: what it shares with others, what ends it, its own folder."""
+    """Where a request is worked on: what it shares with others, what ends it, its own folder.
+    `load_sec` is how long it waited for its model."""
 
     services: Services
     token: CancelToken
     folder: Path
+    load_sec: float = 0.0
 
 
 class PartEncoder:
@@ -124,16 +126,20 @@ class PartEncoder:
 
 
 def live_parts(
-    context: Context, planned: PlannedRequest, gain_db: float | None, options: StreamOptions
+    context: Context,
+    planned: PlannedRequest,
+    gain_db: float | None,
+    options: StreamOptions,
+    growing: GrowingText | None = None,
 ) -> LiveParts:
     """Yields the file while it is spoken; returns what there is to say. Of many streams the one
     comes first whose listener runs out of sound first. What was heard of a chunk comes when it is
-    known, and never delays a part."""
+    known, and never delays a part. `growing` is the text of a plan that grows."""
     rate, speed, form = planned.rate, planned.request.speed, planned.request.output_format
     services, token = context.services, context.token
-    hearing = hearing_of(context, planned)
+    model, hearing = planned.model, hearing_of(context, planned)
     loading = load(context, planned, hearing)
-    quality = QualityRetry(services.engine, services.pace, 0, token, hearing=hearing)
+    quality = QualityRetry(model.engine, model.pace, 0, token, hearing=hearing)
     out = PartEncoder(planned, form, gain_db, options.longest_part_sec, _LIVE_BLOCK)
     meter = LoudnessMeter(rate)
 
@@ -145,8 +151,8 @@ def live_parts(
 
     takes: list[Recorded[ChunkAudio]] = []
     take, heard = ChunkAudio(rate, speed), list[Samples]()
-    events = in_blocks(in_order(quality.events(planned.plan), context.folder), block_sec)
-    if services.engine.capabilities.in_caller:
+    events = in_blocks(in_order(quality.events(planned.plan, growing), context.folder), block_sec)
+    if model.engine.capabilities.in_caller:
         events = _in_turns(events, turn)
     told = 0
     for event in events:
@@ -160,7 +166,8 @@ def live_parts(
                 meter.add(np.concatenate(heard))
         yield from parts
         if isinstance(event, End):
-            flaw = quality.judge(planned.plan, event.chunk, take, event.reason)
+            plan = growing.whole(planned.plan) if growing else planned.plan
+            flaw = quality.judge(plan, event.chunk, take, event.reason)
             takes.append(Recorded(take, flaw, 1))
             out.join.end_chunk()
             take, heard = ChunkAudio(rate, speed), []
@@ -170,8 +177,8 @@ def live_parts(
             takes[told] = replace(takes[told], heard=hearing.of(told))
             yield heard_chunk(planned, told, takes[told], out.join)
             told += 1
-    spoken = spoken_of(planned, quality, takes, loading, gain_db)
-    services.loudness.remember(planned.cast, meter.integrated())
+    spoken = spoken_of(context, planned, quality, takes, loading, gain_db)
+    model.loudness.remember(planned.cast, meter.integrated())
     with turn():
         parts = list(out.close())
     yield from parts
@@ -198,18 +205,16 @@ def hearing_of(context: Context, planned: PlannedRequest) -> Hearing | None:
 def load(
     context: Context, planned: PlannedRequest, hearing: Hearing | None = None
 ) -> tuple[float, float]:
-    """Loads the engine, and beside it what hears. Gives when that began and when it was done."""
+    """Loads what hears; the model is loaded. Gives when that began and when it was done."""
     started_at = time.monotonic()
     context.token.check()
-    if planned.plan.chunks:  # silence needs no engine
-        ready = hearing.load() if hearing else None
-        context.services.load_model()
-        if ready:
-            ready.result()
+    if hearing and planned.plan.chunks:
+        hearing.load().result()
     return started_at, time.monotonic()
 
 
 def spoken_of(
+    context: Context,
     planned: PlannedRequest,
     quality: QualityRetry,
     takes: Iterable[Recorded[AnyAudio]],
@@ -221,8 +226,8 @@ def spoken_of(
     kept, now, (started_at, loaded_at) = tuple(takes), time.monotonic(), loading
     phases = {
         "plan_sec": planned.planned_at - planned.asked_at,
-        "queue_sec": started_at - planned.planned_at,
-        "load_sec": loaded_at - started_at,
+        "queue_sec": started_at - planned.planned_at - context.load_sec,
+        "load_sec": context.load_sec + loaded_at - started_at,
         "first_audio_sec": (quality.first_audio_at or now) - planned.asked_at,
         "synthesis_sec": now - loaded_at,
         **quality.cost,

@@ -5,43 +5,48 @@ with one seed and one cast for all of it.
 """
 
 import secrets
+import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from audio.codecs import FORMATS, bytes_a_second, codec_rate
-from audio.loudness import LoudnessMemory, gain_to
+from audio.loudness import gain_to
 from config import Settings
-from engines.base import Capabilities, Engine, Options, Plan, PlannedChunk
+from engines.base import (
+    Capabilities,
+    GrowingSpeech,
+    Options,
+    Plan,
+    PlannedChunk,
+    Speech,
+)
 from engines.priority_lock import PriorityLock
-from request.errors import RequestError
+from request.errors import EngineError, RequestError
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
+from synthesis.models import Model, Models
 from synthesis.verify import Verifier
 from text.chunks import Limits, TextPlan, plan_text
-from text.pace import Pace
 from text.reading import most_spoken
 from voices.casting import Recording, cast, names_of, unmatched
-from voices.catalogue import Voice, VoiceMapper
+from voices.catalogue import Voice
 
 T = TypeVar("T")
+Aside = Callable[[], AbstractAsyncContextManager[None]]
+"""Where an answer waits for its model: a door may give its place to another meanwhile."""
 
 
 class Services(Protocol):
     """What requests share: see `inference.VibeVoiceInference`."""
 
     settings: Settings
-    engine: Engine
+    models: Models
     limits: Limits
-    voices: VoiceMapper
-    pace: Pace
-    loudness: LoudnessMemory
     cpu: PriorityLock
     verifier: Verifier | None
-
-    def load_model(self) -> None: ...
 
     def request_voice(self, request: SpeechRequest) -> tuple[Voice, list[str]]: ...
 
@@ -53,18 +58,26 @@ class Services(Protocol):
 @dataclass(frozen=True, slots=True)
 class Section:
     """A part of a text that is spoken by itself. `silence_ms` come before it, unless its text asks
-    for another silence there."""
+    for another silence there. `plain`: words that need no cleaning. `joins`: it is spoken with the
+    section before, as one text; `continues`: it begins within a sentence. Without text it ends what
+    was joined."""
 
     text: str
     silence_ms: int = 0
+    plain: bool = False
+    continues: bool = False
+    joins: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
-    """A text as it will be spoken. `plan` is what the engine gets; `lead_ms` of silence come before
-    all chunks; `asked_at` and `planned_at` are monotonic seconds."""
+    """A text as it will be spoken, by a model that its answer holds, and the section that it is.
+    `plan` is what the engine gets; `lead_ms` of silence come before all chunks; `asked_at` and
+    `planned_at` are monotonic seconds."""
 
     request: SpeechRequest
+    model: Model = field(repr=False)
+    section: Section
     text: TextPlan
     plan: Plan
     seed: int
@@ -89,29 +102,102 @@ class PlannedRequest:
         may_shrink = self.request.allow_recompress and self.rate in FORMATS["opus"].rates
         return "opus" if may_shrink else self.request.output_format
 
+    async def loaded(self, aside: Aside) -> float:
+        """Waits, within `aside`, until the model is loaded. Gives the seconds. Raises
+        `EngineError`, and what `aside` raises."""
+        began = time.monotonic()
+        if not self.plan.chunks or self.model.ready:  # silence needs no engine
+            return 0.0
+        async with aside():
+            await self.model.loaded()
+        return time.monotonic() - began
+
     def pauses(self) -> list[int]:
         """The silences asked for, in samples: before all chunks, then after each."""
         pauses = [self.lead_ms, *(chunk.pause_ms for chunk in self.text.chunks)]
         return [round(pause * self.rate / 1000 / self.request.speed) for pause in pauses]
 
-    def chunk_sec(self, index: int, pace: Pace) -> float:
-        """How long one chunk should be, without the pause after it."""
-        return pace.expected(*said(self.plan, index)) / self.request.speed
+    @property
+    def joinable(self) -> str | None:
+        """Its words, where it is one turn without a silence of its own; else None."""
+        chunks, section = self.text.chunks, self.section
+        if len(chunks) != 1 or len(chunks[0].turns) != 1 or chunks[0].pause_ms or self.text.lead_ms:
+            return None
+        return " ".join(section.text.split()) if section.plain else chunks[0].turns[0].text
 
-    def expected_sec(self, pace: Pace) -> float:
+    @property
+    def growing_plan(self) -> Plan:
+        """The plan of its one turn, as one that grows."""
+        (chunk,) = self.plan.chunks
+        turn = replace(chunk.turns[0], text=self.joinable or "")
+        return replace(self.plan, chunks=(replace(chunk, turns=(turn,)),), grows=True)
+
+    def chunk_sec(self, index: int) -> float:
+        """How long one chunk should be, without the pause after it."""
+        return self.model.pace.expected(*said(self.plan, index)) / self.request.speed
+
+    def expected_sec(self) -> float:
         """How long the answer should be, with its pauses."""
-        spoken = sum(self.chunk_sec(index, pace) for index in range(len(self.text.chunks)))
+        spoken = sum(self.chunk_sec(index) for index in range(len(self.text.chunks)))
         return spoken + sum(self.pauses()) / self.rate
 
-    def expected_bytes(self, pace: Pace) -> int:
+    def expected_bytes(self) -> int:
         """How large its file should be, in the smallest format that it may take."""
-        return round(self.expected_sec(pace) * bytes_a_second(self.smallest_format, self.rate))
+        return round(self.expected_sec() * bytes_a_second(self.smallest_format, self.rate))
 
-    def remembered_gain(self, loudness: LoudnessMemory) -> float | None:
+    def remembered_gain(self) -> float | None:
         """The gain for a stream, in dB: by what these voices measured before."""
         if self.request.loudness is None:
             return None
-        return gain_to(self.request.loudness, loudness.recall(self.cast))
+        return gain_to(self.request.loudness, self.model.loudness.recall(self.cast))
+
+
+class GrowingText:
+    """The text of a plan that grows, on its way to the engine. Any thread may call its methods."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._lock = threading.Lock()
+        self._unsent: list[str] = []
+        self._finished = False
+        self._speech: GrowingSpeech | None = None
+
+    def feed(self, text: str) -> None:
+        with self._lock:
+            self.text += text
+            if self._speech is None:
+                self._unsent.append(text)
+            else:
+                self._speech.feed(text)
+
+    def finish(self) -> None:
+        with self._lock:
+            self._finished = True
+            if self._speech is not None:
+                self._speech.finish()
+
+    def attach(self, speech: Speech) -> None:
+        """The engine's speech is there. Raises `EngineError` where it cannot grow."""
+        if not isinstance(speech, GrowingSpeech):
+            raise EngineError("the engine takes no text that grows")
+        with self._lock:
+            self._speech = speech
+            for text in self._unsent:
+                speech.feed(text)
+            if self._finished:
+                speech.finish()
+
+    def whole(self, plan: Plan) -> Plan:
+        """The plan with all of the text."""
+        (chunk,) = plan.chunks
+        turn = replace(chunk.turns[0], text=self.text)
+        return replace(plan, chunks=(replace(chunk, turns=(turn,)),), grows=False)
+
+
+def grows(engine: Capabilities, request: SpeechRequest) -> bool:
+    """Whether a text that comes in pieces can be spoken as one. What is heard of a text is held
+    against the plan, so that has to be whole; and only a whole word can be pronounced as asked."""
+    return engine.streaming_text and not request.pronunciations and request.heard_for is None
 
 
 def said(plan: Plan, index: int) -> tuple[str, str]:
@@ -146,6 +232,7 @@ class GrowingPlan:
     def __init__(
         self,
         services: Services,
+        model: Model,
         request: SpeechRequest,
         sample_rate: int | None = None,
         recording: Recording | None = None,
@@ -156,7 +243,7 @@ class GrowingPlan:
         self._check = check
         self._room = most_spoken(0)
         self._seed = secrets.randbelow(2**32) if request.seed is None else request.seed
-        self._services, self._request = services, request
+        self._services, self._model, self._request = services, model, request
         wanted = sample_rate or services.settings.default_sample_rate
         self._rate = codec_rate(request.output_format, wanted)
         self._recording = recording or (lambda: services.request_voice(request))
@@ -180,7 +267,7 @@ class GrowingPlan:
         everyone = list(dict.fromkeys([*self._voices, *numbers]))
         names = names_of(request, self._speakers) if self._speakers else {}
         self._voices, warnings = cast(
-            request, everyone, names, self._services.voices, self._recording, self._voices
+            request, everyone, names, self._model.voices, self._recording, self._voices
         )
         if not self.grows:
             warnings += unmatched(request, text.speakers)
@@ -188,6 +275,8 @@ class GrowingPlan:
             self._last = numbers[text.chunks[-1].turns[-1].speaker]
         return PlannedRequest(
             request=request,
+            model=self._model,
+            section=section,
             text=text,
             plan=Plan(
                 chunks=tuple(PlannedChunk(chunk.turns, self._seed) for chunk in text.chunks),
@@ -199,7 +288,7 @@ class GrowingPlan:
                     repeatable=request.seed is not None,
                     cfg_is_default="cfg_scale" not in request.model_fields_set,
                     steps_is_default="steps" not in request.model_fields_set,
-                    language=language_of(request, self._services.engine.capabilities),
+                    language=language_of(request, self._model.capabilities),
                 ),
             ),
             seed=self._seed,
@@ -213,6 +302,7 @@ class GrowingPlan:
 
 def plan_request(
     services: Services,
+    model: Model,
     request: SpeechRequest,
     asked_at: float,
     recording: Recording | None = None,
@@ -220,5 +310,5 @@ def plan_request(
 ) -> PlannedRequest:
     """Plans a text that is whole. Raises `RequestError`s, before any other work. `check` as in
     `GrowingPlan`."""
-    plan = GrowingPlan(services, request, recording=recording, grows=False, check=check)
+    plan = GrowingPlan(services, model, request, recording=recording, grows=False, check=check)
     return plan.add(Section(request.text), asked_at)

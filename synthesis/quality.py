@@ -14,7 +14,7 @@ from audio.chunk_audio import ChunkAudio, KeptChunkAudio
 from engines.base import SAMPLE_RATE, End, Engine, Frame, Plan
 from request.errors import EngineError
 from synthesis.cancel import CancelToken
-from synthesis.plan import said
+from synthesis.plan import GrowingText, said
 from synthesis.verify import Hearing
 from text.heard import Heard
 from text.pace import Pace
@@ -150,15 +150,18 @@ class QualityRetry:
                     self._hearing.end(indices[event.chunk])
         return [(takes[index], reasons[index]) for index in range(len(plan.chunks))]
 
-    def events(self, plan: Plan) -> Iterator[Frame | End]:
-        """What the engine makes of a plan. Raises `EngineError` unless every chunk comes to its
-        end, `Cancelled` once that is asked for; the engine's work ends with the iteration."""
+    def events(self, plan: Plan, growing: GrowingText | None = None) -> Iterator[Frame | End]:
+        """What the engine makes of a plan; `growing` is the text of one that grows. Raises
+        `EngineError` unless every chunk comes to its end, `Cancelled` once that is asked for; the
+        engine's work ends with the iteration."""
         missing, progress = len(plan.chunks), self._progress
         if not missing:
             return
         progress.chunks_total = max(missing, progress.chunks_total)
         speech = self._engine.start(plan)
         with self._token.ends(speech):
+            if growing is not None:
+                growing.attach(speech)
             for event in speech:
                 if isinstance(event, Frame):
                     self.first_audio_at = self.first_audio_at or time.monotonic()

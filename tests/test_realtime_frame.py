@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from bench.realtime_model import config, preset, tensors
+from bench.realtime_model import Voices, config, tensors
 from engines.base import Options, PlannedChunk, Turn
 from engines.realtime import sequence
 from engines.realtime.batch import Batch
@@ -40,15 +40,6 @@ def plain_weights() -> RealtimeWeights:
     return load_weights(tensors("narrow").__getitem__, SIZES, CPU, torch.float32)
 
 
-class Voices:
-    """A voice by its lengths."""
-
-    @staticmethod
-    @functools.cache
-    def get(name: str) -> Any:
-        return preset("narrow", *map(int, name.split()))
-
-
 class Subject:
     """A batch whose latents and hidden states are noted, by slot, as frames are made."""
 
@@ -56,7 +47,7 @@ class Subject:
         plain = plain_weights()
         end = plain.classifier
         raised = Classifier(end.first, end.first_bias, end.second, end.second_bias + bias)
-        voices: Any = Voices
+        voices: Any = Voices("narrow")
         self.batch = Batch(
             replace(plain, classifier=raised),
             SIZES,

@@ -14,6 +14,7 @@ from text.reading import speakable
 from text.sentences import LONG_SENTENCE, is_settled, sentences, split_long
 
 Granularity = Literal["sentence", "clause", "none"]
+"""What a client may ask for; `SentenceFeed` knows `word` besides."""
 
 # One-to-one replacements for `text.sentences`: it expects plain spaces, and no lone surrogates,
 # which JSON can carry and UTF-8 cannot.
@@ -24,6 +25,8 @@ _KNOWN = {
 _PARAGRAPH = re.compile(r"\n[ \t\r]*\n\s*")
 _WRITTEN = re.compile(r"\S")
 _CLAUSE = re.compile(r"(?<=[,;:\u2014]) ")
+_WORDS = re.compile(r"(?:[^\W\d_]+(?:['\u2019][^\W\d_]+)*,? )+(?=[^\W\d_])")
+"""Words that no cleaning changes, whatever follows: another word of letters does."""
 _SHORTEST_CLAUSE = 30
 _MOST_UNSAID = 600
 """Characters. A text without a word waits for the next sentence, up to this length, and is then
@@ -33,27 +36,35 @@ _TAGS = re.compile(r"\[[^\[\]]*\]|<[^<>]*>")
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence and its span. `starts_paragraph`: an empty line precedes it."""
+    """A sentence, or a piece of one, and its span. `starts_paragraph`: an empty line precedes it.
+
+    `continues`: it goes on with the sentence of the piece before. `plain`: words that are spoken as
+    they are written.
+    """
 
     text: str
     start: int
     end: int
     starts_paragraph: bool = False
+    continues: bool = False
+    plain: bool = False
 
 
 class SentenceFeed:
     """One text that grows. `text` is all of it so far.
 
     `sentence` gives whole sentences, `clause` gives clauses of at least 30 characters, `none` gives
-    all text at `flush`.
+    all text at `flush`. `word` gives the first words of a sentence as they come, as long as nothing
+    in it needs to be cleaned, then its rest: however the text comes, the pieces of a sentence
+    together are the same.
     """
 
-    def __init__(self, granularity: Granularity = "sentence") -> None:
+    def __init__(self, granularity: Granularity | Literal["word"] = "sentence") -> None:
         self.text = ""
         self._mask = StreamMask()
         self._granularity = granularity
         self._at = 0
-        self._new_paragraph = False
+        self._new_paragraph = self._in_sentence = False
         self._at_empty_line = False
 
     @property
@@ -120,6 +131,22 @@ class SentenceFeed:
             self._at = start + spans[-1][1]
         return taken
 
+    def _early(self) -> list[Sentence]:
+        """The words of the unfinished sentence that are sure."""
+        shown, start = self._mask.text, self._at
+        while shown[start : start + 1] == " ":
+            start += 1
+        words = None if self._mask.hides else _WORDS.match(shown, start)
+        return self._words(start, words.end()) if words else []
+
+    def _words(self, start: int, end: int) -> list[Sentence]:
+        """A piece of a sentence, which is told to continue the piece before."""
+        piece = Sentence(
+            self.text[start:end], start, end, self._new_paragraph, self._in_sentence, plain=True
+        )
+        self._new_paragraph, self._in_sentence, self._at = False, True, end
+        return [piece]
+
     def _clauses(self, text: str, span: tuple[int, int]) -> list[tuple[int, int]]:
         ends = [match.start() for match in _CLAUSE.finditer(text, span[0])]
         ends = [end for end in ends if end - span[0] >= _SHORTEST_CLAUSE]
@@ -135,6 +162,20 @@ class SentenceFeed:
                 held = first
                 continue
             held = None
-            found.append(Sentence(self.text[first:end], first, end, self._new_paragraph))
-            self._new_paragraph = False
+            words = (
+                _WORDS.match(self._mask.text, first, end) if self._granularity == "word" else None
+            )
+            if words:
+                found += self._words(first, words.end())
+                first = words.end()
+            found.append(
+                Sentence(
+                    self.text[first:end],
+                    first,
+                    end,
+                    self._new_paragraph,
+                    continues=self._in_sentence,
+                )
+            )
+            self._new_paragraph = self._in_sentence = False
         return found

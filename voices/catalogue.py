@@ -4,6 +4,7 @@ Path traversal: a name is looked up in the table of found files, and never joine
 several files with one stem, the first in the order of `EXTENSIONS` counts.
 """
 
+import copy
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,9 @@ class VoiceMapper:
     An upload is nobody else's voice, since its speaker agreed to that one name. It is meant by its
     stem alone, and never by one of `others`; it is neither the default nor a fallback.
 
+    Where the engine does not clone (`clones` False), its own voices are all that is offered, and
+    come first. A recording is found by its name alone, for the engine to refuse with its reason.
+
     Safe to share between threads. Calls read files, so they must not run in an event loop.
     """
 
@@ -59,13 +63,22 @@ class VoiceMapper:
         builtin: Sequence[str] = (),
         strict: bool = False,
         others: Mapping[str, str] | None = None,
+        clones: bool = True,
     ) -> None:
         self._default = default
         self._builtin = [Named(name) for name in builtin]
         self._strict = strict
+        self._clones = clones or not builtin
         self._others = {folded(name): voice for name, voice in (others or {}).items()}
         self._folder = VoiceFolder(directory)
         self._lock = threading.RLock()
+
+    def beside(self, builtin: Sequence[str], *, clones: bool = True) -> "VoiceMapper":
+        """The same folder's voices beside those of another engine. Both share what is decoded."""
+        other = copy.copy(self)
+        other._builtin = [Named(name) for name in builtin]
+        other._clones = clones or not builtin
+        return other
 
     def setup_voice_presets(self) -> dict[str, Path]:
         """The usable files by voice name. Reads the folder again if it has changed."""
@@ -93,6 +106,13 @@ class VoiceMapper:
         with self._lock:
             self._folder.refresh()
             return self._names(uploads)
+
+    def versions(self) -> dict[str, str]:
+        """For each voice with a file, a text that changes when the file does."""
+        with self._lock:
+            self._folder.refresh()
+            files = [file for file in self._folder.files if file.stamp and not file.fault]
+            return {file.name: "-".join(f"{part:x}" for part in file.stamp or ()) for file in files}
 
     def rival(self, name: str) -> str | None:
         """The voice that shares a name or alias with a new voice `name`; None if there is none.
@@ -136,6 +156,8 @@ class VoiceMapper:
                 exact, alias, others = self._matches(meant, uploads=False)
                 partial = partial if not (exact or alias) else others
             for entry in (*exact, *alias, *partial):
+                if not (named or self._clones or entry in self._builtin):
+                    continue
                 try:
                     voice, remarks = self._load(entry)
                 except Unusable as error:

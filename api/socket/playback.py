@@ -142,7 +142,9 @@ class Playback:
         count = 0
         async with aclosing(utterance.audio()) as items:
             async for item in items:
-                if isinstance(item, Section):
+                if isinstance(item, Section) and item.joins:
+                    utterance.extend()
+                elif isinstance(item, Section):
                     async with self._sender.turn() as send:
                         line = utterance.begin()
                         await send(started(utterance, line))

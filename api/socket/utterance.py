@@ -14,7 +14,7 @@ from api.errors import invalid
 from api.socket.events import SessionConfig, refused
 from api.speaking import AppState, Speaking
 from synthesis.parts import StreamOptions
-from synthesis.plan import Section
+from synthesis.plan import Section, grows
 from synthesis.stream import Stalled, StreamItem
 from text.feed import Sentence, SentenceFeed
 
@@ -22,6 +22,9 @@ _PARTS_AHEAD = 32
 """Frames that the engine may be ahead of the sender: 32 of 133 ms, which is 4 s.
 
 That is enough for the next sentence to begin without a gap."""
+
+
+_BREAK = Sentence("", 0, 0)
 
 
 @dataclass(slots=True)
@@ -54,10 +57,13 @@ class Utterance:
         self.closed = False
         self.in_making = False
         self.plays_at: float | None = None
-        self.feed = SentenceFeed(config.granularity)
+        self._joins = _joins(state, config)
+        self.feed = SentenceFeed("word" if self._joins else config.granularity)
         self._state = state
+        self._begun = 0
         self._has_words = False
         self._sentences: asyncio.Queue[Sentence | None] = asyncio.Queue()
+        """None is the end of the text, and an empty one that of what is spoken as one."""
         self._given: list[Sentence] = []
         self._flushing: asyncio.TimerHandle | None = None
 
@@ -73,7 +79,7 @@ class Utterance:
     def _flush_later(self) -> None:
         """Starts the timer of `max_buffer_delay_ms` that ends an unfinished sentence."""
         self._stop_timer()
-        if self.config.granularity != "none":
+        if self.config.granularity != "none" and not self._joins:
             delay = self.config.max_buffer_delay_ms / 1000
             self._flushing = asyncio.get_running_loop().call_later(delay, self.flush)
 
@@ -84,6 +90,8 @@ class Utterance:
     def flush(self) -> None:
         """Ends the last sentence here. More text may follow."""
         self._take(self.feed.flush())
+        if self._joins:
+            self._sentences.put_nowait(_BREAK)
 
     def close(self) -> None:
         """Ends the text. A text without words, but with pauses, is spoken as silence."""
@@ -111,10 +119,18 @@ class Utterance:
 
     def begin(self) -> Line:
         """Adds the line of the sentence whose audio is next."""
-        index = len(self.lines)
-        line = Line(index, self._given[index], self.sent_ms, self.sent_ms)
+        sentence = self._given[self._begun]
+        self._begun += 1
+        line = Line(len(self.lines), sentence, self.sent_ms, self.sent_ms)
         self.lines.append(line)
         return line
+
+    def extend(self) -> None:
+        """Adds the next piece to the line whose audio is being sent."""
+        line, end = self.lines[-1], self._given[self._begun].end
+        self._begun += 1
+        start = line.sentence.start
+        line.sentence = Sentence(self.feed.text[start:end], start, end)
 
     async def audio(self) -> AsyncGenerator[StreamItem, None]:
         """One stream of all sentences, up to `_PARTS_AHEAD` parts ahead of the reader.
@@ -132,7 +148,9 @@ class Utterance:
             stalled_sec=longest,
             sample_rate=config.sample_rate,
         )
-        stream = state.inference.stream(config.request, options, self._sections(speaking))
+        stream = state.inference.stream(
+            config.request, options, self._sections(speaking), speaking.aside
+        )
         try:
             async with aclosing(speaking.noted(stream)) as items:
                 async for item in items:
@@ -150,8 +168,14 @@ class Utterance:
                 self.in_making = True
                 try:
                     await speaking.take_seat()
-                    self._given.append(sentence)
-                    yield Section(sentence.text, self._silence_ms(sentence))
+                    if sentence is not _BREAK:
+                        self._given.append(sentence)
+                    yield Section(
+                        sentence.text,
+                        self._silence_ms(sentence),
+                        plain=sentence.plain,
+                        continues=sentence.continues,
+                    )
                 finally:
                     self.in_making = False
 
@@ -170,7 +194,7 @@ class Utterance:
 
     def _silence_ms(self, sentence: Sentence) -> int:
         """The silence before a sentence, in ms: the same as between two chunks of one text."""
-        if len(self._given) == 1:
+        if len(self._given) <= 1 or sentence.continues:
             return 0
         settings = self._state.settings
         paragraph = sentence.starts_paragraph
@@ -204,6 +228,15 @@ class Utterance:
         if line.whole:
             return made
         request = self.config.request
+        pace = self._state.inference.models.pace(request.model)
         voice = request.speaker_name or self._state.settings.default_speaker
-        usual = self._state.inference.pace.expected(voice, line.sentence.text) * 1000
+        usual = pace.expected(voice, line.sentence.text) * 1000
         return max(made, usual / request.speed)
+
+
+def _joins(state: AppState, config: SessionConfig) -> bool:
+    """Whether sentences are spoken as one text that grows word by word."""
+    if config.granularity != "sentence":
+        return False
+    with state.inference.models.lease(config.request.model) as model:
+        return grows(model.capabilities, config.request)

@@ -23,8 +23,8 @@ _FOLDER = "presets"
 class RealtimeEngine(VibeVoiceEngine):
     """VibeVoice-Realtime, loaded at the first `load` or `start`.
 
-    `presets` is the folder of its voices, by default `presets/` in the volume. `put_offs`: see
-    `Batch`. The other arguments are `VibeVoiceEngine`'s.
+    `presets` is the folder of its voices, by default `presets/` in the model's folder, else in the
+    volume. `put_offs`: see `Batch`. The other arguments are `VibeVoiceEngine`'s.
     """
 
     name = "realtime"
@@ -34,7 +34,9 @@ class RealtimeEngine(VibeVoiceEngine):
         self, model: str, *, presets: Path | None = None, put_offs: int = 1, **options: Any
     ) -> None:
         super().__init__(model, **options)
-        self._presets = presets or (self._volume or Path()) / _FOLDER
+        beside = Path(model) / _FOLDER
+        own = beside if beside.is_dir() else (self._volume or Path()) / _FOLDER
+        self._presets = presets or own
         self._put_offs = put_offs
 
     @property
@@ -42,6 +44,7 @@ class RealtimeEngine(VibeVoiceEngine):
         return replace(
             super().capabilities,
             cloning=False,
+            refuses_recordings=True,
             voices=tuple(list_presets(self._presets)),
             languages=("en",),
             streaming_text=self._runtime_name == "fast",
