@@ -13,6 +13,7 @@ import pytest
 
 from audio.pcm import Samples
 from config import Settings
+from delivery.answer import FACTS_LIMIT, Delivered, facts_limit
 from engines.base import Plan, Turn, Voice
 from request.errors import EngineError, RequestError
 from request.model import SpeechRequest, parse_request
@@ -22,6 +23,7 @@ from synthesis.result import AudioPart, HeardChunk, Result
 from tests.fake_engine import CAPABILITIES, FakeEngine, FakeSpeech
 from tests.http_server import wait_for
 from text.heard import Heard, HeardWord
+from worker.jobs import _bounded
 
 TEXT = "Here is the first of the sentences. There is the second of them all. Now comes a third one."
 BAD = 0.1
@@ -314,3 +316,20 @@ def test_a_request_that_ends_drops_what_waits_to_be_heard(serve: Serve, ear: Ear
     ear.held.set()
     ear.pool.submit(lambda: None).result(5)
     assert len(ear.heard) <= 1
+
+
+def test_words_that_runpod_would_refuse_are_left_out_before_the_chunks() -> None:
+    answer = {"words": ["word"] * 3000, "subtitles": "1\n", "chunks": ["chunk"], "warnings": []}
+    bounded = _bounded(answer, 10_000)
+    assert bounded == {
+        "words": None,
+        "subtitles": "1\n",
+        "chunks": ["chunk"],
+        "warnings": ["words: left out, there are too many"],
+    }
+
+
+def test_facts_have_the_room_that_the_audio_leaves() -> None:
+    assert facts_limit(Delivered({"audio_url": "https://x"})) == 900_000
+    assert facts_limit(Delivered({"audio_base64": "a" * 9_400_000})) == 500_000
+    assert facts_limit(Delivered({"audio_base64": "a" * 9_800_000})) == FACTS_LIMIT
