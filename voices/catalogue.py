@@ -4,6 +4,7 @@ Path traversal: a name is looked up in the table of found files, and never joine
 several files with one stem, the first in the order of `EXTENSIONS` counts.
 """
 
+import copy
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,13 @@ class VoiceMapper:
         self._others = {folded(name): voice for name, voice in (others or {}).items()}
         self._folder = VoiceFolder(directory)
         self._lock = threading.RLock()
+
+    def beside(self, builtin: Sequence[str], *, clones: bool = True) -> "VoiceMapper":
+        """The same folder's voices beside those of another engine. Both share what is decoded."""
+        other = copy.copy(self)
+        other._builtin = [Named(name) for name in builtin]
+        other._clones = clones or not builtin
+        return other
 
     def setup_voice_presets(self) -> dict[str, Path]:
         """The usable files by voice name. Reads the folder again if it has changed."""
