@@ -204,7 +204,8 @@ async function loadVoices(chosen) {
 
 /** Shows the models to choose from, and gives the chosen one. */
 function offer(models) {
-  const chosen = models.find(({ id }) => id === $("model").value) ?? models.find((each) => each.default);
+  const chosen =
+    models.find(({ id }) => id === $("model").value) ?? models.find((each) => each.default);
   $("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
   $("model").value = chosen.id;
   $("model-row").hidden = models.length < 2;
