@@ -40,7 +40,6 @@ COPY delivery/ delivery/
 COPY engines/ engines/
 COPY request/ request/
 COPY synthesis/ synthesis/
-COPY tools/presets.py tools/torch_pickle.py tools/
 COPY text/ text/
 COPY voices/ voices/
 COPY worker/ worker/

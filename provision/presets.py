@@ -40,7 +40,7 @@ def provide(builder: Builder, venv: Path) -> None:
         builder.assert_ours()
         made = fresh / "presets"
         builder.run(
-            venv / "bin" / "python", "-m", "tools.presets", "convert", fresh / _FOLDER,
+            venv / "bin" / "python", "-m", "engines.realtime.convert", "convert", fresh / _FOLDER,
             "--out", made, PYTHONPATH=str(_ROOT),
         )  # fmt: skip
         builder.assert_ours()
