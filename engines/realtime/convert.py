@@ -118,8 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
             convert(file, out)
         except Refused as reason:
             failed += 1
-            print(f"{file.name} is refused: {reason}", file=sys.stderr)
-    print(f"{len(files) - failed} of {len(files)} presets are in {out}")
+            sys.stderr.write(f"{file.name} is refused: {reason}\n")
+    sys.stdout.write(f"{len(files) - failed} of {len(files)} presets are in {out}\n")
     return int(failed > 0 or not files)
 
 
