@@ -13,6 +13,7 @@ from request.errors import RequestError
 from request.values import shown
 
 OURS = "vibevoice"
+_LONG_NAMES = {"vibevoice-realtime": "realtime"}
 OPENAI_NAMES = (
     "tts-1",
     "tts-1-hd",
@@ -50,7 +51,8 @@ class ModelNames:
         VibeVoice is not among the models."""
         meant = OURS if OURS in ids else ids[0]
         served = (OURS, model_path, PurePath(model_path).name)
-        return cls(ids, dict.fromkeys(served, meant) | dict(aliases))
+        named = {name: each for name, each in _LONG_NAMES.items() if each in ids}
+        return cls(ids, dict.fromkeys(served, meant) | named | dict(aliases))
 
     @property
     def names(self) -> dict[str, str]:

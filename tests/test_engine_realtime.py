@@ -1,6 +1,7 @@
 """VibeVoice-Realtime behind the engine wall, on a tiny model that ends its texts by itself."""
 
 import functools
+import importlib.util
 import json
 import tempfile
 import threading
@@ -16,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
-pytest.importorskip("vibevoice")
+if importlib.util.find_spec("vibevoice") is None:  # its import would be in the way of a clone's
+    pytest.skip("needs the package vibevoice", allow_module_level=True)
 
 from engines.base import (
     End,

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("vibevoice")
 
 from engines.base import Options
 from tests.emulated_graphs import EmulatedGraphs
