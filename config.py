@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from itertools import starmap
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, NoDecode
 
 from delivery.bucket import Bucket, bucket_in
+from request.models import listed, pairs, preloaded
 
 ROOT = Path(__file__).resolve().parent
 
@@ -143,12 +144,33 @@ class Engines(_Group):
     vibevoice_code: Folder | None = _setting(
         None, "Folder of VibeVoice's code, if it is not `vibevoice/` on the volume"
     )
-    preload_model: bool = _setting(False, "Load the model at the start, not with the first job")
+    preload_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(preloaded)] = _setting(
+        (),
+        "Models to load at the start, with commas between; `true` is the default one",
+        validation_alias=AliasChoices("preload_models", "preload_model"),
+    )
     hf_token: SecretStr | None = _setting(None, "Hugging Face token, for private models")
     hf_home: Folder | None = _setting(None, "Hugging Face home")
     hf_hub_cache: Folder | None = _setting(None, "Hugging Face download cache")
     engine: Literal["auto", "vibevoice", "realtime", "kokoro", "piper", "espeak", "upstream"] = (
         _setting("auto", "`auto`: VibeVoice on a GPU and on RunPod, else Kokoro")
+    )
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)] = _setting(
+        (), "Engines that requests may ask for as `model` beside ENGINE, with commas between"
+    )
+    model_aliases: Annotated[dict[str, str], NoDecode, BeforeValidator(pairs)] = _setting(
+        {}, "Further names of models, as `name=model` with commas between"
+    )
+    model_ttl_sec: float = _setting(
+        600, "Time after its last use at which a model is unloaded", gt=0, le=604_800
+    )
+    model_min_residency_sec: float = _setting(
+        120, "Time after its load in which a model makes room for no other", ge=0, le=604_800
+    )
+    model_resident_cap: int = _setting(3, "Models that are loaded at once", ge=1, le=64)
+    model_parallel_loads: int = _setting(1, "Models that load at the same time", ge=1, le=16)
+    memory_limit_mb: int | None = _setting(
+        None, "Host memory that the worker takes, if not all of it, in MiB", ge=64
     )
     vibevoice_runtime: Literal["fast", "reference"] = _setting(
         "fast", "`reference` runs upstream's own loop, one chunk at a time"
@@ -183,6 +205,21 @@ class Engines(_Group):
         if token and not re.fullmatch("[!-~]+", token.get_secret_value()):
             raise ValueError("a token has no spaces, line ends or letters beyond ASCII")
         return token
+
+    @model_validator(mode="after")
+    def _models_are_known(self) -> Self:
+        known = get_args(Engines.model_fields["engine"].annotation)[1:]
+        if unknown := [name for name in self.models if name not in known]:
+            raise ValueError(f"MODELS: {unknown[0]} is none of {', '.join(known)}")
+        for alias, meant in self.model_aliases.items():
+            if meant not in {*self.models, self.engine}:
+                raise ValueError(f"MODEL_ALIASES: {alias} means {meant}, which is none of MODELS")
+        return self
+
+    @property
+    def most_memory_bytes(self) -> float | None:
+        """MEMORY_LIMIT_MB in bytes."""
+        return None if self.memory_limit_mb is None else self.memory_limit_mb * 2**20
 
     @property
     def further_hub_caches(self) -> tuple[Path, ...]:

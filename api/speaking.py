@@ -12,7 +12,7 @@ import os
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class AppState:
     settings: Settings
     inference: VibeVoiceInference
     admission: AdmissionControl
+    loads: AdmissionControl
     plans: AdmissionControl
     transcriber: Transcriber
     hearing: AdmissionControl
@@ -54,12 +55,15 @@ class AppState:
         """The state of a server over this inference and recogniser, by its settings."""
         settings = inference.settings
         admission = AdmissionControl(settings.max_streams, settings.max_queue)
+        loads = AdmissionControl(settings.max_queue or 1, most_waiting=0)
         # A plan is an interpreter's work: more at once than cores would only slow each other.
         plans = AdmissionControl(os.cpu_count() or 1, settings.max_queue)
         hearing = AdmissionControl(settings.max_transcriptions, settings.max_queue)
         metrics = Metrics(admission, lambda: inference.cold_start_sec)
         metrics.watch(lambda: inference.engine.inspect().figures)
-        return cls(settings, inference, admission, plans, transcriber, hearing, metrics, health)
+        return cls(
+            settings, inference, admission, loads, plans, transcriber, hearing, metrics, health
+        )
 
     @property
     def defaults(self) -> Defaults:
@@ -98,7 +102,8 @@ class Speaking:
         """
         with self.seat:
             await self.take_seat()
-            async with aclosing(self._state.inference.stream(request, _WHOLE)) as stream:
+            made = self._state.inference.stream(request, _WHOLE, aside=self.aside)
+            async with aclosing(made) as stream:
                 async for item in stream:
                     yield item
 
@@ -110,11 +115,12 @@ class Speaking:
         inference = self._state.inference
         with self.seat, inference.workspace() as folder:
             await self.take_seat()
-            planned = await inference.plan(request)
-            file = await inference.generate(planned, Path(folder))
+            async with inference.plan(request) as planned:
+                file = await inference.generate(planned, Path(folder), aside=self.aside)
             self.seat.leave()
             result, size = file.result, file.path.stat().st_size
             yield StreamStart(
+                result.engine,
                 result.voices,
                 result.seed,
                 result.gain_db,
@@ -128,6 +134,18 @@ class Speaking:
             for heard in result.heard_chunks:
                 yield heard
             yield result
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        """Without the seat while a model loads, so that answers of others can be spoken. Raises
+        `ApiError` 503 where too many wait for a load."""
+        with self._state.loads.seat() as place:
+            await place.take()
+            self.seat.leave()
+            yield
+        waited_sec = await self.seat.take()
+        self.waited_sec += waited_sec
+        self._waits[-1] += waited_sec
 
     async def noted(self, items: AsyncIterator[StreamItem]) -> AsyncGenerator[StreamItem, None]:
         """Passes the items on, and counts their result, their error or their cancellation."""

@@ -88,7 +88,7 @@ class SpeechResponse(LiveResponse):
         kind = FORMATS[self._params.speech.output_format].content_type
         headers = {
             "content-type": sse.CONTENT_TYPE if self._params.sse else kind,
-            "x-speech-engine": self._state.inference.engine.capabilities.name,
+            "x-speech-engine": start.engine,
             "x-speech-voice": printable(start.voices[:1]),
             "x-speech-seed": str(start.seed),
             "x-speech-queue-ms": str(round(self._speaking.waited_sec * 1000)),

@@ -36,12 +36,16 @@ class Voices:
     def listed(self, uploads: bool) -> dict[str, Any]:
         """OpenAI's names and the worker's own, the uploaded ones only with `uploads`.
 
-        Clients read the list as `data` or as `voices`.
+        Clients read the list as `data` or as `voices`. A voice's `version` changes with its
+        recording.
         """
         notes, own = self._store.notes(), self._state.inference.voices.names(uploads)
         aliases = {name: voice for name, voice in openai_voices().items() if name not in own}
         voices = [{**_shown(name, None), "alias_of": voice} for name, voice in aliases.items()]
-        voices += [_shown(name, notes.get(folded(name))) for name in own]
+        versions = self._state.inference.voices.versions()
+        voices += [
+            {**_shown(name, notes.get(folded(name))), "version": versions.get(name)} for name in own
+        ]
         return {"object": "list", "data": voices, "voices": voices}
 
     async def add(self, name: str, consent: str, sample: UploadFile) -> dict[str, Any]:

@@ -14,6 +14,7 @@ SCRIPTS = (
     "text_plan",
     "pace",
     "audio_chain",
+    "engines",
     "job",
     "worker",
     "server",

@@ -1,8 +1,8 @@
 /**
  * Answers kept in R2 (CACHE=r2), for requests that would get the same one again.
  *
- * The key is a hash of all that shapes the sound: text, voices and their map, format, speed, the
- * worker's own fields, the backend. Requests without a seed ask for another take each time, so they
+ * The key is a hash of all that shapes the sound: text, voices, their map and their recordings,
+ * format, speed, the worker's own fields, the backend. Requests without a seed ask for another take each time, so they
  * pass by unless CACHE_UNSEEDED is set. Only whole answers are kept, up to CACHE_MAX_BYTES, and none
  * is given that is older than CACHE_TTL_SECONDS; a lifecycle rule of the bucket removes them.
  */
@@ -15,7 +15,7 @@ import { bytesOf } from "./streams.js";
 /** @import { Settings } from "./settings.js" */
 /** @import { Speech } from "./speech.js" */
 
-const VERSION = 2;
+const VERSION = 3;
 /** R2 takes 8 KiB of facts with an object, and workerd's own 2 KiB, with 2 bytes a character. */
 const MOST_WARNINGS = 500;
 
@@ -31,14 +31,29 @@ export class Cache {
    *
    * @param {Ask} ask whose voices are the worker's
    * @param {Record<string, string>} names the voice map
+   * @param {(names: string[]) => Promise<unknown>} stateOf the voices' recordings; null if unknown
    * @returns {Promise<string | null>}
    */
-  async nameOf(ask, names) {
+  async nameOf(ask, names, stateOf) {
     const { cache, cacheUnseeded, runpodUrl, speechUrl } = this.settings;
     if (!cache || (ask.extras.seed === undefined && !cacheUnseeded)) return null;
     const { model, text, voice, format, speed, extras } = ask;
+    const speakers = Object.values(/** @type {object} */ (extras.speakers ?? {}));
+    const state = await stateOf([voice, ...speakers].map(String));
+    if (!state) return null; // a voice that was deleted or replaced must not speak on
     const sorted = Object.entries(extras).sort(([one], [other]) => (one < other ? -1 : 1));
-    const all = [VERSION, runpodUrl || speechUrl, model, text, voice, format, speed, sorted, names];
+    const all = [
+      VERSION,
+      runpodUrl || speechUrl,
+      model,
+      text,
+      voice,
+      format,
+      speed,
+      sorted,
+      names,
+      state,
+    ];
     return `cache/${(await sha256(JSON.stringify(all))).toHex()}`;
   }
 

@@ -17,8 +17,10 @@ import { bytesOf } from "./streams.js";
 /** @import { Settings } from "./settings.js" */
 /** @import { Speech } from "./speech.js" */
 
+/** @typedef {{ id: string, type?: unknown }} Listed */
+
 const MOST_ERROR_BYTES = 64 * 1024;
-const MOST_PLAN_BYTES = 4 * 2 ** 20;
+const MOST_JSON_BYTES = 4 * 2 ** 20;
 const LIST_TIMEOUT_MS = 3_000;
 const SOON_SEC = 2;
 const COLD_START_SEC = 30;
@@ -56,7 +58,7 @@ export class DirectBackend {
     const response = await this.post(ask, call);
     if (!response.ok) throw await refusal(response);
     try {
-      return JSON.parse(await start(response, MOST_PLAN_BYTES));
+      return JSON.parse(await start(response, MOST_JSON_BYTES));
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
       throw failed(502, "upstream_error", "The server's answer is no plan of a text.", false);
@@ -103,33 +105,53 @@ export class DirectBackend {
 
   /** The server's own voices; none where it does not tell. */
   async voices() {
-    return (await this.listed("/v1/audio/voices", "voices")) ?? [];
+    return ids(await this.listed("/v1/audio/voices", "voices")) ?? [];
+  }
+
+  /**
+   * What the sound of these voices depends on at the server: each upload that is named, and all
+   * that is no upload, since any of it may stand in for a name. Null where the server does not tell.
+   *
+   * @param {string[]} names
+   * @returns {Promise<unknown>}
+   */
+  async voiceState(names) {
+    const listed = await this.listed("/v1/audio/voices", "voices");
+    const named = new Set(names.map((name) => name.trim().toLowerCase()));
+    return listed?.filter(
+      ({ id, type }) => type !== "audio_sample" || named.has(String(id).toLowerCase()),
+    );
   }
 
   /** The server's models; ours where it does not tell. */
   async models() {
-    return (await this.listed("/v1/models", "data")) ?? NAMES;
+    return ids(await this.listed("/v1/models", "data")) ?? NAMES;
   }
 
   /**
-   * The ids of a list that the server has; null where it does not tell.
+   * A list that the server has; null where it does not tell.
    *
    * @param {string} path
    * @param {string} name of the list
-   * @returns {Promise<string[] | null>}
+   * @returns {Promise<Listed[] | null>}
    */
   async listed(path, name) {
     const signal = AbortSignal.timeout(LIST_TIMEOUT_MS);
     try {
       const init = { headers: this.authorization(), signal };
       const response = await fetchWithin(this.settings.speechUrl + path, init, LIST_TIMEOUT_MS);
-      const listed = JSON.parse(await start(response));
-      return listed[name].map((/** @type {{ id: unknown }} */ each) => String(each.id));
+      const listed = JSON.parse(await start(response, MOST_JSON_BYTES));
+      return listed[name].map((/** @type {Listed} */ each) => ({ ...each, id: String(each.id) }));
     } catch (error) {
       console.warn(`the server's ${name} are not known: ${error instanceof Error && error.name}`);
       return null;
     }
   }
+}
+
+/** @param {Listed[] | null} listed */
+function ids(listed) {
+  return listed?.map(({ id }) => id);
 }
 
 /**

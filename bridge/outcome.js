@@ -61,11 +61,13 @@ export function factsOf(state) {
 function heardOf({ chunks, words }) {
   if (!Array.isArray(chunks)) return [];
   const all = Array.isArray(words) ? words : [];
-  return chunks.flatMap(({ index, heard, wer, missing, added, text_start: start, text_end: end }) => {
-    const own = all.filter((word) => word.text_start >= start && word.text_start < end);
-    const known = { heard, wer, missing, added, ...(own.length && { words: own }) };
-    return own.length || heard !== undefined ? [{ chunk: index, ...known }] : [];
-  });
+  return chunks.flatMap(
+    ({ index, heard, wer, missing, added, text_start: start, text_end: end }) => {
+      const own = all.filter((word) => word.text_start >= start && word.text_start < end);
+      const known = { heard, wer, missing, added, ...(own.length && { words: own }) };
+      return own.length || heard !== undefined ? [{ chunk: index, ...known }] : [];
+    },
+  );
 }
 
 const text = (/** @type {unknown} */ value) => (typeof value === "string" ? value : undefined);

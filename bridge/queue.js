@@ -72,6 +72,11 @@ export class QueueBackend {
     return [];
   }
 
+  /** So is their state. Callers upload none through a queue; the operator changes the map. */
+  async voiceState() {
+    return [];
+  }
+
   /** @param {Answer} answer @param {Format} format @returns {Promise<Speech>} */
   async delivered({ state, audio }, format) {
     const { format: made, audio_url: url } = outputOf(state);

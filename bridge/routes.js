@@ -105,10 +105,11 @@ export class Bridge {
     const { verify = "off", timestamps, subtitles } = ask.extras;
     // A kept copy has the audio alone.
     const told = ask.sse && (this.backend.speaksSse || verify !== "off" || timestamps || subtitles);
-    const name = told ? null : await this.cache.nameOf(ask, this.voices.names);
+    const stateOf = (/** @type {string[]} */ names) => this.backend.voiceState(names);
+    const name = told ? null : await this.cache.nameOf(ask, this.voices.names, stateOf);
     let speech = name ? await this.cache.get(name) : null;
     if (!speech) {
-      const claim = await claimFor(this.settings.bucket, request, token, text, waitUntil);
+      const claim = await claimFor(this.settings.singleFlight, request, token, text, waitUntil);
       speech = await this.backend.speak(ask, { id, signal, waitUntil, claim });
       if (name) speech = this.cache.keep(name, speech, waitUntil);
     }

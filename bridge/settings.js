@@ -20,12 +20,15 @@
  * @property {boolean} publicLists lists of models and of the map's voices for callers without a key
  * @property {string} origin for Access-Control-Allow-Origin
  * @property {R2Bucket | null} bucket
+ * @property {Namespace | null} singleFlight
  * @property {boolean} cache
  * @property {boolean} cacheUnseeded
  * @property {number} cacheTtlMs
  * @property {number} cacheMaxBytes
  * @property {string[]} problems
  */
+
+/** @import { Namespace } from "./claims.js" */
 
 /** @typedef {Record<string, unknown>} Env */
 
@@ -81,6 +84,7 @@ class Reader {
       publicLists: this.flag("PUBLIC_LISTS"),
       origin: this.origin("CORS_ORIGIN"),
       bucket,
+      singleFlight: /** @type {Namespace | undefined} */ (this.env.SINGLE_FLIGHT) ?? null,
       cache: cache === "r2",
       cacheUnseeded: this.flag("CACHE_UNSEEDED"),
       cacheTtlMs: this.number("CACHE_TTL_SECONDS", 604_800, 1, 31_536_000) * 1000,

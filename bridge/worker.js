@@ -13,6 +13,8 @@ import { settingsOf } from "./settings.js";
 
 /** @import { Env } from "./settings.js" */
 
+export { SingleFlight } from "./claims.js";
+
 /** @type {WeakMap<Env, Bridge>} */
 const bridges = new WeakMap();
 

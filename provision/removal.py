@@ -43,7 +43,7 @@ def _remove(base: Path, model: Path | None, used: Sequence[str]) -> None:
     if model and model.match("models--*/snapshots/*") and model.is_relative_to(base / "hf_cache"):
         parts += model.parent.iterdir()
         _remove_abandoned_downloads(model.parent.parent)
-    for mark in (base / ".in-use").iterdir():
+    for mark in _marks(base):
         if _is_old(mark):
             mark.unlink()
     # Removes month-old flags, since each start reads all. A start rewrites its own within a second.
@@ -74,8 +74,12 @@ def _remove_part(base: Path, part: Path, used: Sequence[str]) -> None:
 
 
 def _is_in_use(base: Path, name: str) -> bool:
-    marks = (base / ".in-use").iterdir()
-    return any(os.fsencode(name) in mark.read_bytes().split(b"\n") for mark in marks)
+    return any(os.fsencode(name) in mark.read_bytes().split(b"\n") for mark in _marks(base))
+
+
+def _marks(base: Path) -> Iterator[Path]:
+    """The marks of use. What is no file is none, and stops no removal."""
+    return (mark for mark in (base / ".in-use").iterdir() if mark.is_file())
 
 
 def _remove_abandoned_downloads(repository: Path) -> None:

@@ -31,6 +31,10 @@ CODES: Mapping[str, Code] = {
     "model_not_found": Code(404, "No model of this worker has that name"),
     "voice_not_found": Code(404, "No voice has that name, and `STRICT_VOICES` is set"),
     "worker_unavailable": Code(503, "The engine is lost and gets replaced: send it again", retry=5),
+    "model_unavailable": Code(
+        503, "Models that are in use leave no room for this one: send it again", retry=30
+    ),
+    "out_of_memory": Code(500, "The model does not fit into the memory that is free"),
     "engine_failed": Code(500, "The engine could not load, or not finish what it began"),
     "audio_too_large": Code(400, "The audio does not fit into an answer"),
     "delivery_failed": Code(500, "The audio is made and could not be handed over"),

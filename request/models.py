@@ -7,7 +7,7 @@ of speech models, the default. Many clients have one of OpenAI's names in their 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Self
+from typing import Any, Self
 
 from request.errors import RequestError
 from request.values import shown
@@ -70,12 +70,39 @@ class ModelNames:
         return name.lower() in {known.lower() for known in self.names}
 
     def resolve(self, name: str | None) -> str:
-        """The id that a name means, in any case; the default's for None. Raises `RequestError` for
+        """The id that a name means, in any case; the default's for none. Raises `RequestError` for
         a name that nothing has, with the list of those that do."""
-        if name is None:
+        if not name:
             return self.ids[0]
         for known, meant in self.names.items():
             if known.lower() == name.lower():
                 return meant
         problem, allowed = f"{shown(name)} does not exist", ", ".join(self.listed)
         raise RequestError(problem, "model", code="model_not_found", allowed=allowed)
+
+
+def listed(value: Any) -> Any:
+    """The words of a setting with commas between, in lower case. Other kinds of values stay. A
+    model's long name is its short one."""
+    if not isinstance(value, str):
+        return value
+    words = (word.strip().lower() for word in value.split(","))
+    return tuple(_LONG_NAMES.get(word, word) for word in words if word)
+
+
+def preloaded(value: Any) -> Any:
+    """The same of PRELOAD_MODELS, whose `true` is the default model, here "", and `false` none."""
+    words = listed(value)
+    if words in (("true",), ("yes",), ("on",), ("1",)):
+        return ("",)
+    return () if words in (("false",), ("no",), ("off",), ("0",)) else words
+
+
+def pairs(value: Any) -> Any:
+    """The pairs of a setting `name=model, ...`. Other kinds of values stay."""
+    if not isinstance(value, str):
+        return value
+    found = [pair.partition("=")[::2] for pair in value.split(",") if pair.strip()]
+    if not all(name.strip() and meant.strip() for name, meant in found):
+        raise ValueError("has to be name=model, with commas between")
+    return {name.strip(): meant.strip().lower() for name, meant in found}

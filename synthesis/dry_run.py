@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict
 from request.model import SpeechRequest
 from synthesis.plan import PlannedRequest, Services, plan_request
 from text.chunks import spoken
-from text.pace import Pace
 from voices.catalogue import Voice
 
 
@@ -53,26 +52,27 @@ def dry_run(services: Services, request: SpeechRequest, check: Callable[[], None
     """Needs no engine and reaches for no address: a `voice_url` is taken to hold a voice. Raises
     `RequestError`s, and what `check` raises between the steps."""
     named = (lambda: (Voice("voice_url"), list[str]())) if request.voice_url else None
-    planned = plan_request(services, request, time.monotonic(), named, check)
+    with services.models.lease(request.model) as model:
+        planned = plan_request(services, model, request, time.monotonic(), named, check)
     names = [voice.name for voice in planned.plan.voices]
     count = len(planned.text.chunks)
     return DryRunAnswer(
         lead_ms=planned.lead_ms,
-        expected_sec=round(planned.expected_sec(services.pace), 2),
-        chunks=[_chunk(planned, index, names, services.pace) for index in range(count)],
+        expected_sec=round(planned.expected_sec(), 2),
+        chunks=[_chunk(planned, index, names) for index in range(count)],
         speakers={str(n): name for n, name in zip(planned.text.speakers, names, strict=False)},
         warnings=list(planned.warnings),
     )
 
 
-def _chunk(planned: PlannedRequest, index: int, names: list[str], pace: Pace) -> DryRunChunk:
+def _chunk(planned: PlannedRequest, index: int, names: list[str]) -> DryRunChunk:
     numbers, chunk = planned.text.speakers or (1,), planned.text.chunks[index]
     return DryRunChunk(
         index=index,
         text_start=chunk.text_start,
         text_end=chunk.text_end,
         pause_ms=chunk.pause_ms,
-        expected_sec=round(planned.chunk_sec(index, pace), 2),
+        expected_sec=round(planned.chunk_sec(index), 2),
         turns=[
             DryRunTurn(speaker=numbers[turn.speaker], voice=names[turn.speaker], text=turn.text)
             for turn in spoken(chunk.turns)

@@ -84,10 +84,10 @@ def _record(
     context: Context, planned: PlannedRequest, progress: Progress, spool: Spool
 ) -> Spoken[KeptChunkAudio]:
     """Speaks the whole plan, again where it came out badly."""
-    services, retries = context.services, context.services.settings.max_retries
+    model, retries = planned.model, context.services.settings.max_retries
     hearing, repeat = hearing_of(context, planned), planned.request.verify == "repeat"
     quality = QualityRetry(
-        services.engine, services.pace, retries, context.token, progress, hearing, repeat
+        model.engine, model.pace, retries, context.token, progress, hearing, repeat
     )
     loading = load(context, planned, hearing)
     takes = quality.record(
@@ -95,7 +95,7 @@ def _record(
     )
     if hearing:
         hearing.close()
-    return spoken_of(planned, quality, takes, loading)
+    return spoken_of(context, planned, quality, takes, loading)
 
 
 def _levelled(context: Context, spoken: Spoken[KeptChunkAudio]) -> Spoken[KeptChunkAudio]:
@@ -107,7 +107,7 @@ def _levelled(context: Context, spoken: Spoken[KeptChunkAudio]) -> Spoken[KeptCh
         context.token.check()
         meter.add(np.concatenate([silence(0), *each.take.read()]))
     measured = meter.integrated()
-    context.services.loudness.remember(spoken.planned.cast, measured)
+    spoken.planned.model.loudness.remember(spoken.planned.cast, measured)
     level_sec = time.monotonic() - spoken.ended_at
     if measured is None and spoken.takes:
         note = "loudness: could not be measured, so the level is left as is"

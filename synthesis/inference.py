@@ -11,18 +11,20 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
 
-from audio.loudness import LoudnessMemory
 from config import ROOT, Settings, on_runpod
 from delivery.fetch import fetch_voice
 from engines.base import Engine
+from engines.manager import ModelManager, Policy
+from engines.memory import free_memory
 from engines.priority_lock import PriorityLock
 from engines.registry import choose_engine, create_engine
 from request.model import Defaults, SpeechRequest
@@ -30,8 +32,9 @@ from request.models import ModelNames
 from synthesis.cancel import CancelToken
 from synthesis.dry_run import DryRunAnswer, dry_run
 from synthesis.file import SpeechFile, shrunk, speak_file
+from synthesis.models import Models, awaitable
 from synthesis.parts import Context, StreamOptions
-from synthesis.plan import PlannedRequest, Section, plan_request
+from synthesis.plan import Aside, PlannedRequest, Section, plan_request
 from synthesis.quality import Progress
 from synthesis.stream import SpeechStream
 from synthesis.verify import Verifier
@@ -61,49 +64,55 @@ class VibeVoiceInference:
         verifier: Verifier | None = None,
     ) -> None:
         self.settings, self.verifier = settings, verifier
-        self.engine = engine or create_engine(
-            choose_engine(settings.engine, on_runpod()),
-            settings.engine_settings,
-            subprocess=subprocess,
-        )
         self.limits = Limits(
             settings.max_chunk_chars,
             settings.min_last_chunk_chars,
             settings.chunk_silence_ms,
             settings.paragraph_silence_ms,
         )
+        self.models = _models(settings, engine, subprocess)
+        self._default = self.models.lease()
         self.defaults = Defaults(
             settings.max_text_length,
             settings.default_cfg_scale,
             settings.target_lufs,
-            ModelNames.of((self.engine.capabilities.name,), {}, settings.model_path),
+            self.models.names,
             settings.verify,
         )
-        self.voices = VoiceMapper(
-            settings.audio_prompts_dir,
-            default=settings.default_speaker,
-            builtin=self.engine.capabilities.voices,
-            strict=settings.strict_voices,
-            others=openai_voices(),
-            clones=not self.engine.capabilities.refuses_recordings,
-        )
-        self.pace = Pace(settings.pace_tolerance)
-        self.loudness = LoudnessMemory()
         self.request_voices = RequestVoices()
         self.cpu = PriorityLock(os.cpu_count() or 1)
-        self.concurrency = concurrency or settings.max_concurrency or self.engine.capabilities.jobs
+        self.concurrency = (
+            concurrency or settings.max_concurrency or self._default.capabilities.jobs
+        )
         self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="job")
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-")
         self._start_sec: float | None = None
-        self._load_sec = 0.0
         self._cold_start_told = False
 
+    @property
+    def engine(self) -> Engine:
+        """The default model's engine."""
+        return self._default.engine
+
+    @property
+    def voices(self) -> VoiceMapper:
+        """The default model's voices."""
+        return self._default.voices
+
     def load_model(self) -> None:
-        """Loads the engine if that has not happened yet."""
-        began = time.monotonic()
-        self.engine.load()
-        # Of all who waited for it, the first has waited for the whole of it.
-        self._load_sec = max(self._load_sec, time.monotonic() - began)
+        """Loads the default model if that has not happened yet. Raises `EngineError`."""
+        self._default.load()
+
+    @property
+    def preloaded(self) -> tuple[str, ...]:
+        """The models of PRELOAD_MODELS, by id."""
+        return tuple(map(self.models.names.resolve, self.settings.preload_models))
+
+    def preload(self, name: str) -> None:
+        """Loads a model and lets it speak where nobody hears it. Raises `EngineError`."""
+        with self.models.lease(name) as model:
+            model.load()
+            model.warm_up()
 
     def note_start(self) -> None:
         """Notes how long the process took until it could take requests, which is now."""
@@ -115,7 +124,8 @@ class VibeVoiceInference:
         before that. The time between the two, in which it waited for a request, is none of it."""
         if self._start_sec is None or not self.engine.ready:
             return None
-        return round(self._start_sec + self._load_sec, 2)
+        loading = self.models.manager.usage(self.models.default)
+        return round(self._start_sec + loading.load_sec, 2)
 
     def tell_cold_start(self) -> float | None:
         """The same, to the first who asks once it is known."""
@@ -143,7 +153,7 @@ class VibeVoiceInference:
         return tempfile.TemporaryDirectory(dir=self._folder.name, ignore_cleanup_errors=True)
 
     def close(self) -> None:
-        self.engine.close()
+        self.models.manager.close()
         if self.verifier is not None:
             self.verifier.close()
         self._pool.shutdown(cancel_futures=True)
@@ -153,36 +163,51 @@ class VibeVoiceInference:
         """How a request would be read, without synthesis. Raises what `plan` would."""
         return await _planned(partial(dry_run, self, request))
 
-    async def plan(self, request: SpeechRequest) -> PlannedRequest:
-        """Plans the text and finds the voices. Raises `RequestError`s, before any other work."""
-        # Not in the pool: a request that cannot be served is told so while others are speaking.
-        return await _planned(partial(plan_request, self, request, time.monotonic()))
+    @asynccontextmanager
+    async def plan(self, request: SpeechRequest) -> AsyncIterator[PlannedRequest]:
+        """Plans the text, finds the voices, and holds the model while the block runs. Raises
+        `RequestError`s, before any other work."""
+        with self.models.lease(request.model) as model:
+            # Not in the pool: who cannot be served is told so while others are speaking.
+            yield await _planned(partial(plan_request, self, model, request, time.monotonic()))
 
     async def generate(
-        self, planned: PlannedRequest, folder: Path, progress: Progress | None = None
+        self,
+        planned: PlannedRequest,
+        folder: Path,
+        progress: Progress | None = None,
+        aside: Aside = nullcontext,
     ) -> SpeechFile:
         """Speaks a plan into a file in `folder`. Raises `SpeechError`s. A cancelled task ends the
         engine's work before it is re-raised."""
-        context = self._context(folder)
-        speak = partial(speak_file, context, planned, progress or Progress())
-        return await self.work(speak, context.token)
+        model = planned.model
+        context = self._context(folder, await planned.loaded(aside))
+
+        def speak() -> SpeechFile:
+            with model.speaking():
+                return speak_file(context, planned, progress or Progress())
+
+        file = await self.work(speak, context.token)
+        model.note(file.result.timings, file.result.duration_sec)
+        return file
 
     async def shrink(self, file: SpeechFile) -> SpeechFile:
         """The same takes in the smallest format that the request allows, as another file."""
         context = self._context(file.path.parent)
         return await self.work(partial(shrunk, context, file), context.token)
 
-    def _context(self, folder: Path) -> Context:
-        return Context(self, CancelToken(self.cpu.wake), folder)
+    def _context(self, folder: Path, load_sec: float = 0.0) -> Context:
+        return Context(self, CancelToken(self.cpu.wake), folder, load_sec)
 
     def stream(
         self,
         request: SpeechRequest,
         options: StreamOptions = _JOB_OPTIONS,
         sections: AsyncGenerator[Section, None] | None = None,
+        aside: Aside = nullcontext,
     ) -> SpeechStream:
         """Speaks a request, or the sections of a text that is still written, part by part."""
-        return SpeechStream(self, request, options, sections)
+        return SpeechStream(self, request, options, sections, aside)
 
     async def work(self, work: Callable[[], T], token: CancelToken) -> T:
         """What `work` gives, in one of the threads. A failure sets the token, which ends whatever
@@ -190,11 +215,11 @@ class VibeVoiceInference:
         is re-raised; what has not begun never will."""
         working = self._pool.submit(work)
         try:
-            return await asyncio.shield(_awaitable(working))
+            return await asyncio.shield(awaitable(working))
         except BaseException:
             token.cancel()
             if not working.cancel():
-                await asyncio.wait([_awaitable(working)])
+                await asyncio.wait([awaitable(working)])
             raise
 
 
@@ -223,9 +248,34 @@ def openai_voices() -> dict[str, str]:
     return names
 
 
-def _awaitable(working: "Future[T]") -> "asyncio.Future[T]":
-    """A future of this loop whose error, if nobody asks for it, asyncio does not log: its report
-    has a traceback and may quote the text."""
-    future = asyncio.wrap_future(working)
-    future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    return future
+def _models(settings: Settings, engine: Engine | None, subprocess: bool) -> Models:
+    """The models that the settings name; `engine` stands for the default's."""
+    default = engine.capabilities.name if engine else choose_engine(settings.engine, on_runpod())
+    ids = tuple(dict.fromkeys((default, *settings.models)))
+    names = ModelNames.of(ids, settings.model_aliases, settings.model_path)
+    policy = Policy(
+        settings.model_resident_cap, settings.model_ttl_sec, settings.model_min_residency_sec
+    )
+    manager = ModelManager(
+        policy,
+        settings.model_parallel_loads,
+        free=partial(free_memory, settings.most_memory_bytes),
+    )
+
+    def create(name: str) -> Engine:
+        if engine and name == default:
+            return engine
+        return create_engine(name, settings.engine_settings, subprocess=subprocess)
+
+    voices = VoiceMapper(
+        settings.audio_prompts_dir,
+        default=settings.default_speaker,
+        strict=settings.strict_voices,
+        others=openai_voices(),
+    )
+    preloaded = tuple(map(names.resolve, settings.preload_models))
+    pace = partial(Pace, settings.pace_tolerance)
+    models = Models(names, manager, create, voices, pace, preloaded)
+    if ids[1:]:
+        manager.watch()
+    return models

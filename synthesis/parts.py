@@ -51,11 +51,13 @@ class StreamOptions:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where a request is worked on: what it shares with others, what ends it, its own folder."""
+    """Where a request is worked on: what it shares with others, what ends it, its own folder.
+    `load_sec` is how long it waited for its model."""
 
     services: Services
     token: CancelToken
     folder: Path
+    load_sec: float = 0.0
 
 
 class PartEncoder:
@@ -135,9 +137,9 @@ def live_parts(
     known, and never delays a part. `growing` is the text of a plan that grows."""
     rate, speed, form = planned.rate, planned.request.speed, planned.request.output_format
     services, token = context.services, context.token
-    hearing = hearing_of(context, planned)
+    model, hearing = planned.model, hearing_of(context, planned)
     loading = load(context, planned, hearing)
-    quality = QualityRetry(services.engine, services.pace, 0, token, hearing=hearing)
+    quality = QualityRetry(model.engine, model.pace, 0, token, hearing=hearing)
     out = PartEncoder(planned, form, gain_db, options.longest_part_sec, _LIVE_BLOCK)
     meter = LoudnessMeter(rate)
 
@@ -150,7 +152,7 @@ def live_parts(
     takes: list[Recorded[ChunkAudio]] = []
     take, heard = ChunkAudio(rate, speed), list[Samples]()
     events = in_blocks(in_order(quality.events(planned.plan, growing), context.folder), block_sec)
-    if services.engine.capabilities.in_caller:
+    if model.engine.capabilities.in_caller:
         events = _in_turns(events, turn)
     told = 0
     for event in events:
@@ -175,8 +177,8 @@ def live_parts(
             takes[told] = replace(takes[told], heard=hearing.of(told))
             yield heard_chunk(planned, told, takes[told], out.join)
             told += 1
-    spoken = spoken_of(planned, quality, takes, loading, gain_db)
-    services.loudness.remember(planned.cast, meter.integrated())
+    spoken = spoken_of(context, planned, quality, takes, loading, gain_db)
+    model.loudness.remember(planned.cast, meter.integrated())
     with turn():
         parts = list(out.close())
     yield from parts
@@ -203,18 +205,16 @@ def hearing_of(context: Context, planned: PlannedRequest) -> Hearing | None:
 def load(
     context: Context, planned: PlannedRequest, hearing: Hearing | None = None
 ) -> tuple[float, float]:
-    """Loads the engine, and beside it what hears. Gives when that began and when it was done."""
+    """Loads what hears; the model is loaded. Gives when that began and when it was done."""
     started_at = time.monotonic()
     context.token.check()
-    if planned.plan.chunks:  # silence needs no engine
-        ready = hearing.load() if hearing else None
-        context.services.load_model()
-        if ready:
-            ready.result()
+    if hearing and planned.plan.chunks:
+        hearing.load().result()
     return started_at, time.monotonic()
 
 
 def spoken_of(
+    context: Context,
     planned: PlannedRequest,
     quality: QualityRetry,
     takes: Iterable[Recorded[AnyAudio]],
@@ -226,8 +226,8 @@ def spoken_of(
     kept, now, (started_at, loaded_at) = tuple(takes), time.monotonic(), loading
     phases = {
         "plan_sec": planned.planned_at - planned.asked_at,
-        "queue_sec": started_at - planned.planned_at,
-        "load_sec": loaded_at - started_at,
+        "queue_sec": started_at - planned.planned_at - context.load_sec,
+        "load_sec": context.load_sec + loaded_at - started_at,
         "first_audio_sec": (quality.first_audio_at or now) - planned.asked_at,
         "synthesis_sec": now - loaded_at,
         **quality.cost,

@@ -8,16 +8,15 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from audio.codecs import FORMATS, bytes_a_second, codec_rate
-from audio.loudness import LoudnessMemory, gain_to
+from audio.loudness import gain_to
 from config import Settings
 from engines.base import (
     Capabilities,
-    Engine,
     GrowingSpeech,
     Options,
     Plan,
@@ -28,29 +27,26 @@ from engines.priority_lock import PriorityLock
 from request.errors import EngineError, RequestError
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
+from synthesis.models import Model, Models
 from synthesis.verify import Verifier
 from text.chunks import Limits, TextPlan, plan_text
-from text.pace import Pace
 from text.reading import most_spoken
 from voices.casting import Recording, cast, names_of, unmatched
-from voices.catalogue import Voice, VoiceMapper
+from voices.catalogue import Voice
 
 T = TypeVar("T")
+Aside = Callable[[], AbstractAsyncContextManager[None]]
+"""Where an answer waits for its model: a door may give its place to another meanwhile."""
 
 
 class Services(Protocol):
     """What requests share: see `inference.VibeVoiceInference`."""
 
     settings: Settings
-    engine: Engine
+    models: Models
     limits: Limits
-    voices: VoiceMapper
-    pace: Pace
-    loudness: LoudnessMemory
     cpu: PriorityLock
     verifier: Verifier | None
-
-    def load_model(self) -> None: ...
 
     def request_voice(self, request: SpeechRequest) -> tuple[Voice, list[str]]: ...
 
@@ -75,11 +71,12 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
-    """A text as it will be spoken, and the section that it is. `plan` is what the engine gets;
-    `lead_ms` of silence come before all chunks; `asked_at` and `planned_at` are monotonic
-    seconds."""
+    """A text as it will be spoken, by a model that its answer holds, and the section that it is.
+    `plan` is what the engine gets; `lead_ms` of silence come before all chunks; `asked_at` and
+    `planned_at` are monotonic seconds."""
 
     request: SpeechRequest
+    model: Model = field(repr=False)
     section: Section
     text: TextPlan
     plan: Plan
@@ -105,6 +102,16 @@ class PlannedRequest:
         may_shrink = self.request.allow_recompress and self.rate in FORMATS["opus"].rates
         return "opus" if may_shrink else self.request.output_format
 
+    async def loaded(self, aside: Aside) -> float:
+        """Waits, within `aside`, until the model is loaded. Gives the seconds. Raises
+        `EngineError`, and what `aside` raises."""
+        began = time.monotonic()
+        if not self.plan.chunks or self.model.ready:  # silence needs no engine
+            return 0.0
+        async with aside():
+            await self.model.loaded()
+        return time.monotonic() - began
+
     def pauses(self) -> list[int]:
         """The silences asked for, in samples: before all chunks, then after each."""
         pauses = [self.lead_ms, *(chunk.pause_ms for chunk in self.text.chunks)]
@@ -125,24 +132,24 @@ class PlannedRequest:
         turn = replace(chunk.turns[0], text=self.joinable or "")
         return replace(self.plan, chunks=(replace(chunk, turns=(turn,)),), grows=True)
 
-    def chunk_sec(self, index: int, pace: Pace) -> float:
+    def chunk_sec(self, index: int) -> float:
         """How long one chunk should be, without the pause after it."""
-        return pace.expected(*said(self.plan, index)) / self.request.speed
+        return self.model.pace.expected(*said(self.plan, index)) / self.request.speed
 
-    def expected_sec(self, pace: Pace) -> float:
+    def expected_sec(self) -> float:
         """How long the answer should be, with its pauses."""
-        spoken = sum(self.chunk_sec(index, pace) for index in range(len(self.text.chunks)))
+        spoken = sum(self.chunk_sec(index) for index in range(len(self.text.chunks)))
         return spoken + sum(self.pauses()) / self.rate
 
-    def expected_bytes(self, pace: Pace) -> int:
+    def expected_bytes(self) -> int:
         """How large its file should be, in the smallest format that it may take."""
-        return round(self.expected_sec(pace) * bytes_a_second(self.smallest_format, self.rate))
+        return round(self.expected_sec() * bytes_a_second(self.smallest_format, self.rate))
 
-    def remembered_gain(self, loudness: LoudnessMemory) -> float | None:
+    def remembered_gain(self) -> float | None:
         """The gain for a stream, in dB: by what these voices measured before."""
         if self.request.loudness is None:
             return None
-        return gain_to(self.request.loudness, loudness.recall(self.cast))
+        return gain_to(self.request.loudness, self.model.loudness.recall(self.cast))
 
 
 class GrowingText:
@@ -225,6 +232,7 @@ class GrowingPlan:
     def __init__(
         self,
         services: Services,
+        model: Model,
         request: SpeechRequest,
         sample_rate: int | None = None,
         recording: Recording | None = None,
@@ -235,7 +243,7 @@ class GrowingPlan:
         self._check = check
         self._room = most_spoken(0)
         self._seed = secrets.randbelow(2**32) if request.seed is None else request.seed
-        self._services, self._request = services, request
+        self._services, self._model, self._request = services, model, request
         wanted = sample_rate or services.settings.default_sample_rate
         self._rate = codec_rate(request.output_format, wanted)
         self._recording = recording or (lambda: services.request_voice(request))
@@ -259,7 +267,7 @@ class GrowingPlan:
         everyone = list(dict.fromkeys([*self._voices, *numbers]))
         names = names_of(request, self._speakers) if self._speakers else {}
         self._voices, warnings = cast(
-            request, everyone, names, self._services.voices, self._recording, self._voices
+            request, everyone, names, self._model.voices, self._recording, self._voices
         )
         if not self.grows:
             warnings += unmatched(request, text.speakers)
@@ -267,6 +275,7 @@ class GrowingPlan:
             self._last = numbers[text.chunks[-1].turns[-1].speaker]
         return PlannedRequest(
             request=request,
+            model=self._model,
             section=section,
             text=text,
             plan=Plan(
@@ -279,7 +288,7 @@ class GrowingPlan:
                     repeatable=request.seed is not None,
                     cfg_is_default="cfg_scale" not in request.model_fields_set,
                     steps_is_default="steps" not in request.model_fields_set,
-                    language=language_of(request, self._services.engine.capabilities),
+                    language=language_of(request, self._model.capabilities),
                 ),
             ),
             seed=self._seed,
@@ -293,6 +302,7 @@ class GrowingPlan:
 
 def plan_request(
     services: Services,
+    model: Model,
     request: SpeechRequest,
     asked_at: float,
     recording: Recording | None = None,
@@ -300,5 +310,5 @@ def plan_request(
 ) -> PlannedRequest:
     """Plans a text that is whole. Raises `RequestError`s, before any other work. `check` as in
     `GrowingPlan`."""
-    plan = GrowingPlan(services, request, recording=recording, grows=False, check=check)
+    plan = GrowingPlan(services, model, request, recording=recording, grows=False, check=check)
     return plan.add(Section(request.text), asked_at)

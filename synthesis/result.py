@@ -17,6 +17,7 @@ class StreamStart:
     """What is known before the first sound. `gain_db` is the stream's constant gain, or None.
     `size` is the whole file in bytes, where it is finished already."""
 
+    engine: str
     voices: tuple[str, ...]
     seed: int
     gain_db: float | None
@@ -135,6 +136,7 @@ def result_of(
     """The facts for an answer in that format, of which `join` has the places; `notes` are further
     warnings."""
     planned, duration_sec = spoken.planned, join.count / spoken.planned.rate
+    engine = planned.model.engine.capabilities
     ends = {"encode_sec": encode_sec, "total_sec": total_sec}
     timings = {**spoken.phases, **ends, "real_time_factor": total_sec / duration_sec}
     timings = {name: round(seconds, 4) for name, seconds in timings.items()}
@@ -145,8 +147,8 @@ def result_of(
         content_type=FORMATS[format_name].content_type,
         sample_rate=planned.rate,
         duration_sec=round(duration_sec, 6),
-        engine=services.engine.capabilities.name,
-        model=services.engine.capabilities.details,
+        engine=engine.name,
+        model=engine.details,
         voices=planned.voices,
         speakers=planned.text.speakers,
         seed=planned.seed,

@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,15 @@ from request.errors import Cancelled
 from request.model import SpeechRequest
 from synthesis.cancel import CancelToken
 from synthesis.parts import Context, LiveParts, StreamOptions, live_parts
-from synthesis.plan import GrowingPlan, GrowingText, PlannedRequest, Section, Services, grows
+from synthesis.plan import (
+    Aside,
+    GrowingPlan,
+    GrowingText,
+    PlannedRequest,
+    Section,
+    Services,
+    grows,
+)
 from synthesis.result import AudioPart, HeardChunk, Result, StreamStart
 
 StreamItem = StreamStart | Section | AudioPart | HeardChunk | Result
@@ -39,7 +47,8 @@ class SpeechStream:
     `HeardChunk` for each chunk, where the request asks for what is heard. With `sections` the
     request's own text stands for theirs: after the start each `Section` comes as it begins, then
     its parts and its result. The next one is asked for once all parts of the one before are made.
-    Raises `SpeechError`s and `Stalled`, and whatever `sections` raises.
+    Raises `SpeechError`s and `Stalled`, and whatever `sections` and `aside` raise. It holds its
+    model until the end of its work.
     """
 
     def __init__(
@@ -48,13 +57,16 @@ class SpeechStream:
         request: SpeechRequest,
         options: StreamOptions,
         sections: AsyncGenerator[Section, None] | None = None,
+        aside: Aside = nullcontext,
     ) -> None:
-        self._services, self._options = services, options
+        self._services, self._options, self._aside = services, options, aside
         self._sections = sections or _whole(request)
+        self._model = services.models.lease(request.model)
         self._next: PlannedRequest | None = None
         self._token = CancelToken(self._wake)
         self._plan = GrowingPlan(
             services,
+            self._model,
             request,
             options.sample_rate,
             grows=sections is not None,
@@ -106,20 +118,26 @@ class SpeechStream:
     def _made(self, making: "asyncio.Task[None]") -> None:
         """A task that is cancelled before its first step runs no line of its own, so this tells the
         end."""
+        self._model.release()
         self._items.put_nowait(Cancelled() if making.cancelled() else making.exception())
 
     async def _speak(self, sections: AsyncGenerator[Section, None], folder: Path) -> None:
-        services, start = self._services, None
+        services, model, start = self._services, self._model, None
         while (planned := await self._planned(sections)) is not None:
             if start is None:
-                gain_db = planned.remembered_gain(services.loudness)
                 start = StreamStart(
-                    planned.voices, planned.seed, gain_db, planned.rate, planned.warnings
+                    model.capabilities.name,
+                    planned.voices,
+                    planned.seed,
+                    planned.remembered_gain(),
+                    planned.rate,
+                    planned.warnings,
                 )
                 self._items.put_nowait(start)
             if self._plan.grows:
                 self._items.put_nowait(planned.section)
-            context = Context(services, self._token, folder)
+            load_sec = await planned.loaded(self._aside)
+            context = Context(services, self._token, folder, load_sec)
             growing = self._growing(planned)
             if growing is not None:
                 planned = replace(planned, plan=planned.growing_plan)
@@ -128,6 +146,7 @@ class SpeechStream:
             result = await (
                 work if growing is None else self._fed(work, sections, planned, growing)
             )
+            model.note(result.timings, result.duration_sec)
             self._items.put_nowait(result)
 
     async def _planned(self, sections: AsyncGenerator[Section, None]) -> PlannedRequest | None:
@@ -143,7 +162,7 @@ class SpeechStream:
     def _growing(self, planned: PlannedRequest) -> GrowingText | None:
         """The text of a section that others may join; None where each is spoken by itself."""
         text = planned.joinable
-        can_grow = grows(self._services.engine.capabilities, planned.request)
+        can_grow = grows(self._model.capabilities, planned.request)
         return GrowingText(text) if self._plan.grows and can_grow and text is not None else None
 
     async def _fed(
@@ -189,6 +208,10 @@ class SpeechStream:
 
     def _pump(self, parts: LiveParts) -> Result:
         """In the thread that works."""
+        with self._model.speaking():
+            return self._pumped(parts)
+
+    def _pumped(self, parts: LiveParts) -> Result:
         try:
             while True:
                 part = next(parts)

@@ -35,7 +35,7 @@ def _whisper() -> Any:
     return WhisperModel("base", device="cpu", compute_type="int8", cpu_threads=1, files=files)
 
 
-def heard(samples: Samples, language: str = "en", rate: int = SAMPLE_RATE) -> str:
+def heard(samples: Samples, rate: int = SAMPLE_RATE, language: str = "en") -> str:
     """The words in a recording of `rate` Hz."""
     segments, _ = _whisper().transcribe(
         resample(samples, rate, _RATE), language=language, beam_size=1, temperature=0.0

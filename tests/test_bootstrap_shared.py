@@ -134,6 +134,8 @@ def remove_while_a_worker_starts(site: Site, event: str, path: str) -> tuple[str
     assert site.run(**old, RUNPOD_POD_ID="gone").status == 0
     part = site.volume / site.manifest()["venv"]
     age(part, site.volume / ".in-use" / "gone")
+    (site.volume / ".in-use" / "a folder").mkdir()  # somebody's, and no mark
+    age(site.volume / ".in-use" / "a folder")
     before = part.stat()
     new = settings(site, "2.0") | {"VIBEVOICE_REF": old["VIBEVOICE_REF"]}
     started = site.folder / "started"

@@ -167,7 +167,7 @@ def test_the_readme_lists_every_setting_with_its_default() -> None:
     for name in Settings.model_fields:
         value = getattr(settings, name)
         shown = str(value).lower() if isinstance(value, bool) else str(value)
-        expected[name.upper()] = "" if value in (None, ()) else shown.removesuffix(".0")
+        expected[name.upper()] = "" if value in (None, (), {}) else shown.removesuffix(".0")
     expected["VIBEVOICE_VOLUME"] = "/runpod-volume/vibevoice"
     assert documented == expected
 

@@ -118,11 +118,13 @@ def test_a_silence_is_a_number_that_scales_with_speed_and_yields_to_the_texts_ow
 def test_one_seed_is_drawn_and_one_gain_is_kept_for_all_sections(
     inference: VibeVoiceInference, engine: FakeEngine
 ) -> None:
-    inference.loudness.remember("Alice", -30.0)
+    inference.models.lease().loudness.remember("Alice", -30.0)
     start, *items = grown(inference, request("-", seed=None, loudness=-20))
     assert isinstance(start, StreamStart)
     assert start.gain_db == 10.0
-    assert inference.loudness.recall("Alice") != -30.0  # the first section was measured
+    assert (
+        inference.models.lease().loudness.recall("Alice") != -30.0
+    )  # the first section was measured
     assert {result.gain_db for result in results(items)} == {10.0}
     assert {result.seed for result in results(items)} == {start.seed}
     assert {plan.chunks[0].seed for plan in engine.plans} == {start.seed}
@@ -141,7 +143,7 @@ def test_speakers_keep_their_voices_and_who_is_new_gets_another(
 
 
 def test_who_speaks_before_the_first_label_is_not_speaker_0(inference: VibeVoiceInference) -> None:
-    plan = GrowingPlan(inference, request("-", speakers={"0": "Frank"}))
+    plan = GrowingPlan(inference, inference.models.lease(), request("-", speakers={"0": "Frank"}))
     lines = ["Hi.", "Speaker 0: Ho.", "Speaker 1: Hm."]
     assert [plan.add(Section(line), 0.0).voices for line in lines] == [
         ("Alice",),
@@ -151,7 +153,9 @@ def test_who_speaks_before_the_first_label_is_not_speaker_0(inference: VibeVoice
 
 
 def test_many_short_sections_grow_no_more_than_one_text(inference: VibeVoiceInference) -> None:
-    plan = GrowingPlan(inference, request("-", pronunciations={"a": "b" * 100}))
+    plan = GrowingPlan(
+        inference, inference.models.lease(), request("-", pronunciations={"a": "b" * 100})
+    )
     spoken = 0
     with pytest.raises(RequestError, match="pronunciations: make the text more than"):
         for _ in range(1_000):
@@ -187,7 +191,7 @@ def test_a_stream_that_is_closed_ends_its_planning(
     asked = request("One.")
     ways: list[Callable[[], Coroutine[Any, Any, None]]] = [
         lambda: leave(asked),
-        lambda: cancel(inference.plan(asked)),
+        lambda: cancel(inference.plan(asked).__aenter__()),
         lambda: cancel(inference.dry_run(asked)),
     ]
     for way in ways:
@@ -203,7 +207,7 @@ def test_a_voice_is_warned_about_once(inference: VibeVoiceInference) -> None:
 
 
 def test_a_plan_that_grows_is_never_changed(inference: VibeVoiceInference) -> None:
-    plan = GrowingPlan(inference, request("-", seed=None))
+    plan = GrowingPlan(inference, inference.models.lease(), request("-", seed=None))
     first = plan.add(SECTIONS[0], 0.0)
     before = repr(first)
     second = plan.add(SECTIONS[1], 0.0)

@@ -283,15 +283,22 @@ def test_a_lost_engine_ends_a_stream_worker_only_where_runpod_begins_another(
 
 
 def test_preloading_loads_the_model_and_tells_what_went_wrong(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    engine: FakeEngine,
+    worker: VibeVoiceInference,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    worker.settings = worker.settings.model_copy(update={"preload_models": ("",)})
     startup.preload(handler.inference(), handler.log())
     assert engine.ready
+    (speech,) = engine.speeches  # the warm-up
+    assert speech.plan.options.min_frames == 3
 
     def broken() -> None:
         raise EngineError("MODEL_PATH: there is no model")
 
     monkeypatch.setattr(engine, "load", broken)
+    engine.ready = False
     startup.preload(handler.inference(), handler.log())
     assert "the model is not loaded: MODEL_PATH: there is no model" in capfd.readouterr().out
 

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "engines": {*PURE},
     "transcription": {"audio", "text", "request", "engines"},
     "delivery": {"request"},
-    "config": {"delivery"},
+    "config": {"delivery", "request"},
     "synthesis": {*PURE, "engines", "delivery", "config"},
     "provision": {"request", "engines", "config"},
     "worker": {"request", "audio", "synthesis", "transcription", "delivery", "config", "provision"},

@@ -33,7 +33,8 @@ class Spoken:
 
 
 async def filed(inference: VibeVoiceInference, request: SpeechRequest, folder: Path) -> SpeechFile:
-    return await inference.generate(await inference.plan(request), folder)
+    async with inference.plan(request) as planned:
+        return await inference.generate(planned, folder)
 
 
 Speak = Callable[..., Spoken]

@@ -43,7 +43,8 @@ def test_twenty_thousand_characters_come_out_in_order_with_every_span_right(
     request, _ = parse_request(asked, inference.defaults)
 
     async def speak() -> SpeechFile:
-        return await inference.generate(await inference.plan(request), tmp_path)
+        async with inference.plan(request) as planned:
+            return await inference.generate(planned, tmp_path)
 
     file = asyncio.run(speak())
     result = file.result

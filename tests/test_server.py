@@ -429,7 +429,8 @@ def test_both_doors_give_the_same_samples(server: Server, tmp_path: Path) -> Non
 
     async def filed() -> bytes:
         with inference.workspace() as folder:
-            file = await inference.generate(await inference.plan(request), Path(folder))
+            async with inference.plan(request) as planned:
+                file = await inference.generate(planned, Path(folder))
             return file.path.read_bytes()
 
     assert asyncio.run(filed()) == answer.body
@@ -826,10 +827,10 @@ def test_plans_wait_for_each_other_and_too_many_are_refused(
     monkeypatch.setattr("api.speaking.os.cpu_count", lambda: 1)
     server, go, planning = start(MAX_QUEUE="1"), threading.Event(), threading.Semaphore(0)
 
-    def slow(*args: Any) -> Any:
+    def slow(*args: Any, **more: Any) -> Any:
         planning.release()
         assert go.wait(60)
-        return dry_run(*args)
+        return dry_run(*args, **more)
 
     monkeypatch.setattr("synthesis.inference.dry_run", slow)
     plan = ("POST", "/v1/audio/speech/plan", json.dumps(ASK), {"Content-Type": "application/json"})

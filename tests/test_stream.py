@@ -75,7 +75,8 @@ def streamed(
 def filed(inference: VibeVoiceInference, asked: SpeechRequest) -> tuple[bytes, Result]:
     async def main() -> tuple[bytes, Result]:
         with inference.workspace() as folder:
-            file = await inference.generate(await inference.plan(asked), Path(folder))
+            async with inference.plan(asked) as planned:
+                file = await inference.generate(planned, Path(folder))
             return file.path.read_bytes(), file.result
 
     return asyncio.run(main())
@@ -193,15 +194,15 @@ def test_no_byte_depends_on_the_blocks(
 ) -> None:
     engine.audio = lambda chunk: np.tile(noise(chunk), 12) * np.float32(0.05)
     asked = request(output_format=output_format, loudness=-12, **fields)
-    inference.loudness.remember("Alice", -29.0)
-    monkeypatch.setattr(inference.loudness, "remember", lambda *_: None)
+    inference.models.lease().loudness.remember("Alice", -29.0)
+    monkeypatch.setattr(inference.models.lease().loudness, "remember", lambda *_: None)
     in_blocks, _ = streamed(inference, asked)
     in_frames, _ = streamed(inference, asked, StreamOptions(longest_block_sec=0))
     assert b"".join(in_blocks) == b"".join(in_frames)
 
 
 def parts(inference: VibeVoiceInference, folder: Path, token: CancelToken) -> Generator[AudioPart]:
-    planned = plan_request(inference, request("One."), 0.0)
+    planned = plan_request(inference, inference.models.lease(), request("One."), 0.0)
     context = Context(inference, token, folder)
     with closing(live_parts(context, planned, None, StreamOptions())) as made:
         yield from (part for part in made if isinstance(part, AudioPart))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from engines.memory import free_host_memory
 from engines.vibevoice.checkpoint import DEFAULT_TOKENIZER, check_tokenizer, inspect
 from engines.vibevoice.engine import VibeVoiceEngine
-from engines.vibevoice.memory import free_host_memory
 from request.errors import EngineError
 from tests import vibevoice_fixtures as vibevoice
 from tests.tiny_checkpoint import tiny_checkpoint

@@ -1,5 +1,7 @@
 """Frames between VibeVoice's thread and the reader's."""
 
+import errno
+import os
 import threading
 
 import numpy as np
@@ -90,3 +92,27 @@ def test_closing_wakes_the_reader_and_drops_everything() -> None:
     frames.put(frame(1))
     with pytest.raises(Cancelled):
         list(frames)
+
+
+def test_a_full_disk_ends_one_queue_with_its_error_and_not_the_thread_that_fills_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = Frames(in_memory=3)
+    heard: list[int] = []
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for number in range(3):
+        frames.put(frame(number))
+    monkeypatch.setattr(frames._spool, "append", full)
+    frames.put(frame(3))
+    monkeypatch.undo()
+    frames.put(frame(4))  # would leave a gap
+    frames.finish()  # is no clean end
+    with pytest.raises(OSError, match="No space left on device"):
+        for event in frames:
+            assert isinstance(event, Frame)
+            heard.append(int(event.samples[0]))
+    assert heard == [0, 1, 2]
+    frames.close()

@@ -409,3 +409,22 @@ def test_after_a_deletion_its_callers_never_get_the_next_upload(
         gone = one.speak(voice="Ada")
         assert (gone.status, gone.error["code"]) == (404, "voice_not_found")
         assert "Ada_2" not in gone.error["message"]
+
+
+def test_a_voices_version_changes_with_its_recording(server: Server, folder: Path) -> None:
+    def version(name: str) -> str | None:
+        listed = server.call("GET", "/v1/audio/voices").json["data"]
+        found: str | None = next(each for each in listed if each["id"] == name)["version"]
+        return found
+
+    assert upload(server).status == 200
+    first = version("Ada")
+    assert first == version("Ada") and version("Alice") is None
+    assert server.call("DELETE", "/v1/audio/voices/Ada").status == 200
+    assert upload(server, audio_sample=("a.wav", recording(5))).status == 200
+    assert version("Ada") not in (first, None)
+    (folder / "Own.wav").write_bytes(recording())
+    before = version("Own")
+    (folder / "Own.wav").write_bytes(recording(6))
+    os.utime(folder)
+    assert version("Own") != before

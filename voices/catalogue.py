@@ -4,6 +4,7 @@ Path traversal: a name is looked up in the table of found files, and never joine
 several files with one stem, the first in the order of `EXTENSIONS` counts.
 """
 
+import copy
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,13 @@ class VoiceMapper:
         self._folder = VoiceFolder(directory)
         self._lock = threading.RLock()
 
+    def beside(self, builtin: Sequence[str], *, clones: bool = True) -> "VoiceMapper":
+        """The same folder's voices beside those of another engine. Both share what is decoded."""
+        other = copy.copy(self)
+        other._builtin = [Named(name) for name in builtin]
+        other._clones = clones or not builtin
+        return other
+
     def setup_voice_presets(self) -> dict[str, Path]:
         """The usable files by voice name. Reads the folder again if it has changed."""
         with self._lock:
@@ -98,6 +106,13 @@ class VoiceMapper:
         with self._lock:
             self._folder.refresh()
             return self._names(uploads)
+
+    def versions(self) -> dict[str, str]:
+        """For each voice with a file, a text that changes when the file does."""
+        with self._lock:
+            self._folder.refresh()
+            files = [file for file in self._folder.files if file.stamp and not file.fault]
+            return {file.name: "-".join(f"{part:x}" for part in file.stamp or ()) for file in files}
 
     def rival(self, name: str) -> str | None:
         """The voice that shares a name or alias with a new voice `name`; None if there is none.

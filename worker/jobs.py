@@ -141,19 +141,19 @@ class Jobs:
     async def _file(self, job: Job, request: SpeechRequest, warnings: list[str]) -> Answer:
         self._log_begin(job, request)
         inference, bucket = self._inference, await self._bucket(job)
-        planned = await inference.plan(request)
-        fitting = functools.partial(_fitting, planned) if request.must_fit else None
-        way = Delivery(request.session_id or _id(job), self._outputs, bucket, fitting)
-        size = await asyncio.to_thread(planned.expected_bytes, inference.pace)
-        progress = Progress(chunks_total=len(planned.text.chunks))
-        with inference.workspace() as folder:
-            async with reporting(job, progress) as tell:
-                tell(way.foresee(size))
-                file = await inference.generate(planned, Path(folder), progress)
-                if file.may_shrink:
-                    file = await self._fitting(way, file, _id(job))
-                result = file.result
-                delivered = await _in_thread(way.deliver, file.path, result.content_type)
+        async with inference.plan(request) as planned:
+            fitting = functools.partial(_fitting, planned) if request.must_fit else None
+            way = Delivery(request.session_id or _id(job), self._outputs, bucket, fitting)
+            size = await asyncio.to_thread(planned.expected_bytes)
+            progress = Progress(chunks_total=len(planned.text.chunks))
+            with inference.workspace() as folder:
+                async with reporting(job, progress) as tell:
+                    tell(way.foresee(size))
+                    file = await inference.generate(planned, Path(folder), progress)
+                    if file.may_shrink:
+                        file = await self._fitting(way, file, _id(job))
+                    result = file.result
+                    delivered = await _in_thread(way.deliver, file.path, result.content_type)
         return self._done(job, result, delivered, warnings, delivery_sec=round(way.seconds, 4))
 
     async def _fitting(self, way: Delivery, file: SpeechFile, job_id: str) -> SpeechFile:

@@ -38,7 +38,7 @@ def prepare(inference: VibeVoiceInference, log: Any) -> None:
         log.warn(problem)
     if not voices:
         log.warn("there are no voices: the model's own speaks")
-    if inference.settings.preload_model:
+    if inference.settings.preload_models:
         preloading = threading.Thread(target=preload, args=(inference, log), daemon=True)
         preloading.start()
     inference.note_start()
@@ -72,14 +72,17 @@ def every(
 
 
 def preload(inference: VibeVoiceInference, log: Any) -> None:
-    """Loads the model. A failure is logged; the first job loads again and gets the error."""
-    start = time.monotonic()
-    try:
-        inference.load_model()
-    except SpeechError as error:
-        log.error(f"the model is not loaded: {error}")
-    else:
-        log.info(f"loaded: {json.dumps({'load_sec': round(time.monotonic() - start, 2)})}")
+    """Loads the models of PRELOAD_MODELS. A failure is logged; the first job loads again and gets
+    the error."""
+    for name in inference.preloaded:
+        start = time.monotonic()
+        try:
+            inference.preload(name)
+        except SpeechError as error:
+            log.error(f"the model is not loaded: {error}")
+        else:
+            told = {"model": name, "load_sec": round(time.monotonic() - start, 2)}
+            log.info(f"loaded: {json.dumps(told)}")
 
 
 def volume_check(inference: VibeVoiceInference) -> Any:

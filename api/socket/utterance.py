@@ -148,7 +148,9 @@ class Utterance:
             stalled_sec=longest,
             sample_rate=config.sample_rate,
         )
-        stream = state.inference.stream(config.request, options, self._sections(speaking))
+        stream = state.inference.stream(
+            config.request, options, self._sections(speaking), speaking.aside
+        )
         try:
             async with aclosing(speaking.noted(stream)) as items:
                 async for item in items:
@@ -226,12 +228,15 @@ class Utterance:
         if line.whole:
             return made
         request = self.config.request
+        pace = self._state.inference.models.pace(request.model)
         voice = request.speaker_name or self._state.settings.default_speaker
-        usual = self._state.inference.pace.expected(voice, line.sentence.text) * 1000
+        usual = pace.expected(voice, line.sentence.text) * 1000
         return max(made, usual / request.speed)
 
 
 def _joins(state: AppState, config: SessionConfig) -> bool:
     """Whether sentences are spoken as one text that grows word by word."""
-    is_usual = config.granularity == "sentence"
-    return is_usual and grows(state.inference.engine.capabilities, config.request)
+    if config.granularity != "sentence":
+        return False
+    with state.inference.models.lease(config.request.model) as model:
+        return grows(model.capabilities, config.request)

@@ -1,7 +1,7 @@
 /** The direct backend: bytes straight through, and a server's errors. */
 
 import { afterEach, expect, test, vi } from "vitest";
-import { audio, eventsOf, network, speak, TOKEN, visit } from "./fakes.js";
+import { audio, emptyBucket, eventsOf, network, speak, TOKEN, visit } from "./fakes.js";
 
 afterEach(() => vi.unstubAllGlobals());
 
@@ -210,4 +210,40 @@ test("the voices are the map's where the server does not tell", async () => {
     const { answer } = visit("/v1/audio/voices", { settings });
     expect((await (await answer).json()).voices).toHaveLength(13);
   }
+});
+
+test("a voice that was replaced, deleted or shadowed does not speak on from the cache", async () => {
+  const kept = { ...settings, CACHE: "r2", VIBEVOICE_BUCKET: await emptyBucket() };
+  const upload = (id, version) => ({ id, type: "audio_sample", created_at: 1, version });
+  const own = { id: "Frank", version: "1-1" };
+  let voices = [own, upload("Ada", "2-2"), upload("Bob", "3-3")];
+  network({
+    [`${URL}/v1/audio/voices`]: () =>
+      voices ? Response.json({ voices }) : new Response("", { status: 500 }),
+    [ROUTE]: served(audio("wav")),
+  });
+  const asked = { voice: "ada", response_format: "wav", seed: 2 };
+  const cached = async (more = {}) =>
+    (await speak({ ...asked, ...more }, { settings: kept })).headers.get("X-Speech-Cache");
+  const script = { speakers: { 1: "Frank", 2: "Ada" } };
+  expect(await cached()).toBe("miss");
+  expect(await cached()).toBe("hit");
+  expect(await cached(script)).toBe("miss");
+  voices = [own, upload("Ada", "2-2")]; // another's upload is deleted
+  expect([await cached(), await cached(script)]).toEqual(["hit", "hit"]);
+  voices = [own, upload("Ada", "4-4")]; // replaced
+  expect([await cached(), await cached(script)]).toEqual(["miss", "miss"]);
+  voices = [own]; // deleted: another may stand in
+  expect([await cached(), await cached()]).toEqual(["miss", "hit"]);
+  voices = [{ ...own, version: "5-5" }]; // and is replaced itself
+  expect(await cached()).toBe("miss");
+  voices = null; // unknown
+  expect(await cached()).toBeNull();
+});
+
+test("a list of many voices is read whole", async () => {
+  const voices = Array.from({ length: 5_000 }, (_, at) => ({ id: `voice ${at}` }));
+  network({ [`${URL}/v1/audio/voices`]: { voices, data: voices } });
+  const listed = await (await visit("/v1/audio/voices", { settings }).answer).json();
+  expect(listed.voices.length).toBeGreaterThan(5_000);
 });

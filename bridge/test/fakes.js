@@ -1,6 +1,11 @@
 /** RunPod, a store and a caller, for tests in workerd. */
 
-import { createExecutionContext, env, waitOnExecutionContext } from "cloudflare:test";
+import {
+  createExecutionContext,
+  env,
+  runInDurableObject,
+  waitOnExecutionContext,
+} from "cloudflare:test";
 import { vi } from "vitest";
 import worker from "../worker.js";
 
@@ -139,4 +144,25 @@ export async function emptyBucket() {
   const { objects } = await bucket.list();
   await Promise.all(objects.map(({ key }) => bucket.delete(key)));
   return bucket;
+}
+
+/** Durable Objects of the test's own. `entries()` is what they know, by their ids. */
+export function freshFlights() {
+  const { SINGLE_FLIGHT: all } = env;
+  const own = crypto.randomUUID();
+  const ids = new Map();
+  const kept = async (id) => runInDurableObject(all.get(id), (_, ctx) => ctx.storage.get("entry"));
+  return {
+    idFromName(name) {
+      const id = all.idFromName(own + name);
+      ids.set(id.toString(), id);
+      return id;
+    },
+    get: (id) => all.get(id),
+    async entries() {
+      const pairs = [...ids].map(async ([name, id]) => [name, await kept(id)]);
+      return Object.fromEntries((await Promise.all(pairs)).filter(([, entry]) => entry));
+    },
+    places: () => [...ids.values()].map((id) => all.get(id)),
+  };
 }

@@ -1,11 +1,16 @@
-/** What lies in R2: claims, the cache, the voice map. The bucket is the real one of workerd. */
+/**
+ * What is kept: jobs to join in Durable Objects, the cache and the voice map in R2. Both are the real
+ * ones of workerd.
+ */
 
+import { runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import {
   audio,
   completed,
   emptyBucket,
   eventsOf,
+  freshFlights,
   network,
   SPEECH,
   speak,
@@ -17,11 +22,13 @@ import {
 const QUEUED = { id: "job-1", status: "IN_QUEUE" };
 const WORKING = { id: "job-1", status: "IN_PROGRESS" };
 let bucket;
+let flights;
 let settings;
 
 beforeEach(async () => {
   bucket = await emptyBucket();
-  settings = { VIBEVOICE_BUCKET: bucket };
+  flights = freshFlights();
+  settings = { VIBEVOICE_BUCKET: bucket, SINGLE_FLIGHT: flights };
 });
 afterEach(() => {
   vi.useRealTimers();
@@ -41,6 +48,21 @@ const broken = new Proxy(
   },
 );
 
+/** The Durable Objects, each of whose calls goes through `then(method, go)`. */
+function flightsOf(then) {
+  const through = (place) =>
+    new Proxy(place, {
+      get:
+        (_, method) =>
+        (...given) =>
+          then(method, () => place[method](...given)),
+    });
+  return {
+    idFromName: (name) => flights.idFromName(name),
+    get: (id) => through(flights.get(id)),
+  };
+}
+
 function leaving(headers = {}) {
   const caller = new AbortController();
   const { answer, settled } = visit("/v1/audio/speech", {
@@ -56,8 +78,7 @@ function leaving(headers = {}) {
 
 /** The job that is told to who comes again. */
 async function known() {
-  const [object] = (await bucket.list()).objects;
-  return object && (await (await bucket.get(object.key)).json()).job;
+  return Object.values(await flights.entries())[0]?.job;
 }
 
 describe("the same request again", () => {
@@ -246,18 +267,13 @@ describe("the same request again", () => {
     let look;
     const looked = new Promise((resolve) => (look = resolve));
     let leave;
-    const slow = new Proxy(bucket, {
-      get:
-        (target, name) =>
-        async (...args) => {
-          if (name === "get" && args[0] !== "voices.json") {
-            leave();
-            await looked;
-          }
-          return target[name](...args);
-        },
+    settings.SINGLE_FLIGHT = flightsOf(async (method, go) => {
+      if (method === "open") {
+        leave();
+        await looked;
+      }
+      return go();
     });
-    settings.VIBEVOICE_BUCKET = slow;
     const left = new Promise((resolve) => (leave = resolve));
     const first = leaving(key.headers);
     await left;
@@ -275,47 +291,53 @@ describe("the same request again", () => {
     first.leave();
     await first.settled();
     expect(calls.filter(({ kind }) => kind === "cancel")).toHaveLength(1);
-    expect((await bucket.list()).objects).toEqual([]);
+    expect(await flights.entries()).toEqual({});
   });
 
-  test("is served without R2, as a request of its own", async () => {
+  const down = flightsOf(async () => {
+    throw new Error("it is overloaded");
+  });
+
+  test.each([
+    ["without Durable Objects", undefined],
+    ["while they fail", down],
+  ])("is served %s, as a request of its own", async (_, given) => {
     const calls = network({ runsync: completed() });
-    const down = { VIBEVOICE_BUCKET: broken };
-    await speak({}, { settings: down, ...key });
-    expect((await speak({}, { settings: down, ...key })).bytes).toEqual(audio());
+    const options = { settings: { ...settings, SINGLE_FLIGHT: given }, ...key };
+    await speak({}, options);
+    expect((await speak({}, options)).bytes).toEqual(audio());
     expect(starts(calls)).toBe(2);
   });
 
-  test("joins the job though R2 takes one write a second", async () => {
-    let last = 0;
-    const slow = new Proxy(bucket, {
-      get:
-        (target, name) =>
-        async (...args) => {
-          if (name !== "get" && Date.now() - last < 1000) throw new Error("429");
-          if (name !== "get") last = Date.now();
-          return target[name](...args);
-        },
+  test("a hundred times, each call late by its own time, starts one job", async () => {
+    const calls = network({ runsync: QUEUED, status: completed() });
+    const slow = flightsOf(async (_, go) => {
+      await scheduler.wait(Math.random() * 300);
+      return go();
     });
-    let working = true;
-    const calls = network({ runsync: QUEUED, status: () => (working ? WORKING : completed()) });
-    const options = { settings: { VIBEVOICE_BUCKET: slow }, ...key };
-    const both = [speak({}, options), speak({}, options)];
-    setTimeout(() => {
-      working = false;
-    }, 3000);
-    for (const { bytes } of await Promise.all(both)) expect(bytes).toEqual(audio());
+    const options = { settings: { ...settings, SINGLE_FLIGHT: slow }, ...key };
+    const all = Array.from({ length: 100 }, () => speak({}, options));
+    for (const { bytes } of await Promise.all(all)) expect(bytes).toEqual(audio());
     expect(starts(calls)).toBe(1);
+    expect(Object.values(await flights.entries())[0].waiters).toBe(100);
   });
 
-  test("neither text nor token lies in the bucket", async () => {
+  test("is forgotten after half an hour", async () => {
     network({ runsync: completed() });
     await speak({}, { settings, ...key });
-    const { objects } = await bucket.list();
-    const kept = await (await bucket.get(objects[0].key)).text();
-    for (const secret of [SPEECH.input, TOKEN, "k1"]) {
-      expect(kept + objects[0].key).not.toContain(secret);
-    }
+    const [place] = flights.places();
+    const at = await runInDurableObject(place, (_, { storage }) => storage.getAlarm());
+    expect(at - Date.now()).toBeGreaterThan(29 * 60_000);
+    expect(await runDurableObjectAlarm(place)).toBe(true);
+    expect(await flights.entries()).toEqual({});
+  });
+
+  test("leaves neither its text nor its token", async () => {
+    network({ runsync: completed() });
+    await speak({}, { settings, ...key });
+    const kept = JSON.stringify(await flights.entries());
+    expect(kept).toContain("job-1");
+    for (const secret of [SPEECH.input, TOKEN, "k1"]) expect(kept).not.toContain(secret);
   });
 });
 

@@ -34,5 +34,6 @@ function start({ VIBEVOICE_BUCKET, ...bindings }) {
     cf: false,
     bindings,
     r2Buckets: VIBEVOICE_BUCKET ? ["VIBEVOICE_BUCKET"] : [],
+    durableObjects: { SINGLE_FLIGHT: { className: "SingleFlight", useSQLite: true } },
   });
 }

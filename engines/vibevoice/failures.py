@@ -109,7 +109,8 @@ def loaded(load: Callable[[], T]) -> T:
         if _is_memory(error):
             failure = EngineError(
                 "the model ran out of memory while it was loaded: set fewer MAX_SLOTS or run the"
-                " worker on a larger GPU"
+                " worker on a larger GPU",
+                code="out_of_memory",
             )
     free_memory()
     raise failure

@@ -20,7 +20,8 @@ _IN_MEMORY = 256
 
 
 class Frames:
-    """A queue of events between two threads. `put` never waits for the reader."""
+    """A queue of events between two threads. `put` never waits for the reader, and never raises: a
+    full disk ends the queue with its error, and with it one request, not the thread of all."""
 
     def __init__(self, in_memory: int = _IN_MEMORY) -> None:
         self._changed = threading.Condition()
@@ -34,7 +35,7 @@ class Frames:
 
     def put(self, event: Frame | End) -> None:
         with self._changed:
-            if self._closed:
+            if self._closed or self._finished:
                 return
             if self._far or len(self._near) >= self._in_memory:
                 self._spill(event)
@@ -43,6 +44,12 @@ class Frames:
             self._changed.notify()
 
     def _spill(self, event: Frame | End) -> None:
+        try:
+            self._append(event)
+        except OSError as error:
+            self._finished, self._error = True, error
+
+    def _append(self, event: Frame | End) -> None:
         if isinstance(event, Frame):
             self._far.append((event.chunk, self._spool.append(event.samples)))
         else:
@@ -65,7 +72,8 @@ class Frames:
     def finish(self, error: BaseException | None = None) -> None:
         """Ends the queue. The reader gets the remaining events, then `error` is raised there."""
         with self._changed:
-            self._finished, self._error = True, error
+            if not self._finished:
+                self._finished, self._error = True, error
             self._changed.notify()
 
     def close(self) -> None:

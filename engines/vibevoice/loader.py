@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from engines.memory import free_host_memory
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.code import Upstream
 from engines.vibevoice.failures import loaded
-from engines.vibevoice.memory import free_host_memory
 from engines.vibevoice.model import Model
 from request.errors import EngineError
 
@@ -80,7 +80,8 @@ def check_room(checkpoint: Checkpoint, device: torch.device) -> None:
         raise EngineError(
             f"MODEL_PATH: the model needs {needed / _GIB:.1f} GiB and"
             f" {free / _GIB:.1f} GiB of {'GPU ' if on_gpu else ''}memory are free: use a larger"
-            f" {'GPU' if on_gpu else 'machine or a GPU'}, or a smaller model"
+            f" {'GPU' if on_gpu else 'machine or a GPU'}, or a smaller model",
+            code="out_of_memory",
         )
 
 

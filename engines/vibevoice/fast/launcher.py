@@ -9,10 +9,10 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from engines.memory import keep_freed_memory
 from engines.vibevoice.fast.graph_shape import GraphShape
 from engines.vibevoice.fast.graphs import Graphs
 from engines.vibevoice.fast.sequence import InFlight, Sequence, StepOutput
-from engines.vibevoice.memory import keep_freed_memory
 
 _CPU_CONTEXT_STEP = 128
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from engines.base import End, Frame, Plan
+from engines.memory import free_host_memory
 from engines.vibevoice.architecture import Architecture, architecture
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.code import Upstream
@@ -27,7 +28,6 @@ from engines.vibevoice.fast.sequence import Normaliser, SequenceGroup
 from engines.vibevoice.fast.step import Tokens
 from engines.vibevoice.frames import Frames
 from engines.vibevoice.loader import check_room, check_tokens, dtype_for
-from engines.vibevoice.memory import free_host_memory
 from request.errors import Cancelled, EngineError, EngineLost
 
 _CACHE = 1 << 30  # bytes of the voice cache; a voice's prompt prefix takes 17 MB in the 7B
