@@ -41,6 +41,7 @@ COPY engines/ engines/
 COPY request/ request/
 COPY synthesis/ synthesis/
 COPY text/ text/
+COPY transcription/ transcription/
 COPY voices/ voices/
 COPY worker/ worker/
 COPY bridge/ bridge/

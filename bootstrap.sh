@@ -302,7 +302,7 @@ become_the_worker() {
   export HF_HUB_CACHE=${hub_cache:-$base/hf_cache}
   # All that is asked for is on a disk now, so nothing may wait for the network.
   [[ $model_wanted == none ]] || export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
-  exec "$venv/bin/python" -u -m provision.begin "$door" "$@"
+  exec "$venv/bin/python" -u provision/begin.py "$door" "$@"
 }
 
 [[ ${BASH_SOURCE[0]} != "$0" ]] || main "$@"

@@ -13,8 +13,9 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from provision.begin import beside
 from provision.check import check
-from provision.flags import Ready, beside
+from provision.flags import Ready
 from provision.outcome import ENDING, NO_ROOM, NoRoom, Refused, say
 from provision.start import make_ready
 from provision.wanted import Wanted
@@ -51,13 +52,13 @@ def become_the_worker(wanted: Wanted, ready: Ready, arguments: list[str]) -> NoR
         "VIBEVOICE_VOLUME": str(ready.base),
         "VIBEVOICE_CODE": str(ready.code),
         "VIBEVOICE_IN_USE": str(ready.mark),
-        "VIBEVOICE_FAILED": str(beside(ready.base / wanted.flag, "failed")),
+        "VIBEVOICE_FAILED": str(ready.base / beside(wanted.flag, "failed")),
         **wanted.hub_folders(ready.base),
     }
     if ready.model:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     python = str(ready.venv / "bin" / "python")
-    os.execv(python, [python, "-u", "-m", "provision.begin", wanted.door, *arguments])  # noqa: S606
+    os.execv(python, [python, "-u", "provision/begin.py", wanted.door, *arguments])  # noqa: S606
 
 
 if __name__ == "__main__":

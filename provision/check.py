@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from provision import code, flags, installed
+from provision.begin import beside
 from provision.lock import Lock
 from provision.parts import read_manifest
 from provision.wanted import Wanted
@@ -34,7 +35,7 @@ def check(wanted: Wanted, look: Look = "sizes") -> bool:
     _row("lock", "held" if held else "free", detail=held)
     fresh = [mark for mark in _files(volume / ".in-use") if time.time() - _changed(mark) < 120]
     _row("in use by", detail=f"{len(fresh)} workers in the last two minutes")
-    if why := flags.failure(flags.beside(flag, "failed")):
+    if why := flags.failure(volume / beside(wanted.flag, "failed")):
         _row("last start", "failed", detail=why)
     missing = "something is missing: --prefetch fills it in"
     if state == "read-only":

@@ -90,15 +90,15 @@ def _mended(builder: Builder, venv: Path) -> bool:
     """Makes good what is missing from an environment that has a manifest. False where only building
     it anew would."""
     wanted = builder.wanted
-    is_told = bool(read_manifest(venv / ".manifest.json"))
+    requirements = wanted.requirements.decode()
     damage: dict[str, list[str]] = {}
-    if builder.look or not is_told:
-        damage = installed.damage(venv, wanted.requirements.decode(), builder.look == "hashes")
+    if builder.look or not read_manifest(venv / ".manifest.json"):
+        damage = installed.damage(venv, requirements, builder.look == "hashes")
     lacks_flash = bool(wanted.flash_wheel) and _FLASH not in installed.packages(venv)
     if not damage and not lacks_flash:
         return True
-    own = set(damage.pop("", ())) - {".manifest.json"}
-    if own or not {*installed.pinned(wanted.requirements.decode()), _FLASH}.issuperset(damage):
+    own = damage.pop("", [])
+    if {*own} - {".manifest.json"} or not {*installed.pinned(requirements), _FLASH} >= {*damage}:
         say(f"{venv.name} is damaged beyond its packages")
         return False
     if damage:
@@ -108,7 +108,8 @@ def _mended(builder: Builder, venv: Path) -> bool:
     if lacks_flash or _FLASH in damage:
         builder.doing("installing flash-attn again")
         flash = _install_flash(builder, venv)
-    _finish(builder, venv, flash)
+    if own or damage or not flash:
+        _finish(builder, venv, flash)
     (venv / _AGAIN).unlink(missing_ok=True)
     return True
 

@@ -110,14 +110,6 @@ def _changed(file: Path) -> int:
     return file.stat().st_mtime_ns
 
 
-def beside(flag: Path, kind: str) -> Path:
-    """A note on the starts with the same settings, by its kind.
-
-    `failed`: one failed. `repaired`: damage was looked for after that, and none succeeded since.
-    """
-    return flag.with_name(f".{kind}-{flag.name.rpartition('-')[2]}")
-
-
 def failure(note: Path) -> str:
     """What a note says, in a line; empty where no start failed."""
     lines = note.read_text(errors="replace").splitlines() if note.is_file() else []

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 from provision import code, environment, presets
-from provision.flags import Ready, beside, failure, raise_flag
+from provision.begin import beside
+from provision.flags import Ready, failure, raise_flag
 from provision.lock import Lock, Pace
 from provision.outcome import NO_ROOM, NoRoom, Refused, Unfit, is_full, say, told
 from provision.removal import remove_old
@@ -121,7 +122,7 @@ def _look(wanted: Wanted, base: Path) -> Look:
     After a failed start that is done once, until a start succeeds: what remains is no damage that
     a repair can mend.
     """
-    failed, repaired = (beside(base / wanted.flag, kind) for kind in ("failed", "repaired"))
+    failed, repaired = (base / beside(wanted.flag, kind) for kind in ("failed", "repaired"))
     why, again = failure(failed), repaired.exists() and not wanted.repair
     if why and again:
         say(
@@ -138,7 +139,7 @@ def _look(wanted: Wanted, base: Path) -> Look:
 
 def _settle(wanted: Wanted, base: Path) -> None:
     """Notes that damage was looked for, or, after a repair that was asked for, nothing."""
-    failed, repaired = (beside(base / wanted.flag, kind) for kind in ("failed", "repaired"))
+    failed, repaired = (base / beside(wanted.flag, kind) for kind in ("failed", "repaired"))
     if failure(failed):
         failed.replace(repaired)
     if wanted.repair:

@@ -7,12 +7,13 @@ held    nothing comes until it is cancelled, which is logged
 program its text is a file, for the number of a process that is left running by C's `system`
 log     a line goes to the log, and one to stdout
 
-While there is a file BROKEN in the folder that MODEL_PATH names, it cannot be loaded; with HANGS it
-cannot be closed.
+While there is a file BROKEN in the folder that MODEL_PATH names, it cannot be loaded; with CUT it
+dies of that as of a library that was cut off; with HANGS it cannot be closed.
 """
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class FragileEngine(FakeEngine):
     folder: Path = field(default_factory=Path)
 
     def load(self) -> None:
+        if (self.folder / "CUT").exists():
+            os.kill(os.getpid(), signal.SIGBUS)
         if (self.folder / "BROKEN").exists():
             raise EngineError("MODEL_PATH: the model is broken")
         super().load()

@@ -117,6 +117,17 @@ def test_an_engine_that_nobody_knows_is_refused_with_those_that_there_are() -> N
         create_engine("sox", SETTINGS)
 
 
+def test_a_process_that_dies_by_a_signal_while_a_start_is_young_leaves_word(
+    fragile: SubprocessEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / ".failed-1"
+    monkeypatch.setenv("VIBEVOICE_FAILED", str(note))
+    (tmp_path / "CUT").touch()
+    with pytest.raises(EngineLost):
+        fragile.load()
+    assert note.read_text().startswith("Fatal Python error: Bus error\n")
+
+
 def test_what_it_refuses_comes_over_in_words() -> None:
     engine = SubprocessEngine("vibevoice", SETTINGS | {"model_path": "/nowhere/at/all"})
     with pytest.raises(EngineError) as caught:

@@ -87,6 +87,18 @@ def test_the_first_answer_of_a_worker_tells_what_its_start_took(tmp_path: Path) 
     assert "cold_start_sec" not in second
 
 
+def test_a_queue_worker_is_a_failed_start_until_its_first_answer(tmp_path: Path) -> None:
+    failed, repaired = tmp_path / ".failed-1", tmp_path / ".repaired-1"
+    repaired.touch()
+    begun = ("provision/begin.py", "handler.py")
+    with RunPodApi() as api, worker(api, tmp_path, begun, VIBEVOICE_FAILED=str(failed)):
+        assert failed.read_bytes() == b""
+        assert repaired.exists()
+        assert api.wait(api.submit({"text": "Hi."})).status == "COMPLETED"
+        assert not failed.exists()
+        assert not repaired.exists()
+
+
 def test_a_queue_worker_removes_old_copies_beside_its_jobs(tmp_path: Path) -> None:
     folders = tmp_path / "volume" / "output", tmp_path / "tmp" / "vibevoice-output"
     copies = [folder / f"job_{'0' * 32}.mp3" for folder in folders]
@@ -109,6 +121,13 @@ def test_work_beside_the_jobs_is_done_again_and_again() -> None:
     every(0.05, work, ended).join(60)
     assert len(times) == 3
     assert times[2] - times[0] >= 0.1
+
+
+def test_the_http_server_is_no_failed_start_once_its_engine_is_loaded(tmp_path: Path) -> None:
+    failed = tmp_path / ".failed-1"
+    failed.touch()
+    with server_process(tmp_path, VIBEVOICE_FAILED=str(failed)):
+        until(lambda: not failed.exists())
 
 
 def test_the_http_server_keeps_its_mark_fresh(tmp_path: Path, old_mark: Path) -> None:
