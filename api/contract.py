@@ -95,17 +95,16 @@ def parse(body: object, defaults: Defaults) -> SpeechParams:
     }
     sse = _one_of(given, "stream_format") == "sse"
     ignored = set(given) - set(_FIELDS) - _OF_NO_EFFECT
+    request, _ = parse_request(fields, defaults)
     if not sse:
         ignored |= set(fields) & OF_EVENTS
-        fields = unheard(fields)
-    request, _ = parse_request(fields, defaults)
+        request = unheard(request)
     return SpeechParams(request, sse, tuple(sorted(ignored)))
 
 
-def unheard(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a request for an answer that has no room for what was heard."""
-    kept = {name: value for name, value in fields.items() if name not in OF_EVENTS}
-    return kept | {"verify": "off"}
+def unheard(request: SpeechRequest) -> SpeechRequest:
+    """The same request, for an answer that has no room for what was heard."""
+    return request.model_copy(update={"verify": "off", "timestamps": None, "subtitles": None})
 
 
 def limited(defaults: Defaults, input_limit: int) -> Defaults:

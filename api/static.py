@@ -12,7 +12,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import Response
 
 _FOLDER = Path(__file__).resolve().parent / "page"
-_FILES = ("style.css", "app.js", "api.js", "player.js", "worklet.js")
+_FILES = ("style.css", "app.js", "api.js", "player.js", "transcript.js", "worklet.js")
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 _POLICY = (
     "default-src 'none'; script-src 'self'{inline}; style-src 'self'{inline}; connect-src 'self'; "

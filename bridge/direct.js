@@ -11,9 +11,11 @@ import { NAMES } from "./models.js";
 import { fetchWithin, NetworkError } from "./net.js";
 import { checked } from "./speech.js";
 import { bytesOf } from "./streams.js";
+import { passOn } from "./transcription.js";
 
 /** @import { Ask } from "./contract.js" */
 /** @import { Call } from "./job.js" */
+/** @import { Visit } from "./routes.js" */
 /** @import { Settings } from "./settings.js" */
 /** @import { Speech } from "./speech.js" */
 
@@ -51,6 +53,11 @@ export class DirectBackend {
     const facts = factsFrom(response.headers);
     const contentType = ask.sse ? EVENTS : CONTENT_TYPES[ask.format];
     return { chunks, length: lengthOf(response), contentType, facts: () => facts };
+  }
+
+  /** What was said in a recording. @param {Visit} visit @param {string} path */
+  async hear(visit, path) {
+    return await passOn(this.settings, visit, path, refusal);
   }
 
   /** How a text would be read. @param {Ask} ask @param {Call} call */

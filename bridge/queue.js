@@ -14,12 +14,14 @@ import { piecesOf } from "./pieces.js";
 import { RunPod } from "./runpod.js";
 import { checked } from "./speech.js";
 import { bytesOf } from "./streams.js";
+import { byJob, HEARING_NAMES } from "./transcription.js";
 
 /** @import { Answer } from "./answer.js" */
 /** @import { Format } from "./audio.js" */
 /** @import { Ask } from "./contract.js" */
 /** @import { Facts } from "./facts.js" */
 /** @import { Call } from "./job.js" */
+/** @import { Visit } from "./routes.js" */
 /** @import { Settings } from "./settings.js" */
 /** @import { Speech } from "./speech.js" */
 
@@ -63,8 +65,13 @@ export class QueueBackend {
     return outputOf((await job.answer(inputOf(ask, call.id))).state);
   }
 
+  /** What was said in a recording. @param {Visit} visit @param {string} path */
+  async hear(visit, path) {
+    return await byJob(this.settings, visit, path);
+  }
+
   async models() {
-    return NAMES;
+    return [...NAMES, ...HEARING_NAMES];
   }
 
   /** The voices that the worker has beside the map's are known to the worker alone. */

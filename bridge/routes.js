@@ -19,6 +19,7 @@ import { QueueBackend } from "./queue.js";
 import { bodyOf, noted } from "./speech.js";
 import { asEvents, withError } from "./sse.js";
 import { bytesOf } from "./streams.js";
+import { TRANSCRIPTIONS, TRANSLATIONS } from "./transcription.js";
 import { listVoices, VoiceMap } from "./voices.js";
 
 /** @import { Ask } from "./contract.js" */
@@ -59,6 +60,7 @@ export class Bridge {
     if (!methods) throw unknown(request.method, path);
     if (!methods.includes(request.method)) throw wrongMethod(request.method, methods);
     if (route === "/v1/audio/speech") return await this.speech(visit, token ?? "");
+    if (HEARING.includes(route)) return await this.backend.hear(visit, route);
     if (request.method === "POST") throw noUploads();
     if (route === "/v1/audio/voices")
       return Response.json(await this.listed(visit, token !== null));
@@ -131,6 +133,8 @@ export class Bridge {
 
 const READ = ["GET", "HEAD"];
 
+const HEARING = [TRANSCRIPTIONS, TRANSLATIONS];
+
 const LISTS = new Set(["/v1/models", "/v1/audio/models", "/v1/audio/voices"]);
 
 /** @type {Map<string, string[]>} */
@@ -142,6 +146,8 @@ const METHODS = new Map([
   ["/v1/audio/voices", [...READ, "POST"]],
   ["/v1/audio/voice_consents", ["POST"]],
   ["/v1/audio/speech", ["POST"]],
+  [TRANSCRIPTIONS, ["POST"]],
+  [TRANSLATIONS, ["POST"]],
 ]);
 
 /** @param {Speech} speech @param {Ask} ask @param {Visit["waitUntil"]} waitUntil */

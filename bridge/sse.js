@@ -102,7 +102,7 @@ function delta(bytes) {
 }
 
 /** @param {object} data */
-function event(data) {
+export function event(data) {
   return `data: ${JSON.stringify(data)}\r\n\r\n`;
 }
 

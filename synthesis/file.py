@@ -85,17 +85,16 @@ def _record(
 ) -> Spoken[KeptChunkAudio]:
     """Speaks the whole plan, again where it came out badly."""
     model, retries = planned.model, context.services.settings.max_retries
-    hearing, repeat = hearing_of(context, planned), planned.request.verify == "repeat"
-    quality = QualityRetry(
-        model.engine, model.pace, retries, context.token, progress, hearing, repeat
-    )
-    loading = load(context, planned, hearing)
-    takes = quality.record(
-        planned.plan, lambda: KeptChunkAudio(spool, planned.rate, planned.request.speed)
-    )
-    if hearing:
-        hearing.close()
-    return spoken_of(context, planned, quality, takes, loading)
+    repeat = planned.request.verify == "repeat"
+    with hearing_of(context, planned) as hearing:
+        quality = QualityRetry(
+            model.engine, model.pace, retries, context.token, progress, hearing, repeat
+        )
+        loading = load(context, planned, hearing)
+        takes = quality.record(
+            planned.plan, lambda: KeptChunkAudio(spool, planned.rate, planned.request.speed)
+        )
+        return spoken_of(context, planned, quality, takes, loading)
 
 
 def _levelled(context: Context, spoken: Spoken[KeptChunkAudio]) -> Spoken[KeptChunkAudio]:

@@ -7,7 +7,7 @@ reported, and the level is not measured but remembered from what the voice said 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -135,9 +135,21 @@ def live_parts(
     """Yields the file while it is spoken; returns what there is to say. Of many streams the one
     comes first whose listener runs out of sound first. What was heard of a chunk comes when it is
     known, and never delays a part. `growing` is the text of a plan that grows."""
+    with hearing_of(context, planned) as hearing:
+        return (yield from _live_parts(context, planned, gain_db, options, growing, hearing))
+
+
+def _live_parts(
+    context: Context,
+    planned: PlannedRequest,
+    gain_db: float | None,
+    options: StreamOptions,
+    growing: GrowingText | None,
+    hearing: Hearing | None,
+) -> LiveParts:
     rate, speed, form = planned.rate, planned.request.speed, planned.request.output_format
     services, token = context.services, context.token
-    model, hearing = planned.model, hearing_of(context, planned)
+    model = planned.model
     loading = load(context, planned, hearing)
     quality = QualityRetry(model.engine, model.pace, 0, token, hearing=hearing)
     out = PartEncoder(planned, form, gain_db, options.longest_part_sec, _LIVE_BLOCK)
@@ -187,19 +199,25 @@ def live_parts(
             takes[index] = replace(takes[index], heard=hearing.of(index))
             yield heard_chunk(planned, index, takes[index], out.join)
         phases = {**spoken.phases, **quality.cost}
-        spoken = replace(spoken, takes=tuple(takes), warnings=flaws(takes), phases=phases)
-        hearing.close()
+        spoken = replace(
+            spoken, takes=tuple(takes), warnings=flaws(takes) + quality.notes, phases=phases
+        )
     total_sec = time.monotonic() - planned.asked_at
     return result_of(services, spoken, out.join, form, out.encode_sec, total_sec)
 
 
-def hearing_of(context: Context, planned: PlannedRequest) -> Hearing | None:
-    """What hears the request's takes; None if it asks for nothing that is heard."""
-    verifier = context.services.verifier
+@contextmanager
+def hearing_of(context: Context, planned: PlannedRequest) -> Iterator[Hearing | None]:
+    """What hears the request's takes while the block runs; None if it asks for nothing heard."""
+    verifier, language = context.services.verifier, planned.request.language
     if verifier is None or planned.request.heard_for is None:
-        return None
-    language = planned.request.language
-    return Hearing(verifier, planned.plan, language, context.folder, context.token)
+        yield None
+        return
+    hearing = Hearing(verifier, planned.plan, language, context.folder, context.token)
+    try:
+        yield hearing
+    finally:
+        hearing.close()
 
 
 def load(
@@ -232,7 +250,7 @@ def spoken_of(
         "synthesis_sec": now - loaded_at,
         **quality.cost,
     }
-    return Spoken(planned, kept, gain_db, flaws(kept), phases, now)
+    return Spoken(planned, kept, gain_db, flaws(kept) + quality.notes, phases, now)
 
 
 def _in_turns(

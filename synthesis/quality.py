@@ -103,6 +103,11 @@ class QualityRetry:
         cost = {"gpu_sec": self._device_sec} if self._engine.capabilities.gpu else {}
         return cost | ({"verify_sec": self._hearing.waited_sec} if self._hearing else {})
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings on what could not be heard."""
+        return self._hearing.notes if self._hearing else ()
+
     def record(
         self, plan: Plan, new_take: Callable[[], KeptChunkAudio]
     ) -> list[Recorded[KeptChunkAudio]]:

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -73,7 +72,13 @@ class Hearing:
         self._extents: dict[int, list[Extent]] = {}
         self._waiting: deque[tuple[int, list[Extent]]] = deque()
         self._begun: dict[int, Future[Heard]] = {}
+        self._failed: dict[int, str] = {}
         self.waited_sec = 0.0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings on chunks that could not be heard."""
+        return tuple(self._failed.values())
 
     def load(self) -> Future[None]:
         """See `Verifier.load`."""
@@ -101,9 +106,11 @@ class Hearing:
             self._begin()
             wait([each for each in self._begun.values() if not each.done()], _LOOK_SEC)
         self.waited_sec += time.monotonic() - began
-        with suppress(SpeechError):
+        try:
             return self._begun[index].result()
-        return None
+        except SpeechError as error:
+            self._failed[index] = f"chunks[{index}]: was not heard: {error}"
+            return None
 
     def close(self) -> None:
         """Ends what has not begun."""

@@ -1,5 +1,6 @@
 """The page in a real browser: types, hears, sees, stops, brings a voice, takes a file along."""
 
+import base64
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.http_server import Server, server_process
 from tests.need import require_program
+from tests.real_speech import PIPER, WHISPER, piper, require_packages
 from tests.test_voice_uploads import recording
 
 pytestmark = pytest.mark.process
@@ -312,8 +314,57 @@ def test_the_page_may_fetch_nothing_from_elsewhere(server: Server) -> None:
         "/v1/models",
         "/v1/audio/models",
         "/v1/models/{name}",
+        "/v1/models/{name}/load",
+        "/v1/models/{name}/unload",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
         "/v1/capabilities",
         "/ping",
         "/health",
         "/metrics",
     }
+
+
+@pytest.mark.models
+def test_a_dropped_recording_is_written_down_with_its_speakers_and_can_be_copied(
+    visit: Visit,
+) -> None:
+    require_packages(*WHISPER, *PIPER, "resemblyzer", "torch")
+    said = "The first train leaves early in the morning."
+    file = io.BytesIO()
+    soundfile.write(file, piper(said), 24_000, format="WAV")
+    page = visit.page
+    page.click("summary >> text=Write a recording down")
+    data = page.evaluate_handle(
+        """data => {
+            const transfer = new DataTransfer();
+            const bytes = Uint8Array.from(atob(data), (each) => each.charCodeAt());
+            transfer.items.add(new File([bytes], "train.wav", { type: "audio/wav" }));
+            return transfer;
+        }""",
+        base64.b64encode(file.getvalue()).decode(),
+    )
+    page.dispatch_event("#hear", "drop", {"dataTransfer": data})
+    expect(page.locator("#told")).to_have_text("All of it is written down.")
+    lines = page.get_by_role("list", name="Who said what, and when")
+    expect(lines).to_have_text(f"00:00:00 A {said}", ignore_case=True)
+    page.click("#copy-subtitles")
+    expect(page.locator("#told")).to_have_text("The subtitles are in the clipboard.")
+    cue = page.evaluate("navigator.clipboard.readText()")
+    assert cue.startswith("1\n00:00:00,")
+    assert cue.lower().endswith(f"\na: {said}\n".lower())
+    page.press("#copy-text", "Enter")
+    expect(page.locator("#told")).to_have_text("The text is in the clipboard.")
+    text = page.evaluate("navigator.clipboard.readText()")
+    assert text.lower() == f"A: {said}".lower()
+
+
+def test_a_file_that_is_no_recording_is_said_to_be_none(visit: Visit) -> None:
+    page = visit.page
+    page.click("summary >> text=Write a recording down")
+    upload: Any = {"name": "a.wav", "mimeType": "audio/wav", "buffer": b"no audio"}
+    page.set_input_files("#recording", upload)
+    page.press("#hear button[type=submit]", "Enter")
+    expect(page.locator("#told")).to_contain_text("file: the recording is not readable as audio")
+    expect(page.locator("#copy-text")).to_be_disabled()
+    visit.complaints.clear()  # the browser reports every 400

@@ -19,7 +19,6 @@ ALIKE = 0.6
 """The similarity from which a word counts as heard, though otherwise spelled or misheard."""
 _GAP = 1.0  # what a missing or an added word costs
 _EXCHANGE = 0.2, 1.7  # a word for another: this at least, and this more where no letter is the same
-_JOINED = 0.8  # one word beside two: the least similarity
 _MOST_HEARD, _SPARE = 4, 64
 
 # The steps of a path, (words of the text, heard words).
@@ -81,11 +80,11 @@ def _traced(
     taken = np.full((rows + 1, columns + 1), 2, np.uint8)
     for row in range(1, rows + 1):
         options = np.full((len(_STEPS), columns + 1), np.inf, np.float32)
-        options[0, 1:] = last[:-1] + _cost(one[row - 1], 0.0)
+        options[0, 1:] = last[:-1] + _exchanged(one[row - 1])
         options[1] = last + _GAP
-        options[3, 2:] = last[:-2] + _cost(two_heard[row - 1], _JOINED)
+        options[3, 2:] = last[:-2] + _joined(two_heard[row - 1])
         if row > 1:
-            options[4, 1:] = before[:-1] + _cost(two_said[row - 2], _JOINED)
+            options[4, 1:] = before[:-1] + _joined(two_said[row - 2])
         taken[row] = options.argmin(axis=0)
         best = options.min(axis=0)
         swept = np.minimum.accumulate(best - offsets) + offsets
@@ -94,11 +93,16 @@ def _traced(
     return _path(taken, likeness)
 
 
-def _cost(likeness: NDArray[np.uint8], least: float) -> NDArray[np.float32]:
+def _exchanged(likeness: NDArray[np.uint8]) -> NDArray[np.float32]:
     fixed, by_letters = _EXCHANGE
-    similarity = likeness.astype(np.float32) / 100
-    cost = np.where(likeness == 100, 0, fixed + by_letters * (1 - similarity))
-    return np.where(similarity >= least, cost, np.inf).astype(np.float32)
+    cost = fixed + by_letters * (1 - likeness.astype(np.float32) / 100)
+    return np.where(likeness == 100, 0, cost).astype(np.float32)
+
+
+def _joined(likeness: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """One word beside two of the same letters. If they were only alike, a short word that is
+    missing would hide in the one before it."""
+    return np.where(likeness == 100, 0, np.inf).astype(np.float32)
 
 
 def _path(

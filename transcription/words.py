@@ -14,19 +14,21 @@ from decimal import Decimal
 from functools import cache
 from itertools import pairwise
 
-from text.writing_systems import UNSPACED
+from text.writing_systems import HAN, KANA, SPACELESS_ALPHABETS
 
 _MARKS = (
     "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0900-\u0dff"
     "\u0e31-\u0e4e"
 )
-_LETTER = rf"(?:[^\W\d_]|[{_MARKS}])"
+_UNSPACED = HAN + KANA + SPACELESS_ALPHABETS
+_LETTER = rf"(?![{_UNSPACED}])(?:[^\W\d_]|[{_MARKS}])"
 _UNITS = {"$": "dollars", "€": "euros", "£": "pounds", "¥": "yen", "₹": "rupees"}
 _CENTS = {"£": "pence"}
 _TOKENS = re.compile(
     rf"(?P<minus>(?<!\w)[-\u2212](?=[\d$€£]))?(?P<unit>[$€£¥₹](?=\d))?"
     rf"(?P<number>\d+(?:[.,:]\d+)*)(?P<ordinal>(?:st|nd|rd|th)\b)?"
-    rf"|(?P<word>{_LETTER}+(?:['\u2019]{_LETTER}+)*)|(?P<symbol>[%&@+=§°])",
+    rf"|(?P<char>[{_UNSPACED}])|(?P<word>(?:{_LETTER})+(?:['\u2019](?:{_LETTER})+)*)"
+    r"|(?P<symbol>[%&@+=§°])",
     re.I,
 )
 _SYMBOLS = {
@@ -106,8 +108,6 @@ def _tokens(text: str) -> Iterator[Word]:
             yield Word(_SYMBOLS[match[0]], start, end)
         elif match["number"]:
             yield from (Word(each, start, end) for each in _written_number(match))
-        elif UNSPACED.match(match[0]):
-            yield from (Word(char, start + at, start + at + 1) for at, char in enumerate(match[0]))
         else:
             yield Word(_plain(match[0]) or match[0], start, end)
 
@@ -175,6 +175,8 @@ def _counts(word: str) -> bool:
 
 def _continues(before: str, word: str) -> bool:
     """Whether a number goes on with this word."""
+    if before in _ORDINALS:
+        return False
     if before == "a" or before[0].isdecimal():
         return word in _LARGE
     if word == "and":

@@ -69,20 +69,20 @@ def parse_config(message: Mapping[str, Any], defaults: Defaults) -> SessionConfi
     message = _flat(message)
     given = {name: value for name, value in message.items() if value is not None}
     ignored = sorted(name[:_MOST_SHOWN] for name in given.keys() - _FIELDS)[:_MOST_IGNORED]
-    fields: dict[str, Any] = {name: given[name] for name in EXTRAS if name in given}
+    fields = {name: given[name] for name in EXTRAS - OF_EVENTS if name in given}
     fields |= {name: message[name] for name in NULL_COUNTS if name in message}
     for name in ("model", "voice", "speed"):
         if name in given:
             fields[name] = given[name]
     form = _choice(given, "response_format", "pcm", tuple(FORMATS))
-    request, _ = parse_request({**unheard(fields), "text": "-", "output_format": form}, defaults)
+    request, _ = parse_request({**fields, "text": "-", "output_format": form}, defaults)
     paced = given.get("paced", False)
     if not isinstance(paced, bool):
         raise invalid("paced", "invalid_type", "Invalid type for 'paced': expected a boolean.")
     if paced and form != "pcm":
         raise invalid("paced", "invalid_value", "Only pcm can be paced.")
     return SessionConfig(
-        request,
+        unheard(request),
         _choice(given, "sample_rate", 24_000, RATES),
         paced,
         _choice(given, "split_granularity", "sentence", get_args(Granularity)),
