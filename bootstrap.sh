@@ -158,11 +158,12 @@ strip() { # TEXT: without white space at its ends, as REPLY
 }
 
 expand_home() { # NAME: `~` and `~USER` at its beginning
-  local home
-  [[ ${!1-} =~ ^(~[A-Za-z0-9_.-]*)(/.*)?$ ]] || return 0
-  local rest=${BASH_REMATCH[2]}
-  eval "home=${BASH_REMATCH[1]}" # such a word does nothing else
+  local home=\~
+  [[ ${!1-} == \~* ]] || return 0
+  # Such a word is expanded, and nothing else is done.
+  [[ ! ${!1} =~ ^~([A-Za-z_][A-Za-z0-9_.-]*)?(/|$) ]] || eval "home=~${BASH_REMATCH[1]}"
   [[ $home != \~* ]] || refuse "$1: names the home of a user that this machine has not"
+  local rest=${!1#"~${BASH_REMATCH[1]}"}
   printf -v "$1" %s "$home$rest"
 }
 
