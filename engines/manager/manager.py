@@ -169,6 +169,7 @@ class ModelManager:
             else:
                 self._await_room(entry)
                 self._fill(entry)
+                self._settle(entry)
         finally:
             with self._changed:
                 entry.loading = None
@@ -247,6 +248,13 @@ class ModelManager:
                 oldest = self._policy.oldest(self._residents(), self._now())
                 if not (oldest and self._evict(oldest, entry)):
                     raise
+
+    def _settle(self, entry: Entry[Any]) -> None:
+        """Where a size was not known before, too much may be loaded now: then others go."""
+        while not min((free := self._free()).host, free.gpu):
+            oldest = self._policy.oldest(self._residents(), self._now())
+            if not (oldest and self._evict(oldest, entry)):
+                return
 
     def _failed(self, entry: Entry[Any]) -> None:
         with self._changed:
