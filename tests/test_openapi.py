@@ -34,6 +34,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 OPERATIONS = [
     "POST /v1/audio/speech",
     "POST /v1/audio/speech/plan",
+    "POST /v1/audio/transcriptions",
+    "POST /v1/audio/translations",
     "GET /v1/audio/voices",
     "POST /v1/audio/voices",
     "DELETE /v1/audio/voices/{name}",
