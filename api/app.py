@@ -18,7 +18,7 @@ from api.admission import AdmissionControl
 from api.contract import most_bytes
 from api.errors import ApiError, enveloped
 from api.middleware import BodyLimit, RequestMiddleware
-from api.models import model, models
+from api.models import add_models
 from api.schema import (
     DESCRIPTION,
     ERRORS,
@@ -186,9 +186,9 @@ def _socket(api: FastAPI, state: AppState, access: Access) -> None:
 
 def _voices(api: FastAPI, voices: Voices, access: Access) -> None:
     @api.get("/v1/audio/voices")
-    def list_voices(request: Request) -> dict[str, Any]:
-        """OpenAI's names, the worker's own, and for callers with a key those that were uploaded."""
-        return voices.listed(uploads=access.is_known(request.headers))
+    def list_voices(request: Request, model: str | None = None) -> dict[str, Any]:
+        """OpenAI's names, a model's own, and for callers with a key those that were uploaded."""
+        return voices.listed(access.is_known(request.headers), model)
 
     @api.post("/v1/audio/voices", dependencies=[Depends(is_form)])
     async def create_voice(
@@ -215,16 +215,7 @@ def _voices(api: FastAPI, voices: Voices, access: Access) -> None:
 
 
 def _lists(api: FastAPI, state: AppState) -> None:
-    @api.get("/v1/models")
-    @api.get("/v1/audio/models")
-    async def list_models() -> dict[str, Any]:
-        """The models, all of them the same voice."""
-        return models(state.defaults.models, state.transcriber.models)
-
-    @api.get("/v1/models/{name:path}")
-    async def get_model(name: str) -> dict[str, Any]:
-        """One model."""
-        return model(name, state.defaults.models, state.transcriber.models)
+    add_models(api, state)
 
     @api.get("/v1/capabilities")
     def get_capabilities() -> dict[str, Any]:
@@ -259,6 +250,7 @@ def capabilities(state: AppState) -> dict[str, Any]:
             "translation": ear.translation,
             "languages": list(ear.languages),
         },
+        "models": [state.inference.models.described(name) for name in state.defaults.models.ids],
     }
 
 

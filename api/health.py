@@ -40,7 +40,8 @@ class Health:
         return 503 if self._load_failed or engine.lost else 204
 
     def load(self) -> None:
-        """Loads the engine. A failure is logged, and the next request tries again."""
+        """Loads the engine, and the models of PRELOAD_MODELS. A failure is logged, and the next
+        request tries again."""
         try:
             self._inference.load_model()
         except EngineLost as error:  # `engine.lost` says whether it is started again
@@ -50,6 +51,11 @@ class Health:
             self._load_failed = True
         else:
             self._loaded()
+        for name in self._inference.preloaded:
+            try:
+                self._inference.preload(name)
+            except SpeechError as error:
+                log.error("the model %s is not loaded: %s", name, error)
 
     def load_in_thread(self) -> threading.Thread:
         """Starts `load` in a daemon thread."""

@@ -35,6 +35,35 @@ class _Figures(Collector):
                 yield kind(f"vibevoice_{name}", text, value=figures[name])
 
 
+_MODEL: Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str]] = {
+    "loads": (CounterMetricFamily, "Loads of a model"),
+    "failures": (CounterMetricFamily, "Loads of a model that failed"),
+    "unloads": (CounterMetricFamily, "Unloads of a model"),
+    "evictions": (CounterMetricFamily, "Unloads that made room for another model"),
+    "load_seconds": (CounterMetricFamily, "Spent on loads of a model"),
+    "unload_seconds": (CounterMetricFamily, "Spent on unloads of a model"),
+    "resident": (GaugeMetricFamily, "Whether a model is loaded"),
+    "requests": (GaugeMetricFamily, "Requests that hold a model"),
+    "host_memory_bytes": (GaugeMetricFamily, "What a model's load took of the host's memory"),
+    "gpu_memory_bytes": (GaugeMetricFamily, "What a model's load took of the GPU's memory"),
+}
+
+
+class _ModelFigures(Collector):
+    """A collector of what happened to each model. Its label is the model's id."""
+
+    def __init__(self, figures: Callable[[], Mapping[str, Mapping[str, float]]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._figures()
+        for name, (kind, text) in _MODEL.items():
+            family = kind(f"vibevoice_model_{name}", text, labels=["model"])
+            for model, values in figures.items():
+                family.add_metric([model], values[name])
+            yield family
+
+
 class Metrics:
     """The metrics of one server. Label values come from small fixed sets, never from a caller.
 
@@ -87,6 +116,10 @@ class Metrics:
     def watch(self, figures: Callable[[], Mapping[str, float]]) -> None:
         """Adds an engine's figures to the metrics. `figures` is called at each scrape."""
         self.registry.register(_Figures(figures))
+
+    def watch_models(self, figures: Callable[[], Mapping[str, Mapping[str, float]]]) -> None:
+        """Adds what `figures` says of each model; it is called at each scrape."""
+        self.registry.register(_ModelFigures(figures))
 
     def _times(self, name: str, text: str) -> Histogram:
         return Histogram(

@@ -61,6 +61,7 @@ class AppState:
         hearing = AdmissionControl(settings.max_transcriptions, settings.max_queue)
         metrics = Metrics(admission, lambda: inference.cold_start_sec)
         metrics.watch(lambda: inference.engine.inspect().figures)
+        metrics.watch_models(inference.models.figures)
         return cls(
             settings, inference, admission, loads, plans, transcriber, hearing, metrics, health
         )

@@ -33,16 +33,18 @@ class Voices:
         self._store = VoiceStore(state.settings.audio_prompts_dir)
         self._decoding = asyncio.Lock()  # one at a time: decoding takes up to 200 MB
 
-    def listed(self, uploads: bool) -> dict[str, Any]:
-        """OpenAI's names and the worker's own, the uploaded ones only with `uploads`.
+    def listed(self, uploads: bool, model: str | None = None) -> dict[str, Any]:
+        """OpenAI's names and those of a model, the uploaded ones only with `uploads`.
 
         Clients read the list as `data` or as `voices`. A voice's `version` changes with its
         recording.
         """
-        notes, own = self._store.notes(), self._state.inference.voices.names(uploads)
+        with self._state.inference.models.lease(model) as leased:
+            mapper = leased.voices
+        notes, own = self._store.notes(), mapper.names(uploads)
         aliases = {name: voice for name, voice in openai_voices().items() if name not in own}
         voices = [{**_shown(name, None), "alias_of": voice} for name, voice in aliases.items()]
-        versions = self._state.inference.voices.versions()
+        versions = mapper.versions()
         voices += [
             {**_shown(name, notes.get(folded(name))), "version": versions.get(name)} for name in own
         ]

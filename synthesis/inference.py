@@ -20,13 +20,14 @@ from typing import TypeVar
 
 import psutil
 
-from config import ROOT, Settings, on_runpod
+from config import ROOT, ConfigError, Settings, on_runpod
 from delivery.fetch import fetch_voice
 from engines.base import Engine
 from engines.manager import ModelManager, Policy
 from engines.memory import free_memory
 from engines.priority_lock import PriorityLock
 from engines.registry import choose_engine, create_engine
+from request.errors import RequestError
 from request.model import Defaults, SpeechRequest
 from request.models import ModelNames
 from synthesis.cancel import CancelToken
@@ -249,10 +250,30 @@ def openai_voices() -> dict[str, str]:
 
 
 def _models(settings: Settings, engine: Engine | None, subprocess: bool) -> Models:
-    """The models that the settings name; `engine` stands for the default's."""
+    """The models that the settings name; `engine` stands for the default's. Raises `ConfigError`
+    for a name that means none of them."""
     default = engine.capabilities.name if engine else choose_engine(settings.engine, on_runpod())
-    ids = tuple(dict.fromkeys((default, *settings.models)))
-    names = ModelNames.of(ids, settings.model_aliases, settings.model_path)
+    engines = dict.fromkeys((default, *settings.models))
+    served = settings.upstream_models
+    groups = [served if name == "upstream" and served else (name,) for name in engines]
+    ids = tuple(dict.fromkeys(name for group in groups for name in group))
+    aliases = {"upstream": served[0]} if "upstream" in engines and served else {}
+    named = ModelNames(ids, aliases)
+    try:
+        aliases |= {name: named.resolve(meant) for name, meant in settings.model_aliases.items()}
+        names = ModelNames.of(ids, aliases, settings.model_path)
+        preloaded = tuple(map(names.resolve, settings.preload_models))
+    except RequestError as error:
+        raise ConfigError(f"MODEL_ALIASES or PRELOAD_MODELS: {error}") from None
+
+    def create(name: str) -> Engine:
+        if engine and name == ids[0]:
+            return engine
+        of_upstream = name in served and name not in engines
+        told = {**settings.engine_settings, "upstream_model": name if of_upstream else None}
+        kind = "upstream" if of_upstream else name
+        return create_engine(kind, told, subprocess=subprocess)
+
     policy = Policy(
         settings.model_resident_cap, settings.model_ttl_sec, settings.model_min_residency_sec
     )
@@ -261,19 +282,12 @@ def _models(settings: Settings, engine: Engine | None, subprocess: bool) -> Mode
         settings.model_parallel_loads,
         free=partial(free_memory, settings.most_memory_bytes),
     )
-
-    def create(name: str) -> Engine:
-        if engine and name == default:
-            return engine
-        return create_engine(name, settings.engine_settings, subprocess=subprocess)
-
     voices = VoiceMapper(
         settings.audio_prompts_dir,
         default=settings.default_speaker,
         strict=settings.strict_voices,
         others=openai_voices(),
     )
-    preloaded = tuple(map(names.resolve, settings.preload_models))
     pace = partial(Pace, settings.pace_tolerance)
     models = Models(names, manager, create, voices, pace, preloaded)
     if ids[1:]:

@@ -190,6 +190,10 @@ class Models:
                 known.capabilities = model.engine.inspect()
             return model.capabilities
 
+    def figures(self) -> dict[str, dict[str, float]]:
+        """What happened to each model so far, by id."""
+        return {name: self.manager.usage(name).figures for name in self.names.ids}
+
     def described(self, name: str) -> dict[str, Any]:
         """A model as a router needs it. It may block."""
         engine, known, usage = self.capabilities(name), self._known[name], self.manager.usage(name)

@@ -31,7 +31,9 @@ def test_nothing_that_executes_data_is_called() -> None:
     assert found == {
         # Resemblyzer's weights, from a package that is pinned by hash; see the next test.
         ("transcription/speakers.py", "torch.load"),
-        # Byte code of the worker's own environment, which Python itself would load.
+        # The worker's own program and environment, which Python itself would run and load.
+        ("provision/begin.py", "compile"),
+        ("provision/begin.py", "exec"),
         ("provision/installed.py", "marshal.loads"),
     }
 

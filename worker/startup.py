@@ -44,12 +44,19 @@ def prepare(inference: VibeVoiceInference, log: Any) -> None:
     inference.note_start()
     summary = {
         "engine": inference.engine.capabilities.name,
+        "models": [brief(inference, name) for name in inference.models.names.ids],
         "voices": len(voices),
         "volume": inference.settings.vibevoice_volume.is_dir(),
         "start_sec": round(imported_sec, 2),
         "voices_sec": round(time.monotonic() - imported, 2),
     }
     log.info(f"started: {json.dumps(summary)}")
+
+
+def brief(inference: VibeVoiceInference, name: str) -> dict[str, Any]:
+    """What a model can do, with the number of its voices: their names would fill the log."""
+    described = inference.models.described(name)
+    return described | {"voices": len(described["voices"])}
 
 
 def every(

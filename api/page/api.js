@@ -29,8 +29,8 @@ export function openSocket(key) {
 /** The same speech as a command for a shell. */
 export function curl(ask, withKey) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const { voice, speed, text: input } = ask;
-  const body = JSON.stringify({ model: "vibevoice", voice, input, speed });
+  const { model, voice, speed, text: input } = ask;
+  const body = JSON.stringify({ model, voice, input, speed });
   const key = withKey ? ' -H "Authorization: Bearer $API_KEY"' : "";
   const url = new URL("v1/audio/speech", location.href);
   return `curl ${quoted(url.href)}${key} -H 'Content-Type: application/json' -d ${quoted(body)} -o speech.mp3`;

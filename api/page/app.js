@@ -10,9 +10,16 @@ let lines = [];
 let text = "";
 let done = true;
 let uploads = new Set();
+const KINDS = {
+  espeak: "This is the preview voice (espeak-ng), in the place of the model.",
+  kokoro: "This is a neural voice (Kokoro), and no VibeVoice.",
+  piper: "This is a neural voice (Piper), and no VibeVoice.",
+  upstream: "This voice comes from another server, and is no VibeVoice.",
+};
 
 function ask() {
-  return { text: $("text").value, voice: $("voice").value, speed: Number($("speed").value) };
+  const [model, voice] = [$("model").value || "vibevoice", $("voice").value];
+  return { text: $("text").value, model, voice, speed: Number($("speed").value) };
 }
 
 function say(words) {
@@ -86,10 +93,10 @@ async function speak(event) {
   say("Waiting for the first sound ...");
   buttons(true);
   const mine = (socket = openSocket($("key").value));
-  const { voice, speed } = ask();
+  const { model, voice, speed } = ask();
   mine.onopen = () => {
     const tell = (type, fields = {}) => mine.send(JSON.stringify({ type, ...fields }));
-    tell("session.config", { voice, speed, response_format: "pcm", sample_rate: 24000 });
+    tell("session.config", { model, voice, speed, response_format: "pcm", sample_rate: 24000 });
     tell("input.text", { text });
     tell("input.done");
   };
@@ -170,7 +177,10 @@ async function copyCurl() {
 
 async function loadVoices(chosen) {
   try {
-    const { data } = await call($("key").value, "v1/audio/voices");
+    const facts = await call($("key").value, "v1/capabilities");
+    const model = offer(facts.models);
+    const path = `v1/audio/voices?model=${encodeURIComponent(model.id)}`;
+    const { data } = await call($("key").value, path);
     uploads = new Set(data.filter((voice) => voice.created_at).map((voice) => voice.id));
     const before = chosen ?? $("voice").value;
     const isAlias = (voice) => Boolean(voice.alias_of);
@@ -183,13 +193,23 @@ async function loadVoices(chosen) {
     );
     if (data.some(({ id }) => id === before)) $("voice").value = before;
     choose();
-    const facts = await call($("key").value, "v1/capabilities");
     $("text").maxLength = facts.input_limit;
-    $("engine").hidden = facts.engine !== "espeak";
-    $("no-cloning").hidden = facts.cloning;
+    $("engine").textContent = KINDS[model.engine] ?? `This is ${model.engine}, and no VibeVoice.`;
+    $("engine").hidden = model.engine === "vibevoice";
+    $("no-cloning").hidden = model.cloning;
   } catch (error) {
     failed(error);
   }
+}
+
+/** Shows the models to choose from, and gives the chosen one. */
+function offer(models) {
+  const chosen =
+    models.find(({ id }) => id === $("model").value) ?? models.find((each) => each.default);
+  $("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
+  $("model").value = chosen.id;
+  $("model-row").hidden = models.length < 2;
+  return chosen;
 }
 
 function group(label, voices) {
@@ -245,6 +265,7 @@ $("bring").addEventListener("submit", upload);
 $("delete").addEventListener("click", remove);
 $("voice").addEventListener("change", choose);
 $("key").addEventListener("change", () => loadVoices());
+$("model").addEventListener("change", () => loadVoices());
 $("speed").addEventListener("input", () => ($("speed-shown").value = $("speed").value));
 addEventListener("resize", draw);
 loadVoices();

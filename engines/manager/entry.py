@@ -38,6 +38,22 @@ class Usage:
     holds: int = 0
     size: Memory = field(default_factory=Memory)
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """The same as numbers by name, for metrics."""
+        return {
+            "loads": self.loads,
+            "failures": self.failures,
+            "unloads": self.unloads,
+            "evictions": self.evictions,
+            "load_seconds": self.load_sec,
+            "unload_seconds": self.unload_sec,
+            "resident": self.resident,
+            "requests": self.holds,
+            "host_memory_bytes": self.size.host,
+            "gpu_memory_bytes": self.size.gpu,
+        }
+
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[M]):
