@@ -129,7 +129,7 @@ read_settings() {
   model_wanted=$MODEL_PATH@$MODEL_REVISION
   local skip=${SKIP_MODEL_DOWNLOAD:-}
   case ${skip,,},${ENGINE:-} in
-    1,* | true,* | yes,* | on,* | *,espeak | *,kokoro | *,piper | *,upstream) model_wanted=none ;;
+    1,* | true,* | yes,* | on,* | *,espeak | *,kokoro | *,piper | *,upstream | *,realtime) model_wanted=none ;;
   esac
   # The platform had it ready before this worker began, which checks it before it is loaded.
   [[ $model_wanted == none ]] || ! cached_by_platform /runpod-volume/huggingface-cache/hub ||
@@ -158,11 +158,12 @@ strip() { # TEXT: without white space at its ends, as REPLY
 }
 
 expand_home() { # NAME: `~` and `~USER` at its beginning
-  local home
-  [[ ${!1-} =~ ^(~[A-Za-z0-9_.-]*)(/.*)?$ ]] || return 0
-  local rest=${BASH_REMATCH[2]}
-  eval "home=${BASH_REMATCH[1]}" # such a word does nothing else
+  local home=\~
+  [[ ${!1-} == \~* ]] || return 0
+  # Such a word is expanded, and nothing else is done.
+  [[ ! ${!1} =~ ^~([A-Za-z_][A-Za-z0-9_.-]*)?(/|$) ]] || eval "home=~${BASH_REMATCH[1]}"
   [[ $home != \~* ]] || refuse "$1: names the home of a user that this machine has not"
+  local rest=${!1#"~${BASH_REMATCH[1]}"}
   printf -v "$1" %s "$home$rest"
 }
 
@@ -212,7 +213,7 @@ everything_in_place() { # for a start like this one; others with other settings 
     # seen there, or the flag's absence here.
     failed=$base/.failed-${flag##*-}
     slurp "$flag" && text=$REPLY && names_what_is_wanted "$text" && mark_in_use && [[ -e $flag ]] &&
-      model_is_untouched "$flag" "$text" && [[ ! -s $failed && -d $base/demo/voices ]] && return
+      model_is_untouched "$flag" "$text" && [[ ! -s $failed && -d $base/demo/voices ]] && has_presets && return
   done
   return 1
 }
@@ -221,6 +222,10 @@ names_what_is_wanted() { # JSON: sets venv, code and model
   recorded wanted "$1" && [[ $REPLY == "$model_wanted" ]] && recorded model "$1" && model=$REPLY &&
     recorded code "$1" && find_code "$REPLY" && recorded venv "$1" && find_venv "$REPLY" &&
     [[ ! -e $venv/.flash-attn-failed ]]
+}
+
+has_presets() { # the voices of VibeVoice-Realtime, where it may be asked for
+  [[ ,${ENGINE:-},${MODELS:-}, != *realtime* || -e $base/presets/.filled ]]
 }
 
 recorded() { # KEY JSON: the value as REPLY

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from provision import code, environment
+from provision import code, environment, presets
 from provision.begin import beside
 from provision.flags import Ready, failure, raise_flag
 from provision.lock import Lock, Pace
@@ -160,6 +160,9 @@ def _fill(builder: Builder) -> Ready:
         filled = (base / "demo" / ".voices-filled").exists()
         if base != wanted.volume or not filled or not (base / "demo" / "voices").is_dir():
             _copy_voices(builder, source)
+    if presets.are_wanted():
+        with builder.step("the presets"):
+            presets.provide(builder, venv)
     with builder.step("the model"):
         model, files = _find_model(builder, venv)
     ready = Ready(base, venv, source, model, files, base / ".in-use" / wanted.worker)

@@ -13,6 +13,7 @@ from request.errors import RequestError
 from request.values import shown
 
 OURS = "vibevoice"
+_LONG_NAMES = {"vibevoice-realtime": "realtime"}
 OPENAI_NAMES = (
     "tts-1",
     "tts-1-hd",
@@ -50,7 +51,8 @@ class ModelNames:
         VibeVoice is not among the models."""
         meant = OURS if OURS in ids else ids[0]
         served = (OURS, model_path, PurePath(model_path).name)
-        return cls(ids, dict.fromkeys(served, meant) | dict(aliases))
+        named = {name: each for name, each in _LONG_NAMES.items() if each in ids}
+        return cls(ids, dict.fromkeys(served, meant) | named | dict(aliases))
 
     @property
     def names(self) -> dict[str, str]:
@@ -80,10 +82,12 @@ class ModelNames:
 
 
 def listed(value: Any) -> Any:
-    """The words of a setting with commas between, in lower case. Other kinds of values stay."""
+    """The words of a setting with commas between, in lower case. Other kinds of values stay. A
+    model's long name is its short one."""
     if not isinstance(value, str):
         return value
-    return tuple(filter(None, (word.strip().lower() for word in value.split(","))))
+    words = (word.strip().lower() for word in value.split(","))
+    return tuple(_LONG_NAMES.get(word, word) for word in words if word)
 
 
 def preloaded(value: Any) -> Any:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engines.vibevoice.fast.batch import Batch
+from engines.vibevoice.fast.launcher import Launcher
 from tests.cuda_trace import forbidden, tensors
 
 _RECORDING = (
@@ -194,14 +194,14 @@ class EmulatedGraphs:
         patch.setattr(torch._C, "_cuda_endAllocateToPool", self.end_recording, raising=False)
         patch.setattr(torch._C, "_cuda_releasePool", lambda *_: None, raising=False)
         patch.setattr(Tensor, "pin_memory", lambda tensor, *_: tensor.clone())
-        make = Batch.__init__
+        make = Launcher.__init__
 
-        def made(batch: Batch, *args: Any, **kwargs: Any) -> None:
+        def made(batch: Launcher[Any], *args: Any, **kwargs: Any) -> None:
             make(batch, *args, **kwargs)
             batch._on_cuda, batch.lag, batch.context_step = True, 1, None
             batch.graphs._on_cuda, batch.graphs._pool = True, torch.cuda.graph_pool_handle()
 
-        patch.setattr(Batch, "__init__", made)
+        patch.setattr(Launcher, "__init__", made)
 
 
 # As pytest's plugin: everything runs on the emulation

@@ -70,6 +70,16 @@ def test_a_setting_means_the_same_to_bootstrap_and_to_the_worker(
             assert os.path.normpath(run.stdout) == os.path.normpath(str(direct))
 
 
+@pytest.mark.parametrize("value", ["~nobody-here/v", "~-/v", "~+", "~1/v", "~$(id)", "~a;id"])
+def test_the_home_of_nobody_is_refused_by_both(value: str) -> None:
+    sentence = "names the home of a user that this machine has not"
+    run = bash("read_settings", VIBEVOICE_VOLUME=value, OLDPWD="/")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == f"bootstrap: VIBEVOICE_VOLUME: {sentence}\n"
+    with pytest.raises(ConfigError, match=f"VIBEVOICE_VOLUME: {sentence}"):
+        Settings.from_env({"VIBEVOICE_VOLUME": value})
+
+
 def test_the_mode_the_engine_and_the_model_are_trimmed_too() -> None:
     env = {"MODE": " http\n", "ENGINE": "'espeak'", "SKIP_MODEL_DOWNLOAD": '"1"'}
     run = bash('read_settings; echo "$door $model_wanted $ENGINE"', **env)

@@ -108,7 +108,7 @@ def test_vibevoice_is_made_from_the_settings_that_name_it(tmp_path: Path) -> Non
         attention="flash",
         graphs=False,
     )
-    known = ("_name", "_revision", "_code", "_volume", "_hub", "_attention", "_graphs", "_slots")
+    known = ("_model", "_revision", "_code", "_volume", "_hub", "_attention", "_graphs", "_slots")
     assert {name: made[name] for name in known} == {name: vars(wanted)[name] for name in known}
     assert made["_runtime_name"] == "reference"
 

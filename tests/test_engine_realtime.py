@@ -1,6 +1,7 @@
 """VibeVoice-Realtime behind the engine wall, on a tiny model that ends its texts by itself."""
 
 import functools
+import importlib.util
 import json
 import tempfile
 import threading
@@ -16,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
-pytest.importorskip("vibevoice")
+if importlib.util.find_spec("vibevoice") is None:  # its import would be in the way of a clone's
+    pytest.skip("needs the package vibevoice", allow_module_level=True)
 
 from engines.base import (
     End,
@@ -241,7 +243,7 @@ def test_a_text_without_words_is_empty_however_it_comes() -> None:
 def test_a_text_that_waits_is_cancelled_at_once() -> None:
     speech = growing("a b c d e f ")
     reader = iter(speech)
-    for _ in range(6):
+    for _ in range(6 * (len(runtime_of(engine()).encode("a b c d e f")) // 5)):
         next(reader)
     threading.Timer(0.1, speech.cancel).start()
     with pytest.raises(Cancelled):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from engines.base import Capabilities
 from request.errors import RequestError
 from request.model import Defaults, parse_request
-from request.models import OPENAI_NAMES, ModelNames
+from request.models import OPENAI_NAMES, ModelNames, listed
 
 ALONE = ModelNames.of(("espeak",), {}, "vibevoice/VibeVoice-7B")
 MANY = ModelNames.of(("kokoro", "vibevoice"), {"my-tts": "vibevoice", "tts-1": "kokoro"}, "/m/mine")
@@ -85,3 +85,10 @@ def test_a_language_is_looked_up_by_its_tag(tag: str, found: str | None) -> None
 
 def test_where_languages_are_not_known_every_tag_is_taken() -> None:
     assert Capabilities("fake", cloning=False, languages=()).language_of("xx-YY") == "xx-YY"
+
+
+def test_realtime_has_a_long_name_in_requests_and_settings() -> None:
+    names = ModelNames.of(("realtime", "espeak"), {}, "some/model")
+    assert names.resolve("vibevoice-realtime") == names.resolve("VibeVoice-Realtime") == "realtime"
+    assert not ModelNames.of(("espeak",), {}, "some/model").has("vibevoice-realtime")
+    assert listed("vibevoice, VibeVoice-Realtime,") == ("vibevoice", "realtime")

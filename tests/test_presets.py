@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from engines.realtime import convert as presets
+from engines.realtime.pickles import Refused, read
 from engines.realtime.presets import PARTS, load_tensors
-from tools import presets
-from tools.torch_pickle import Refused, read
 
 pytestmark = pytest.mark.realtime
 

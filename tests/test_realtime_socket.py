@@ -11,7 +11,6 @@ import pytest
 from websockets.asyncio.client import connect
 
 pytest.importorskip("torch")
-pytest.importorskip("vibevoice")
 
 from config import Settings
 from synthesis.inference import VibeVoiceInference

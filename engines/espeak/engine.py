@@ -51,8 +51,6 @@ _LOOKS = {
     "Anchen": _Look("m4", (70, 108)),
 }
 
-_WOMEN = ("Alice", "Maya", "Mary", "Xinran")
-
 # Where a long turn may be cut, best first: after a sentence, after a clause, between words.
 _CUTS = [
     re.compile(p) for p in (r"[.!?…][\"'”’)\]]*\s|[。！？।።။\n]", r"[,;:]\s|[，、；：]", r"\s")
@@ -101,7 +99,7 @@ class EspeakSpeech(PulledSpeech):
     def __init__(self, library: Library, plan: Plan) -> None:
         super().__init__(plan, library.line, library.rate)
         self._library = library
-        self._looks = [_LOOKS[name] for name in cast(plan.voices, tuple(_LOOKS), _WOMEN)]
+        self._looks = [_LOOKS[name] for name in cast(plan.voices, tuple(_LOOKS))]
 
     def pieces(self, chunk: PlannedChunk) -> Iterator[Samples]:
         for turn in chunk.turns:

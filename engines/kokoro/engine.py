@@ -17,7 +17,7 @@ from engines.espeak import library as espeak_library
 from engines.espeak.languages import LANGUAGES as ESPEAKS
 from engines.espeak.languages import asked_for, language_of
 from engines.kokoro.files import Files
-from engines.kokoro.styles import WOMEN, blended, offered
+from engines.kokoro.styles import blended, offered
 from engines.onnx import Cores, load_session
 from engines.phonemic import PhonemicSpeech
 from request.errors import RequestError
@@ -90,7 +90,7 @@ class KokoroEngine:
         for chunk in plan.chunks:
             for turn in chunk.turns:
                 _language(plan, turn)
-        names = cast(plan.voices, self.capabilities.voices, WOMEN)
+        names = cast(plan.voices, self.capabilities.voices)
         session, styles = self._model()
         return KokoroSpeech(plan, self._cores, session, [blended(n, styles) for n in names])
 

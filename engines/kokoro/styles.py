@@ -24,7 +24,6 @@ _BLENDS: dict[str, tuple[Blend, ...]] = {
     "Bowen": ({"am_puck": 1}, {"jm_kumo": 0.8, "jf_tebukuro": 0.2}),
     "Anchen": ({"am_adam": 1}, {"jm_kumo": 1.3, "jf_nezumi": -0.3}),
 }
-WOMEN = ("Alice", "Maya", "Mary", "Xinran")
 
 
 def offered(own: Collection[str]) -> tuple[str, ...]:

@@ -24,7 +24,6 @@ from request.errors import EngineError
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-WOMEN = ("Alice", "Maya", "Mary", "Xinran")
 _START, _END, _PAD, _UNREAD = "^", "$", "_", "\"'()"
 _TAGS = {path: tag for tag, path in LANGUAGES.items()}
 _LOUDEST = 0.8
@@ -88,7 +87,7 @@ class PiperEngine:
         self.check()
         wanted = plan.options.language
         fitting = [n for n, v in self._voices.items() if wanted in (None, _TAGS[v.language])]
-        names = cast(plan.voices, fitting or tuple(self._voices), WOMEN)
+        names = cast(plan.voices, fitting or tuple(self._voices))
         voices = [self._voices[name] for name in names]
         return PiperSpeech(plan, self._cores, voices, [self.session(voice) for voice in voices])
 

@@ -6,6 +6,7 @@
     text.py       stable tokens of a growing text     step.py        text read, or a frame made
     batch.py      texts into slots, frames out        trial.py       frames at the start
     presets.py    its voices                          reference.py   upstream's own `generate`
+    convert.py    voices of upstream's presets        pickles.py     those, read as data
 
 It has its own voices alone: its checkpoint comes without an encoder of recordings.
 """

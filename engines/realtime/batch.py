@@ -13,6 +13,7 @@ from engines.realtime.presets import Presets
 from engines.realtime.sequence import Text
 from engines.realtime.slots import Slots
 from engines.realtime.step import Said, Step
+from engines.realtime.trial import warm_up
 from engines.realtime.weights import RealtimeWeights
 from engines.vibevoice.fast.capacity import GRAPHS
 from engines.vibevoice.fast.graph_shape import TEXT_STEP, GraphShape
@@ -56,6 +57,11 @@ class Batch(Launcher[Slots]):
             self.step = Step(weights, capacity, flash=flash)
             state = Slots(sizes, slots, capacity, self.step.decoder, weights.device, weights.dtype)
         super().__init__(Graphs(self.step, state, reserve, graphs_off), state)
+
+    def warm_up(self) -> None:
+        """On a GPU: a trial, and the most used graph shapes. See `trial.warm_up`."""
+        if self._on_cuda:
+            warm_up(self)
 
     def lease(self) -> NoLease:
         return NoLease()

@@ -16,7 +16,6 @@ from engines.realtime.checkpoint import load_sizes
 from engines.realtime.presets import Presets
 from engines.realtime.sequence import Text, Turn
 from engines.realtime.text import TokenFeed, merged
-from engines.realtime.trial import warm_up
 from engines.realtime.weights import load_weights
 from engines.vibevoice.checkpoint import Checkpoint
 from engines.vibevoice.code import Upstream
@@ -232,5 +231,5 @@ def _batch(
         codecs = {"decoder": batch.step.decoder}
         details["convolutions"] = choose_convolutions(codecs, weights, slots)
         free_memory()
-        warm_up(batch)
+    batch.warm_up()
     return batch, details
