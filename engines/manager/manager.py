@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Generic, Self
+from typing import Any
 
 from engines.manager.entry import Entry, Loadable, M, Usage
+from engines.manager.lease import Lease
 from engines.manager.policy import Policy, Resident, Verdict
 from engines.memory import Memory, free_memory, return_freed_memory, used_memory
 from request.errors import EngineError, SpeechError
@@ -28,44 +29,6 @@ _LOOK_SEC = 0.5
 """How often a load that waits for room measures again: others may free memory, too."""
 
 log = logging.getLogger("vibevoice")
-
-
-class Lease(Generic[M]):
-    """The right to use a model until `release`, any number of times called. A context manager."""
-
-    def __init__(self, manager: "ModelManager", entry: Entry[M]) -> None:
-        self._manager, self._entry = manager, entry
-        self._released = False
-
-    @property
-    def model(self) -> M:
-        """The model's object, which may not be loaded yet. Making it may take a while."""
-        return self._manager._model(self._entry)
-
-    @property
-    def ready(self) -> bool:
-        """Whether the model is loaded and works."""
-        return self._manager._is_ready(self._entry)
-
-    def loading(self) -> "Future[None]":
-        """The load that is under way or begins now. It ends with its outcome."""
-        return self._manager._loading(self._entry)
-
-    def load(self) -> None:
-        """Loads the model if it is not loaded yet. Raises `EngineError`."""
-        if not self.ready:
-            self.loading().result()
-
-    def release(self) -> None:
-        if not self._released:
-            self._released = True
-            self._manager._release(self._entry)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class ModelManager:
@@ -167,17 +130,19 @@ class ModelManager:
                 if self._closed:
                     return
 
-    def _model(self, entry: Entry[M]) -> M:
+    # What a lease may do.
+
+    def model_of(self, entry: Entry[M]) -> M:
         with entry.creating:
             if entry.model is None:
                 entry.model = entry.create()
             return entry.model
 
-    def _is_ready(self, entry: Entry[Any]) -> bool:
+    def is_ready(self, entry: Entry[Any]) -> bool:
         model = entry.model
         return entry.state == "resident" and model is not None and bool(model.ready)
 
-    def _release(self, entry: Entry[Any]) -> None:
+    def release(self, entry: Entry[Any]) -> None:
         with self._changed:
             entry.usage.holds -= 1
             entry.used_at = self._now()
@@ -190,7 +155,7 @@ class ModelManager:
         if unused and model is not None:
             model.close()  # it may have started a process to be asked what it can do
 
-    def _loading(self, entry: Entry[Any]) -> "Future[None]":
+    def loading_of(self, entry: Entry[Any]) -> "Future[None]":
         with self._changed:
             if entry.loading is None:
                 entry.loading = self._loaders.submit(self._load, entry)
@@ -200,10 +165,11 @@ class ModelManager:
         """In a thread of the loaders."""
         try:
             if entry.state == "resident":  # it was lost, and comes back by itself
-                self._model(entry).load()
+                self.model_of(entry).load()
             else:
                 self._await_room(entry)
                 self._fill(entry)
+                self._settle(entry)
         finally:
             with self._changed:
                 entry.loading = None
@@ -274,7 +240,7 @@ class ModelManager:
         """Its size was not known, or memory went elsewhere: one model less, and again."""
         while True:
             try:
-                self._model(entry).load()
+                self.model_of(entry).load()
                 return
             except SpeechError as error:
                 if error.problems[0].code != "out_of_memory":
@@ -282,6 +248,13 @@ class ModelManager:
                 oldest = self._policy.oldest(self._residents(), self._now())
                 if not (oldest and self._evict(oldest, entry)):
                     raise
+
+    def _settle(self, entry: Entry[Any]) -> None:
+        """Where a size was not known before, too much may be loaded now: then others go."""
+        while not min((free := self._free()).host, free.gpu):
+            oldest = self._policy.oldest(self._residents(), self._now())
+            if not (oldest and self._evict(oldest, entry)):
+                return
 
     def _failed(self, entry: Entry[Any]) -> None:
         with self._changed:
