@@ -33,7 +33,7 @@ export PATH := $(if $(NODE),$(abspath $(VENV))/bin:)$(PATH)
 export WRANGLER_SEND_METRICS=false
 export CLOUDFLARE_CF_FETCH_ENABLED=false
 
-.PHONY: help demo setup test test-production soak lint serve serve-http bridge bench bench-bootstrap lock clean
+.PHONY: help demo setup test test-production soak lint serve serve-http bridge bench bench-bootstrap bench-ear lock clean
 
 help:
 	@echo "make demo    speech from a fresh machine  (TEXT=... VOICE=... FORMAT=... ENGINE=...)"
@@ -133,6 +133,9 @@ bench: setup
 
 bench-bootstrap: setup
 	$(PY) -m bench bootstrap
+
+bench-ear: setup
+	$(PY) -m bench ear
 
 LOCK := uv pip compile pyproject.toml -q --no-annotate --no-header --generate-hashes
 lock:

@@ -226,6 +226,7 @@ def _lists(api: FastAPI, state: AppState) -> None:
 def capabilities(state: AppState) -> dict[str, Any]:
     """The body of `GET /v1/capabilities`. `slots` are seats for answers, not those of the GPU."""
     engine, settings = state.inference.engine.inspect(), state.settings
+    ear = state.transcriber.recognizer.capabilities
     return {
         "engine": engine.name,
         "model": dict(engine.details),
@@ -242,6 +243,13 @@ def capabilities(state: AppState) -> dict[str, Any]:
         "queue_limit": settings.max_queue,
         "queue_depth": state.admission.waiting,
         "real_time_factor": state.metrics.real_time_factor,
+        "transcription": {
+            "model": ear.model,
+            "speakers": ear.speakers,
+            "words": ear.words,
+            "translation": ear.translation,
+            "languages": list(ear.languages),
+        },
         "models": [state.inference.models.described(name) for name in state.defaults.models.ids],
     }
 

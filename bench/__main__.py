@@ -22,6 +22,7 @@ SCRIPTS = (
     "vibevoice_reference",
     "frame_loop",
     "bridge",
+    "verify",
 )
 
 

@@ -24,7 +24,10 @@ INLINE_LIMIT = 7 * 1024 * 1024
 """The largest audio that is sent inline, in bytes. RunPod refuses results above 10 MB for /run, and
 a worker cannot tell /run from /runsync. base64 adds a third."""
 FACTS_LIMIT = 200_000
-"""The largest JSON beside the audio of an answer, in bytes. It also bounds a stream's last item."""
+"""The JSON beside the audio of an answer that always has room, in bytes."""
+_MOST_FACTS = 900_000
+"""The same where there is less audio. It also bounds a stream's last item."""
+_ANSWER_LIMIT = 9_900_000
 
 _MOST = f"an answer carries at most {INLINE_LIMIT / 1e6:.1f} MB"
 _STORE = "S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY and S3_BUCKET_NAME"
@@ -177,6 +180,12 @@ def _fits(audio: Path) -> bool:
 
 def _allowed(formats: Sequence[str]) -> str:
     return ", ".join([*formats, "a shorter text"])
+
+
+def facts_limit(delivered: "Delivered") -> int:
+    """How large the JSON beside a delivered audio may be, in bytes."""
+    inline = len(delivered.fields.get("audio_base64", ""))
+    return max(FACTS_LIMIT, min(_MOST_FACTS, _ANSWER_LIMIT - inline))
 
 
 def copied(audio: Path, owner: str, outputs: Outputs) -> Delivered:

@@ -228,7 +228,7 @@ def test_an_answer_carries_audio_and_the_facts_about_it(tmp_path: Path) -> None:
 def test_so_many_chunks_that_runpod_would_refuse_the_answer_are_left_out(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "FACTS_LIMIT", 10_000)
+    monkeypatch.setattr(delivery, "facts_limit", lambda _: 10_000)
     engine.audio = lambda _: np.full(2400, 0.5, np.float32)
     whole, short = (run(text="A.[pause:9ms]" * count, loudness=None) for count in (50, 100))
     assert len(whole["chunks"]) == 50

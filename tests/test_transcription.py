@@ -432,3 +432,14 @@ def test_the_models_and_their_names_are_listed(client: openai.OpenAI) -> None:
     assert {"whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "fake", "fake-1"} <= names
     assert "gpt-4o-transcribe-diarize" in names
     assert client.models.retrieve("whisper-1").id == "whisper-1"
+
+
+def test_the_capabilities_say_what_the_recogniser_can(server: Server) -> None:
+    facts = server.call("GET", "/v1/capabilities").json["transcription"]
+    assert facts == {
+        "model": "fake-1",
+        "speakers": True,
+        "words": True,
+        "translation": True,
+        "languages": ["en", "de"],
+    }

@@ -1,6 +1,7 @@
 """Takes are heard beside the synthesis of the next; bad ones are repeated; words have times."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 
 from audio.pcm import Samples
 from config import Settings
+from delivery.answer import FACTS_LIMIT, Delivered, facts_limit
 from engines.base import Plan, Turn, Voice
 from request.errors import EngineError, RequestError
 from request.model import SpeechRequest, parse_request
@@ -20,8 +22,9 @@ from synthesis.inference import VibeVoiceInference
 from synthesis.quality import Progress
 from synthesis.result import AudioPart, HeardChunk, Result
 from tests.fake_engine import CAPABILITIES, FakeEngine, FakeSpeech
-from tests.http_server import wait_for
+from tests.http_server import serving, wait_for
 from text.heard import Heard, HeardWord
+from worker.jobs import _bounded
 
 TEXT = "Here is the first of the sentences. There is the second of them all. Now comes a third one."
 BAD = 0.1
@@ -314,3 +317,49 @@ def test_a_request_that_ends_drops_what_waits_to_be_heard(serve: Serve, ear: Ear
     ear.held.set()
     ear.pool.submit(lambda: None).result(5)
     assert len(ear.heard) <= 1
+
+
+def test_words_that_runpod_would_refuse_are_left_out_before_the_chunks() -> None:
+    answer = {"words": ["word"] * 3000, "subtitles": "1\n", "chunks": ["chunk"], "warnings": []}
+    bounded = _bounded(answer, 10_000)
+    assert bounded == {
+        "words": None,
+        "subtitles": "1\n",
+        "chunks": ["chunk"],
+        "warnings": ["words: left out, there are too many"],
+    }
+
+
+def test_facts_have_the_room_that_the_audio_leaves() -> None:
+    assert facts_limit(Delivered({"audio_url": "https://x"})) == 900_000
+    assert facts_limit(Delivered({"audio_base64": "a" * 9_400_000})) == 500_000
+    assert facts_limit(Delivered({"audio_base64": "a" * 9_800_000})) == FACTS_LIMIT
+
+
+def told(body: bytes) -> list[dict[str, Any]]:
+    """The events that are no audio, without the last."""
+    lines = [line.removeprefix(b"data: ") for line in body.split(b"\r\n\r\n") if line]
+    events = [json.loads(line) for line in lines[:-1]]
+    return [event for event in events if event["type"] != "speech.audio.delta"]
+
+
+@pytest.mark.parametrize("form", ["pcm", "flac"])
+def test_events_tell_the_words_and_subtitles_over_http(serve: Serve, form: str) -> None:
+    inference = serve(Varies([0.5]))
+    asked = {"input": "Hello $5 there.", "response_format": form, "stream_format": "sse"}
+    with serving(inference) as server:
+        answer = server.speak(**asked, timestamps="word", subtitles="srt", verify="warn")
+    heard, subtitles, done = told(answer.body)
+    assert (heard["type"], heard["chunk"], heard["wer"]) == ("speech.audio.heard", 0, 0)
+    assert [word["word"] for word in heard["words"]] == ["Hello", "$5", "there"]
+    assert subtitles["type"] == "speech.audio.subtitles"
+    assert "Hello $5 there." in subtitles["subtitles"]
+    assert done["type"] == "speech.audio.done"
+
+
+def test_what_has_no_place_in_plain_audio_is_ignored_and_said(serve: Serve, ear: Ear) -> None:
+    with serving(serve(Varies([0.5]), VERIFY="warn")) as server:
+        answer = server.speak(response_format="pcm", timestamps="word", subtitles="srt")
+    assert answer.status == 200
+    assert answer.headers["x-speech-ignored"] == "subtitles; timestamps"
+    assert ear.heard == []

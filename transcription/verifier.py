@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,9 @@ _ANOTHER = 0.7
 docs/transcription.md, as for the next."""
 _ANOTHER_TAKE = 0.8
 """The same to what the voice said before, which the same engine made."""
+_SPREAD, _USUAL_COUNT, _LONG_SEC = 0.06, 3, 8.0
+"""Of a turn that is so long, and after so many of them: how much less alike it may be than usual.
+Kokoro's own turns are alike by 0.97 or more, and by 0.92 or less to any other of its voices."""
 _TELLING_SEC = 2.0
 """A shorter turn tells too little of its voice."""
 _VOICES = 1000
@@ -32,6 +35,31 @@ class VoiceEncoder(Protocol):
     def embed(self, samples: Samples, rate: int = SAMPLE_RATE) -> NDArray[np.float32]: ...
 
 
+@dataclass(slots=True)
+class _Known:
+    """What a voice said: the sum of its turns' vectors, and how alike its long turns were to that
+    sum, each to the ones before."""
+
+    total: NDArray[np.float32]
+    alike: float = 0.0
+    count: int = 0
+
+    def likeness(self, vector: NDArray[np.float32]) -> float:
+        return float(vector @ self.total) / float(np.linalg.norm(self.total))
+
+    def least(self, seconds: float) -> float:
+        """How alike a turn of that length has to be."""
+        if seconds < _LONG_SEC or self.count < _USUAL_COUNT:
+            return _ANOTHER_TAKE
+        return max(_ANOTHER_TAKE, self.alike / self.count - _SPREAD)
+
+    def add(self, vector: NDArray[np.float32], seconds: float) -> None:
+        if seconds >= _LONG_SEC:
+            self.alike += self.likeness(vector)
+            self.count += 1
+        self.total = self.total + vector
+
+
 class SpeechVerifier:
     """Compares what was spoken with its text. Safe to use from many threads; takes are heard one
     after another, since a recogniser uses all that its device has. Without an `encoder` nobody
@@ -40,8 +68,8 @@ class SpeechVerifier:
     def __init__(self, recognizer: Recognizer, encoder: VoiceEncoder | None = None) -> None:
         self._recognizer, self._encoder = recognizer, encoder
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="verifier")
-        # The sums of the vectors of a voice's good turns, and the vectors of recordings.
-        self._known: LRUCache[tuple[str, str], NDArray[np.float32]] = LRUCache(_VOICES)
+        # What voices said in good turns, and the vectors of recordings.
+        self._known: LRUCache[tuple[str, str], _Known] = LRUCache(_VOICES)
         self._recorded: LRUCache[str, NDArray[np.float32]] = LRUCache(_VOICES)
 
     def load(self) -> Future[None]:
@@ -75,33 +103,37 @@ class SpeechVerifier:
     ) -> str:
         """What is wrong with the voices of a take whose words are right; "" where nothing is."""
         vectors = list(self._turn_vectors(turns, voices, heard, samples))
-        for voice, vector in vectors:
-            if not self._is_like(voice, vector):
+        for voice, vector, seconds in vectors:
+            if not self._is_like(voice, vector, seconds):
                 return f"{voice.name!a} is not who is heard"
-        for voice, vector in vectors:
-            key = (voice.name, voice.sha256)
-            self._known[key] = self._known.get(key, np.zeros_like(vector)) + vector
+        for voice, vector, seconds in vectors:
+            known = self._known.get((voice.name, voice.sha256))
+            if known is None:
+                self._known[voice.name, voice.sha256] = _Known(vector)
+            else:
+                known.add(vector, seconds)
         return ""
 
     def _turn_vectors(
         self, turns: Sequence[Turn], voices: Sequence[Voice], heard: Heard, samples: Samples
-    ) -> Iterator[tuple[Voice, NDArray[np.float32]]]:
+    ) -> Iterator[tuple[Voice, NDArray[np.float32], float]]:
         start = 0
         for turn, voice in zip(turns, voices, strict=True):
             end = start + len(turn.text)
             words = [word for word in heard.words if start <= word.start < end]
             start = end + 1
-            if words and words[-1].end_sec - words[0].start_sec >= _TELLING_SEC:
+            seconds = words[-1].end_sec - words[0].start_sec if words else 0.0
+            if seconds >= _TELLING_SEC:
                 first, last = (
                     round(sec * SAMPLE_RATE) for sec in (words[0].start_sec, words[-1].end_sec)
                 )
                 assert self._encoder is not None  # noqa: S101 - `_hear` has looked
-                yield voice, self._encoder.embed(samples[first:last])
+                yield voice, self._encoder.embed(samples[first:last]), seconds
 
-    def _is_like(self, voice: Voice, vector: NDArray[np.float32]) -> bool:
+    def _is_like(self, voice: Voice, vector: NDArray[np.float32], seconds: float) -> bool:
         known = self._known.get((voice.name, voice.sha256))
         if known is not None:
-            return float(vector @ known) >= _ANOTHER_TAKE * float(np.linalg.norm(known))
+            return known.likeness(vector) >= known.least(seconds)
         if voice.samples is None or self._encoder is None:
             return True
         if voice.sha256 not in self._recorded:

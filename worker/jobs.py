@@ -260,11 +260,7 @@ class Jobs:
         if result.speakers:
             numbers = map(str, result.speakers)
             answer["speakers"] = dict(zip(numbers, result.voices, strict=True))
-        # The SDK silently drops an answer with NaN or infinity in it. `allow_nan=False` raises.
-        if len(json.dumps(answer, allow_nan=False)) > delivery.FACTS_LIMIT:
-            answer["chunks"] = []
-            answer["warnings"] = [*answer["warnings"][:100], "chunks: left out, there are too many"]
-        return answer | delivered.fields
+        return _bounded(answer, delivery.facts_limit(delivered)) | delivered.fields
 
     def _log_begin(self, job: Job, request: SpeechRequest) -> None:
         self._log.info(
@@ -275,6 +271,17 @@ class Jobs:
 def _fitting(planned: PlannedRequest, size: int) -> list[str]:
     """The formats in which a plan's audio of `size` bytes should fit into an answer."""
     return formats_within(delivery.INLINE_LIMIT, size, planned.smallest_format, planned.rate)
+
+
+def _bounded(answer: Answer, most: int) -> Answer:
+    """The answer without its longest lists where it would have more than `most` bytes."""
+    for name in ("words", "subtitles", "chunks"):
+        # The SDK silently drops an answer with NaN or infinity in it. `allow_nan=False` raises.
+        if len(json.dumps(answer, allow_nan=False)) > most and name in answer:
+            answer[name] = [] if name == "chunks" else None
+            left_out = f"{name}: left out, there are too many"
+            answer["warnings"] = [*answer["warnings"][:100], left_out]
+    return answer
 
 
 async def _in_thread(work: Callable[..., T], path: Path, content_type: str) -> T:

@@ -407,6 +407,14 @@ describe("the cache", () => {
     expect(starts(calls)).toBe(1);
   });
 
+  test("keeps nothing for events that tell more than the audio", async () => {
+    const calls = network({ runsync: completed() });
+    const asked = { seed: 7, stream_format: "sse", timestamps: "word" };
+    await speak(asked, on());
+    await speak(asked, on());
+    expect(starts(calls)).toBe(2);
+  });
+
   test.each([
     ["text", { input: "Other." }],
     ["voice", { voice: "echo" }],

@@ -62,6 +62,25 @@ test("events have the seconds that are known in the end", async () => {
   expect(events.at(-1)).toBe("[DONE]");
 });
 
+test("events tell what the worker heard of each chunk, its words and the subtitles", async () => {
+  const word = (text_start) => ({ word: "Hi", start_sec: 0, end_sec: 1, text_start, text_end: 9 });
+  const heard = { heard: "Hi.", wer: 0.5, missing: ["there"], added: [] };
+  const chunks = [
+    { index: 0, text_start: 0, text_end: 10, ...heard },
+    { index: 1, text_start: 11, text_end: 20 },
+    { index: 2, text_start: 21, text_end: 30 },
+  ];
+  const known = { chunks, words: [word(0), word(11)], subtitles: "WEBVTT\n" };
+  network({ run: RUN, stream: [...whole], status: completed(null, known) });
+  const asked = { stream_format: "sse", verify: "warn", timestamps: "word", subtitles: "vtt" };
+  const events = eventsOf((await speak(asked, { settings })).text());
+  expect(events.slice(-5, -2)).toEqual([
+    { type: "speech.audio.heard", chunk: 0, ...heard, words: [word(0)] },
+    { type: "speech.audio.heard", chunk: 1, words: [word(11)] },
+    { type: "speech.audio.subtitles", subtitles: "WEBVTT\n" },
+  ]);
+});
+
 test("a worker that does not stream answers in one piece", async () => {
   network({ run: RUN, stream: shows("COMPLETED"), status: completed() });
   expect((await speak({}, { settings })).bytes).toEqual(audio());
