@@ -178,13 +178,24 @@ def one_slot() -> RealtimeEngine:
 SHORT = Options(steps=1, frames_per_token=0, min_frames=7, repeatable=False)
 
 
-@settings(max_examples=200)
+def assert_as_whole(places: list[int]) -> None:
+    known = heard(list(one_slot().start(plan(TEXT, options=SHORT))))
+    assert np.array_equal(heard(grown(cut_at(places), one_slot(), SHORT)), known)
+
+
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, len(TEXT)), max_size=12))
 def test_speech_of_a_text_that_comes_in_pieces_is_that_of_the_whole_to_the_bit(
     places: list[int],
 ) -> None:
-    known = heard(list(one_slot().start(plan(TEXT, options=SHORT))))
-    assert np.array_equal(heard(grown(cut_at(places), one_slot(), SHORT)), known)
+    assert_as_whole(places)
+
+
+@pytest.mark.soak
+@settings(max_examples=200)
+@given(st.lists(st.integers(0, len(TEXT)), max_size=30))
+def test_two_hundred_splits_are_spoken_as_the_whole(places: list[int]) -> None:
+    assert_as_whole(places)
 
 
 def test_text_that_comes_while_it_is_spoken_changes_no_bit() -> None:
