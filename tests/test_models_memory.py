@@ -70,3 +70,15 @@ def test_what_makes_room_gives_its_memory_back(tmp_path: Path) -> None:
     assert memory[4] < memory[2] * 1.15, lines  # a second kokoro is no more than the first
     assert memory[6] < memory[2] * 1.15, lines
     assert memory[5] < memory[2] - int(lines[2][3]) / 3, lines  # and piper's turn gave it back
+
+
+@pytest.mark.models
+def test_models_take_turns_within_a_limit_that_holds_two(tmp_path: Path) -> None:
+    pytest.importorskip("piper")
+    pytest.importorskip("kokoro_onnx")
+    limit_mb = 420  # espeak with piper takes 300 MiB, with kokoro 390
+    turns = ["espeak", "piper", "kokoro", "piper", "espeak", "kokoro"]
+    lines = spoken(tmp_path, limit_mb, *turns)
+    assert [line[0] for line in lines] == turns
+    assert all(int(line[2]) <= limit_mb for line in lines), lines
+    assert {line[1] for line in lines} == {"espeak", "espeak+piper", "espeak+kokoro"}, lines
