@@ -119,6 +119,8 @@ _Group = list[_Piece]
 
 def _size(group: Sequence[_Piece]) -> int:
     """The size of a chunk in letters: its pieces with one space between them."""
+    if len(group) == 1:
+        return group[0].size
     return sum([piece.size for piece in group]) + len(group) - 1
 
 
@@ -166,7 +168,7 @@ def _sentences(section: list[Passage], limit: int) -> Iterator[tuple[_Group, int
             _Piece(passage, start, end, sizes[end] - sizes[start], False, end < sentence[1])
             for sentence in sentences(text)
             for start, end in split_long(text, sentence, limit)
-            if speakable(text, start, end)
+            if text[start].isalnum() or speakable(text, start, end)
         ]
         parts[-1:] = [last._replace(ends_passage=True) for last in parts[-1:]]
         for part in parts:

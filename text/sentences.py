@@ -169,7 +169,7 @@ _MAYBE_SPEAKER = re.compile(rf"{_SPEAKER}(?: [a-z]{{2,20}}ly)? ?(?:[a-z]{{1,20}}
 
 def _joins(text: str, before: Span, after: Span) -> bool:
     """Whether adjacent spans are one sentence: `approx. 5 km`, `"What?" Tom asked.`"""
-    tail = text[max(before[0], before[1] - 40) : before[1]]
+    tail = text[before[0] : before[1]][-40:]
     first, last = text[after[0]], tail[-1]
     if not first.isalnum() and not any(map(str.isalnum, text[slice(*after)])):
         return "\n" not in tail
@@ -179,10 +179,9 @@ def _joins(text: str, before: Span, after: Span) -> bool:
         return True
     if first.islower() and last in "!?" and not _BEGINS_SMALL.match(text, before[0]):
         return True  # `Yahoo! is a firm`, `¿Y tú? dijo él`, but not a text without capitals
-    head = text[after[0] : min(after[1], after[0] + 160)]
     if last == ".":
-        return leads_on(tail, head)
-    return bool(_QUOTED.search(tail[-3:]) and _SAID.match(head))
+        return leads_on(tail, text[after[0] : after[1]][:160])
+    return bool(_QUOTED.search(tail[-3:]) and _SAID.match(text, after[0], after[1]))
 
 
 def _stripped(text: str, start: int, end: int) -> Span:
