@@ -58,9 +58,7 @@ class Codec:
         self._eps = epsilon(net.eps, matrix.device)
         self._norm = RowNorm(net.eps, matrix.device, matrix.dtype)
         self._least = matrix.new_full((1,), net.eps)
-        self._means = {
-            width: matrix.new_full((width, 1), 1 / width) for width in net.widths
-        }
+        self._means = {width: matrix.new_full((width, 1), 1 / width) for width in net.widths}
         self._downs = {id(block): _abreast(block) for stage in weights.stages for block in stage}
 
     @property
