@@ -68,7 +68,9 @@ class ModelManager:
         expected: Memory | None = None,
     ) -> None:
         """Adds a model. `expected` is its size before it was measured. A `fixed` model is never
-        unloaded, a `preloaded` one never by time."""
+        unloaded, a `preloaded` one never by time. Raises `EngineError` for a name that is taken."""
+        if name in self._entries:
+            raise EngineError(f"there are two models with the name {name}")
         usage = Usage(size=expected or Memory())
         self._entries[name] = Entry(name, create, fixed, preloaded, usage)
 
@@ -105,7 +107,9 @@ class ModelManager:
         return self._policy.next_expiry(self._residents())
 
     def watch(self) -> None:
-        """Starts the thread that calls `sweep` when it is time."""
+        """Starts the thread that calls `sweep` when it is time, unless it runs."""
+        if self._sweeper is not None:
+            return
         self._sweeper = threading.Thread(target=self._watch, name="models", daemon=True)
         self._sweeper.start()
 
