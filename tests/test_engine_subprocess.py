@@ -113,7 +113,7 @@ def test_only_an_engine_that_gains_by_it_gets_a_process() -> None:
 
 
 def test_an_engine_that_nobody_knows_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(EngineError, match="ENGINE=sox is unknown: set it to auto, vibevoice, realtime, k"):
+    with pytest.raises(EngineError, match="ENGINE=sox is unknown: set it to auto, vibevoice, real"):
         create_engine("sox", SETTINGS)
 
 
