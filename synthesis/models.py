@@ -26,6 +26,7 @@ from engines.base import (
     Turn,
 )
 from engines.manager import Lease, ModelManager
+from engines.memory import Memory
 from request.errors import Cancelled, VoiceError
 from request.models import ModelNames
 from text.pace import Pace
@@ -67,6 +68,10 @@ class Model:
         if self._known.capabilities is None:
             self._known.capabilities = self.engine.capabilities
         return self._known.capabilities
+
+    async def asked(self) -> Capabilities:
+        """The same without blocking."""
+        return self._known.capabilities or await asyncio.to_thread(lambda: self.capabilities)
 
     @property
     def voices(self) -> VoiceMapper:
@@ -145,7 +150,8 @@ class Model:
 class Models:
     """The models of one worker, by id. Any thread may call anything.
 
-    `create` makes an engine by its model's id; it is not loaded yet.
+    `create` makes an engine by its model's id; it is not loaded yet. `expected` is the memory that
+    a model takes before that was measured.
     """
 
     def __init__(
@@ -156,6 +162,7 @@ class Models:
         voices: VoiceMapper,
         pace: Callable[[], Pace],
         preloaded: tuple[str, ...] = (),
+        expected: Callable[[str], Memory] = lambda _: Memory(),
     ) -> None:
         self.names, self.manager = names, manager
         self._voices = voices
@@ -166,6 +173,7 @@ class Models:
                 partial(create, name),
                 fixed=name == self.default,
                 preloaded=name in preloaded,
+                expected=expected(name),
             )
 
     @property
