@@ -45,6 +45,7 @@ class _Known:
     loudness: LoudnessMemory = field(default_factory=LoudnessMemory)
     voices: VoiceMapper | None = None
     capabilities: Capabilities | None = None
+    loading: int = 0
     speaking: int = 0
     spent_sec: float = 0.0
     made_sec: float = 0.0
@@ -71,7 +72,11 @@ class Model:
 
     async def asked(self) -> Capabilities:
         """The same without blocking."""
-        return self._known.capabilities or await asyncio.to_thread(lambda: self.capabilities)
+
+        def ask() -> Capabilities:
+            return self.capabilities
+
+        return self._known.capabilities or await asyncio.to_thread(ask)
 
     @property
     def voices(self) -> VoiceMapper:
@@ -101,8 +106,13 @@ class Model:
 
     async def loaded(self) -> None:
         """The same without blocking. A load goes on if this is cancelled: others may wait too."""
-        if not self.ready:
+        if self.ready:
+            return
+        self._known.loading += 1
+        try:
             await asyncio.shield(awaitable(self._lease.loading()))
+        finally:
+            self._known.loading -= 1
 
     def warm_up(self) -> None:
         """Speaks for 300 ms, which nobody hears: an engine's first speech takes longer."""
@@ -185,6 +195,11 @@ class Models:
         `RequestError` for a name that means none."""
         name = self.names.resolve(name)
         return Model(name, self.manager.lease(name), self._known[name], self._voices)
+
+    @property
+    def waiting(self) -> int:
+        """How many answers wait for a load of a model other than the default."""
+        return sum(known.loading for name, known in self._known.items() if name != self.default)
 
     def pace(self, name: str | None) -> Pace:
         """How fast a model's voices speak."""
