@@ -71,11 +71,9 @@ class Model:
 
     async def asked(self) -> Capabilities:
         """The same without blocking."""
-
-        def ask() -> Capabilities:
-            return self.capabilities
-
-        return self._known.capabilities or await asyncio.to_thread(ask)
+        if self._known.capabilities is None:
+            await asyncio.to_thread(lambda: self.capabilities)
+        return self.capabilities
 
     @property
     def voices(self) -> VoiceMapper:

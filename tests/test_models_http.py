@@ -207,7 +207,7 @@ def test_a_model_that_takes_long_to_say_what_it_can_do_holds_up_no_other(
         return told
 
     class Asked(Slow):
-        capabilities = property(slowly, lambda *_: None)  # type: ignore[assignment]
+        capabilities = property(slowly, lambda *_: None)
 
     monkeypatch.setitem(engines, "piper", Asked("piper"))
 
