@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from config import Settings
-from engines.base import Capabilities, EngineSettings
+from engines.base import EngineSettings
 from request.errors import EngineError
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import CAPABILITIES, FakeEngine
@@ -184,7 +184,7 @@ def test_a_session_speaks_by_the_model_that_it_names(
 ) -> None:
     async def scenario() -> None:
         async with talking(server, model="my-tts", voice="Joe") as talk:
-            await talk.say("input.text", text="One. Two.")
+            await talk.say("input.text", text="One sentence.")
             await talk.say("input.done")
             assert (await talk.until("audio.done"))["utterance"] == 1
         assert talk.audio[1]
@@ -201,7 +201,7 @@ def test_a_model_that_takes_long_to_say_what_it_can_do_holds_up_no_other(
     asked, go = threading.Event(), threading.Event()
     told = engines["piper"].capabilities
 
-    def slowly(_: Slow) -> Capabilities:
+    def slowly(_: Slow) -> object:
         asked.set()
         assert go.wait(30)
         return told
