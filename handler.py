@@ -126,8 +126,9 @@ def main() -> None:
     try:
         runpod.serverless.start(start)
     finally:
+        if transcriber.cache_info().currsize:  # some job has needed it
+            transcriber().close()
         inference().close()
-        transcriber().close()
 
 
 if __name__ == "__main__":

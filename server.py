@@ -13,7 +13,7 @@ import uvicorn
 
 from api.app import create_app
 from api.health import Health, health_port
-from api.protocol import Protocol, SocketProtocol
+from api.protocol import Protocol, SocketProtocol, backlog
 from api.speaking import AppState
 from config import ConfigError, Settings
 from provision.begin import up
@@ -63,7 +63,7 @@ def serve(inference: VibeVoiceInference, transcriber: Transcriber, log: logging.
         server.config.bind_socket() as listener,
         health_port(health, settings.address, own_port),
     ):
-        listener.listen(2048)
+        listener.listen(backlog())
         inference.note_start()
         log.info("serving on %s, port %d", settings.address, listener.getsockname()[1])
         health.load_in_thread()

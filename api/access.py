@@ -64,8 +64,9 @@ class Access:
 
     def check_origin(self, headers: Headers) -> None:
         """Raises `ApiError` 403 for a page whose site may not call, or for a foreign `Host`."""
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if self._only_here and not is_loopback(_name(host)):
+        host, origin = headers.get("host"), headers.get("origin")
+        # HTTP/1.0 has no `Host`, and no browser leaves it out.
+        if self._only_here and host is not None and not is_loopback(_name(host)):
             raise _forbidden(f"This server answers to local names, not to '{host[:100]}'.")
         if origin and self._origin not in ("*", origin) and urlsplit(origin).netloc != host:
             raise _forbidden("Pages of other sites may not call this server; see CORS_ORIGIN.")

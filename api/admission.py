@@ -10,10 +10,21 @@ import time
 from collections import deque
 from typing import Self
 
+from starlette.types import Scope
+
 from api.errors import busy
 
 _LONGEST_WAIT_SEC = 60.0
 _FIRST_GUESS_SEC = 2.0
+
+
+_HEALTH_PATHS = ("/ping", "/health")
+
+
+def check_connection(scope: Scope) -> None:
+    """Raises `ApiError` 503 beyond `most_connections`, except for health checks."""
+    if scope.get("state", {}).get("is_spare") and scope["path"] not in _HEALTH_PATHS:
+        raise busy("Too many connections are open.", 1, {"Connection": "close"})
 
 
 class AdmissionControl:

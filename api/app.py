@@ -12,11 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from api.access import SUBPROTOCOL, Access
-from api.admission import AdmissionControl
+from api.admission import AdmissionControl, check_connection
 from api.contract import most_bytes
-from api.errors import ApiError, enveloped
+from api.errors import ApiError, enveloped, unknown_url
 from api.middleware import BodyLimit, RequestMiddleware
 from api.models import add_models
 from api.schema import (
@@ -174,6 +175,7 @@ def _socket(api: FastAPI, state: AppState, access: Access) -> None:
         names: list[str] = socket.scope.get("subprotocols", [])
         with sessions.seat() as seat:
             try:
+                check_connection(socket.scope)
                 access.check_origin(socket.headers)
                 access.check_key(socket.headers, names)
                 await seat.take()
@@ -182,6 +184,17 @@ def _socket(api: FastAPI, state: AppState, access: Access) -> None:
                 return
             await socket.accept(SUBPROTOCOL if SUBPROTOCOL in names else None)
             await Session(state, socket).run()
+
+    http_default = api.router.default
+
+    async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            error = unknown_url(api.routes, scope, "WebSocket")
+            await WebSocket(scope, receive, send).send_denial_response(error.response())
+        else:
+            await http_default(scope, receive, send)
+
+    api.router.default = unknown
 
 
 def _voices(api: FastAPI, voices: Voices, access: Access) -> None:

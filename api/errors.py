@@ -7,7 +7,7 @@ is the seconds to wait. It is False if a repeat would fail, and cost, the same a
 import json
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from asgi_correlation_id import correlation_id
@@ -15,7 +15,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 from request.errors import CODES, Problem, SpeechError
 from request.model import OPENAI_WORDS
@@ -74,9 +75,20 @@ def failed(status: int, code: str | None, message: str, retry: int | bool) -> Ap
     return ApiError(status, message, kind="server_error", code=code, retry=retry)
 
 
-def busy(message: str, seconds: int) -> ApiError:
+def busy(message: str, seconds: int, headers: Mapping[str, str] | None = None) -> ApiError:
     """A 503 with `Retry-After: seconds`."""
-    return failed(503, "queue_full", message, seconds)
+    return ApiError(
+        503, message, kind="server_error", code="queue_full", retry=seconds, headers=headers
+    )
+
+
+def unknown_url(routes: Iterable[BaseRoute], scope: Scope, method: str) -> ApiError:
+    """A 404 for a path that no route has; it says so where `/v1` is missing."""
+    asked = f"{method} {scope['path']}"[:200]
+    told = f"Invalid URL ({ascii(asked)[1:-1]})"
+    if _routes(routes, {**scope, "path": f"/v1{scope['path']}"}):
+        told += ". The base address has to end in /v1"
+    return invalid(None, "unknown_url", told, 404)
 
 
 async def enveloped(request: Request, error: Exception) -> Response:
@@ -100,12 +112,8 @@ def _problem(item: Any) -> Problem:
 
 
 def _of_routing(request: Request, error: HTTPException) -> ApiError:
-    asked = f"{request.method} {request.scope['path']}"[:200]
     if error.status_code == 404:
-        told = f"Invalid URL ({ascii(asked)[1:-1]})"
-        if _routes(request, f"/v1{request.scope['path']}"):
-            told += ". The base address has to end in /v1"
-        return invalid(None, "unknown_url", told, 404)
+        return unknown_url(request.app.routes, request.scope, request.method)
     if error.status_code == 405:
         allow = _methods(request)
         problem = f"Not allowed to {request.method[:20]} here. Use one of {allow}."
@@ -119,17 +127,16 @@ def _methods(request: Request) -> str:
     FastAPI's own 405 names the methods of one route, and never HEAD.
     """
     found = {"OPTIONS"}
-    for route in _routes(request, request.scope["path"]):
-        found |= route.methods or set()
+    for route in _routes(request.app.routes, request.scope):
+        found |= getattr(route, "methods", None) or set()
     if "GET" in found:
         found.add("HEAD")
     return ", ".join(each for each in _METHODS if each in found)
 
 
-def _routes(request: Request, path: str) -> list[Any]:
-    """The routes of a path, whatever their methods."""
-    scope = {**request.scope, "path": path}
-    return [each for each in request.app.routes if each.matches(scope)[0] != Match.NONE]
+def _routes(routes: Iterable[BaseRoute], scope: Scope) -> list[BaseRoute]:
+    """Those of a path, whatever their methods."""
+    return [each for each in routes if each.matches(scope)[0] != Match.NONE]
 
 
 def as_api_error(error: BaseException, words: Mapping[str, str] = OPENAI_WORDS) -> ApiError:

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access import Access
+from api.admission import check_connection
 from api.errors import as_api_error, failed, invalid, too_large
 from api.metrics import Metrics
 
@@ -93,6 +94,7 @@ class RequestMiddleware:
             await send(message)
 
         try:
+            check_connection(asked)
             self._access.check(asked)
             body = BoundedBody(scope, receive, self._limits.get(scope["path"], self._limit))
             await self._app(asked, body, send_noted)

@@ -37,13 +37,48 @@ _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
 def most_connections() -> int:
-    """The most connections at once: 3/4 of the process's file descriptors (`RLIMIT_NOFILE`)."""
+    """The most connections at once: half of the process's file descriptors (`RLIMIT_NOFILE`).
+
+    The other half is for files, for pipes to engines, and for connections that are about to end.
+    """
+    return _most_descriptors() // 2
+
+
+def backlog() -> int:
+    """The connections that may wait to be accepted.
+
+    uvloop accepts all of them before it handles one, and drops those that get no descriptor.
+    """
+    return min(2048, _most_descriptors() // 8)
+
+
+def _most_descriptors() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft * 3 // 4 if soft != resource.RLIM_INFINITY else 2**16
+    return soft if soft != resource.RLIM_INFINITY else 2**16
+
+
+def _bad_request(message: str) -> bytes:
+    """A whole answer 400 in OpenAI's envelope, which ends its connection."""
+    error: dict[str, Any] = {
+        "message": message,
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "invalid_http",
+    }
+    body = json.dumps({"error": error}).encode()
+    head = (
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 class _Connection(h11.Connection):
-    """h11 bounds only an incomplete head; this class bounds every head."""
+    """h11, with two more checks of a head.
+
+    h11 bounds only an incomplete head. It takes a body with two lengths, which a proxy before it
+    may end elsewhere (RFC 9112, 6.3).
+    """
 
     def next_event(self) -> Any:
         event = super().next_event()
@@ -51,11 +86,17 @@ class _Connection(h11.Connection):
             size = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
             if size > MOST_HEADER_BYTES:
                 raise h11.RemoteProtocolError("the headers are too large")
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+                raise h11.RemoteProtocolError("Content-Length beside Transfer-Encoding")
         return event
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 by h11. An application resets its connection by `scope["state"]["reset"]()`."""
+    """HTTP/1.1 by h11. An application resets its connection by `scope["state"]["reset"]()`.
+
+    `scope["state"]["is_spare"]` is true beyond `most_connections`, where only health checks are to
+    be answered.
+    """
 
     def __init__(
         self,
@@ -64,7 +105,8 @@ class Protocol(H11Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, {**app_state, "reset": self.reset}, _loop)
+        state = {**app_state, "reset": self.reset, "is_spare": False}
+        super().__init__(config, server_state, state, _loop)
         self.conn = _Connection(h11.SERVER, MOST_HEADER_BYTES)
         self._asked_at = time.monotonic()  # uvloop's clock is fixed within an iteration
         self._head_timer: asyncio.TimerHandle | None = None
@@ -73,7 +115,7 @@ class Protocol(H11Protocol):
         super().connection_made(transport)
         self._await_head()
         if len(self.connections) > most_connections():
-            self._drop_longest_idle()
+            self.app_state["is_spare"] = not self._drop_longest_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
@@ -101,18 +143,7 @@ class Protocol(H11Protocol):
         if self.cycle is not None and self.cycle.response_started and not self._is_idle():
             self.reset()  # the client would read the error as a part of the answer under way
             return
-        error: dict[str, Any] = {
-            "message": msg,
-            "type": "invalid_request_error",
-            "param": None,
-            "code": "invalid_http",
-        }
-        body = json.dumps({"error": error}).encode()
-        head = (
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        self.transport.write(_bad_request(msg))
         self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -131,8 +162,8 @@ class Protocol(H11Protocol):
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _drop_longest_idle(self) -> None:
-        """Drops the connection that is idle for longest, so that `/ping` can always connect."""
+    def _drop_longest_idle(self) -> bool:
+        """Drops the connection that is idle for longest. False if none is idle."""
         idle = [
             each
             for each in self.connections - {self}
@@ -140,6 +171,7 @@ class Protocol(H11Protocol):
         ]
         if idle:
             min(idle, key=lambda each: each._asked_at).transport.abort()
+        return bool(idle)
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
@@ -151,7 +183,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     - when a ping is not answered and bytes are unsent;
     - when a ping comes in and more than `MOST_UNREAD_BYTES` are unsent, since every pong adds some;
     - 10 s after the session's end.
+
+    uvicorn does not answer a handshake that its parser cannot read, such as one with a body. This
+    class answers 400.
     """
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.transport.write(_bad_request("The WebSocket's handshake cannot be read."))
+            self.transport.close()
 
     async def send(self, message: Any) -> None:
         await super().send(message)

