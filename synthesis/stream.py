@@ -164,10 +164,17 @@ class SpeechStream:
             model.note(result.timings, result.duration_sec)
             self._items.put_nowait(result)
             if self._hears_later:
-                await self._heard()  # so that one section at a time waits to be heard
-                hear = partial(self._hear, parts, count)
-                self._hearing = self._loop.run_in_executor(None, hear)
+                await self._hear_beside(parts, count)
             count += 1
+
+    async def _hear_beside(self, parts: LiveParts, section: int) -> None:
+        """Has a section heard beside the next one, once the section before was heard."""
+        try:
+            await self._heard()
+        except BaseException:
+            parts.close()
+            raise
+        self._hearing = self._loop.run_in_executor(None, self._hear, parts, section)
 
     async def _heard(self) -> None:
         """Waits until all is told of what was heard so far."""
