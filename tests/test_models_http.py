@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from config import Settings
-from engines.base import EngineSettings
+from engines.base import Engine, EngineSettings
 from engines.registry import create_engine
 from request.errors import EngineError
+from synthesis import inference as inference_module
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import CAPABILITIES, FakeEngine
 from tests.http_server import Server, serving, wait_for
@@ -174,7 +175,12 @@ def test_capabilities_are_what_a_router_needs(server: Server, engines: dict[str,
 def test_the_models_of_another_server_are_chosen_by_their_names(
     server: Server, engines: dict[str, Slow], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("synthesis.inference.create_engine", create_engine)
+    fake = inference_module.create_engine
+
+    def create(name: str, settings: EngineSettings, **more: bool) -> Engine:
+        return (create_engine if name == "upstream" else fake)(name, settings, **more)
+
+    monkeypatch.setattr(inference_module, "create_engine", create)
     env = {"VIBEVOICE_VOLUME": str(tmp_path), "ENGINE": "espeak", "MODELS": "upstream",
            "UPSTREAM_URL": server.url, "UPSTREAM_MODELS": "kokoro,my-tts",
            "UPSTREAM_VOICES": "Alice"}  # fmt: skip
