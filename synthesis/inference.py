@@ -23,6 +23,7 @@ import psutil
 from config import ROOT, ConfigError, Settings, on_runpod
 from delivery.fetch import fetch_voice
 from engines.base import Engine
+from engines.damage import leaving_word
 from engines.manager import ModelManager, Policy, awaitable
 from engines.memory import free_memory
 from engines.priority_lock import PriorityLock
@@ -103,6 +104,11 @@ class VibeVoiceInference:
     def load_model(self) -> None:
         """Loads the default model if that has not happened yet. Raises `EngineError`."""
         self._default.load()
+
+    def check(self) -> None:
+        """Checks that the default model can be loaded here. Raises what the engine does."""
+        with leaving_word():
+            self.engine.check()
 
     @property
     def preloaded(self) -> tuple[str, ...]:

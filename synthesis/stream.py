@@ -137,6 +137,8 @@ class SpeechStream:
         count = 0
         while (planned := await self._planned(sections)) is not None:
             if start is None:
+                if most := self._options.most_bytes:
+                    await asyncio.to_thread(planned.check_size, most)
                 start = StreamStart(
                     model.capabilities.name,
                     planned.voices,
