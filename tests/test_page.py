@@ -299,7 +299,8 @@ def test_the_words_of_the_sentence_light_up_as_they_are_spoken(
         page.fill("#text", "\U0001f642 It *costs* $5 now. And that is all of it.")
         page.click("#speak")
         expect(page.locator("#status")).to_have_text("Done.")
-        words, written = visit.seen("words"), "It costs $5 now And that is all of it".split()
+        words = visit.seen("words")
+        written = ["It", "costs", "$5", "now", "And", "that", "is", "all", "of", "it"]
         assert words == [word for word in written if word in words]  # a busy page skips some
         assert set(words) & set(written[:4]) and set(words) & set(written[4:]), words
         assert visit.seen("marks") == ["\U0001f642 It *costs* $5 now.", "And that is all of it."]
