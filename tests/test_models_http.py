@@ -13,7 +13,6 @@ from config import Settings
 from engines.base import Engine, EngineSettings
 from engines.registry import create_engine
 from request.errors import EngineError
-from synthesis import inference as inference_module
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import CAPABILITIES, FakeEngine
 from tests.http_server import Server, serving, wait_for
@@ -46,7 +45,9 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, Slow]:
     """The engines of the server, the latest of each name."""
     made = {name: Slow(name) for name in VOICES}
 
-    def create(name: str, _: EngineSettings, **__: bool) -> Slow:
+    def create(name: str, settings: EngineSettings, **more: bool) -> Engine:
+        if name == "upstream":
+            return create_engine(name, settings, **more)
         if made[name].closed:
             made[name] = Slow(name)
         return made[name]
@@ -173,14 +174,8 @@ def test_capabilities_are_what_a_router_needs(server: Server, engines: dict[str,
 
 
 def test_the_models_of_another_server_are_chosen_by_their_names(
-    server: Server, engines: dict[str, Slow], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: Server, engines: dict[str, Slow], tmp_path: Path
 ) -> None:
-    fake = inference_module.create_engine
-
-    def create(name: str, settings: EngineSettings, **more: bool) -> Engine:
-        return (create_engine if name == "upstream" else fake)(name, settings, **more)
-
-    monkeypatch.setattr(inference_module, "create_engine", create)
     env = {"VIBEVOICE_VOLUME": str(tmp_path), "ENGINE": "espeak", "MODELS": "upstream",
            "UPSTREAM_URL": server.url, "UPSTREAM_MODELS": "kokoro,my-tts",
            "UPSTREAM_VOICES": "Alice"}  # fmt: skip
