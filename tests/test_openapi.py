@@ -63,11 +63,7 @@ CHECKS: list[Any] = [
     ("name", "mode"),
     [
         *((name, GenerationMode.POSITIVE) for name in OPERATIONS),
-        *(
-            (name, GenerationMode.NEGATIVE)
-            for name in OPERATIONS
-            if name.startswith("POST /v1/audio")
-        ),
+        *((name, GenerationMode.NEGATIVE) for name in OPERATIONS if name.startswith("POST /v1/audio")),
     ],
 )
 def test_every_answer_is_one_that_the_description_names(
