@@ -232,10 +232,9 @@ class Engines(_Group):
 
     @property
     def recognizer_settings(self) -> dict[str, Any]:
-        """The settings of a `Transcriber` and of recognisers."""
+        """The settings of recognisers."""
         names = ("whisper_model", "cpu_threads", "hf_token", "hf_hub_cache")
-        bounds = ("max_transcriptions", "max_audio_sec")
-        return {name: getattr(self, name) for name in (*names, *bounds)}
+        return {name: getattr(self, name) for name in names}
 
     @property
     def audio_prompts_dir(self) -> Path:

@@ -7,6 +7,7 @@ Importing this module starts nothing. `worker/` has the implementation.
 """
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
@@ -14,20 +15,24 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from config import ConfigError, Settings, on_runpod, trimmed
+
 try:
+    # The SDK reads it while it is imported, as it stands.
+    if level := trimmed(os.environ.get("RUNPOD_LOG_LEVEL", "")).upper():
+        os.environ["RUNPOD_LOG_LEVEL"] = "WARN" if level == "WARNING" else level
     import runpod
-except ValueError:  # the SDK reads it before any setting of ours is
+except ValueError:
     allowed = "NOTSET, TRACE, DEBUG, INFO, WARN, ERROR"
     sys.exit(f"The worker cannot start:\nRUNPOD_LOG_LEVEL: allowed: {allowed}")
 
-from config import ConfigError, Settings, on_runpod
 from delivery import answer as delivery
 from delivery import s3
 from delivery.answer import Outputs
 from provision.outcome import end_alike
 from request.errors import DeliveryError, SpeechError
 from synthesis.inference import VibeVoiceInference
-from transcription.registry import create_verifier
+from transcription.registry import NAMES, create_verifier, register_recognizer
 from transcription.transcriber import Transcriber
 from worker import sdk_loop, startup
 from worker.jobs import Answer, Job, Jobs
@@ -45,14 +50,17 @@ def settings() -> Settings:
 def inference() -> VibeVoiceInference:
     """The one inference layer of this process."""
     # RunPod replaces a worker whose engine is lost; elsewhere only another process brings it back.
-    verifier = create_verifier(transcriber().recognizer)
-    return VibeVoiceInference(settings(), subprocess=not on_runpod(), verifier=verifier)
+    one = VibeVoiceInference(settings(), subprocess=not on_runpod())
+    lease = register_recognizer(one.models.manager, settings().recognizer_settings)
+    one.verifier = create_verifier(lease)
+    return one
 
 
 @functools.cache
 def transcriber() -> Transcriber:
     """The one recogniser of this process, loaded by the first job that needs it."""
-    return Transcriber.of(settings().recognizer_settings)
+    lease = functools.partial(inference().models.manager.lease, NAMES[0])
+    return Transcriber(lease, settings().max_transcriptions, settings().max_audio_sec)
 
 
 @functools.cache
@@ -123,8 +131,9 @@ def main() -> None:
     try:
         runpod.serverless.start(start)
     finally:
+        if transcriber.cache_info().currsize:  # some job has needed it
+            transcriber().close()
         inference().close()
-        transcriber().close()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from provision.in_use import mark_in_thread
 from provision.outcome import end_alike
 from request.errors import SpeechError
 from synthesis.inference import VibeVoiceInference
-from transcription.registry import create_verifier
+from transcription.registry import create_verifier, register_recognizer
 from transcription.transcriber import Transcriber
 from voices.uploads import VoiceStore
 
@@ -88,13 +88,10 @@ def main() -> None:
         settings = Settings.from_env()
         settings.check_reachable()
         log_to_stderr(settings.log_level)
-        transcriber = Transcriber.of(settings.recognizer_settings)
-        inference = VibeVoiceInference(
-            settings,
-            concurrency=settings.max_streams,
-            subprocess=True,
-            verifier=create_verifier(transcriber.recognizer),
-        )
+        inference = VibeVoiceInference(settings, concurrency=settings.max_streams, subprocess=True)
+        lease = register_recognizer(inference.models.manager, settings.recognizer_settings)
+        inference.verifier = create_verifier(lease)
+        transcriber = Transcriber(lease, settings.max_transcriptions, settings.max_audio_sec)
     except (ConfigError, SpeechError) as error:
         sys.exit(f"The server cannot start:\n{error}")
     mark_in_thread()

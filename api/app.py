@@ -239,7 +239,7 @@ def _lists(api: FastAPI, state: AppState) -> None:
 def capabilities(state: AppState) -> dict[str, Any]:
     """The body of `GET /v1/capabilities`. `slots` are seats for answers, not those of the GPU."""
     engine, settings = state.inference.engine.inspect(), state.settings
-    ear = state.transcriber.recognizer.capabilities
+    ear = state.transcriber.capabilities
     return {
         "engine": engine.name,
         "model": dict(engine.details),
@@ -258,6 +258,8 @@ def capabilities(state: AppState) -> dict[str, Any]:
         "real_time_factor": state.metrics.real_time_factor,
         "transcription": {
             "model": ear.model,
+            "resident": state.inference.models.manager.usage(ear.name).resident,
+            "timestamps": state.inference.verifier is not None,
             "speakers": ear.speakers,
             "words": ear.words,
             "translation": ear.translation,

@@ -15,14 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 
 from audio.pcm import SAMPLE_RATE, Samples
+from engines.manager import ModelManager, Policy
 from transcription.base import Options, seconds_of
+from transcription.registry import register_recognizer
 from transcription.transcriber import Transcriber
 
 PARAGRAPHS = Path(__file__).with_name("paragraphs.txt")
@@ -56,18 +57,17 @@ def mp3(file: Path, minutes: int) -> None:
 
 async def heard(file: Path, way: str) -> dict[str, float]:
     """CPU seconds and MiB of one recording."""
-    settings = {"cpu_threads": 1, "max_transcriptions": 1, "max_audio_sec": 4 * 3600}
-    transcriber = Transcriber.of(settings)
+    lease = register_recognizer(ModelManager(Policy()), {"cpu_threads": 1})
+    transcriber = Transcriber(lease, concurrency=1, longest_sec=4 * 3600)
     try:
         began = time.process_time()
         audio = await transcriber.decode(file, "file")
         decoded = time.process_time()
         figures = {"audio_sec": seconds_of(audio), "decode_sec": decoded - began}
         if way in WAYS:
-            await asyncio.to_thread(transcriber.recognizer.load)
-            began = time.process_time()
-            transcript = transcriber.recognizer.transcribe(audio, replace(WAYS[way]))
-            count = sum([1 async for _ in transcriber.segments(transcript)])
+            async with transcriber.hear(audio, WAYS[way]) as (_, segments):
+                began = time.process_time()
+                count = sum([1 async for _ in segments])
             figures |= {"hear_sec": time.process_time() - began, "segments": count}
         audio.close()
     finally:

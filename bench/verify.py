@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from audio.pcm import SAMPLE_RATE, Samples, resample
 from bench.damaged_takes import PARAGRAPHS, Kokoro, Take, takes, whole
 from engines.base import Turn, Voice
+from engines.manager import ModelManager, Policy
 from text.heard import Heard
 from text.pace import Pace
-from transcription.registry import NAMES, create_recognizer
+from transcription.registry import register_recognizer
 from transcription.speakers import SpeakerEncoder, available
 from transcription.verifier import SpeechVerifier
 
@@ -37,7 +38,8 @@ _TOLERANCE = 2.5  # PACE_TOLERANCE's default
 def make_verifier() -> SpeechVerifier:
     """Whisper base on one thread, with the encoder of speakers where it is installed."""
     encoder = SpeakerEncoder() if available() else None
-    return SpeechVerifier(create_recognizer(NAMES[0], {"cpu_threads": 1}), encoder)
+    lease = register_recognizer(ModelManager(Policy()), {"cpu_threads": 1})
+    return SpeechVerifier(lease, encoder)
 
 
 def heard(verifier: SpeechVerifier, take: Take) -> Heard:

@@ -23,7 +23,8 @@ import psutil
 from config import ROOT, ConfigError, Settings, on_runpod
 from delivery.fetch import fetch_voice
 from engines.base import Engine
-from engines.manager import ModelManager, Policy
+from engines.damage import leaving_word
+from engines.manager import ModelManager, Policy, awaitable
 from engines.memory import free_memory
 from engines.priority_lock import PriorityLock
 from engines.registry import choose_engine, create_engine
@@ -33,7 +34,7 @@ from request.models import ModelNames
 from synthesis.cancel import CancelToken
 from synthesis.dry_run import DryRunAnswer, dry_run
 from synthesis.file import SpeechFile, shrunk, speak_file
-from synthesis.models import Models, awaitable
+from synthesis.models import Models
 from synthesis.parts import Context, StreamOptions
 from synthesis.plan import Aside, PlannedRequest, Section, plan_request
 from synthesis.quality import Progress
@@ -104,6 +105,11 @@ class VibeVoiceInference:
         """Loads the default model if that has not happened yet. Raises `EngineError`."""
         self._default.load()
 
+    def check(self) -> None:
+        """Checks that the default model can be loaded here. Raises what the engine does."""
+        with leaving_word():
+            self.engine.check()
+
     @property
     def preloaded(self) -> tuple[str, ...]:
         """The models of PRELOAD_MODELS, by id."""
@@ -154,9 +160,9 @@ class VibeVoiceInference:
         return tempfile.TemporaryDirectory(dir=self._folder.name, ignore_cleanup_errors=True)
 
     def close(self) -> None:
-        self.models.manager.close()
         if self.verifier is not None:
             self.verifier.close()
+        self.models.manager.close()
         self._pool.shutdown(cancel_futures=True)
         self._folder.cleanup()
 

@@ -4,11 +4,9 @@ An answer leases its model from its plan to its end. The engine comes and goes b
 rules; voices, paces and levels stay.
 """
 
-import asyncio
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -96,8 +94,7 @@ class Model:
 
     async def loaded(self) -> None:
         """The same without blocking. A load goes on if this is cancelled: others may wait too."""
-        if not self.ready:
-            await asyncio.shield(awaitable(self._lease.loading()))
+        await self._lease.loaded()
 
     def warm_up(self) -> None:
         """Speaks for 300 ms, which nobody hears: an engine's first speech takes longer."""
@@ -191,8 +188,8 @@ class Models:
             return model.capabilities
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """What happened to each model so far, by id."""
-        return {name: self.manager.usage(name).figures for name in self.names.ids}
+        """What happened to each model so far, by id; recognisers are among them."""
+        return {name: self.manager.usage(name).figures for name in self.manager.names}
 
     def described(self, name: str) -> dict[str, Any]:
         """A model as a router needs it. It may block."""
@@ -219,11 +216,3 @@ class Models:
             else None,
             "first_audio_ms_p50": round(statistics.median(first) * 1000) if first else None,
         }
-
-
-def awaitable(working: "Future[T]") -> "asyncio.Future[T]":
-    """A future of this loop whose error, if nobody asks for it, asyncio does not log: its report
-    has a traceback and may quote the text."""
-    future = asyncio.wrap_future(working)
-    future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    return future

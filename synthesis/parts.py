@@ -40,13 +40,15 @@ class StreamOptions:
     is ahead, then in blocks of up to `longest_block_sec`, which cost less; parts grow up to
     `longest_part_sec`. With 0 every frame is a block, and every block is a part. `parts_ahead`
     parts are made before one is taken; a stream of which none is taken for `stalled_sec` fails.
-    `sample_rate` in Hz is the settings' where it is None."""
+    `sample_rate` in Hz is the settings' where it is None. A text whose file should be larger than
+    `most_bytes` is refused before it is spoken."""
 
     longest_part_sec: float = 4.0
     longest_block_sec: float = 1.0
     parts_ahead: int = 4
     stalled_sec: float | None = None
     sample_rate: int | None = None
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,8 @@ class SpeechStream:
         services, model, start = self._services, self._model, None
         while (planned := await self._planned(sections)) is not None:
             if start is None:
+                if most := self._options.most_bytes:
+                    await asyncio.to_thread(planned.check_size, most)
                 start = StreamStart(
                     model.capabilities.name,
                     planned.voices,

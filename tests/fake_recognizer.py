@@ -6,21 +6,25 @@ A tone between two silences of 0.2 s is a segment: `tone 440`. Who speaks is tol
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from audio.pcm import SAMPLE_RATE, Samples, silence
+from engines.manager import ModelManager
 from request.errors import Cancelled, EngineError
 from transcription.base import (
     Audio,
     Capabilities,
     Clip,
     Options,
+    Recognizer,
     Segment,
     Transcript,
     Word,
     seconds_of,
 )
+from transcription.registry import LeaseRecognizer
 
 _GAP = SAMPLE_RATE // 5
 
@@ -50,7 +54,7 @@ class FakeRecognizer:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            "fake",
+            "fake-ear",
             "fake-1",
             ("en", "de"),
             words=True,
@@ -142,3 +146,10 @@ def _bursts(audio: Audio) -> Iterator[tuple[int, Samples]]:
     for run in np.split(loud, np.flatnonzero(np.diff(loud) > _GAP) + 1):
         if len(run):
             yield int(run[0]), samples[run[0] : run[-1] + 1]
+
+
+def managed(manager: ModelManager, recognizer: Recognizer) -> LeaseRecognizer:
+    """The recogniser, put among a worker's models."""
+    name = recognizer.capabilities.name
+    manager.register(name, lambda: recognizer)
+    return partial(manager.lease, name)

@@ -24,7 +24,7 @@ from typing import Any
 from api.health import Health
 from server import make_server
 from synthesis.inference import VibeVoiceInference
-from tests.fake_recognizer import FakeRecognizer
+from tests.fake_recognizer import FakeRecognizer, managed
 from transcription.base import Recognizer
 from transcription.transcriber import Transcriber
 
@@ -93,9 +93,8 @@ def serving(
 ) -> Iterator[Server]:
     """A server in a thread of this process. Nothing may be left of it in the end."""
     settings = inference.settings
-    transcriber = Transcriber(
-        recognizer or FakeRecognizer(), settings.max_transcriptions, settings.max_audio_sec
-    )
+    lease = managed(inference.models.manager, recognizer or FakeRecognizer())
+    transcriber = Transcriber(lease, settings.max_transcriptions, settings.max_audio_sec)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     if ready:
         inference.load_model()

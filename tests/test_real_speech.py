@@ -18,7 +18,7 @@ from config import Settings
 from delivery.answer import Outputs
 from engines.base import Engine
 from synthesis.inference import VibeVoiceInference
-from tests.fake_recognizer import FakeRecognizer
+from tests.fake_recognizer import FakeRecognizer, managed
 from tests.hearing import heard, require_hearing, word_errors
 from tests.real_engines import kokoro, piper
 from tests.test_codecs import by_ffmpeg
@@ -60,7 +60,8 @@ class Speaker:
     def __init__(self, engine: Engine, volume: Path, **env: str) -> None:
         settings = Settings.from_env({"VIBEVOICE_VOLUME": str(volume), **env})
         self.inference = VibeVoiceInference(settings, engine)
-        transcriber = Transcriber(FakeRecognizer(), 1, 60)  # no job here brings a recording
+        ear = managed(self.inference.models.manager, FakeRecognizer())
+        transcriber = Transcriber(ear, 1, 60)  # no job here brings a recording
         outputs = Outputs(volume, save=False)
         self._jobs = Jobs(self.inference, outputs, _Log(), lambda: transcriber)
 

@@ -16,7 +16,7 @@ from config import Settings
 from delivery import fetch
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import FakeEngine
-from tests.fake_recognizer import FakeRecognizer, tone, tones
+from tests.fake_recognizer import FakeRecognizer, managed, tone, tones
 from tests.test_transcription import wav
 from transcription.transcriber import Transcriber
 from worker import progress
@@ -36,7 +36,7 @@ def worker(
 ) -> Iterator[Transcriber]:
     settings = Settings(vibevoice_volume=tmp_path, max_upload_mb=1)
     inference = VibeVoiceInference(settings, FakeEngine())
-    transcriber = Transcriber(fake, 2, 60)
+    transcriber = Transcriber(managed(inference.models.manager, fake), 2, 60)
     monkeypatch.setattr(handler, "settings", lambda: settings)
     monkeypatch.setattr(handler, "inference", lambda: inference)
     monkeypatch.setattr(handler, "transcriber", lambda: transcriber)

@@ -7,11 +7,12 @@ the awaiting task ends the work, and waits until it has ended.
 import asyncio
 import tempfile
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,16 +22,9 @@ from audio.spool import Spool
 from request.errors import Cancelled, RequestError
 from request.models import OPENAI_HEARING_NAMES, ModelNames
 from request.transcription import TranscriptionRequest
-from transcription.base import (
-    KnownSpeaker,
-    Options,
-    Recognizer,
-    RecognizerSettings,
-    Segment,
-    Transcript,
-)
+from transcription.base import Audio, KnownSpeaker, Options, Segment, Transcript
 from transcription.languages import CODES
-from transcription.registry import NAMES, create_recognizer
+from transcription.registry import LeaseRecognizer
 
 _KNOWN_SEC = (2, 10)
 _LEAST_SEC = 0.1
@@ -38,11 +32,13 @@ T = TypeVar("T")
 
 
 class Transcriber:
-    """A recogniser, with threads for `concurrency` recordings at once of up to `longest_sec`."""
+    """Threads for `concurrency` recordings at once of up to `longest_sec`; each has its own `lease`
+    of the recogniser. `capabilities` are the recogniser's when it was last asked."""
 
-    def __init__(self, recognizer: Recognizer, concurrency: int, longest_sec: float) -> None:
-        self.recognizer = recognizer
-        capabilities = recognizer.capabilities
+    def __init__(self, lease: LeaseRecognizer, concurrency: int, longest_sec: float) -> None:
+        self._lease = lease
+        with lease() as held:
+            self.capabilities = capabilities = held.model.capabilities
         bounds = filter(None, (longest_sec, capabilities.longest_sec))
         self.longest_sec = min(bounds)
         short = capabilities.model.removeprefix("faster-").removeprefix("whisper-")
@@ -51,25 +47,18 @@ class Transcriber:
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="ear")
         self._folder = tempfile.TemporaryDirectory(prefix="vibevoice-ear-")
 
-    @classmethod
-    def of(cls, settings: RecognizerSettings) -> Self:
-        """With the default recogniser, by `Settings.recognizer_settings`."""
-        recognizer = create_recognizer(NAMES[0], settings)
-        return cls(recognizer, settings["max_transcriptions"], settings["max_audio_sec"])
-
     def workspace(self) -> "tempfile.TemporaryDirectory[str]":
         """A folder for one recording; it goes with the answer."""
         return tempfile.TemporaryDirectory(dir=self._folder.name, ignore_cleanup_errors=True)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
-        self.recognizer.close()
         self._folder.cleanup()
 
     def check(self, request: TranscriptionRequest) -> str | None:
         """The language's code. Raises `RequestError` for what the recogniser cannot do."""
         self.models.resolve(request.model)
-        capabilities = self.recognizer.capabilities
+        capabilities = self.capabilities
         for field, able in (
             ("speakers", capabilities.speakers or not request.speakers),
             ("translate", capabilities.translation or not request.translate),
@@ -138,8 +127,20 @@ class Transcriber:
             allowed = f"{least_sec:g} to {most_sec:g} s"
             raise RequestError("the recording is too short", field, allowed=allowed)
 
-    async def segments(self, transcript: Transcript) -> AsyncGenerator[Segment, None]:
-        """The segments of a transcript. Close it, and recognition has ended."""
+    @asynccontextmanager
+    async def hear(
+        self, audio: Audio, options: Options
+    ) -> AsyncIterator[tuple[Transcript, AsyncGenerator[Segment, None]]]:
+        """A transcript and its segments. The recogniser is loaded and held while the block runs;
+        after it recognition has ended. Raises `EngineError`."""
+        with self._lease() as lease:
+            await lease.loaded()
+            self.capabilities = lease.model.capabilities
+            transcript = lease.model.transcribe(audio, options)
+            async with aclosing(self._segments(transcript)) as segments:
+                yield transcript, segments
+
+    async def _segments(self, transcript: Transcript) -> AsyncGenerator[Segment, None]:
         reader = iter(transcript)
         try:
             while segment := await self._work(partial(next, reader, None), transcript.cancel):

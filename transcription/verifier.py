@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from audio.pcm import SAMPLE_RATE, Samples
 from engines.base import Turn, Voice
 from text.heard import Heard
-from transcription.base import Clip, Options, Recognizer
+from transcription.base import Clip, Options
+from transcription.registry import LeaseRecognizer
 from transcription.verification import judged
 from transcription.words import words_of
 
@@ -63,17 +64,17 @@ class _Known:
 class SpeechVerifier:
     """Compares what was spoken with its text. Safe to use from many threads; takes are heard one
     after another, since a recogniser uses all that its device has. Without an `encoder` nobody
-    listens to whose voice it is."""
+    listens to whose voice it is. Each take has its own `lease` of the recogniser."""
 
-    def __init__(self, recognizer: Recognizer, encoder: VoiceEncoder | None = None) -> None:
-        self._recognizer, self._encoder = recognizer, encoder
+    def __init__(self, lease: LeaseRecognizer, encoder: VoiceEncoder | None = None) -> None:
+        self._lease, self._encoder = lease, encoder
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="verifier")
         # What voices said in good turns, and the vectors of recordings.
         self._known: LRUCache[tuple[str, str], _Known] = LRUCache(_VOICES)
         self._recorded: LRUCache[str, NDArray[np.float32]] = LRUCache(_VOICES)
 
     def load(self) -> Future[None]:
-        return self._pool.submit(self._recognizer.load)
+        return self._pool.submit(self._load)
 
     def hear(
         self, turns: Sequence[Turn], voices: Sequence[Voice], language: str | None, samples: Samples
@@ -84,6 +85,10 @@ class SpeechVerifier:
         """Waits for the take that is being heard, and drops the others."""
         self._pool.shutdown(cancel_futures=True)
 
+    def _load(self) -> None:
+        with self._lease() as lease:
+            lease.load()
+
     def _hear(
         self, turns: Sequence[Turn], voices: Sequence[Voice], language: str | None, samples: Samples
     ) -> Heard:
@@ -91,8 +96,10 @@ class SpeechVerifier:
         code = (language or _english(said) or "").partition("-")[0] or None
         # Silence is decoded too, and no hint is given of what to expect: it would be heard.
         options = Options(language=code, words=True, vad=False, temperature=0)
-        transcript = self._recognizer.transcribe(Clip(samples), options)
-        words = [word for segment in transcript for word in segment.words]
+        with self._lease() as lease:
+            lease.load()
+            transcript = lease.model.transcribe(Clip(samples), options)
+            words = [word for segment in transcript for word in segment.words]
         heard = judged(said, samples, words, code or transcript.language or "en")
         if self._encoder is None or heard.problem:
             return heard

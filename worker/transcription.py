@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,9 +85,8 @@ class TranscriptionJob:
         return named(file)
 
     async def _heard(self, spool: Spool, options: Options) -> tuple[list[Segment], str | None]:
-        transcript = self._transcriber.recognizer.transcribe(spool, options)
         segments: list[Segment] = []
-        async with aclosing(self._transcriber.segments(transcript)) as found:
+        async with self._transcriber.hear(spool, options) as (transcript, found):
             async for segment in found:
                 if segment.final:
                     segments.append(segment)
@@ -99,7 +97,7 @@ class TranscriptionJob:
     def _answer(
         self, request: TranscriptionRequest, heard: list[Segment], language: str | None
     ) -> dict[str, Any]:
-        capabilities = self._transcriber.recognizer.capabilities
+        capabilities = self._transcriber.capabilities
         answer: dict[str, Any] = {
             "status": "success",
             "segments": [_segment(number, each, request) for number, each in enumerate(heard)],

@@ -6,7 +6,6 @@ the recording is heard.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -70,8 +69,12 @@ class TranscriptionResponse(LiveResponse):
             with self._workspace, state.hearing.seat() as seat:
                 async with asyncio.timeout(state.settings.max_request_sec):
                     await seat.take()
-                    transcript = await self._transcript()
-                    async with aclosing(state.transcriber.segments(transcript)) as segments:
+                    options = await state.transcriber.options(
+                        params.request, self._file.parent, partials=params.stream
+                    )
+                    audio = await state.transcriber.decode(self._file, "audio")
+                    hearing = state.transcriber.hear(audio, params.options(options))
+                    async with hearing as (transcript, segments):
                         if params.stream:
                             await self._stream(send, transcript, segments)
                             return
@@ -80,14 +83,6 @@ class TranscriptionResponse(LiveResponse):
             await self._whole(send, transcript, heard)
         except SpeechError as error:
             raise as_api_error(error, WORDS) from error
-
-    async def _transcript(self) -> Transcript:
-        transcriber, params = self._state.transcriber, self._params
-        options = await transcriber.options(
-            params.request, self._file.parent, partials=params.stream
-        )
-        audio = await transcriber.decode(self._file, "audio")
-        return transcriber.recognizer.transcribe(audio, params.options(options))
 
     async def _whole(self, send: Send, transcript: Transcript, heard: list[Segment]) -> None:
         kind, body = complete(heard, transcript, self._params)

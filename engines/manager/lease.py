@@ -1,12 +1,15 @@
 """A lease: the right to use a model, which stays while somebody has one."""
 
+import asyncio
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Generic, Self
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from engines.manager.entry import Entry, M
 
 if TYPE_CHECKING:
     from engines.manager.manager import ModelManager
+
+T = TypeVar("T")
 
 
 class Lease(Generic[M]):
@@ -35,6 +38,11 @@ class Lease(Generic[M]):
         if not self.ready:
             self.loading().result()
 
+    async def loaded(self) -> None:
+        """The same without blocking. A load goes on if this is cancelled: others may wait too."""
+        if not self.ready:
+            await asyncio.shield(awaitable(self.loading()))
+
     def release(self) -> None:
         if not self._released:
             self._released = True
@@ -45,3 +53,11 @@ class Lease(Generic[M]):
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def awaitable(working: "Future[T]") -> "asyncio.Future[T]":
+    """A future of this loop whose error, if nobody asks for it, asyncio does not log: its report
+    has a traceback and may quote the text."""
+    future = asyncio.wrap_future(working)
+    future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return future

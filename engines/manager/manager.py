@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from engines.damage import leaving_word
 from engines.manager.entry import Entry, Loadable, M, Usage
 from engines.manager.lease import Lease
 from engines.manager.policy import Policy, Resident, Verdict
@@ -67,7 +68,9 @@ class ModelManager:
         expected: Memory | None = None,
     ) -> None:
         """Adds a model. `expected` is its size before it was measured. A `fixed` model is never
-        unloaded, a `preloaded` one never by time."""
+        unloaded, a `preloaded` one never by time. Raises `EngineError` for a name that is taken."""
+        if name in self._entries:
+            raise EngineError(f"there are two models with the name {name}")
         usage = Usage(size=expected or Memory())
         self._entries[name] = Entry(name, create, fixed, preloaded, usage)
 
@@ -104,7 +107,9 @@ class ModelManager:
         return self._policy.next_expiry(self._residents())
 
     def watch(self) -> None:
-        """Starts the thread that calls `sweep` when it is time."""
+        """Starts the thread that calls `sweep` when it is time, unless it runs."""
+        if self._sweeper is not None:
+            return
         self._sweeper = threading.Thread(target=self._watch, name="models", daemon=True)
         self._sweeper.start()
 
@@ -164,12 +169,13 @@ class ModelManager:
     def _load(self, entry: Entry[Any]) -> None:
         """In a thread of the loaders."""
         try:
-            if entry.state == "resident":  # it was lost, and comes back by itself
-                self.model_of(entry).load()
-            else:
-                self._await_room(entry)
-                self._fill(entry)
-                self._settle(entry)
+            with leaving_word():
+                if entry.state == "resident":  # it was lost, and comes back by itself
+                    self.model_of(entry).load()
+                else:
+                    self._await_room(entry)
+                    self._fill(entry)
+                    self._settle(entry)
         finally:
             with self._changed:
                 entry.loading = None
