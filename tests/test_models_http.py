@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from config import Settings
-from engines.base import EngineSettings
+from engines.base import Engine, EngineSettings
+from engines.registry import create_engine
 from request.errors import EngineError
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import CAPABILITIES, FakeEngine
@@ -46,7 +47,9 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, Slow]:
     """The engines of the server, the latest of each name."""
     made = {name: Slow(name) for name in VOICES}
 
-    def create(name: str, _: EngineSettings, **__: bool) -> Slow:
+    def create(name: str, settings: EngineSettings, **more: bool) -> Engine:
+        if name == "upstream":
+            return create_engine(name, settings, **more)
         if made[name].closed:
             made[name] = Slow(name)
         return made[name]
@@ -170,6 +173,25 @@ def test_capabilities_are_what_a_router_needs(server: Server, engines: dict[str,
     assert piper["first_audio_ms_p50"] >= 0
     assert kokoro["real_time_factor"] is kokoro["first_audio_ms_p50"] is None
     assert engines["kokoro"].closed  # asked, and not kept
+
+
+def test_the_models_of_another_server_are_chosen_by_their_names(
+    server: Server, engines: dict[str, Slow], tmp_path: Path
+) -> None:
+    env = {"VIBEVOICE_VOLUME": str(tmp_path), "ENGINE": "espeak", "MODELS": "upstream",
+           "UPSTREAM_URL": server.url, "UPSTREAM_MODELS": "kokoro,my-tts",
+           "UPSTREAM_VOICES": "Alice"}  # fmt: skip
+    inference = VibeVoiceInference(Settings.from_env(env), FakeEngine(), concurrency=4)
+    with serving(inference) as ours:
+        listed = {each["id"]: each for each in ours.call("GET", "/v1/models").json["data"]}
+        assert listed["upstream"]["alias_of"] == "kokoro"
+        for model, meant in [("my-tts", "piper"), ("upstream", "kokoro"), ("MY-TTS", "piper")]:
+            answer = ours.speak(model=model, voice="Alice")
+            assert (answer.status, answer.headers["x-speech-engine"]) == (200, "upstream")
+            assert len(engines[meant].speeches) > 0
+        assert [len(each.speeches) for each in engines.values()] == [0, 2, 1]
+        assert resident(ours) == ["fake", "kokoro", "my-tts"]
+        assert ours.speak(model="piper").status == 404  # a model of the other, but not named here
 
 
 def test_a_dry_run_and_a_session_know_the_model(server: Server) -> None:
