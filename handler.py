@@ -123,7 +123,10 @@ def main() -> None:
     # By default SIGTERM ends the local API at once, and leaves the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     end_alike()
-    start: dict[str, Any] = {"concurrency_modifier": lambda _: inference().concurrency}
+    start: dict[str, Any] = {
+        "concurrency_modifier": lambda _: inference().concurrency,
+        "jobs_waiting": lambda: inference().models.waiting,
+    }
     if settings().stream_jobs:
         start |= {"handler": stream_handler, "return_aggregate_stream": True}
     else:

@@ -25,9 +25,9 @@ from delivery.fetch import fetch_voice
 from engines.base import Engine
 from engines.damage import leaving_word
 from engines.manager import ModelManager, Policy, awaitable
-from engines.memory import free_memory
+from engines.memory import Memory, free_memory
 from engines.priority_lock import PriorityLock
-from engines.registry import choose_engine, create_engine
+from engines.registry import choose_engine, create_engine, least_memory
 from request.errors import RequestError
 from request.model import Defaults, SpeechRequest
 from request.models import ModelNames
@@ -272,12 +272,14 @@ def _models(settings: Settings, engine: Engine | None, subprocess: bool) -> Mode
     except RequestError as error:
         raise ConfigError(f"MODEL_ALIASES or PRELOAD_MODELS: {error}") from None
 
+    def engine_of(name: str) -> str:
+        return "upstream" if name in served and name not in engines else name
+
     def create(name: str) -> Engine:
         if engine and name == ids[0]:
             return engine
-        of_upstream = name in served and name not in engines
-        told = {**settings.engine_settings, "upstream_model": name if of_upstream else None}
-        kind = "upstream" if of_upstream else name
+        kind = engine_of(name)
+        told = {**settings.engine_settings, "upstream_model": name if kind != name else None}
         return create_engine(kind, told, subprocess=subprocess)
 
     policy = Policy(
@@ -295,7 +297,11 @@ def _models(settings: Settings, engine: Engine | None, subprocess: bool) -> Mode
         others=openai_voices(),
     )
     pace = partial(Pace, settings.pace_tolerance)
-    models = Models(names, manager, create, voices, pace, preloaded)
+
+    def expected(name: str) -> Memory:
+        return least_memory(engine_of(name))
+
+    models = Models(names, manager, create, voices, pace, preloaded, expected)
     if ids[1:]:
         manager.watch()
     return models

@@ -47,18 +47,23 @@ class Utterance:
 
     `number` counts the session's utterances from 1. `plays_at` is the earliest time at which the
     client can play its first sample, in monotonic seconds. `in_making` says whether the engine
-    works on one of its sentences.
+    works on one of its sentences. With `joins` its sentences are spoken as one text that grows.
     """
 
     def __init__(
-        self, state: AppState, config: SessionConfig, number: int, context_id: str | None
+        self,
+        state: AppState,
+        config: SessionConfig,
+        number: int,
+        context_id: str | None,
+        joins: bool,
     ) -> None:
         self.config, self.number, self.context_id = config, number, context_id
         self.lines: list[Line] = []
         self.closed = False
         self.in_making = False
         self.plays_at: float | None = None
-        self._joins = _joins(state, config)
+        self._joins = joins
         self.feed = SentenceFeed("word" if self._joins else config.granularity)
         self._state = state
         self._begun = 0
@@ -240,9 +245,9 @@ class Utterance:
         return max(made, usual / request.speed)
 
 
-def _joins(state: AppState, config: SessionConfig) -> bool:
+async def joins(state: AppState, config: SessionConfig) -> bool:
     """Whether sentences are spoken as one text that grows word by word."""
     if config.granularity != "sentence":
         return False
     with state.inference.models.lease(config.request.model) as model:
-        return grows(model.capabilities, config.request)
+        return grows(await model.asked(), config.request)
