@@ -7,6 +7,7 @@ Importing this module starts nothing. `worker/` has the implementation.
 """
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
@@ -14,13 +15,17 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from config import ConfigError, Settings, on_runpod, trimmed
+
 try:
+    # The SDK reads it while it is imported, as it stands.
+    if level := trimmed(os.environ.get("RUNPOD_LOG_LEVEL", "")).upper():
+        os.environ["RUNPOD_LOG_LEVEL"] = "WARN" if level == "WARNING" else level
     import runpod
-except ValueError:  # the SDK reads it before any setting of ours is
+except ValueError:
     allowed = "NOTSET, TRACE, DEBUG, INFO, WARN, ERROR"
     sys.exit(f"The worker cannot start:\nRUNPOD_LOG_LEVEL: allowed: {allowed}")
 
-from config import ConfigError, Settings, on_runpod
 from delivery import answer as delivery
 from delivery import s3
 from delivery.answer import Outputs
@@ -118,7 +123,10 @@ def main() -> None:
     # By default SIGTERM ends the local API at once, and leaves the temporary folder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     end_alike()
-    start: dict[str, Any] = {"concurrency_modifier": lambda _: inference().concurrency}
+    start: dict[str, Any] = {
+        "concurrency_modifier": lambda _: inference().concurrency,
+        "jobs_waiting": lambda: inference().models.waiting,
+    }
     if settings().stream_jobs:
         start |= {"handler": stream_handler, "return_aggregate_stream": True}
     else:
@@ -126,8 +134,9 @@ def main() -> None:
     try:
         runpod.serverless.start(start)
     finally:
+        if transcriber.cache_info().currsize:  # some job has needed it
+            transcriber().close()
         inference().close()
-        transcriber().close()
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def parse(body: object, defaults: Defaults) -> SpeechParams:
 
 
 def unheard(request: SpeechRequest) -> SpeechRequest:
-    """The same request, for an answer that has no room for what was heard."""
+    """The same request, of whose speech nothing is heard."""
     return request.model_copy(update={"verify": "off", "timestamps": None, "subtitles": None})
 
 

@@ -24,7 +24,7 @@ from api.contract import limited
 from api.errors import ApiError, as_api_error
 from api.health import Health
 from api.metrics import Metrics
-from config import Settings
+from config import Settings, on_runpod
 from request.errors import SpeechError
 from request.model import Defaults, SpeechRequest
 from synthesis.inference import VibeVoiceInference
@@ -71,10 +71,15 @@ class AppState:
         """The defaults of a request, with `OPENAI_INPUT_LIMIT` as its text limit."""
         return limited(self.inference.defaults, self.settings.openai_input_limit)
 
+    @property
+    def most_bytes(self) -> int | None:
+        """The largest answer over HTTP: RunPod's load balancer cuts off what is larger."""
+        return _LOAD_BALANCER_BYTES if on_runpod() else None
+
 
 _STALLED_SEC = 60.0
 _MOST_HEADER = 1000
-_WHOLE = StreamOptions(longest_part_sec=0)
+_LOAD_BALANCER_BYTES = 30_000_000
 _BLOCK = 1 << 18
 
 
@@ -96,19 +101,27 @@ class Speaking:
         self.waited_sec = await self.seat.take()
         self._waits.append(self.waited_sec)
 
-    async def whole(self, request: SpeechRequest) -> AsyncGenerator[StreamItem, None]:
+    async def whole(
+        self, request: SpeechRequest, most_bytes: int | None
+    ) -> AsyncGenerator[StreamItem, None]:
         """The stream of a complete text: start, audio parts, result.
+
+        Raises `RequestError` where its file should have more than `most_bytes`.
 
         When it ends, the engine has stopped and the seat is free.
         """
         with self.seat:
             await self.take_seat()
-            made = self._state.inference.stream(request, _WHOLE, aside=self.aside)
+            made = self._state.inference.stream(
+                request, StreamOptions(longest_part_sec=0, most_bytes=most_bytes), aside=self.aside
+            )
             async with aclosing(made) as stream:
                 async for item in stream:
                     yield item
 
-    async def file(self, request: SpeechRequest) -> AsyncGenerator[StreamItem, None]:
+    async def file(
+        self, request: SpeechRequest, most_bytes: int | None
+    ) -> AsyncGenerator[StreamItem, None]:
         """The same of a text whose file is finished before its first part.
 
         A caller who reads slowly needs no seat any more.
@@ -117,6 +130,8 @@ class Speaking:
         with self.seat, inference.workspace() as folder:
             await self.take_seat()
             async with inference.plan(request) as planned:
+                if most_bytes:
+                    await asyncio.to_thread(planned.check_size, most_bytes)
                 file = await inference.generate(planned, Path(folder), aside=self.aside)
             self.seat.leave()
             result, size = file.result, file.path.stat().st_size

@@ -59,9 +59,12 @@ class SpeechResponse(LiveResponse):
         # libsndfile opens no FLAC of unknown length.
         is_whole = request.output_format == "flac"
         speak = self._speaking.file if is_whole else self._speaking.whole
+        most = self._state.most_bytes
+        if most is not None and self._params.sse:
+            most = most * 3 // 4  # for base64
         async with (
             asyncio.timeout(self._state.settings.max_request_sec),
-            aclosing(speak(request)) as spoken,
+            aclosing(speak(request, most)) as spoken,
             aclosing(self._speaking.noted(spoken)) as items,
         ):
             deltas = sse.Deltas() if self._params.sse else None

@@ -43,10 +43,16 @@ def event(data: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(data, separators=(',', ':'))}\r\n\r\n".encode()
 
 
+def heard_facts(chunk: HeardChunk) -> dict[str, Any]:
+    """What there is to say of a chunk that was heard; {} if there is nothing."""
+    words = {"words": [asdict(word) for word in chunk.words]} if chunk.words else {}
+    warning = {"warning": chunk.warning} if chunk.warning else {}
+    return {**chunk.facts, **words, **warning}
+
+
 def heard(chunk: HeardChunk) -> bytes:
     """The event of what was heard of a chunk; b"" if nothing was."""
-    words = {"words": [asdict(word) for word in chunk.words]} if chunk.words else {}
-    facts = {**chunk.facts, **words}
+    facts = heard_facts(chunk)
     return event({"type": "speech.audio.heard", "chunk": chunk.index, **facts}) if facts else b""
 
 

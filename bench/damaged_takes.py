@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from audio.pcm import SAMPLE_RATE, Samples, silence
 from audio.shaping import Trim
@@ -16,7 +17,8 @@ from text.sentences import sentences
 
 VOICES = ("jf_alpha", "jm_kumo", "jf_gongitsune", "jf_nezumi", "jf_tebukuro")
 _PAUSE_SEC = 0.25
-_FILE = Path(__file__).parent / "paragraphs.txt"
+_SMALL = 0.9  # of Opus: 30 kbit/s
+_FILE = Path(__file__).with_name("unseen_paragraphs.txt")
 PARAGRAPHS = tuple(
     read(line).passages[0].text.text for line in _FILE.read_text(encoding="utf-8").splitlines()
 )
@@ -34,7 +36,7 @@ class Take:
 
 
 class Kokoro:
-    """Kokoro's voices at 24 kHz, one thread. What was said once is kept in `folder`."""
+    """Kokoro's voices at 24 kHz, one thread. What was said once is kept in `folder`, as Opus."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -43,13 +45,12 @@ class Kokoro:
     def say(self, text: str, voice: str) -> Samples:
         """(n,) samples of one sentence, without the quiet before and after it."""
         name = hashlib.sha256(f"{voice}:{text}".encode()).hexdigest()[:32]
-        kept = self._folder / f"{name}.npy"
-        if kept.exists():
-            samples: Samples = np.load(kept)
-            return samples
-        edges = Trim(SAMPLE_RATE)
-        samples = np.concatenate([edges.feed(real_speech.kokoro(text, voice)), edges.flush()])
-        np.save(kept, samples)
+        kept = self._folder / f"{name}.ogg"
+        if not kept.exists():
+            edges = Trim(SAMPLE_RATE)
+            made = np.concatenate([edges.feed(real_speech.kokoro(text, voice)), edges.flush()])
+            soundfile.write(kept, made, SAMPLE_RATE, subtype="OPUS", compression_level=_SMALL)
+        samples: Samples = soundfile.read(kept, dtype="float32")[0]
         return samples
 
 
@@ -69,7 +70,9 @@ def takes(kokoro: Kokoro, count: int) -> Iterator[Take]:
     """`count` damaged takes of all kinds in turn, each of another paragraph."""
     kinds = tuple(_DAMAGE)
     for number in range(count):
-        yield damaged(kokoro, (number * 7 + number // 40) % 40, kinds[number % len(kinds)])
+        yield damaged(
+            kokoro, (number * 7 + number // 40) % len(PARAGRAPHS), kinds[number % len(kinds)]
+        )
 
 
 def _cut(text: str) -> list[str]:

@@ -32,18 +32,26 @@ from engines.vibevoice.prompt import Prompt
 
 _FRAMES, _ROUNDS, _STEPS = 18, 3, 5
 _CPU = torch.device("cpu")
+_ALLOCATIONS = ("empty", "empty_like", "new_empty", "empty_strided", "_unsafe_view")
 
 
 class Count(TorchDispatchMode):
-    """Counts the operations that are not mere views."""
+    """Counts operations, but for views and allocations; composite ones by their parts."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not func.is_view
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        name = func._schema.name.split("::")[1]
+        self.count += not (func.is_view or name in _ALLOCATIONS)
+        return func(*args, **kwargs)
 
 
 def new_batch(size: str, slots: int) -> Batch:

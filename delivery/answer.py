@@ -31,7 +31,7 @@ _ANSWER_LIMIT = 9_900_000
 
 _MOST = f"an answer carries at most {INLINE_LIMIT / 1e6:.1f} MB"
 _STORE = "S3_ENDPOINT_URL, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY and S3_BUCKET_NAME"
-_QUICKEST = 0.75
+QUICKEST = 0.75
 """The shortest length of an answer as a share of the expected one. A request is refused only when
 its audio would be too large even at this length."""
 
@@ -89,9 +89,9 @@ class Delivery:
         if self._bucket is not None or size <= INLINE_LIMIT:
             return ""
         problem = f"the audio will have about {size / 1e6:.1f} MB, and {_MOST}"
-        cannot_fit = size * _QUICKEST > INLINE_LIMIT
+        cannot_fit = size * QUICKEST > INLINE_LIMIT
         if self._fitting and cannot_fit:
-            allowed = _allowed(self._fitting(size))
+            allowed = allowed_instead(self._fitting(size))
             raise RequestError(problem, "output_format", code="audio_too_large", allowed=allowed)
         if not self._outputs.save and cannot_fit:
             allowed = (
@@ -149,7 +149,7 @@ class Delivery:
     def _too_large(self, size: int, kept: str) -> DeliveryError:
         problem, allowed = f"the audio has {size / 1e6:.1f} MB, and {_MOST}", None
         if self._fitting:
-            allowed = _allowed(self._fitting(size))
+            allowed = allowed_instead(self._fitting(size))
         else:
             warnings = "".join(f"; {warning}" for warning in self._warnings)
             problem += (
@@ -178,7 +178,8 @@ def _fits(audio: Path) -> bool:
     return audio.stat().st_size <= INLINE_LIMIT
 
 
-def _allowed(formats: Sequence[str]) -> str:
+def allowed_instead(formats: Sequence[str]) -> str:
+    """What is allowed in place of audio that is too large, where these formats would fit."""
     return ", ".join([*formats, "a shorter text"])
 
 

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from engines.base import Engine, EngineSettings, Frame, GrowingSpeech, Plan
+from engines.damage import leaving_word
 from engines.registry import create_engine
 from request import errors
 from request.errors import Cancelled, EngineError, SpeechError
@@ -80,7 +81,8 @@ def _answer(connection: Connection, engine: Engine) -> None:
 
 def _call(connection: Connection, engine: Engine, what: str) -> None:
     if what != "capabilities":
-        {"check": engine.check, "load": engine.load}[what]()
+        with leaving_word():
+            {"check": engine.check, "load": engine.load}[what]()
     connection.send(engine.capabilities)
 
 

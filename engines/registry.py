@@ -2,6 +2,7 @@
 
     engines/<name>/__init__.py    create(settings)    the engine, not yet loaded
                                   IN_PROCESS          whether it may share a server's process
+                                  MEMORY              what a load takes at least, if that is known
 
 `settings` are `config.Settings.engine_settings`. They are plain data, so an engine reads no
 environment variables and can be made in another process.
@@ -11,6 +12,7 @@ import importlib
 import importlib.util
 
 from engines.base import Engine, EngineSettings
+from engines.memory import Memory
 from engines.subprocess import SubprocessEngine
 from request.errors import EngineError
 
@@ -29,6 +31,13 @@ def create_engine(name: str, settings: EngineSettings, *, subprocess: bool = Fal
         return SubprocessEngine(name, settings)
     engine: Engine = package.create(settings)
     return engine
+
+
+def least_memory(name: str) -> Memory:
+    """What a load of an engine takes at least; nothing where that depends on its model."""
+    package = importlib.import_module(f"engines.{name}") if name in NAMES else None
+    known: Memory = getattr(package, "MEMORY", Memory())
+    return known
 
 
 def choose_engine(setting: str, on_runpod: bool) -> str:

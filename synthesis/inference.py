@@ -23,10 +23,11 @@ import psutil
 from config import ROOT, ConfigError, Settings, on_runpod
 from delivery.fetch import fetch_voice
 from engines.base import Engine
+from engines.damage import leaving_word
 from engines.manager import ModelManager, Policy, awaitable
-from engines.memory import free_memory
+from engines.memory import Memory, free_memory
 from engines.priority_lock import PriorityLock
-from engines.registry import choose_engine, create_engine
+from engines.registry import choose_engine, create_engine, least_memory
 from request.errors import RequestError
 from request.model import Defaults, SpeechRequest
 from request.models import ModelNames
@@ -103,6 +104,11 @@ class VibeVoiceInference:
     def load_model(self) -> None:
         """Loads the default model if that has not happened yet. Raises `EngineError`."""
         self._default.load()
+
+    def check(self) -> None:
+        """Checks that the default model can be loaded here. Raises what the engine does."""
+        with leaving_word():
+            self.engine.check()
 
     @property
     def preloaded(self) -> tuple[str, ...]:
@@ -266,12 +272,14 @@ def _models(settings: Settings, engine: Engine | None, subprocess: bool) -> Mode
     except RequestError as error:
         raise ConfigError(f"MODEL_ALIASES or PRELOAD_MODELS: {error}") from None
 
+    def engine_of(name: str) -> str:
+        return "upstream" if name in served and name not in engines else name
+
     def create(name: str) -> Engine:
         if engine and name == ids[0]:
             return engine
-        of_upstream = name in served and name not in engines
-        told = {**settings.engine_settings, "upstream_model": name if of_upstream else None}
-        kind = "upstream" if of_upstream else name
+        kind = engine_of(name)
+        told = {**settings.engine_settings, "upstream_model": name if kind != name else None}
         return create_engine(kind, told, subprocess=subprocess)
 
     policy = Policy(
@@ -289,7 +297,11 @@ def _models(settings: Settings, engine: Engine | None, subprocess: bool) -> Mode
         others=openai_voices(),
     )
     pace = partial(Pace, settings.pace_tolerance)
-    models = Models(names, manager, create, voices, pace, preloaded)
+
+    def expected(name: str) -> Memory:
+        return least_memory(engine_of(name))
+
+    models = Models(names, manager, create, voices, pace, preloaded, expected)
     if ids[1:]:
         manager.watch()
     return models

@@ -4,6 +4,7 @@ An answer leases its model from its plan to its end. The engine comes and goes b
 rules; voices, paces and levels stay.
 """
 
+import asyncio
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from engines.base import (
     Turn,
 )
 from engines.manager import Lease, ModelManager
+from engines.memory import Memory
 from request.errors import Cancelled, VoiceError
 from request.models import ModelNames
 from text.pace import Pace
@@ -42,6 +44,7 @@ class _Known:
     loudness: LoudnessMemory = field(default_factory=LoudnessMemory)
     voices: VoiceMapper | None = None
     capabilities: Capabilities | None = None
+    loading: int = 0
     speaking: int = 0
     spent_sec: float = 0.0
     made_sec: float = 0.0
@@ -65,6 +68,12 @@ class Model:
         if self._known.capabilities is None:
             self._known.capabilities = self.engine.capabilities
         return self._known.capabilities
+
+    async def asked(self) -> Capabilities:
+        """The same without blocking."""
+        if self._known.capabilities is None:
+            await asyncio.to_thread(lambda: self.capabilities)
+        return self.capabilities
 
     @property
     def voices(self) -> VoiceMapper:
@@ -94,7 +103,13 @@ class Model:
 
     async def loaded(self) -> None:
         """The same without blocking. A load goes on if this is cancelled: others may wait too."""
-        await self._lease.loaded()
+        if self.ready:
+            return
+        self._known.loading += 1
+        try:
+            await self._lease.loaded()
+        finally:
+            self._known.loading -= 1
 
     def warm_up(self) -> None:
         """Speaks for 300 ms, which nobody hears: an engine's first speech takes longer."""
@@ -142,7 +157,8 @@ class Model:
 class Models:
     """The models of one worker, by id. Any thread may call anything.
 
-    `create` makes an engine by its model's id; it is not loaded yet.
+    `create` makes an engine by its model's id; it is not loaded yet. `expected` is the memory that
+    a model takes before that was measured.
     """
 
     def __init__(
@@ -153,6 +169,7 @@ class Models:
         voices: VoiceMapper,
         pace: Callable[[], Pace],
         preloaded: tuple[str, ...] = (),
+        expected: Callable[[str], Memory] = lambda _: Memory(),
     ) -> None:
         self.names, self.manager = names, manager
         self._voices = voices
@@ -163,6 +180,7 @@ class Models:
                 partial(create, name),
                 fixed=name == self.default,
                 preloaded=name in preloaded,
+                expected=expected(name),
             )
 
     @property
@@ -174,6 +192,11 @@ class Models:
         `RequestError` for a name that means none."""
         name = self.names.resolve(name)
         return Model(name, self.manager.lease(name), self._known[name], self._voices)
+
+    @property
+    def waiting(self) -> int:
+        """How many answers wait for a load of a model other than the default."""
+        return sum(known.loading for name, known in self._known.items() if name != self.default)
 
     def pace(self, name: str | None) -> Pace:
         """How fast a model's voices speak."""

@@ -31,7 +31,7 @@ _BLOCK_SHARE = 0.25
 """Of the sound that a listener has ahead: so much of it may wait for its block to be full."""
 _LIVE_BLOCK = 1 << 14
 Parts = Generator[AudioPart, None, Result]
-LiveParts = Generator[AudioPart | HeardChunk, None, Result]
+LiveParts = Generator[AudioPart | HeardChunk | Result, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,15 @@ class StreamOptions:
     is ahead, then in blocks of up to `longest_block_sec`, which cost less; parts grow up to
     `longest_part_sec`. With 0 every frame is a block, and every block is a part. `parts_ahead`
     parts are made before one is taken; a stream of which none is taken for `stalled_sec` fails.
-    `sample_rate` in Hz is the settings' where it is None."""
+    `sample_rate` in Hz is the settings' where it is None. A text whose file should be larger than
+    `most_bytes` is refused before it is spoken."""
 
     longest_part_sec: float = 4.0
     longest_block_sec: float = 1.0
     parts_ahead: int = 4
     stalled_sec: float | None = None
     sample_rate: int | None = None
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +133,14 @@ def live_parts(
     gain_db: float | None,
     options: StreamOptions,
     growing: GrowingText | None = None,
+    result_first: bool = False,
 ) -> LiveParts:
-    """Yields the file while it is spoken; returns what there is to say. Of many streams the one
-    comes first whose listener runs out of sound first. What was heard of a chunk comes when it is
-    known, and never delays a part. `growing` is the text of a plan that grows."""
+    """Yields the file while it is spoken, then what there is to say. Of many streams the one comes
+    first whose listener runs out of sound first. What was heard of a chunk comes when it is known,
+    and never delays a part. With `result_first` what is not known with the last part comes after
+    the result, which does without it. `growing` is the text of a plan that grows."""
     with hearing_of(context, planned) as hearing:
-        return (yield from _live_parts(context, planned, gain_db, options, growing, hearing))
+        yield from _live_parts(context, planned, gain_db, options, growing, hearing, result_first)
 
 
 def _live_parts(
@@ -146,11 +150,14 @@ def _live_parts(
     options: StreamOptions,
     growing: GrowingText | None,
     hearing: Hearing | None,
+    result_first: bool,
 ) -> LiveParts:
     rate, speed, form = planned.rate, planned.request.speed, planned.request.output_format
     services, token = context.services, context.token
     model = planned.model
-    loading = load(context, planned, hearing)
+    loading = load(context, planned)
+    if hearing:
+        hearing.load()  # a stream does not wait for it, and says of each chunk what failed
     quality = QualityRetry(model.engine, model.pace, 0, token, hearing=hearing)
     out = PartEncoder(planned, form, gain_db, options.longest_part_sec, _LIVE_BLOCK)
     meter = LoudnessMeter(rate)
@@ -187,23 +194,30 @@ def _live_parts(
                 hearing.end(event.chunk)
         while hearing and hearing.done(told):
             takes[told] = replace(takes[told], heard=hearing.of(told))
-            yield heard_chunk(planned, told, takes[told], out.join)
+            yield heard_chunk(planned, told, takes[told], out.join, hearing.note(told))
             told += 1
     spoken = spoken_of(context, planned, quality, takes, loading, gain_db)
     model.loudness.remember(planned.cast, meter.integrated())
     with turn():
         parts = list(out.close())
     yield from parts
+
+    def result() -> Result:
+        total_sec = time.monotonic() - planned.asked_at
+        return result_of(services, spoken, out.join, form, out.encode_sec, total_sec)
+
+    if result_first:
+        yield result()
     if hearing:
         for index in range(told, len(takes)):
             takes[index] = replace(takes[index], heard=hearing.of(index))
-            yield heard_chunk(planned, index, takes[index], out.join)
+            yield heard_chunk(planned, index, takes[index], out.join, hearing.note(index))
         phases = {**spoken.phases, **quality.cost}
         spoken = replace(
             spoken, takes=tuple(takes), warnings=flaws(takes) + quality.notes, phases=phases
         )
-    total_sec = time.monotonic() - planned.asked_at
-    return result_of(services, spoken, out.join, form, out.encode_sec, total_sec)
+    if not result_first:
+        yield result()
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
-from audio.codecs import FORMATS, bytes_a_second, codec_rate
+from audio.codecs import FORMATS, bytes_a_second, codec_rate, formats_within
 from audio.loudness import gain_to
 from config import Settings
+from delivery.answer import QUICKEST, allowed_instead
 from engines.base import (
     Capabilities,
     GrowingSpeech,
@@ -144,6 +145,18 @@ class PlannedRequest:
     def expected_bytes(self) -> int:
         """How large its file should be, in the smallest format that it may take."""
         return round(self.expected_sec() * bytes_a_second(self.smallest_format, self.rate))
+
+    def check_size(self, most: int) -> None:
+        """Raises `RequestError` where its file should have more than `most` bytes."""
+        name = self.request.output_format
+        size = round(self.expected_sec() * bytes_a_second(name, self.rate))
+        if size * QUICKEST > most:
+            problem = (
+                f"the audio will have about {size / 1e6:.1f} MB, and an answer carries at most"
+                f" {most / 1e6:.1f} MB"
+            )
+            allowed = allowed_instead(formats_within(most, size, name, self.rate))
+            raise RequestError(problem, "output_format", code="audio_too_large", allowed=allowed)
 
     def remembered_gain(self) -> float | None:
         """The gain for a stream, in dB: by what these voices measured before."""

@@ -42,11 +42,14 @@ class AudioPart:
 @dataclass(frozen=True, slots=True)
 class HeardChunk:
     """What was heard of a chunk of a stream: its facts, and the caller's words with their times.
-    Both are empty where hearing failed."""
+    Both are empty where hearing failed, which `warning` says then. Of a text in sections, `section`
+    counts them from 0; places and times are the section's."""
 
     index: int
     facts: Mapping[str, Any]
     words: tuple[SpokenWord, ...]
+    warning: str = ""
+    section: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +193,12 @@ def heard_facts(planned: PlannedRequest, take: Recorded[ChunkAudio]) -> dict[str
 
 
 def heard_chunk(
-    planned: PlannedRequest, index: int, take: Recorded[ChunkAudio], join: Join
+    planned: PlannedRequest, index: int, take: Recorded[ChunkAudio], join: Join, warning: str
 ) -> HeardChunk:
     """The same for a chunk of a stream, with its words if they were asked for."""
     wanted = planned.request.timestamps == "word"
     words = tuple(word for word, _ in _words_of(planned, index, take, join)) if wanted else ()
-    return HeardChunk(index, heard_facts(planned, take), words)
+    return HeardChunk(index, heard_facts(planned, take), words, warning)
 
 
 def _words(spoken: Spoken[ChunkAudio], join: Join) -> Iterator[tuple[SpokenWord, ShownWord]]:
@@ -208,5 +211,5 @@ def _words_of(
 ) -> Iterator[tuple[SpokenWord, ShownWord]]:
     if take.heard is not None:
         start_sec = join.starts[index] / planned.rate
-        chunk, source = planned.text.chunks[index], planned.request.text
+        chunk, source = planned.text.chunks[index], planned.section.text
         yield from spoken_words(source, chunk, take.heard, take.take, start_sec)

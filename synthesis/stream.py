@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,8 @@ class SpeechStream:
     Of a whole text it gives a `StreamStart`, `AudioPart`s and a `Result`; between them a
     `HeardChunk` for each chunk, where the request asks for what is heard. With `sections` the
     request's own text stands for theirs: after the start each `Section` comes as it begins, then
-    its parts and its result. The next one is asked for once all parts of the one before are made.
+    its parts and its result. The next one is asked for once all parts of the one before are made;
+    what is heard of a section may come beside the parts of the next.
     Raises `SpeechError`s and `Stalled`, and whatever `sections` and `aside` raise. It holds its
     model until the end of its work.
     """
@@ -72,6 +73,8 @@ class SpeechStream:
             grows=sections is not None,
             check=self._token.check,
         )
+        self._hears_later = sections is not None and request.heard_for is not None
+        self._hearing: asyncio.Future[None] | None = None
         self._room = threading.Semaphore(options.parts_ahead)
         # Bounded by the room: every section has parts, and each of them takes some.
         self._items: asyncio.Queue[StreamItem | BaseException | None] = asyncio.Queue()
@@ -112,8 +115,16 @@ class SpeechStream:
 
     async def _make(self) -> None:
         with self._services.workspace() as folder:
-            async with aclosing(self._sections) as sections:
-                await self._speak(sections, Path(folder))
+            try:
+                async with aclosing(self._sections) as sections:
+                    await self._speak(sections, Path(folder))
+                await self._heard()
+            except BaseException:
+                self._token.cancel()
+                raise
+            finally:
+                if self._hearing is not None:
+                    await asyncio.wait({self._hearing})
 
     def _made(self, making: "asyncio.Task[None]") -> None:
         """A task that is cancelled before its first step runs no line of its own, so this tells the
@@ -123,8 +134,11 @@ class SpeechStream:
 
     async def _speak(self, sections: AsyncGenerator[Section, None], folder: Path) -> None:
         services, model, start = self._services, self._model, None
+        count = 0
         while (planned := await self._planned(sections)) is not None:
             if start is None:
+                if most := self._options.most_bytes:
+                    await asyncio.to_thread(planned.check_size, most)
                 start = StreamStart(
                     model.capabilities.name,
                     planned.voices,
@@ -141,13 +155,33 @@ class SpeechStream:
             growing = self._growing(planned)
             if growing is not None:
                 planned = replace(planned, plan=planned.growing_plan)
-            parts = live_parts(context, planned, start.gain_db, self._options, growing)
-            work: Awaitable[Result] = services.work(partial(self._pump, parts), self._token)
+            parts = live_parts(
+                context, planned, start.gain_db, self._options, growing, self._hears_later
+            )
+            pump = partial(self._pump, parts, count)
+            work: Awaitable[Result] = services.work(pump, self._token)
             result = await (
                 work if growing is None else self._fed(work, sections, planned, growing)
             )
             model.note(result.timings, result.duration_sec)
             self._items.put_nowait(result)
+            if self._hears_later:
+                await self._hear_beside(parts, count)
+            count += 1
+
+    async def _hear_beside(self, parts: LiveParts, section: int) -> None:
+        """Has a section heard beside the next one, once the section before was heard."""
+        try:
+            await self._heard()
+        except BaseException:
+            parts.close()
+            raise
+        self._hearing = self._loop.run_in_executor(None, self._hear, parts, section)
+
+    async def _heard(self) -> None:
+        """Waits until all is told of what was heard so far."""
+        if self._hearing is not None:
+            await asyncio.shield(self._hearing)
 
     async def _planned(self, sections: AsyncGenerator[Section, None]) -> PlannedRequest | None:
         """The next section with words, planned; None at the end."""
@@ -206,25 +240,33 @@ class SpeechStream:
         finally:
             growing.finish()
 
-    def _pump(self, parts: LiveParts) -> Result:
-        """In the thread that works."""
-        with self._model.speaking():
-            return self._pumped(parts)
-
-    def _pumped(self, parts: LiveParts) -> Result:
+    def _pump(self, parts: LiveParts, section: int) -> Result:
+        """In the thread that works: all up to the result."""
+        result = None
         try:
-            while True:
-                part = next(parts)
-                is_audio = isinstance(part, AudioPart)
-                if is_audio and not self._room.acquire(timeout=self._options.stalled_sec):
-                    raise Stalled
-                self._token.check()
-                self._loop.call_soon_threadsafe(self._items.put_nowait, part)
-        except StopIteration as end:
-            result: Result = end.value
+            with self._model.speaking():
+                while not isinstance(item := next(parts), Result):
+                    is_audio = isinstance(item, AudioPart)
+                    if is_audio and not self._room.acquire(timeout=self._options.stalled_sec):
+                        raise Stalled
+                    self._token.check()
+                    self._give(item, section)
+            result = item
             return result
         finally:
-            parts.close()
+            if result is None or not self._hears_later:
+                parts.close()
+
+    def _hear(self, parts: LiveParts, section: int) -> None:
+        """In a thread of its own: what is heard of a section after its result."""
+        with closing(parts):
+            for item in parts:
+                self._give(item, section)
+
+    def _give(self, item: AudioPart | HeardChunk | Result, section: int) -> None:
+        if isinstance(item, HeardChunk):
+            item = replace(item, section=section)
+        self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
 
 async def _whole(request: SpeechRequest) -> AsyncGenerator[Section, None]:

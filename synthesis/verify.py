@@ -80,6 +80,10 @@ class Hearing:
         """Warnings on chunks that could not be heard."""
         return tuple(self._failed.values())
 
+    def note(self, index: int) -> str:
+        """The warning on one chunk; "" where there is none."""
+        return self._failed.get(index, "")
+
     def load(self) -> Future[None]:
         """See `Verifier.load`."""
         return self._verifier.load()

@@ -107,9 +107,16 @@ class EngineContract:
         with closed_in_the_end(self.make_engine()) as engine:
             yield engine
 
-    @pytest.fixture
-    def plan(self) -> Plan:
-        return self.make_plan()
+    @pytest.fixture(scope="class")
+    @classmethod
+    def plan(cls) -> Plan:
+        return cls().make_plan()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def events(cls, engine: Engine, plan: Plan) -> Events:
+        """The plan's: spoken once for the tests that only look at them."""
+        return list(engine.start(plan))
 
     # Loading
 
@@ -148,17 +155,16 @@ class EngineContract:
     # What comes out
 
     def test_every_chunk_has_frames_and_then_exactly_one_end(
-        self, engine: Engine, plan: Plan
+        self, events: Events, plan: Plan
     ) -> None:
-        events = list(engine.start(plan))
         for chunk in range(len(plan.chunks)):
             kinds = [type(event) for event in events if event.chunk == chunk]
             assert kinds == [Frame] * (len(kinds) - 1) + [End]
             assert len(kinds) > 3
         assert {event.chunk for event in events} == set(range(len(plan.chunks)))
 
-    def test_frames_are_mono_float32_within_full_scale(self, engine: Engine, plan: Plan) -> None:
-        for event in engine.start(plan):
+    def test_frames_are_mono_float32_within_full_scale(self, events: Events) -> None:
+        for event in events:
             if isinstance(event, Frame):
                 assert event.samples.dtype == np.float32
                 assert event.samples.ndim == 1
@@ -167,25 +173,27 @@ class EngineContract:
                 assert np.abs(event.samples).max() <= 1
 
     def test_an_end_reports_the_seed_and_that_there_was_audio(
-        self, engine: Engine, plan: Plan
+        self, events: Events, plan: Plan
     ) -> None:
-        ends = {event.chunk: event for event in engine.start(plan) if isinstance(event, End)}
+        ends = {event.chunk: event for event in events if isinstance(event, End)}
         assert [ends[chunk].seed for chunk in sorted(ends)] == [c.seed for c in plan.chunks]
         assert {end.reason for end in ends.values()} <= {"eos", "cap"}
         assert [end.device_sec > 0 for end in ends.values()] == [self.has_model] * len(ends)
 
-    def test_the_same_plan_gives_the_same_samples(self, engine: Engine, plan: Plan) -> None:
+    def test_the_same_plan_gives_the_same_samples(
+        self, engine: Engine, plan: Plan, events: Events
+    ) -> None:
         if not self.deterministic:
             pytest.skip("this engine promises no repeatable samples")
-        assert_same(list(engine.start(plan)), list(engine.start(plan)))
+        assert_same(list(engine.start(plan)), events)
 
     def test_a_plan_that_was_pickled_gives_the_same_samples(
-        self, engine: Engine, plan: Plan
+        self, engine: Engine, plan: Plan, events: Events
     ) -> None:
         copy: Plan = pickle.loads(pickle.dumps(plan))  # noqa: S301 (made on this line)
-        events = list(engine.start(copy))
+        spoken = list(engine.start(copy))
         if self.deterministic:
-            assert_same(events, list(engine.start(plan)))
+            assert_same(spoken, events)
 
     def test_a_voice_nobody_knows_is_spoken_or_refused_in_words(
         self, engine: Engine, plan: Plan
@@ -203,10 +211,10 @@ class EngineContract:
     # Side by side
 
     def test_speeches_in_two_threads_sound_as_they_do_alone(
-        self, engine: Engine, plan: Plan
+        self, engine: Engine, plan: Plan, events: Events
     ) -> None:
         turned = replace(plan, chunks=plan.chunks[::-1])
-        alone = [list(engine.start(plan)), list(engine.start(turned))]
+        alone = [events, list(engine.start(turned))]
         together: dict[int, Events] = {}
 
         def speak(number: int) -> None:

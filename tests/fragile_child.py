@@ -8,7 +8,8 @@ program its text is a file, for the number of a process that is left running by 
 log     a line goes to the log, and one to stdout
 
 While there is a file BROKEN in the folder that MODEL_PATH names, it cannot be loaded; with CUT it
-dies of that as of a library that was cut off; with HANGS it cannot be closed.
+dies of that as of a library that was cut off; with IMPORT a package of it cannot be imported; with
+HANGS it cannot be closed.
 """
 
 import logging
@@ -31,7 +32,10 @@ class FragileEngine(FakeEngine):
 
     def load(self) -> None:
         if (self.folder / "CUT").exists():
-            os.kill(os.getpid(), signal.SIGBUS)
+            signal.raise_signal(signal.SIGBUS)  # in this thread, as the fault of a read is
+        if (self.folder / "IMPORT").exists():
+            failed = ImportError("libtorch_cpu.so: file too short")
+            raise EngineError("the code cannot be imported") from failed
         if (self.folder / "BROKEN").exists():
             raise EngineError("MODEL_PATH: the model is broken")
         super().load()

@@ -151,6 +151,44 @@ def test_an_utterance_without_text_lets_others_speak_and_comes_back_before_them(
     assert [answer.status for answer in answers] == [200, 200]
 
 
+class GrowingHeldSpeech(HeldSpeech):
+    def feed(self, _text: str) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+class GrowingHeldEngine(HeldEngine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.capabilities = replace(CAPABILITIES, streaming_text=True)
+
+    def start(self, plan: Plan) -> GrowingHeldSpeech:
+        self.load()
+        speech = GrowingHeldSpeech(self, plan)
+        self.speeches.append(speech)
+        return speech
+
+
+def test_an_utterance_keeps_its_seat_while_text_from_before_is_spoken(start: Start) -> None:
+    engine = GrowingHeldEngine()
+    server = start(engine, UTTERANCE_IDLE_SEC="2")
+
+    async def scenario() -> None:
+        async with talking(server) as talk:
+            await talk.say("input.text", text="One one. Two ")
+            engine.permits.release(20)
+            await talk.until("audio.start")
+            for _ in range(30):
+                engine.permits.release(5)
+                await asyncio.sleep(0.1)
+            assert seats_of(server) == (1, 0)
+            await until(lambda: seats_of(server) == (0, 0))  # neither text nor sound
+
+    run(scenario)
+
+
 class FailsAtTwo(HeldEngine):
     def start(self, plan: Plan) -> HeldSpeech:
         if plan.chunks[0].turns[0].text == "Two two.":

@@ -133,6 +133,18 @@ def test_a_door_ends_with_a_sentence_where_its_level_is_none(
     assert "'DEBUG'" in run.stderr or "DEBUG, INFO" in run.stderr
 
 
+@pytest.mark.parametrize("given", ['"debug"', " Warning\n"])
+def test_the_sdk_gets_its_level_trimmed_too(given: str, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", "import handler, os; print(os.environ['RUNPOD_LOG_LEVEL'])"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "RUNPOD_LOG_LEVEL": given},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["DEBUG" if "debug" in given else "WARN"]
+
+
 ELSEWHERE = [{"RUNPOD_POD_ID": "pod"}, {"RUNPOD_ENDPOINT_ID": "e"}, {"VIBEVOICE_IMAGE": "1"}]
 
 

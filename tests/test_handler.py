@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import ctypes
 import errno
 import gc
 import logging
@@ -363,6 +364,30 @@ def test_an_engine_that_cannot_work_makes_the_worker_unfit(
     monkeypatch.setattr(engine, "check", unfit)
     with pytest.raises(EngineError, match="weights are missing"):
         startup.engine_check(worker)()
+
+
+def test_an_engine_that_cannot_be_imported_leaves_word_for_the_next_start(
+    worker: VibeVoiceInference,
+    engine: FakeEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    note = tmp_path / ".failed-1"
+    monkeypatch.setenv("VIBEVOICE_FAILED", str(note))
+
+    def fail() -> None:
+        try:
+            ctypes.CDLL("/no/such/library.so")
+        except OSError as problem:
+            raise EngineError("torch cannot be imported") from problem
+
+    monkeypatch.setattr(engine, "check", fail)
+    with pytest.raises(EngineError):
+        startup.engine_check(worker)()
+    monkeypatch.setattr(engine, "load", fail)
+    with pytest.raises(EngineError):
+        worker.load_model()
+    assert note.read_text().count("OSError: /no/such/library.so: cannot open") == 2
 
 
 def test_what_the_model_is_comes_with_the_answer(engine: FakeEngine) -> None:

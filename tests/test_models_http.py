@@ -1,5 +1,6 @@
 """Several models behind one server: chosen, listed, loaded and unloaded over HTTP."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from config import Settings
-from engines.base import EngineSettings
+from engines.base import Engine, EngineSettings
+from engines.registry import create_engine
 from request.errors import EngineError
 from synthesis.inference import VibeVoiceInference
 from tests.fake_engine import CAPABILITIES, FakeEngine
 from tests.http_server import Server, serving, wait_for
+from tests.test_socket import talking
 
 VOICES = {"espeak": ("Alice", "Frank"), "piper": ("Joe",), "kokoro": ("Alice", "Maya")}
 
@@ -44,7 +47,9 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, Slow]:
     """The engines of the server, the latest of each name."""
     made = {name: Slow(name) for name in VOICES}
 
-    def create(name: str, _: EngineSettings, **__: bool) -> Slow:
+    def create(name: str, settings: EngineSettings, **more: bool) -> Engine:
+        if name == "upstream":
+            return create_engine(name, settings, **more)
         if made[name].closed:
             made[name] = Slow(name)
         return made[name]
@@ -170,8 +175,77 @@ def test_capabilities_are_what_a_router_needs(server: Server, engines: dict[str,
     assert engines["kokoro"].closed  # asked, and not kept
 
 
+def test_the_models_of_another_server_are_chosen_by_their_names(
+    server: Server, engines: dict[str, Slow], tmp_path: Path
+) -> None:
+    env = {"VIBEVOICE_VOLUME": str(tmp_path), "ENGINE": "espeak", "MODELS": "upstream",
+           "UPSTREAM_URL": server.url, "UPSTREAM_MODELS": "kokoro,my-tts",
+           "UPSTREAM_VOICES": "Alice"}  # fmt: skip
+    inference = VibeVoiceInference(Settings.from_env(env), FakeEngine(), concurrency=4)
+    with serving(inference) as ours:
+        listed = {each["id"]: each for each in ours.call("GET", "/v1/models").json["data"]}
+        assert listed["upstream"]["alias_of"] == "kokoro"
+        for model, meant in [("my-tts", "piper"), ("upstream", "kokoro"), ("MY-TTS", "piper")]:
+            answer = ours.speak(model=model, voice="Alice")
+            assert (answer.status, answer.headers["x-speech-engine"]) == (200, "upstream")
+            assert len(engines[meant].speeches) > 0
+        assert [len(each.speeches) for each in engines.values()] == [0, 2, 1]
+        assert resident(ours) == ["fake", "kokoro", "my-tts"]
+        assert ours.speak(model="piper").status == 404  # a model of the other, but not named here
+
+
 def test_a_dry_run_and_a_session_know_the_model(server: Server) -> None:
     plan = server.speak(model="piper", voice="Joe", dry_run=True).json
     assert plan["chunks"][0]["turns"][0]["voice"] == "Joe"
     assert json.dumps(plan)
     assert resident(server) == ["espeak"]
+
+
+def test_a_session_speaks_by_the_model_that_it_names(
+    server: Server, engines: dict[str, Slow]
+) -> None:
+    async def scenario() -> None:
+        async with talking(server, model="my-tts", voice="Joe") as talk:
+            await talk.say("input.text", text="One sentence.")
+            await talk.say("input.done")
+            assert (await talk.until("audio.done"))["utterance"] == 1
+        assert talk.audio[1]
+
+    asyncio.run(scenario())
+    assert [len(each.speeches) for each in engines.values()] == [0, 1, 0]
+    assert {voice.name for voice in engines["piper"].plans[0].voices} == {"Joe"}
+    assert "piper" in resident(server)
+
+
+def test_a_model_that_takes_long_to_say_what_it_can_do_holds_up_no_other(
+    server: Server, engines: dict[str, Slow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go = threading.Event(), threading.Event()
+    told = engines["piper"].capabilities
+
+    def slowly(_: Slow) -> object:
+        asked.set()
+        assert go.wait(30)
+        return told
+
+    class Asked(Slow):
+        capabilities = property(slowly, lambda *_: None)
+
+    monkeypatch.setitem(engines, "piper", Asked("piper"))
+
+    async def scenario() -> None:
+        async with talking(server, model="piper") as talk:
+            await talk.say("input.text", text="One.")
+            await talk.say("input.done")
+            assert await asyncio.to_thread(asked.wait, 30)
+            answer = await asyncio.to_thread(server.speak)
+            assert answer.headers["x-speech-engine"] == "espeak"
+            go.set()
+            await talk.until("audio.done")
+
+    asyncio.run(scenario())
+
+
+def test_what_an_engine_takes_is_known_before_it_was_loaded(server: Server) -> None:
+    models = server.call("GET", "/v1/capabilities").json["models"]
+    assert [each["memory_mb"] for each in models] == [0, 120, 168]

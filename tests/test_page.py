@@ -5,19 +5,26 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.http_server import Server, server_process
+from config import Settings
+from synthesis.inference import VibeVoiceInference
+from tests.fake_engine import FakeEngine
+from tests.http_server import Server, server_process, serving
 from tests.need import require_program
 from tests.real_speech import PIPER, WHISPER, piper, require_packages
+from tests.test_models_http import Slow, engines
+from tests.test_verify import Ear
 from tests.test_voice_uploads import recording
 
+__all__ = ["engines"]  # the fixture
 pytestmark = pytest.mark.process
 TEXT = (
     "The first sentence is here. Then the second one comes along, a bit longer than it was. "
@@ -32,7 +39,7 @@ globalThis.waves = () => {
     const { data } = paint.getImageData(0, 0, width, height);
     return data.reduce((sum, value, at) => sum + (at % 4 === 3 ? value : 0), 0);
 };
-globalThis.seen = { status: [], marks: [], waves: [], done: 0 };
+globalThis.seen = { status: [], marks: [], waves: [], words: [], done: 0 };
 globalThis.WebSocket = class extends WebSocket {
     constructor(...to) {
         super(...to);
@@ -49,10 +56,12 @@ addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
         seen.marks.push(mark);
         seen.waves.push(waves());
     }
+    const word = document.querySelector("#spoken mark b")?.textContent;
+    if (word && word !== seen.words.at(-1)) seen.words.push(word);
 }).observe(document, { subtree: true, childList: true, characterData: true }));
 """
-"""Keeps every status and every marked sentence, with how much of the waveform was painted then, and
-counts the texts of which all has come."""
+"""Keeps every status, every lit word and every marked sentence, with how much of the waveform was
+painted then, and counts the texts of which all has come."""
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 
 
@@ -89,6 +98,10 @@ class Visit:
         page.set_default_timeout(60_000)
         page.add_init_script(SEEN)
 
+    def open(self) -> None:
+        self.page.goto(self.server.url)
+        expect(self.page.locator("#voice option")).not_to_have_count(0)
+
     def seen(self, what: str) -> list[Any]:
         kept: list[Any] = self.page.evaluate(f"seen.{what}")
         return kept
@@ -104,8 +117,9 @@ def visit(browser: Browser, server: Server) -> Iterator[Visit]:
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()
     one = Visit(page, server)
-    page.goto(server.url)
-    expect(page.locator("#voice option")).not_to_have_count(0)
+    one.open()
+    # Hearing every speech would take Whisper; the test of words has an ear of its own.
+    page.evaluate("document.getElementById('light').checked = false")
     yield one
     context.close()
     hosts = (server.url, server.url.replace("http", "ws"), "data:", "blob:")
@@ -211,7 +225,7 @@ def test_the_keyboard_is_enough(visit: Visit) -> None:
     page = visit.page
     page.focus("#text")
     seen = []
-    for _ in range(8):
+    for _ in range(8 + page.is_visible("#light")):
         page.keyboard.press("Tab")
         seen.append(
             page.evaluate(
@@ -220,7 +234,9 @@ def test_the_keyboard_is_enough(visit: Visit) -> None:
             )
         )
     folded = ["Bring a voice", "Write a recording down"]
-    assert seen == ["voice", "speed", "speak", "curl", *folded, "The API", "BODY"]
+    lights = ["light"] if page.is_visible("#light") else []
+    wanted = ["voice", "speed", *lights, "speak", "curl", *folded, "The API", "BODY"]
+    assert seen == wanted[: len(seen)]
     page.focus("#text")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#status")).to_have_text("Done.")
@@ -254,6 +270,76 @@ def test_everything_has_a_name_for_screen_readers(visit: Visit) -> None:
         ("status", ""),
     ):
         expect(page.get_by_role(role, name=name, exact=bool(name)).first).to_be_visible()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def new_visit(browser: Browser) -> Iterator[Callable[[Server], Visit]]:
+    """Opens the page of a server of this test."""
+    context = browser.new_context()
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+
+    def opened(server: Server) -> Visit:
+        one = Visit(context.new_page(), server)
+        one.open()
+        return one
+
+    yield opened
+    context.close()
+
+
+def test_the_words_of_the_sentence_light_up_as_they_are_spoken(
+    new_visit: Callable[[Server], Visit], tmp_path: Path
+) -> None:
+    ear, engine = Ear(), FakeEngine(audio=lambda _: np.full(96_000, 0.5, np.float32))
+    settings = Settings.from_env({"VIBEVOICE_VOLUME": str(tmp_path)})
+    inference = VibeVoiceInference(settings, engine, settings.max_streams, verifier=ear)
+    with serving(inference) as server:
+        visit = new_visit(server)
+        page = visit.page
+        page.fill("#text", "\U0001f642 It *costs* $5 now. And that is all of it.")
+        page.click("#speak")
+        expect(page.locator("#status")).to_have_text("Done.")
+        words = visit.seen("words")
+        written = ["It", "costs", "$5", "now", "And", "that", "is", "all", "of", "it"]
+        assert words == [word for word in written if word in words]  # a busy page skips some
+        assert set(words) & set(written[:4]) and set(words) & set(written[4:]), words
+        assert visit.seen("marks") == ["\U0001f642 It *costs* $5 now.", "And that is all of it."]
+        assert len(ear.heard) == 2
+        page.uncheck("#light")
+        page.click("#speak")
+        page.wait_for_function("() => seen.done === 2")
+        assert len(ear.heard) == 2
+        assert visit.complaints == []
+
+
+def test_a_model_is_chosen_and_its_voices_are_shown(
+    new_visit: Callable[[Server], Visit],
+    engines: dict[str, Slow],
+    tmp_path: Path,
+) -> None:
+    env = {"VIBEVOICE_VOLUME": str(tmp_path), "ENGINE": "espeak", "MODELS": "piper"}
+    with serving(VibeVoiceInference(Settings.from_env(env), concurrency=4)) as server:
+        visit = new_visit(server)
+        page = visit.page
+        options = page.locator("#model option")
+        expect(options).to_have_text(["espeak", "piper"])
+        assert page.input_value("#model") == "espeak"
+        page.select_option("#model", "piper")
+        expect(page.locator("#engine")).to_have_text(
+            "This is a neural voice (Piper), and no VibeVoice."
+        )
+        assert page.locator("#voice optgroup").first.locator("option").all_inner_texts() == ["Joe"]
+        page.fill("#text", "Hello.")
+        page.click("#speak")
+        expect(page.locator("#status")).to_have_text("Done.")
+        assert [len(engines[name].speeches) for name in ("espeak", "piper")] == [0, 1]
+        page.click("#curl")
+        expect(page.locator("#status")).to_have_text("The command is in the clipboard.")
+        assert '"model":"piper","voice":"Joe"' in page.evaluate("navigator.clipboard.readText()")
+        page.select_option("#model", "espeak")
+        expect(page.locator("#engine")).to_contain_text("preview voice")
+        assert page.locator("#light-row").is_hidden()  # nothing here can hear
+        assert visit.complaints == []
 
 
 @pytest.mark.parametrize(("name", "width"), [("desktop", 1100), ("phone", 360)])

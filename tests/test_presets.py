@@ -167,12 +167,23 @@ def test_another_byte_order_or_compression_is_refused(file: Path, tmp_path: Path
         read(bomb)
 
 
-def test_no_file_is_none_of_pytorchs(tmp_path: Path) -> None:
-    for name, data in (("empty", b""), ("text", b"x" * 100)):
-        (tmp_path / f"{name}.pt").write_bytes(data)
-        with pytest.raises(Refused):
-            read(tmp_path / f"{name}.pt")
-    assert presets.main(["convert", str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
+def test_what_is_no_file_of_pytorchs_is_named_with_the_reason(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    whole = file.read_bytes()
+    for name, data in (("empty", b""), ("text", b"x" * 100), ("half", whole[: len(whole) // 2])):
+        (folder / f"{name}.pt").write_bytes(data)
+    assert presets.main(["convert", str(folder), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "empty.pt is refused: it is empty",
+        "half.pt is refused: it is cut, or no file of PyTorch's",
+        "text.pt is refused: it is cut, or no file of PyTorch's",
+    ]
+    none = tmp_path / "none"
+    assert presets.main(["convert", str(none), "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"{none} has no .pt file\n"
 
 
 @settings(max_examples=300)

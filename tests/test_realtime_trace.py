@@ -25,10 +25,10 @@ from tests.cuda_trace import META, Gpu, Trace
 pytestmark = pytest.mark.realtime
 
 SIZES = sizes_of(config("0.5b"))
-FRAME = {False: 1235, True: 1233}
+FRAME = {False: 1022, True: 1020}
 """Kernels at least, with SDPA and with flash attention, for any number of slots."""
 
-TEXT = 561
+TEXT = 414
 """Of a step that reads five tokens of all slots, which is never by flash attention."""
 
 WINDOW = 14

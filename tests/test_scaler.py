@@ -14,8 +14,8 @@ from worker.sdk_loop import Scaler
 class Loop(Scaler):
     """With jobs that each take a while, also to stop, and note what becomes of them."""
 
-    def __init__(self) -> None:
-        super().__init__({"concurrency_modifier": lambda _: 2})
+    def __init__(self, **config: Any) -> None:
+        super().__init__({"concurrency_modifier": lambda _: 2, **config})
         self.notes: list[str] = []
         self.jobs_handler = self._work
 
@@ -91,3 +91,41 @@ def test_a_job_whose_id_is_no_unicode_text_is_told_and_costs_no_other(
 
     assert asyncio.run(main()) == ["began 1", "ended 1"]
     assert "a job was left: its id 'a\\ud800' is no Unicode text" in capsys.readouterr().out
+
+
+def test_jobs_that_wait_for_a_load_leave_their_places_to_as_many_others() -> None:
+    async def main() -> None:
+        waiting, queued, loaded = 0, [*range(6)], asyncio.Event()
+        loop = Loop(jobs_waiting=lambda: waiting)
+
+        async def work(_session: Any, _config: Any, job: dict[str, Any]) -> None:
+            loop.notes.append(str(job["input"]))
+            await loaded.wait()
+
+        async def fetch(_session: Any, count: int) -> list[dict[str, Any]]:
+            await asyncio.sleep(0)
+            taken = [queued.pop(0) for _ in range(min(count, len(queued)))]
+            return [{"id": str(number), "input": number} for number in taken]
+
+        async def taken(count: int) -> None:
+            async with asyncio.timeout(30):
+                while len(loop.notes) < count:
+                    await asyncio.sleep(0.01)
+
+        loop.jobs_handler, loop.jobs_fetcher = work, fetch
+        polling = asyncio.create_task(loop.get_jobs(cast(ClientSession, None)))
+        await taken(2)
+        waiting = 1
+        await taken(3)
+        waiting = 9  # at most all of its places
+        await taken(4)
+        await asyncio.sleep(0.2)
+        assert len(loop.notes) == 4
+        waiting = 0
+        loaded.set()
+        await taken(6)
+        loop.kill_worker()
+        await polling
+        await loop.drained()
+
+    asyncio.run(main())

@@ -274,6 +274,22 @@ def test_an_engine_that_is_lost_for_good_takes_the_server_out_of_the_pool(
     assert server.call("GET", "/health").json == {"status": "unhealthy"}
 
 
+@pytest.mark.parametrize("name", ["pcm", "flac"])
+def test_what_a_load_balancer_would_cut_off_is_refused_before_it_is_spoken(
+    start: Start, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    server = start(OPENAI_INPUT_LIMIT="20000")
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "one")
+    long = "One. [pause:10s] " * (100 if name == "pcm" else 400)
+    answer = server.speak(input=long, response_format=name)
+    assert (answer.status, answer.error["code"]) == (400, "audio_too_large")
+    assert answer.error["param"] == "response_format"
+    assert "an answer carries at most 30.0 MB (allowed: " in answer.error["message"]
+    assert "opus, " in answer.error["message"]
+    assert not engine.plans
+    assert server.speak(input="One. [pause:10s]", response_format=name).status == 200
+
+
 @pytest.mark.parametrize(
     ("failure", "lost", "status"),
     [

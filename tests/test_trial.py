@@ -198,7 +198,7 @@ def test_a_load_on_a_gpu_finds_out_what_nobody_asked_for(
     details = own.capabilities.details
     assert details["device"] == "NVIDIA H100 80GB HBM3"
     assert (details["attention"], details["convolutions"]) == ("sdpa", "products 19")
-    assert details["norm"] == "vector_norm, 4 kernels"
+    assert details["norm"] == "layer_norm, 2 kernels; codecs 4"
     assert details["graph_shape"] == "32x2048"
     assert (batch_of(own).slots, batch_of(own).state.capacity) == (32, 4096)
     assert "attention of 64 rows: sdpa (sdpa 3000000 us)" in caplog.text

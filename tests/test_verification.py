@@ -119,6 +119,13 @@ def test_names_that_are_misheard_are_errors_and_no_problem() -> None:
     assert found.problem == ""
 
 
+def test_a_number_that_is_misheard_is_no_problem() -> None:
+    text = "The new line is long and cost about 1.2 million pounds when it was opened."
+    found = judged(text, *take(text.replace(" million pounds", "mlbs")), "en")
+    assert (found.missing, found.added) == (("1.2 million", "pounds"), ("1.2", "mlbs"))
+    assert found.problem == ""
+
+
 @pytest.mark.parametrize(
     ("heard", "missing", "added", "problem"),
     [

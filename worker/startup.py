@@ -114,7 +114,7 @@ def volume_check(inference: VibeVoiceInference) -> Any:
 
 def engine_check(inference: VibeVoiceInference) -> Any:
     def engine_can_work() -> None:
-        inference.engine.check()
+        inference.check()
 
     return engine_can_work
 

@@ -7,6 +7,7 @@ const $ = (id) => document.getElementById(id);
 const player = new Player(show);
 let socket = null;
 let lines = [];
+let words = [];
 let text = "";
 let done = true;
 let uploads = new Set();
@@ -45,7 +46,11 @@ function show() {
   const points = [...text];
   const part = (from, to) => points.slice(from, to).join("");
   const mark = document.createElement("mark");
-  mark.textContent = part(start, end);
+  const word = words.findLast((each) => each.start_sec * 1000 <= at && each.text_start >= start);
+  const [first, last] = word ? [word.text_start, word.text_end] : [start, start];
+  const lit = document.createElement("b");
+  lit.textContent = part(first, last);
+  mark.append(part(start, first), ...(word ? [lit] : []), part(last, end));
   $("spoken").replaceChildren(part(0, start), ...(end ? [mark] : []), part(end));
   if (over) finish("Done.");
 }
@@ -89,6 +94,7 @@ async function speak(event) {
   await player.start();
   ({ text } = ask());
   lines = [];
+  words = [];
   done = false;
   say("Waiting for the first sound ...");
   buttons(true);
@@ -96,7 +102,10 @@ async function speak(event) {
   const { model, voice, speed } = ask();
   mine.onopen = () => {
     const tell = (type, fields = {}) => mine.send(JSON.stringify({ type, ...fields }));
-    tell("session.config", { model, voice, speed, response_format: "pcm", sample_rate: 24000 });
+    const lights = !$("light-row").hidden && $("light").checked;
+    const timestamps = lights ? "word" : null;
+    const form = { response_format: "pcm", sample_rate: 24000 };
+    tell("session.config", { model, voice, speed, timestamps, ...form });
     tell("input.text", { text });
     tell("input.done");
   };
@@ -119,6 +128,7 @@ function heard(data) {
   }
   const message = JSON.parse(data);
   if (message.type === "audio.start") lines.push(message);
+  if (message.type === "audio.heard") words.push(...(message.words ?? []));
   if (message.type === "session.done") ended();
   if (message.type === "cancelled") {
     ended();
@@ -194,6 +204,7 @@ async function loadVoices(chosen) {
     if (data.some(({ id }) => id === before)) $("voice").value = before;
     choose();
     $("text").maxLength = facts.input_limit;
+    $("light-row").hidden = !facts.transcription.timestamps;
     $("engine").textContent = KINDS[model.engine] ?? `This is ${model.engine}, and no VibeVoice.`;
     $("engine").hidden = model.engine === "vibevoice";
     $("no-cloning").hidden = model.cloning;

@@ -28,7 +28,8 @@ RATES = (24_000, 48_000)
 MOST_CONTEXT_ID = 100
 _MOST_MS = 86_400_000
 _MOST_IGNORED, _MOST_SHOWN = 20, 100
-_FIELDS = EXTRAS - {"dry_run"} - OF_EVENTS | {
+_HEARD = OF_EVENTS - {"subtitles"}
+_FIELDS = EXTRAS - {"dry_run", "subtitles"} | {
     "model",
     "voice",
     "speed",
@@ -69,7 +70,7 @@ def parse_config(message: Mapping[str, Any], defaults: Defaults) -> SessionConfi
     message = _flat(message)
     given = {name: value for name, value in message.items() if value is not None}
     ignored = sorted(name[:_MOST_SHOWN] for name in given.keys() - _FIELDS)[:_MOST_IGNORED]
-    fields = {name: given[name] for name in EXTRAS - OF_EVENTS if name in given}
+    fields = {name: given[name] for name in EXTRAS - {"subtitles"} if name in given}
     fields |= {name: message[name] for name in NULL_COUNTS if name in message}
     for name in ("model", "voice", "speed"):
         if name in given:
@@ -82,7 +83,8 @@ def parse_config(message: Mapping[str, Any], defaults: Defaults) -> SessionConfi
     if paced and form != "pcm":
         raise invalid("paced", "invalid_value", "Only pcm can be paced.")
     return SessionConfig(
-        unheard(request),
+        # VERIFY does not count here: it would cost every session the text that grows.
+        request if _HEARD & given.keys() else unheard(request),
         _choice(given, "sample_rate", 24_000, RATES),
         paced,
         _choice(given, "split_granularity", "sentence", get_args(Granularity)),

@@ -13,11 +13,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from api.errors import event_of
 from api.socket.pacing import Pacer
-from api.socket.replies import cancelled, done, finished, place, started, with_name
+from api.socket.replies import cancelled, done, finished, heard, place, started, with_name
 from api.socket.sender import SocketSender
 from api.socket.utterance import Line, Utterance
 from synthesis.plan import Section
-from synthesis.result import AudioPart, Result
+from synthesis.result import AudioPart, HeardChunk, Result
 
 
 class Playback:
@@ -149,6 +149,9 @@ class Playback:
                         line = utterance.begin()
                         await send(started(utterance, line))
                     count = 0
+                elif isinstance(item, HeardChunk):
+                    async with self._sender.turn() as send:
+                        await send(heard(utterance, utterance.lines[item.section], item))
                 elif line is None:
                     continue
                 elif isinstance(item, AudioPart):

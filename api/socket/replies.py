@@ -4,12 +4,15 @@ Times are in milliseconds of an utterance's audio.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from api import sse
 from api.socket.events import SessionConfig
 from api.socket.utterance import Line, Utterance
 from audio.codecs import codec_rate
-from synthesis.result import Result
+from synthesis.result import HeardChunk, Result
+from synthesis.verify import SpokenWord
 
 
 def configured(config: SessionConfig) -> dict[str, Any]:
@@ -64,6 +67,25 @@ def finished(utterance: Utterance, line: Line, count: int, result: Result) -> di
         "warnings": list(result.warnings),
         **result.cost,
     }
+    return with_name(message, utterance)
+
+
+def heard(utterance: Utterance, line: Line, chunk: HeardChunk) -> dict[str, Any]:
+    """`audio.heard`: what was heard of a sentence, or of a chunk of a long one. Words have their
+    places in the utterance's text, and seconds of its audio."""
+
+    def placed(word: SpokenWord) -> SpokenWord:
+        start_sec, start = line.start_ms / 1000, line.sentence.start
+        return replace(
+            word,
+            start_sec=round(start_sec + word.start_sec, 3),
+            end_sec=round(start_sec + word.end_sec, 3),
+            text_start=start + word.text_start,
+            text_end=start + word.text_end,
+        )
+
+    facts = sse.heard_facts(replace(chunk, words=tuple(map(placed, chunk.words))))
+    message = {"type": "audio.heard", "sentence_index": line.index, "chunk": chunk.index, **facts}
     return with_name(message, utterance)
 
 

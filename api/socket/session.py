@@ -25,7 +25,7 @@ from api.socket.events import (
 from api.socket.playback import Playback
 from api.socket.replies import committed, configured
 from api.socket.sender import SocketSender
-from api.socket.utterance import Utterance
+from api.socket.utterance import Utterance, joins
 from api.speaking import AppState
 
 MOST_OPEN = 8
@@ -118,11 +118,11 @@ class Session:
         if kind == "session.config":
             await self._configure(message)
         elif kind == "input.text":
-            self._write(context_of(message), text_of(message))
+            await self._write(context_of(message), text_of(message))
         elif kind == "input.commit":
             await self._commit(context_of(message))
         elif kind == "input.done":
-            self._done(context_of(message))
+            await self._done(context_of(message))
         elif kind == "cancel":
             await self._cancel(context_of(message), played_ms(message))
         elif kind == "pause":
@@ -145,7 +145,7 @@ class Session:
         if message.get("session") is not None:
             await self._sender.send(configured(self._config))
 
-    def _write(self, context_id: str | None, text: str) -> None:
+    async def _write(self, context_id: str | None, text: str) -> None:
         utterance = self._writable(context_id)
         if utterance is not None:
             utterance.write(text)
@@ -153,14 +153,15 @@ class Session:
         if self._is_refused:
             problem = "The last session.config was refused; send a good one first."
             raise refused("not_configured", problem)
-        utterance = self._next(context_id)
+        utterance = await self._next(context_id)
         utterance.write(text)  # first: a refused text makes no utterance
         self._begin(utterance)
 
-    def _next(self, context_id: str | None) -> Utterance:
+    async def _next(self, context_id: str | None) -> Utterance:
         if len(self._playback.open) >= MOST_OPEN:
             raise refused("too_many_contexts", f"At most {MOST_OPEN} utterances may be open.")
-        return Utterance(self._state, self._config, self._count + 1, context_id)
+        joined = await joins(self._state, self._config)
+        return Utterance(self._state, self._config, self._count + 1, context_id, joined)
 
     def _begin(self, utterance: Utterance) -> None:
         self._count += 1
@@ -176,11 +177,11 @@ class Session:
             utterance.flush()
         await self._sender.send(committed(utterance))
 
-    def _done(self, context_id: str | None) -> None:
+    async def _done(self, context_id: str | None) -> None:
         """Ends an utterance. One without text ends at once, so that nobody waits for its end."""
         utterance = self._writable(context_id)
         if utterance is None:
-            utterance = self._next(context_id)
+            utterance = await self._next(context_id)
             self._begin(utterance)
         utterance.close()
 

@@ -6,7 +6,7 @@ the utterance.
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from api.admission import Seat
@@ -15,6 +15,7 @@ from api.socket.events import SessionConfig, refused
 from api.speaking import AppState, Speaking
 from synthesis.parts import StreamOptions
 from synthesis.plan import Section, grows
+from synthesis.result import AudioPart
 from synthesis.stream import Stalled, StreamItem
 from text.feed import Sentence, SentenceFeed
 
@@ -46,21 +47,27 @@ class Utterance:
 
     `number` counts the session's utterances from 1. `plays_at` is the earliest time at which the
     client can play its first sample, in monotonic seconds. `in_making` says whether the engine
-    works on one of its sentences.
+    works on one of its sentences. With `joins` its sentences are spoken as one text that grows.
     """
 
     def __init__(
-        self, state: AppState, config: SessionConfig, number: int, context_id: str | None
+        self,
+        state: AppState,
+        config: SessionConfig,
+        number: int,
+        context_id: str | None,
+        joins: bool,
     ) -> None:
         self.config, self.number, self.context_id = config, number, context_id
         self.lines: list[Line] = []
         self.closed = False
         self.in_making = False
         self.plays_at: float | None = None
-        self._joins = _joins(state, config)
+        self._joins = joins
         self.feed = SentenceFeed("word" if self._joins else config.granularity)
         self._state = state
         self._begun = 0
+        self._sounded_at = 0.0  # when its last part was made, in monotonic seconds
         self._has_words = False
         self._sentences: asyncio.Queue[Sentence | None] = asyncio.Queue()
         """None is the end of the text, and an empty one that of what is spoken as one."""
@@ -154,6 +161,8 @@ class Utterance:
         try:
             async with aclosing(speaking.noted(stream)) as items:
                 async for item in items:
+                    if isinstance(item, AudioPart):
+                        self._sounded_at = asyncio.get_running_loop().time()
                     yield item
         except Stalled:
             state.metrics.errors.labels("ws", "stalled").inc()
@@ -182,14 +191,16 @@ class Utterance:
     async def _next_sentence(self, seat: Seat) -> Sentence | None:
         """The next sentence; None at the end of the text.
 
-        After `UTTERANCE_IDLE_SEC` without one the seat goes to another answer: the engine would
-        have nothing to do in it.
+        After `UTTERANCE_IDLE_SEC` without one, and without a sound of those before, the seat goes
+        to another answer: the engine would have nothing to do in it.
         """
-        try:
-            async with asyncio.timeout(self._state.settings.utterance_idle_sec):
-                return await self._sentences.get()
-        except TimeoutError:
-            seat.leave()
+        clock = asyncio.get_running_loop().time
+        asked, longest = clock(), self._state.settings.utterance_idle_sec
+        while (until := max(asked, self._sounded_at) + longest) > clock():
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    return await self._sentences.get()
+        seat.leave()
         return await self._sentences.get()
 
     def _silence_ms(self, sentence: Sentence) -> int:
@@ -234,9 +245,9 @@ class Utterance:
         return max(made, usual / request.speed)
 
 
-def _joins(state: AppState, config: SessionConfig) -> bool:
+async def joins(state: AppState, config: SessionConfig) -> bool:
     """Whether sentences are spoken as one text that grows word by word."""
     if config.granularity != "sentence":
         return False
     with state.inference.models.lease(config.request.model) as model:
-        return grows(model.capabilities, config.request)
+        return grows(await model.asked(), config.request)

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from engines.damage import leaving_word
 from engines.manager.entry import Entry, Loadable, M, Usage
 from engines.manager.lease import Lease
 from engines.manager.policy import Policy, Resident, Verdict
@@ -168,12 +169,13 @@ class ModelManager:
     def _load(self, entry: Entry[Any]) -> None:
         """In a thread of the loaders."""
         try:
-            if entry.state == "resident":  # it was lost, and comes back by itself
-                self.model_of(entry).load()
-            else:
-                self._await_room(entry)
-                self._fill(entry)
-                self._settle(entry)
+            with leaving_word():
+                if entry.state == "resident":  # it was lost, and comes back by itself
+                    self.model_of(entry).load()
+                else:
+                    self._await_room(entry)
+                    self._fill(entry)
+                    self._settle(entry)
         finally:
             with self._changed:
                 entry.loading = None

@@ -15,6 +15,12 @@ from request.errors import EngineError
 
 _MOST_BYTES = 1 << 20
 """Of a description; Piper's own take up to 30 kB."""
+_MOST_SPEAKERS = 10_000
+"""Of one file; Piper's own have up to 904."""
+_RATES = range(8_000, 96_001)
+_MARKS = {"^", "$", "_"}
+_SCALES = (("noise_scale", 0.667), ("length_scale", 1.0), ("noise_w", 0.8))
+"""As Piper's own library takes them where a description has none."""
 PREVIEWS = {
     "Alice": 1.2, "Frank": 1.0, "Carter": 0.86, "Maya": 1.32, "Mary": 1.1,
     "Samuel": 0.8, "Xinran": 1.26, "Bowen": 0.93, "Anchen": 1.05,
@@ -60,15 +66,23 @@ def _of_file(path: Path) -> Iterator[tuple[str, PiperVoice]]:
         with described.open("rb") as file:
             facts = json.loads(file.read(_MOST_BYTES))
         voice = _voice(path, facts)
-        speakers = {str(name): int(number) for name, number in facts["speaker_id_map"].items()}
-        several = int(facts["num_speakers"]) > 1
+        speakers = _speakers(facts)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         problem = f"Piper's voice {path.stem}: {described.name} is missing or wrong"
         raise EngineError(problem) from error
-    if not several:
+    if not speakers:
         yield path.stem, voice
-    for name, number in speakers.items() if several else ():
+    for name, number in speakers.items():
         yield f"{path.stem}-{name}", replace(voice, speaker=number)
+
+
+def _speakers(facts: dict[str, Any]) -> dict[str, int]:
+    """The numbers of a file's speakers, by name where they have any; none in a file of one."""
+    count = int(facts.get("num_speakers", 1))
+    if count > _MOST_SPEAKERS:
+        raise ValueError("more speakers than any voice has")
+    named = {str(name): int(number) for name, number in facts.get("speaker_id_map", {}).items()}
+    return (named or {str(number): number for number in range(count)}) if count > 1 else {}
 
 
 def _voice(path: Path, facts: dict[str, Any]) -> PiperVoice:
@@ -78,13 +92,10 @@ def _voice(path: Path, facts: dict[str, Any]) -> PiperVoice:
     language = find(facts["espeak"]["voice"])
     if language is None:
         raise EngineError(f"Piper's voice {path.stem} has a language that espeak-ng has not")
-    scales = facts["inference"]
-    return PiperVoice(
-        path,
-        rate=int(facts["audio"]["sample_rate"]),
-        language=language,
-        ids={str(mark): [int(n) for n in ids] for mark, ids in facts["phoneme_id_map"].items()},
-        scales=(
-            float(scales["noise_scale"]), float(scales["length_scale"]), float(scales["noise_w"]),
-        ),
-    )  # fmt: skip
+    scales = facts.get("inference", {})
+    ids = {str(mark): [int(n) for n in ids] for mark, ids in facts["phoneme_id_map"].items()}
+    rate = int(facts["audio"]["sample_rate"])
+    if rate not in _RATES or not ids.keys() >= _MARKS:
+        raise ValueError("no rate, or no marks for the start, the end and what is between")
+    noise, length, durations = (float(scales.get(name, usual)) for name, usual in _SCALES)
+    return PiperVoice(path, rate, language, ids, (noise, length, durations))

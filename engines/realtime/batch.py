@@ -68,8 +68,15 @@ class Batch(Launcher[Slots]):
 
     @torch.inference_mode()
     def admit(self, text: Sequence, _lease: NoLease) -> None:
-        """Fills a text's slot with its voice. Raises `EngineError` where it does not fit."""
+        """Fills a text's slot with its voice, or with what it had before it was suspended.
+
+        Raises `EngineError` where it does not fit.
+        """
         sequence = cast(Text, text)
+        if sequence.suspended is not None:
+            self.state.restore(sequence.slot, sequence.suspended, *sequence.positions)
+            sequence.suspended = None
+            return
         preset = self._presets.get(sequence.turn.voice)
         sequence.place(preset.text.shape[1], preset.speech.shape[1])
         if sequence.limit < 1:
@@ -84,6 +91,12 @@ class Batch(Launcher[Slots]):
             guidance=sequence.guidance,
             put_offs=self._put_offs,
         )
+
+    def suspend(self, sequence: Sequence) -> None:
+        """Takes a text that waits for more out of its slot; `admit` goes on where it was."""
+        text = cast(Text, sequence)
+        text.suspended = self.state.save(text.slot, *text.positions)
+        self.release(text)
 
     def launch(self, shape: GraphShape, sequences: Mapping[int, Sequence]) -> InFlight:
         for slot, sequence in sequences.items():

@@ -112,6 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     out = asked.out or Path(os.environ.get("VIBEVOICE_VOLUME") or "volume") / "presets"
     files = sorted(asked.folder.glob("*.pt"))
+    if not files:
+        sys.stderr.write(f"{asked.folder} has no .pt file\n")
     failed = 0
     for file in files:
         try:

@@ -50,11 +50,16 @@ class Instance:
 def read(file: Path) -> Any:
     """What a file holds: dicts, lists, tuples, `Instance`s and tensors. Raises `Refused`."""
     try:
-        if file.stat().st_size > _LARGEST_FILE:
+        size = file.stat().st_size
+        if size > _LARGEST_FILE:
             raise Refused("it is larger than any preset")
+        if not size:
+            raise Refused("it is empty")
         with zipfile.ZipFile(file) as archive:
             return _Machine(archive).run()
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as problem:
+    except zipfile.BadZipFile:
+        raise Refused("it is cut, or no file of PyTorch's") from None
+    except (OSError, RuntimeError, NotImplementedError) as problem:
         raise Refused(f"it is no file of PyTorch's ({type(problem).__name__})") from None
 
 

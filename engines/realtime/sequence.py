@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engines.base import Options, PlannedChunk
-from engines.realtime.slots import SPEECH_WINDOW, TEXT_WINDOW
+from engines.realtime.slots import SPEECH_WINDOW, TEXT_WINDOW, Saved
 from engines.realtime.text import TokenFeed
 from engines.vibevoice.fast.graph_shape import TEXT_STEP
 from engines.vibevoice.fast.layers.noise import Noise
@@ -49,7 +49,8 @@ class Window:
 class Text(Sequence):
     """A chunk: its turns, each of which is the text of one voice. That of the last may grow.
 
-    `room` are the positions that a slot has for a turn behind its voice.
+    `room` are the positions that a slot has for a turn behind its voice. `suspended` is the state
+    of the slot that it had, while it waits for text without one.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Text(Sequence):
         )
         self._options = options
         self._noise = Noise(chunk, torch.device("cpu"), with_voices=False)
+        self.suspended: Saved | None = None
         self.place(0, 0)
 
     @property
@@ -80,6 +82,11 @@ class Text(Sequence):
         """Begins a turn behind a voice of so many positions in the text and the speech model."""
         self._text, self._speech, self._left, self._unread = text, speech, 0, 0
         self.room = self.turn.capacity - max(text, speech) - TEXT_WINDOW
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        """Those that it holds in the text and the speech model."""
+        return self._text, self._speech
 
     @property
     def limit(self) -> int:
@@ -105,6 +112,11 @@ class Text(Sequence):
         if not self.feed.is_ready(TEXT_WINDOW):
             return None
         return TEXT_STEP if self.feed.unread else self.steps
+
+    @property
+    def starves(self) -> bool:
+        ready = self._unread or self._left or self.feed.is_ready(TEXT_WINDOW)
+        return not ready and self.seen == self.launched < self.limit
 
     @property
     def reach(self) -> int:

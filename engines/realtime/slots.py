@@ -13,6 +13,10 @@ TEXT_WINDOW, SPEECH_WINDOW = 5, 6
 """Tokens of text that are read at once, and frames that are made after them."""
 
 
+Saved = tuple[Tensor, ...]
+"""A slot's state in the host's memory."""
+
+
 class Slots:
     """The state of `count` slots of up to `capacity` positions each.
 
@@ -101,6 +105,28 @@ class Slots:
         self.steps[slot] = steps
         self.past[slot] = 0
         self.active[slot] = True
+
+    @torch.inference_mode()
+    def save(self, slot: int, text: int, speech: int) -> Saved:
+        """A copy of a slot between two windows, of so many positions in the two models."""
+        return tuple(each.cpu().clone() for each in self._kept(slot, text, speech))
+
+    @torch.inference_mode()
+    def restore(self, slot: int, saved: Saved, text: int, speech: int) -> None:
+        """Fills a slot with what was saved of another."""
+        for here, there in zip(self._kept(slot, text, speech), saved, strict=True):
+            here.copy_(there)
+        self.unread[slot] = 0
+        self.left[slot] = 0
+        self.active[slot] = True
+
+    def _kept(self, slot: int, text: int, speech: int) -> Saved:
+        """Views of all that a window takes from the one before it."""
+        caches = self.text_cache.tensor[:, slot, :text], self.cache.tensor[:, 2 * slot, :speech]
+        states = (self.hidden, self.lengths, self.text_lengths, self.says_end, self.is_last)
+        options = (self.early, self.put_offs, self.guidance, self.steps, self.past)
+        negative = self.cache.tensor[:, 2 * slot + 1, :speech]
+        return (*caches, negative, *(each[slot] for each in (*states, *options)))
 
     @torch.inference_mode()
     def open_window(self, slot: int, ids: Tensor, count: int, noise: Tensor, last: bool) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from engines.realtime.checkpoint import Sizes
 from engines.vibevoice.checkpoint import EMBEDDING, SCALES
+from engines.vibevoice.fast.layers.norm import paired
 from engines.vibevoice.fast.layers.packer import Packer, Source
 from engines.vibevoice.fast.layers.weights import (
     Layer,
@@ -68,7 +69,7 @@ def load_weights(
         embedding=pack.one(EMBEDDING),
         text_layers=layers("language_model", sizes.text_layers),
         layers=layers("tts_language_model", speech.layers),
-        norm=pack.one("model.tts_language_model.norm.weight"),
+        norm=paired(pack.one("model.tts_language_model.norm.weight")),
         types=pack.one("model.tts_input_types.weight"),
         head=load_head(pack, "model.prediction_head", speech),
         decoder=load_codec(pack, "model.acoustic_tokenizer.decoder", speech.decoder, decodes=True),

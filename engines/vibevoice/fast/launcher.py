@@ -58,6 +58,10 @@ class Launcher(Generic[S]):
     def release(self, sequence: Sequence, *, wipe: bool = False) -> None:
         self.state.release(sequence.slot, wipe=wipe)
 
+    def suspend(self, sequence: Sequence) -> None:
+        """Releases a sequence that waits for text, so that `admit` goes on where it was."""
+        raise NotImplementedError
+
     def launch(self, shape: GraphShape, sequences: Mapping[int, Sequence]) -> InFlight:
         """Launches a step for `sequences`, by slot. Asynchronous on a GPU."""
         exact = any(each.repeatable for each in sequences.values())

@@ -49,6 +49,8 @@ class Runner(Protocol):
 
     def release(self, sequence: Sequence, *, wipe: bool = False) -> None: ...
 
+    def suspend(self, sequence: Sequence) -> None: ...
+
     def launch(self, shape: GraphShape, sequences: Mapping[int, Sequence]) -> Any: ...
 
     def read(self, in_flight: Any) -> Iterable[StepOutput]: ...
@@ -189,12 +191,20 @@ class Loop:
         return list(self._scheduler.groups)
 
     def _schedule(self) -> None:
-        """Drops cancelled groups, and admits sequences to free slots."""
+        """Drops cancelled groups, and admits sequences to free slots.
+
+        A sequence that waits for text makes room where its slot is needed.
+        """
         for group in self._groups():
             if group.cancelled.is_set():
                 self._end(group, Cancelled())
         tokens = 0
-        while tokens < _PROMPT_TOKENS and (sequence := self._scheduler.next()):
+        while tokens < _PROMPT_TOKENS:
+            if starving := self._scheduler.in_the_way():
+                self._runner.suspend(starving)
+                self._scheduler.suspend(starving)
+            if (sequence := self._scheduler.next()) is None:
+                break
             self._admit(sequence)
             tokens += sequence.part.tokens
 

@@ -38,7 +38,7 @@ class Scheduler:
         None where there is no slot or no sequence, or where the next sequence may not run yet.
         """
         group = self._next_group()
-        if group is None:
+        if group is None or len(self.running) == self.slots:
             return None
         sequence = group.waiting.popleft()
         slot = next(slot for slot in range(self.slots) if slot not in self.running)
@@ -49,11 +49,24 @@ class Scheduler:
         return sequence
 
     def _next_group(self) -> SequenceGroup | None:
-        hungry = [group for group in self.groups if group.waiting]
-        if not hungry or len(self.running) == self.slots:
+        hungry = [group for group in self.groups if group.waiting and not group.waiting[0].starves]
+        if not hungry or (len(self.running) == self.slots and self._starving() is None):
             return None
         group = min(hungry, key=lambda group: (len(group.slots), group.served))
         return group if self._fits(group.waiting[0]) else None
+
+    def _starving(self) -> Sequence | None:
+        return next((each for each in self.running.values() if each.starves), None)
+
+    def in_the_way(self) -> Sequence | None:
+        """A sequence that waits for text in a slot which another needs; None where none does."""
+        is_full = len(self.running) == self.slots
+        return self._starving() if is_full and self._next_group() else None
+
+    def suspend(self, sequence: Sequence) -> None:
+        """Takes a sequence out of its slot. It gets one again once it has text."""
+        self._vacate(sequence)
+        sequence.group.waiting.appendleft(sequence)
 
     def _fits(self, sequence: Sequence) -> bool:
         """Whether one graph shape suits it and all running ones; a repeatable one needs its own."""

@@ -94,6 +94,11 @@ class Sequence:
         """
         return self.steps
 
+    @property
+    def starves(self) -> bool:
+        """Whether it waits for text, and all of its outputs were read: it needs no slot."""
+        return False
+
     def advance(self) -> None:
         """Notes that its next step is launched."""
         self.launched += 1

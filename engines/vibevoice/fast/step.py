@@ -20,7 +20,6 @@ from engines.vibevoice.fast.graph_shape import GraphShape
 from engines.vibevoice.fast.layers.codec import Codec
 from engines.vibevoice.fast.layers.head import Head
 from engines.vibevoice.fast.layers.language import LanguageModel
-from engines.vibevoice.fast.layers.norm import rms_norm
 from engines.vibevoice.fast.layers.weights import Connector, Weights
 from engines.vibevoice.fast.slots import IDLE, Slots
 from engines.vibevoice.prompt import Tokenizer
@@ -128,5 +127,5 @@ class Step:
 def connect(connector: Connector, features: Tensor) -> Tensor:
     """Maps codec features (rows, values) to the language model's inputs (rows, hidden)."""
     h = torch.addmm(connector.first_bias, features, connector.first)
-    h = rms_norm(h, connector.eps, connector.norm)
+    h = connector.norm(h, connector.weight)
     return torch.addmm(connector.second_bias, h, connector.second)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from engines.vibevoice.architecture import Net, Unsupported
 from engines.vibevoice.failures import first_line, meaning
 from engines.vibevoice.fast.layers.depthwise import CUDNN, PRODUCTS, WAYS, Filter
-from engines.vibevoice.fast.layers.norm import epsilon, rms_norm
+from engines.vibevoice.fast.layers.norm import RowNorm, epsilon, rms_norm
 from engines.vibevoice.fast.layers.weights import Block, CodecWeights
 
 log = logging.getLogger("vibevoice")
@@ -54,10 +54,11 @@ class Codec:
         self.shapes = _shapes(net, decodes)
         self.filters = [[Filter.of(block) for block in stage] for stage in weights.stages]
         self.ways = [CUDNN] * len(weights.stages)
-        self._eps = epsilon(net.eps, weights.head[0].device)
-        self._means = {
-            width: weights.head[0].new_full((width, 1), 1 / width) for width in net.widths
-        }
+        matrix = weights.head[0]
+        self._eps = epsilon(net.eps, matrix.device)
+        self._norm = RowNorm(net.eps, matrix.device, matrix.dtype)
+        self._least = matrix.new_full((1,), net.eps)
+        self._means = {width: matrix.new_full((width, 1), 1 / width) for width in net.widths}
         self._downs = {id(block): _abreast(block) for stage in weights.stages for block in stage}
 
     @property
@@ -145,12 +146,14 @@ class Codec:
 
     def _normed(self, x: Tensor) -> Tensor:
         """Root mean square norm without a weight."""
+        if x.shape[1] == 1:
+            return self._norm(x)
         if x.is_cuda:
             return rms_norm(x, self._eps)
         # On a CPU the mean of narrow rows takes three times as long as a product.
         width = x.shape[2]
-        power = x.square().flatten(0, 1) @ self._means[width]
-        return x * power.add_(self._net.eps).rsqrt_().view(*x.shape[:2], 1)
+        power = torch.addmm(self._least, x.square().flatten(0, 1), self._means[width])
+        return x * power.rsqrt_().view(*x.shape[:2], 1)
 
 
 class _Streaming:

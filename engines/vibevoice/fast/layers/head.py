@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engines.vibevoice.fast.layers.norm import epsilon, rms_norm
+from engines.vibevoice.fast.layers.norm import RowNorm
 from engines.vibevoice.fast.layers.solver import solver_steps
 from engines.vibevoice.fast.layers.weights import SpeechWeights
 
@@ -27,7 +27,7 @@ class Head:
         device, dtype = weights.device, weights.dtype
         times = torch.tensor([step.time for step in self._steps], device=device).to(dtype)
         self._times = self._embed(times)
-        self._eps = epsilon(self._sizes.head_eps, device)
+        self._norm = RowNorm(self._sizes.head_eps, device, dtype)
         self._mixes = torch.tensor([step.mix for step in self._steps], device=device)
 
     def _embed(self, times: Tensor) -> Tensor:
@@ -50,23 +50,24 @@ class Head:
         shifts, scales, gates = self._modulations(hidden)
         # The solver's own arithmetic stays in float32.
         state = torch.zeros(3, count, sizes.latent, device=noise.device)
+        spare = torch.empty_like(state)
         state[0] = noise
         for step, mix in enumerate(self._mixes):
             shift, scale, gate = shifts[step], scales[step], gates[step]
             # Both branches have the same input, and differ from the first modulation on.
             x = (state[0].to(hidden.dtype) @ weights.inputs)[:, None]
             for layer in range(layers):
-                h = rms_norm(x, self._eps)
+                h = self._norm(x)
                 h = torch.addcmul(shift[layer], h, scale[layer]).flatten(0, 1)
                 up_gate, up = (h @ weights.gate_up[layer]).chunk(2, dim=-1)
                 h = (functional.silu(up_gate) * up) @ weights.down[layer]
                 x = torch.addcmul(x, gate[layer], h.view(count, 2, width))
-            h = rms_norm(x, self._eps)
+            h = self._norm(x)
             h = torch.addcmul(shift[layers], h, scale[layers])
             v = (h.flatten(0, 1) @ weights.out).view(count, 2, sizes.latent).float()
             torch.lerp(v[:, 1], v[:, 0], guidance, out=state[2])
-            mixed = mix @ state.flatten(1)
-            state[:2] = mixed.view(2, count, sizes.latent)
+            torch.mm(mix, state.flatten(1), out=spare[:2].flatten(1))
+            state, spare = spare, state
         return state[0].to(hidden.dtype)
 
     def _modulations(self, hidden: Tensor) -> tuple[list[tuple[Tensor, ...]], ...]:

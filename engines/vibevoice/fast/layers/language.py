@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from engines.vibevoice.architecture import Unsupported
 from engines.vibevoice.fast.layers.kv_cache import KVCache
-from engines.vibevoice.fast.layers.norm import epsilon, rms_norm
+from engines.vibevoice.fast.layers.norm import RowNorm
 from engines.vibevoice.fast.layers.weights import Layer, SpeechWeights
 
 Attention = Callable[..., Tensor]
@@ -39,7 +39,7 @@ class LanguageModel:
         self._sine = torch.cat([-sine, sine], -1)[:, None].to(weights.device, weights.dtype)
         self._places = torch.arange(capacity, device=weights.device)
         self._groups = sizes.heads // sizes.kv_heads
-        self._eps = epsilon(sizes.eps, weights.device)
+        self._norm = RowNorm(sizes.eps, weights.device, weights.dtype)
 
     def step(
         self, x: Tensor, positions: Tensor, cache: KVCache, context: int, every: int = 1
@@ -61,7 +61,7 @@ class LanguageModel:
             query, pair = self._attention_inputs(layer, x, rotation)
             written.index_put_((rows, positions), pair.view(*positions.shape, *pair.shape[1:]))
             self._add_outputs(layer, x, attend(query, keys, values).reshape(len(x), -1))
-        return x if self._weights.norm is None else rms_norm(x, self._eps, self._weights.norm)
+        return x if self._weights.norm is None else self._norm(x, self._weights.norm)
 
     def attention(self, positions: Tensor, context: int, dtype: torch.dtype) -> Attention:
         """The attention of a step, as a function of queries, keys and values.
@@ -127,7 +127,7 @@ class LanguageModel:
     ) -> tuple[Tensor, Tensor]:
         """The rotated query (rows, heads * width), and key and value (rows, 2, heads, width)."""
         sizes = self._sizes
-        qkv = torch.addmm(layer.qkv_bias, rms_norm(x, self._eps, layer.norm), layer.qkv)
+        qkv = torch.addmm(layer.qkv_bias, self._norm(x, layer.norm), layer.qkv)
         queries = sizes.heads * sizes.head_dim
         turned = qkv[:, : queries + sizes.kv_heads * sizes.head_dim]
         turned = turned.unflatten(1, (-1, sizes.head_dim))
@@ -138,7 +138,7 @@ class LanguageModel:
     def _add_outputs(self, layer: Layer, x: Tensor, seen_by: Tensor) -> None:
         # In place, because an out-of-place addmm copies its input first.
         x.addmm_(seen_by, layer.out)
-        gate, up = (rms_norm(x, self._eps, layer.mlp_norm) @ layer.gate_up).chunk(2, dim=-1)
+        gate, up = (self._norm(x, layer.mlp_norm) @ layer.gate_up).chunk(2, dim=-1)
         x.addmm_(functional.silu(gate) * up, layer.down)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engines.vibevoice.architecture import Architecture, Net
 from engines.vibevoice.checkpoint import EMBEDDING, HEAD, SCALES
-from engines.vibevoice.fast.layers.norm import epsilon
+from engines.vibevoice.fast.layers.norm import RowNorm, paired
 from engines.vibevoice.fast.layers.packer import Packer, Source
 
 _CONNECTOR_EPS = 1e-6
@@ -39,8 +39,8 @@ class Connector:
 
     first: Tensor
     first_bias: Tensor
-    norm: Tensor
-    eps: Tensor
+    norm: RowNorm
+    weight: Tensor
     second: Tensor
     second_bias: Tensor
 
@@ -148,7 +148,7 @@ def load_weights(
             load_layer(pack, f"model.language_model.layers.{index}", architecture)
             for index in range(architecture.layers)
         ),
-        norm=pack.one("model.language_model.norm.weight"),
+        norm=paired(pack.one("model.language_model.norm.weight")),
         head=load_head(pack, "model.prediction_head", architecture),
         decoder=load_codec(pack, f"{acoustic}.decoder", architecture.decoder, decodes=True),
         encoder=load_codec(pack, f"{semantic}.encoder", architecture.encoder, decodes=False),
@@ -178,11 +178,11 @@ def load_layer(pack: Packer, name: str, sizes: Architecture) -> Layer:
     for heads in (qkv.t()[:queries], qkv_bias[:queries], out):
         _interleave(heads, sizes)
     return Layer(
-        norm=pack.one(f"{name}.input_layernorm.weight"),
+        norm=paired(pack.one(f"{name}.input_layernorm.weight")),
         qkv=qkv,
         qkv_bias=qkv_bias,
         out=out,
-        mlp_norm=pack.one(f"{name}.post_attention_layernorm.weight"),
+        mlp_norm=paired(pack.one(f"{name}.post_attention_layernorm.weight")),
         gate_up=pack.rows(f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight"),
         down=pack.rows(f"{mlp}.down_proj.weight"),
     )
@@ -200,8 +200,8 @@ def load_connector(pack: Packer, name: str) -> Connector:
     return Connector(
         first=pack.rows(f"{name}.fc1.weight"),
         first_bias=pack.one(f"{name}.fc1.bias"),
-        norm=pack.one(f"{name}.norm.weight"),
-        eps=epsilon(_CONNECTOR_EPS, pack.device),
+        norm=RowNorm(_CONNECTOR_EPS, pack.device, pack.dtype),
+        weight=paired(pack.one(f"{name}.norm.weight")),
         second=pack.rows(f"{name}.fc2.weight"),
         second_bias=pack.one(f"{name}.fc2.bias"),
     )
