@@ -1,7 +1,6 @@
 """VibeVoice-Realtime behind the engine wall, on a tiny model that ends its texts by itself."""
 
 import functools
-import importlib.util
 import json
 import tempfile
 import threading
@@ -15,10 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-pytest.importorskip("torch")
-if importlib.util.find_spec("vibevoice") is None:  # its import would be in the way of a clone's
-    pytest.skip("needs the package vibevoice", allow_module_level=True)
 
 from engines.base import (
     End,
@@ -36,6 +31,7 @@ from engines.realtime.runtime import Runtime
 from engines.realtime.text import TokenFeed
 from engines.subprocess import SubprocessEngine
 from request.errors import Cancelled, EngineError, VoiceError
+from tests import vibevoice_fixtures as vibevoice  # skips where torch is missing
 from tests.engine_contract import EngineContract, by_chunk, in_threads
 from tests.tiny_realtime import PACE, VOICES, tiny_realtime
 
@@ -51,8 +47,10 @@ def checkpoint() -> Path:
 
 
 def new_engine(**options: Any) -> RealtimeEngine:
-    presets = checkpoint() / "presets"
-    return RealtimeEngine(str(checkpoint()), presets=presets, device="cpu", **options)
+    options.setdefault("presets", checkpoint() / "presets")
+    # A process uses one copy of upstream's code: that of the other tests.
+    options.setdefault("code", vibevoice.volume() / "vibevoice")
+    return RealtimeEngine(str(checkpoint()), device="cpu", **options)
 
 
 @functools.cache
@@ -384,7 +382,7 @@ def test_a_damaged_preset_is_told_and_the_next_text_is_spoken(tmp_path: Path) ->
     for name in VOICES:
         for suffix in (".safetensors", ".json"):
             (tmp_path / f"{name}{suffix}").symlink_to(checkpoint() / "presets" / f"{name}{suffix}")
-    own = RealtimeEngine(str(checkpoint()), presets=tmp_path, device="cpu")
+    own = new_engine(presets=tmp_path)
     with pytest.raises(EngineError, match="broken cannot be read: convert it again"):
         list(own.start(plan(TEXT, voice="broken")))
     assert np.array_equal(heard(list(own.start(plan(TEXT)))), heard(whole()))
