@@ -74,7 +74,7 @@ describe("the job", () => {
 
   test("has numbers and booleans however they are written, and the recording", async () => {
     const calls = network({ runsync: completed() });
-    const voice_base64 = "A".repeat(13_981_012);
+    const voice_base64 = "A".repeat(9_333_336);
     const asked = { cfg_scale: "2", seed: "7", disable_prefill: "yes", speed: " 2 ", voice_base64 };
     expect((await speak(asked)).status).toBe(200);
     expect(calls[0].body.input).toEqual({
@@ -87,7 +87,7 @@ describe("the job", () => {
 
   test("may be too large beside its recording, or by it, and is not sent then", async () => {
     const calls = network({ runsync: completed() });
-    const voice_base64 = "A".repeat(13_981_012);
+    const voice_base64 = "A".repeat(9_333_336);
     for (const more of [{ nonsense: "x".repeat(1_200_000) }, { instructions: voice_base64 }]) {
       const answer = await speak({ voice_base64, ...more });
       expect([answer.status, answer.error.code]).toEqual([413, "request_too_large"]);
