@@ -436,3 +436,13 @@ def test_missing_data_is_an_error_and_not_the_end_of_the_process(tmp_path: Path)
         check=True,
     )
     assert run.stdout.startswith("the preview voice needs the Python package espeakng-loader")
+
+
+def test_nothing_of_a_cancelled_text_is_in_the_phonemes_of_the_next() -> None:
+    library = espeak_library.load()
+    cancelled = threading.Event()
+    cancelled.set()
+    text, pitch = "This is a text. The end of it is far.", (80, 120)
+    with library.line.enter(threading.Event()):
+        library.say(text, "gmw/en-US", "m3", pitch, 1, cancelled)
+        assert library.phonemes("The old man", "gmw/en-US") == "ðɪ ˈoʊld mˈæn"

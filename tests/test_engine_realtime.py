@@ -15,6 +15,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+pytest.importorskip("torch")
+
 from engines.base import (
     End,
     Frame,
@@ -31,7 +33,7 @@ from engines.realtime.runtime import Runtime
 from engines.realtime.text import TokenFeed
 from engines.subprocess import SubprocessEngine
 from request.errors import Cancelled, EngineError, VoiceError
-from tests import vibevoice_fixtures as vibevoice  # skips where torch is missing
+from tests import vibevoice_fixtures as vibevoice
 from tests.engine_contract import EngineContract, by_chunk, in_threads
 from tests.tiny_realtime import PACE, VOICES, tiny_realtime
 

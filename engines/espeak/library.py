@@ -80,9 +80,7 @@ class Library:
         `cancelled` is set, the samples so far are given.
         """
         self._stopped = cancelled.is_set
-        self._set_voice(self._primer_file)
-        self._synthesise("hi")
-        self._made.clear()
+        self._prime("hi")
         self._write_voice(self._voice(language, variant, pitch))
         self._lib.espeak_ng_SetRandSeed(ctypes.c_long(seed & 0x7FFFFFFF))
         self._synthesise(text)
@@ -96,6 +94,8 @@ class Library:
         `language` is a file of espeak's data. Its clauses are joined with spaces; punctuation and
         the marks of words in another language are left out.
         """
+        self._stopped = bool
+        self._prime("")  # else what a cancelled text left unread would be read here
         self._write_voice(self._voice(language))
         utf8 = ctypes.create_string_buffer(text.encode())
         rest = ctypes.c_void_p(ctypes.addressof(utf8))
@@ -129,6 +129,11 @@ class Library:
         # By file descriptor, because espeak cuts a path at 60 bytes and lowercases it.
         if self._lib.espeak_SetVoiceByFile(b"/dev/fd/%d" % file.fileno()):
             raise EngineError("espeak-ng does not take the preview voice's file")
+
+    def _prime(self, text: str) -> None:
+        self._set_voice(self._primer_file)
+        self._synthesise(text)
+        self._made.clear()
 
     def _synthesise(self, text: str) -> None:
         utf8 = text.encode()
