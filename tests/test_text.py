@@ -8,7 +8,7 @@ import pytest
 from request.errors import RequestError
 from text.chunks import Limits, TextPlan, plan_text
 from text.reading import read
-from text.sentences import sentences, split_long
+from text.sentences import sentences
 
 
 def spoken(source: str, pronunciations: dict[str, str] | None = None) -> str:
@@ -476,17 +476,3 @@ def test_a_long_respelling_leaves_no_span_empty() -> None:
 def test_a_sentence_ends_where_a_reader_ends_it(said: list[str]) -> None:
     text = " ".join(said)
     assert [text[start:end] for start, end in sentences(text)] == said
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("Yesterday evening Dr. Helen came.", ["Yesterday evening", "Dr. Helen came."]),
-        ("On Monday, 14 March, Dr. Helen came.", ["On Monday, 14 March,", "Dr. Helen came."]),
-        ("He left at noon. She stayed at home.", ["He left at noon.", "She stayed at home."]),
-        ("Dr. " * 9 + "No", ["Dr. Dr. Dr. Dr. Dr. Dr.", "Dr. Dr. Dr. No"]),
-    ],
-)
-def test_a_long_text_is_not_cut_behind_an_abbreviation(text: str, parts: list[str]) -> None:
-    found = split_long(text, (0, len(text)), 25)
-    assert [text[slice(*part)] for part in found] == parts

@@ -193,7 +193,6 @@ def _stripped(text: str, start: int, end: int) -> Span:
 
 
 _TAG = re.compile(r"\[[^\[\]\n]{1,60}\]")
-_FULL_STOP = re.compile(r"\.(?= )")
 _CLAUSE_ENDS = (
     re.compile(r"[;:](?= |\Z)|[.!?\u2026]+[\"')\]]*(?= |\Z)|[\u3002\uff01\uff1f\uff1b\uff1a]+"),
     re.compile(r",(?= |\Z)|[)\]](?= )|[\uff0c\u3001]"),
@@ -242,16 +241,6 @@ def _word_after(text: str, point: int, end: int) -> int:
     return end - len(text[point:end].lstrip())
 
 
-def _abbreviated(window: str, context: str) -> set[int]:
-    """Offsets behind full stops that end no sentence, and behind the spaces after them: nobody
-    breathes after `Dr.`."""
-    stops = {match.end() for match in _FULL_STOP.finditer(window)}
-    if not stops:
-        return stops
-    stops -= {end for _, end in sentences(context)}
-    return stops | {stop + 1 for stop in stops}
-
-
 def _cut_point(text: str, start: int, most: int) -> int:
     limit = most - start
     window = text[start : most + 1]
@@ -260,12 +249,10 @@ def _cut_point(text: str, start: int, most: int) -> int:
     def allowed(point: int) -> bool:
         return not any(first < point < last for first, last in tags)
 
-    inside = _abbreviated(window, text[start : most + 42])
-    for avoided, least in ((inside, limit // 2), (inside, 1), (set[int](), 1)):
+    for least in (limit // 2, 1):
         for pattern in _CLAUSE_ENDS:
-            ends = (match.end() for match in pattern.finditer(window))
-            points = [start + end for end in ends if end >= least and end not in avoided]
-            points = [p for p in points if p <= most and allowed(p)]
+            points = [start + match.end() for match in pattern.finditer(window)]
+            points = [p for p in points if start + least <= p <= most and allowed(p)]
             if points:
                 return points[-1]
     for point in range(most, start + limit // 2, -1):
