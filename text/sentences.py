@@ -169,7 +169,7 @@ _MAYBE_SPEAKER = re.compile(rf"{_SPEAKER}(?: [a-z]{{2,20}}ly)? ?(?:[a-z]{{1,20}}
 
 def _joins(text: str, before: Span, after: Span) -> bool:
     """Whether adjacent spans are one sentence: `approx. 5 km`, `"What?" Tom asked.`"""
-    tail = text[before[0] : before[1]][-40:]
+    tail = text[max(before[0], before[1] - 40) : before[1]]  # `before` may be long
     first, last = text[after[0]], tail[-1]
     if not first.isalnum() and not any(map(str.isalnum, text[slice(*after)])):
         return "\n" not in tail
