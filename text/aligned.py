@@ -44,9 +44,10 @@ class AlignedText:
         """
         if needs and not any(char in self.text for char in needs):
             return self
-        source, origins = self.text, self.at
+        source, origins, size = self.text, self.at, len(self.at)
         text: list[str] = []
         at: array[int] = array("L")
+        append, extend = text.append, at.extend
         end = 0
         changed = False
         for match in pattern.finditer(source):
@@ -56,20 +57,20 @@ class AlignedText:
             changed = True
             start, stop = match.span()
             if start > end:
-                text.append(source[end:start])
-                at.extend(origins[end:start])
-            origin = origins[start] if start < len(origins) else start
+                append(source[end:start])
+                extend(origins[end:start])
+            origin = origins[start] if start < size else start
             for piece in made:
                 if isinstance(piece, str):
-                    text.append(piece)
+                    append(piece)
                     if len(piece) == 1:  # as most are
                         at.append(origin)
                     else:
-                        at.extend([origin] * len(piece))
+                        extend([origin] * len(piece))
                     continue
                 kept = piece if isinstance(piece, slice) else slice(*match.span(piece))
-                text.append(source[kept])
-                at.extend(origins[kept])
+                append(source[kept])
+                extend(origins[kept])
                 origin = max(origin, at[-1] if at else 0)
             end = stop
         if not changed:

@@ -95,8 +95,8 @@ def strip_notes(text: AlignedText) -> tuple[AlignedText, list[str]]:
 
 def _set_off(match: re.Match[str]) -> Pieces | None:
     before = match.string[max(0, match.start() - 16) : match.start()]
-    word = _LAST_WORD.search(before)
-    is_name = bool(word and word[0][0].isupper() and match[0][1] == "(")
+    word = _LAST_WORD.search(before) if match[0][1] == "(" else None
+    is_name = bool(word and word[0][0].isupper())
     if before[-1:] in (".", "!", "?") and match.string[match.end() : match.end() + 1] == ":":
         return None  # after a sentence, `[2]: Yes.` is a speaker's label
     return None if is_name or _NEEDS_NUMBER.search(before) else ()
